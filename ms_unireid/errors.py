@@ -1,0 +1,21 @@
+"""The errors a user can mend. Tools print them as one line and exit with code 2; nothing else is caught."""
+
+
+class UserError(Exception):
+    """Something in the user's hands is wrong; the message names the file, what was expected and the fix."""
+
+
+class ConfigError(UserError):
+    """A configuration file, key or value is wrong."""
+
+
+class DataError(UserError):
+    """A data set, picture or caption is missing, damaged or inconsistent."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be read or does not fit the model."""
+
+
+class EnvironmentProblem(UserError):
+    """The installed packages or the requested device cannot run the project."""

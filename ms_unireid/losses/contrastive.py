@@ -1,0 +1,37 @@
+"""Task-specific modality learning: Eq. 1-3."""
+
+from mindspore import Tensor, ops
+
+
+def similarity_logits(query_feats: Tensor, gallery_feats: Tensor, scale: Tensor) -> Tensor:
+    """Return scaled cosine similarities, rows queries and columns gallery: the exponents of Eq. 1-2.
+
+    Args:
+        query_feats: (M, D) un-normalised.
+        gallery_feats: (M, D) un-normalised.
+        scale: exp(logit_scale) = 1 / tau, a scalar.
+    """
+    return scale * ops.MatMul(transpose_b=True)(_normalize(query_feats), _normalize(gallery_feats))
+
+
+def query_to_gallery_loss(logits: Tensor) -> Tensor:
+    """Eq. 1: -log of the probability that query i picks gallery item i; logits (M, M), result (M,)."""
+    return -_diagonal(ops.LogSoftmax(-1)(logits))
+
+
+def gallery_to_query_loss(logits: Tensor) -> Tensor:
+    """Eq. 2: the same from the gallery's side; logits (M, M) with rows queries, result (M,)."""
+    return query_to_gallery_loss(logits.T)
+
+
+def pair_loss(logits: Tensor) -> Tensor:
+    """The per-pair term of Eq. 3, half of Eq. 1 plus half of Eq. 2; its mean is a task's loss. Result (M,)."""
+    return 0.5 * (query_to_gallery_loss(logits) + gallery_to_query_loss(logits))
+
+
+def _normalize(feats: Tensor) -> Tensor:
+    return feats / ops.sqrt((feats * feats).sum(-1, keepdims=True))
+
+
+def _diagonal(square: Tensor) -> Tensor:
+    return (square * ops.eye(square.shape[0], square.shape[0], square.dtype)).sum(-1)

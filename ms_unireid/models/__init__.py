@@ -1,0 +1,1 @@
+"""The CLIP towers and UNIReID as MindSpore cells."""

@@ -1,0 +1,63 @@
+"""The CLIP dual encoder without its logit scale."""
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ms_unireid.architectures import Architecture
+from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
+from ms_unireid.models.vision import VisionTransformer
+
+VOCABULARY_SIZE = 49408
+
+
+class TokenEmbedding(nn.Cell):
+    """A table of token vectors under CLIP's name, `token_embedding.weight`."""
+
+    def __init__(self, width: int, rng: np.random.Generator):
+        super().__init__()
+        self.weight = normal_parameter(rng, (VOCABULARY_SIZE, width), 0.02)
+
+    def construct(self, token_ids: Tensor) -> Tensor:
+        """Look up token_ids (B, L) int32 as (B, L, D)."""
+        return ops.gather(self.weight, token_ids, 0)
+
+
+class CLIP(nn.Cell):
+    """One visual and one text tower that end in the same feature space."""
+
+    def __init__(
+        self,
+        size: Architecture,
+        image_size: tuple[int, int],
+        stride: int,
+        context_length: int,
+        rng: np.random.Generator,
+    ):
+        super().__init__()
+        width = size.text.width
+        self.visual = VisionTransformer(size, image_size, stride, rng)
+        self.transformer = Transformer(width, size.text.layers, size.text.heads, rng)
+        self.token_embedding = TokenEmbedding(width, rng)
+        self.positional_embedding = normal_parameter(rng, (context_length, width), 0.01)
+        self.ln_final = LayerNorm(width)
+        self.text_projection = normal_parameter(rng, (width, size.embed_dim), width**-0.5)
+        self.causal_mask = Tensor(np.triu(np.full((context_length, context_length), -np.inf, np.float32), 1))
+        self.product = ops.MatMul()
+        self.argmax = ops.Argmax(-1)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Encode photos or sketches (B, 3, H, W) float32 as un-normalised features (B, D)."""
+        return self.visual(images)
+
+    def encode_text(self, token_ids: Tensor) -> Tensor:
+        """Encode token_ids (B, L) int32 as un-normalised features (B, D).
+
+        The feature is read at the end-of-text token, whose id is the largest; padding behind it is hidden from it
+        by causality alone.
+        """
+        batch, length = token_ids.shape
+        x = self.token_embedding(token_ids) + self.positional_embedding
+        x = self.transformer(x, self.causal_mask)
+        last = ops.arange(0, batch * length, length) + self.argmax(token_ids.astype("float32"))
+        x = ops.gather(x.reshape(batch * length, -1), last, 0)
+        return self.product(self.ln_final(x), self.text_projection)

@@ -1,0 +1,51 @@
+"""Patch grids and the resizing of position tables between them (numpy)."""
+
+import math
+
+import numpy as np
+
+
+def patch_grid(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:
+    """Return rows and columns of patches of an image (height, width); pixels that fill no patch are left out."""
+    height, width = image_size
+    return (height - patch_size) // stride + 1, (width - patch_size) // stride + 1
+
+
+def resize_positions(
+    table: np.ndarray, target_grid: tuple[int, int], source_grid: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Resample a visual position table to another patch grid.
+
+    Bilinear with half-pixel centres and no antialiasing, as the authors do; the class row is kept.
+
+    Args:
+        table: (1 + rows * columns, D) float, the class token's row first.
+        target_grid: Wanted rows and columns.
+        source_grid: Rows and columns of `table`; None takes a square.
+
+    Returns:
+        (1 + target rows * target columns, D) of the table's dtype; the same values if the grids are equal.
+
+    Raises:
+        ValueError: If the table has not one row per source patch plus one.
+    """
+    patches = len(table) - 1
+    if source_grid is None:
+        source_grid = (math.isqrt(patches), math.isqrt(patches))
+    if source_grid[0] * source_grid[1] != patches:
+        raise ValueError(f"a position table of {patches} patches does not fit a grid of {source_grid}")
+    if source_grid == tuple(target_grid):
+        return table
+    grid = table[1:].reshape(*source_grid, -1).astype(np.float64)
+    for axis in (0, 1):
+        grid = _resample(grid, axis, target_grid[axis])
+    return np.concatenate([table[:1], grid.reshape(-1, table.shape[1]).astype(table.dtype)])
+
+
+def _resample(grid: np.ndarray, axis: int, size: int) -> np.ndarray:
+    source = grid.shape[axis]
+    centres = np.clip((np.arange(size) + 0.5) * source / size - 0.5, 0, source - 1)
+    low = np.floor(centres).astype(int)
+    high = np.minimum(low + 1, source - 1)
+    share = (centres - low).reshape([-1 if a == axis else 1 for a in range(grid.ndim)])
+    return np.take(grid, low, axis) * (1 - share) + np.take(grid, high, axis) * share

@@ -1,0 +1,62 @@
+"""The visual tower that photos and sketches share."""
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ms_unireid.architectures import Architecture
+from ms_unireid.models.positions import patch_grid
+from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
+
+
+class PatchEmbedding(nn.Cell):
+    """CLIP's `conv1` (no bias) for any stride, as one matrix product over the patches.
+
+    On a CPU MindSpore 2.9 and 2.10 fall back to a reference convolution that is a hundred times slower.
+    """
+
+    def __init__(self, image_size: tuple[int, int], patch_size: int, stride: int, width: int, rng: np.random.Generator):
+        super().__init__()
+        self.patch_size = patch_size
+        self.grid = patch_grid(image_size, patch_size, stride)
+        self.weight = normal_parameter(rng, (width, 3, patch_size, patch_size), (3 * patch_size**2) ** -0.5)
+        self.product = ops.MatMul(transpose_b=True)
+        starts = [np.arange(n) * stride for n in self.grid]
+        self.rows, self.columns = (
+            Tensor((s[:, None] + np.arange(patch_size)).reshape(-1).astype(np.int32)) for s in starts
+        )
+        # Patches that tile the image need no copy of their rows and columns.
+        self.tiles = tuple(n * patch_size for n in self.grid) == tuple(image_size) and stride == patch_size
+
+    def construct(self, images: Tensor) -> Tensor:
+        """Embed images (B, 3, H, W) as (B, rows * columns, D), row by row."""
+        if not self.tiles:
+            images = ops.gather(ops.gather(images, self.rows, 2), self.columns, 3)
+        batch, (rows, columns), p = images.shape[0], self.grid, self.patch_size
+        patches = images.reshape(batch, 3, rows, p, columns, p).transpose(0, 2, 4, 1, 3, 5)
+        weight = self.weight.reshape(self.weight.shape[0], -1)
+        return self.product(patches.reshape(batch * rows * columns, -1), weight).reshape(batch, rows * columns, -1)
+
+
+class VisionTransformer(nn.Cell):
+    """CLIP's vision transformer, read out at the class token."""
+
+    def __init__(self, size: Architecture, image_size: tuple[int, int], stride: int, rng: np.random.Generator):
+        super().__init__()
+        width, std = size.vision.width, size.vision.width**-0.5
+        self.conv1 = PatchEmbedding(image_size, size.patch_size, stride, width, rng)
+        rows, columns = self.conv1.grid
+        self.class_embedding = normal_parameter(rng, (width,), std)
+        self.positional_embedding = normal_parameter(rng, (rows * columns + 1, width), std)
+        self.ln_pre = LayerNorm(width)
+        self.transformer = Transformer(width, size.vision.layers, size.vision.heads, rng)
+        self.ln_post = LayerNorm(width)
+        self.proj = normal_parameter(rng, (width, size.embed_dim), std)
+        self.product = ops.MatMul()
+
+    def construct(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, H, W) float32 as un-normalised features (B, D)."""
+        patches = self.conv1(images)
+        first = ops.tile(self.class_embedding.reshape(1, 1, -1), (images.shape[0], 1, 1))
+        x = ops.concat((first, patches), 1) + self.positional_embedding
+        x = self.transformer(self.ln_pre(x))
+        return self.product(self.ln_post(x[:, 0]), self.proj)

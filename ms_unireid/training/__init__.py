@@ -1,0 +1,1 @@
+"""Optimizer, training step, checkpoints and the trainer."""
