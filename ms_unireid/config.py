@@ -205,11 +205,29 @@ def load_config(path: str | Path | None = None, overrides: typing.Sequence[str] 
         ConfigError: Naming the file or the override, the key and the nearest valid one.
     """
     layers = [] if path is None else _read_chain(Path(path), ())
-    layers += [(f"override '{text}'", _parse_override(text)) for text in overrides]
+    return _build(layers, overrides)
+
+
+def config_from_dict(values: dict[str, Any], source: str, overrides: typing.Sequence[str] = ()) -> Config:
+    """Rebuild a config from `to_dict`'s form, for example the one kept in a checkpoint.
+
+    Args:
+        values: Nested dictionaries.
+        source: What to call them in an error.
+        overrides: As for `load_config`.
+
+    Raises:
+        ConfigError: As `load_config`.
+    """
+    return _build([(source, values)], overrides)
+
+
+def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str]) -> Config:
+    layers = layers + [(f"override '{text}'", _parse_override(text)) for text in overrides]
     config = Config()
     for source, values in layers:
         config = _merge(config, values, source, "")
-    _check(config, "override" if overrides else str(path or "defaults"))
+    _check(config, layers[-1][0] if layers else "defaults")
     return config
 
 

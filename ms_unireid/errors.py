@@ -19,3 +19,15 @@ class CheckpointError(UserError):
 
 class EnvironmentProblem(UserError):
     """The installed packages or the requested device cannot run the project."""
+
+
+class Interrupted(Exception):
+    """A signal asked a long job to stop, and all it needs to go on is on disk.
+
+    Attributes:
+        signal_number: Which signal.
+    """
+
+    def __init__(self, signal_number: int, advice: str = ""):
+        super().__init__(f"stopped by signal {signal_number}{advice and '; '}{advice}")
+        self.signal_number = signal_number

@@ -1,9 +1,9 @@
 """Adam with PyTorch's semantics, the per-parameter rules and the schedule of the authors' code."""
 
-import math
 from collections.abc import Sequence
 
 import mindspore as ms
+from mindcv.scheduler.dynamic_lr import cosine_decay_lr, linear_lr
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_unireid.config import TrainConfig
@@ -60,12 +60,11 @@ class Adam(nn.Cell):
         return ops.depend(done, ops.assign(self.beta2_power, beta2_power))
 
 
-def epoch_learning_rate(epoch: int, config: TrainConfig) -> float:
-    """Return the base rate of an epoch (1-based): linear warm-up, then cosine, one value per epoch."""
-    index, warmup = epoch - 1, config.warmup_epochs
-    if index < warmup:
-        share = index / warmup
-        factor = config.warmup_factor * (1 - share) + share
-    else:
-        factor = 0.5 * (1 + math.cos(math.pi * (index - warmup) / (config.epochs - warmup)))
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * factor
+def learning_rates(config: TrainConfig) -> list[float]:
+    """Return the base rate of each epoch: linear warm-up, then cosine, one value per epoch as the authors do."""
+    low, high = config.final_learning_rate, config.learning_rate
+    warmup = min(config.warmup_epochs, config.epochs)
+    first = low + (high - low) * config.warmup_factor
+    rates = linear_lr(first / high, 1.0, config.warmup_epochs, lr=high, steps_per_epoch=1, epochs=warmup)
+    decay = config.epochs - warmup
+    return rates + cosine_decay_lr(decay, low, eta_max=high, steps_per_epoch=1, epochs=decay)

@@ -1,0 +1,28 @@
+"""ms_unireid: UNIReID (Chen, Ye, Jiang, CVPR 2023) in MindSpore.
+
+The names below load on first use, so that what needs no MindSpore (config, annotations, tokenizer, metrics)
+imports none.
+"""
+
+import importlib
+import os
+from typing import Any
+
+# A compiled step otherwise spins one CPU core while its kernels run; MindSpore reads this when it is imported.
+os.environ.setdefault("MS_DEV_RUNTIME_CONF", "graph_pipeline:false")
+
+_HOMES = {
+    "load_config": "ms_unireid.config",
+    "build_model": "ms_unireid.models.unireid",
+    "UNIReID": "ms_unireid.models.unireid",
+    "load_checkpoint": "ms_unireid.training.checkpoint",
+    "Tokenizer": "ms_unireid.data.tokenizer",
+    "Trainer": "ms_unireid.training.trainer",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ms_unireid' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,121 @@
+"""Batches through `mindspore.dataset`: decoded, augmented and prefetched by worker threads, in a fixed order."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mindspore.dataset as ds
+import numpy as np
+
+from ms_unireid.config import RuntimeConfig
+from ms_unireid.data.annotations import Pair
+from ms_unireid.data.pictures import load_picture
+from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.data.transforms import TrainTransform, evaluation_transform
+from ms_unireid.errors import UserError
+
+
+class TrainingSource:
+    """Random access to the batches of one epoch; item i is the same whichever worker makes it, and when.
+
+    Args:
+        pairs: All training pairs.
+        batches: Pair indices of each batch, from `epoch_batches`.
+        transform: Augmentation.
+        tokenizer: Caption to token ids.
+        seed: The run's seed.
+        epoch: 1-based; with the seed and the pair's index it decides the augmentation.
+    """
+
+    columns = ("images", "sketches", "token_ids")
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        batches: Sequence[np.ndarray],
+        transform: TrainTransform,
+        tokenizer: Tokenizer,
+        seed: int,
+        epoch: int,
+    ):
+        self.pairs, self.batches = pairs, batches
+        self.transform, self.tokenizer = transform, tokenizer
+        self.seed, self.epoch = seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return photos and sketches, float32 (B, 3, H, W), and token ids, int32 (B, L)."""
+        images, sketches = zip(*(self._pictures(index, place) for place in range(len(self.batches[index]))), strict=True)
+        captions = [self.pairs[i].caption for i in self.batches[index]]
+        return np.stack(images), np.stack(sketches), self.tokenizer(captions)
+
+    def _pictures(self, index: int, place: int) -> tuple[np.ndarray, np.ndarray]:
+        number = int(self.batches[index][place])
+        pair = self.pairs[number]
+        # The place in the batch separates repeats of one pair, which the `identity` sampler may draw.
+        rng = np.random.default_rng((self.seed, self.epoch, number, place))
+        return self.transform(load_picture(pair.photo), load_picture(pair.sketch), rng)
+
+
+class PictureSource:
+    """Random access to batches of pictures for evaluation, the last one filled up with its first picture."""
+
+    columns = ("pictures",)
+
+    def __init__(self, paths: Sequence[Path], batch_size: int, image_size: tuple[int, int]):
+        self.paths, self.batch_size, self.image_size = paths, batch_size, image_size
+
+    def __len__(self) -> int:
+        return -(-len(self.paths) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray]:
+        """Return float32 (batch_size, 3, H, W)."""
+        start = int(index) * self.batch_size
+        pictures = [
+            evaluation_transform(load_picture(p), self.image_size) for p in self.paths[start : start + self.batch_size]
+        ]
+        pictures += pictures[:1] * (self.batch_size - len(pictures))
+        return (np.stack(pictures),)
+
+
+class _Guarded:
+    """Keeps a worker's own error, which the data set would otherwise wrap into pages of its own."""
+
+    def __init__(self, source: Any):
+        self.source = source
+        self.error: UserError | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.source[index]
+        except UserError as error:
+            self.error = error
+            raise
+
+
+def iterate(source: TrainingSource | PictureSource, runtime: RuntimeConfig) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield a source's batches in order while worker threads prepare the next ones.
+
+    Raises:
+        DataError: What a worker found, for example an unreadable picture.
+    """
+    guarded = _Guarded(source)
+    ds.config.set_prefetch_size(runtime.prefetch)
+    dataset = ds.GeneratorDataset(
+        guarded,
+        list(source.columns),
+        shuffle=False,
+        num_parallel_workers=min(runtime.workers, max(len(source), 1)),
+        python_multiprocessing=False,
+    )
+    try:
+        yield from dataset.create_tuple_iterator(num_epochs=1, output_numpy=True, do_copy=False)
+    except RuntimeError:
+        if guarded.error is not None:
+            raise guarded.error from None
+        raise

@@ -1,0 +1,171 @@
+"""Who walks through the synthetic data set: the attributes of a person and how they are drawn at random.
+
+Colours are told by captions only, most shapes and patterns best by sketches; photos show both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Rgb = tuple[int, int, int]
+
+COLOURS: dict[str, Rgb] = {
+    "red": (205, 30, 38),
+    "orange": (242, 130, 20),
+    "yellow": (248, 214, 40),
+    "green": (30, 135, 60),
+    "light blue": (112, 190, 238),
+    "navy": (28, 44, 120),
+    "purple": (122, 46, 158),
+    "pink": (246, 140, 186),
+    "brown": (118, 72, 38),
+    "black": (26, 26, 30),
+    "white": (244, 244, 242),
+    "grey": (138, 140, 144),
+}
+HAIR_COLOURS: dict[str, Rgb] = {
+    "black": (28, 24, 26),
+    "brown": (98, 58, 30),
+    "blond": (228, 192, 100),
+    "ginger": (196, 84, 26),
+    "grey": (168, 168, 170),
+}
+SKINS: tuple[Rgb, ...] = ((250, 214, 186), (232, 184, 142), (188, 130, 88), (122, 80, 54))
+
+HAIR_STYLES = ("short", "spiky", "bob", "long", "ponytail", "bun", "curly")
+HAIR_STYLES_UNDER_HAT = ("short", "bob", "long", "ponytail", "curly")
+HATS = ("none", "cap", "beanie", "sun hat")
+UPPERS = ("t-shirt", "tank top", "sweater", "jacket", "hoodie", "poncho", "coat", "dress")
+LONG_UPPERS = ("coat", "dress")  # they hide shorts and short skirts
+PATTERNS = ("broad stripes", "narrow stripes", "vertical stripes", "diagonal stripes", "checks", "dots")
+LOGOS = ("circle", "star", "square", "triangle", "cross", "heart")
+LOWERS = ("jeans", "wide trousers", "shorts", "short skirt", "long skirt")
+LOWER_PATTERNS = ("plain", "vertical stripes", "checks", "dots")
+SHOES = ("shoes", "boots")
+BAGS = ("none", "backpack", "shoulder bag", "handbag", "suitcase")
+BUILDS = ("slim", "average", "heavy")
+HEIGHTS = ("short", "medium", "tall")
+
+
+@dataclass(frozen=True)
+class Person:
+    """One identity; an absent thing has the colour or side "" so that equal looks are equal tuples."""
+
+    gender: str
+    skin: Rgb
+    height: str
+    build: str
+    hair_style: str
+    hair_colour: str
+    hat: str
+    hat_colour: str
+    glasses: bool
+    scarf_colour: str
+    upper: str
+    upper_colour: str
+    surface: str  # "plain", one of PATTERNS or one of LOGOS
+    accent_colour: str  # of the pattern or logo
+    lower: str
+    lower_colour: str
+    lower_pattern: str
+    lower_accent: str
+    shoes: str
+    shoes_colour: str
+    bag: str
+    bag_colour: str
+    bag_side: str  # the person's own left or right; "" without a bag and for a backpack
+
+    def shape_key(self) -> tuple:
+        """Return what a colourless sketch can show of this person."""
+        return (
+            *(self.height, self.build, self.hair_style, self.hat, self.glasses, bool(self.scarf_colour)),
+            *(self.upper, self.surface, self.lower, self.lower_pattern, self.shoes, self.bag, self.bag_side),
+        )
+
+    def colours(self) -> set[str]:
+        """Return the names of all colours that this person shows."""
+        names = {self.hair_colour, self.hat_colour, self.scarf_colour, self.upper_colour, self.accent_colour}
+        names |= {self.lower_colour, self.lower_accent, self.shoes_colour, self.bag_colour}
+        return names - {""}
+
+
+def _choose(rng: np.random.Generator, options, weights=None):
+    probabilities = None if weights is None else np.asarray(weights, float) / sum(weights)
+    return options[int(rng.choice(len(options), p=probabilities))]
+
+
+def _contrasting(rng: np.random.Generator, colour: str) -> str:
+    """Choose a colour whose lightness is far from the given one, so that a pattern is seen from afar."""
+    light = {name: 0.3 * r + 0.59 * g + 0.11 * b for name, (r, g, b) in COLOURS.items()}
+    return _choose(rng, [name for name in COLOURS if abs(light[name] - light[colour]) > 70])
+
+
+def _draw_head(rng: np.random.Generator, gender: str) -> dict:
+    hat = _choose(rng, HATS, (5, 2, 2, 2))
+    styles = HAIR_STYLES if hat == "none" else HAIR_STYLES_UNDER_HAT
+    favoured = {"man": ("short", "spiky", "curly"), "woman": ("bob", "long", "ponytail", "bun", "curly")}[gender]
+    return {
+        "hair_style": _choose(rng, styles, [3 if style in favoured else 1 for style in styles]),
+        "hair_colour": _choose(rng, list(HAIR_COLOURS)),
+        "hat": hat,
+        "hat_colour": "" if hat == "none" else _choose(rng, list(COLOURS)),
+        "glasses": bool(rng.random() < 0.25),
+        "scarf_colour": _choose(rng, list(COLOURS)) if rng.random() < 0.25 else "",
+    }
+
+
+def _draw_clothes(rng: np.random.Generator, gender: str) -> dict:
+    upper = _choose(rng, UPPERS if gender == "woman" else UPPERS[:-1])
+    colour = _choose(rng, list(COLOURS))
+    surface = _choose(rng, ("plain", *PATTERNS, *LOGOS), (2, *[1.2] * 6, *[0.8] * 6))
+    lowers = LOWERS if gender == "woman" else LOWERS[:3]
+    if upper in LONG_UPPERS:
+        lowers = LOWERS[:2]
+    lower_colour = _choose(rng, list(COLOURS))
+    lower_pattern = _choose(rng, LOWER_PATTERNS, (4, 1, 1, 1))
+    return {
+        "upper": upper,
+        "upper_colour": colour,
+        "surface": surface,
+        "accent_colour": "" if surface == "plain" else _contrasting(rng, colour),
+        "lower": _choose(rng, lowers),
+        "lower_colour": lower_colour,
+        "lower_pattern": lower_pattern,
+        "lower_accent": "" if lower_pattern == "plain" else _contrasting(rng, lower_colour),
+        "shoes": _choose(rng, SHOES),
+        "shoes_colour": _choose(rng, list(COLOURS)),
+    }
+
+
+def _draw_bag(rng: np.random.Generator) -> dict:
+    bag = _choose(rng, BAGS)
+    return {
+        "bag": bag,
+        "bag_colour": "" if bag == "none" else _choose(rng, list(COLOURS)),
+        "bag_side": "" if bag in ("none", "backpack") else _choose(rng, ("left", "right")),
+    }
+
+
+def draw_person(rng: np.random.Generator) -> Person:
+    """Draw one person at random."""
+    gender = _choose(rng, ("man", "woman"))
+    body = {"skin": _choose(rng, SKINS), "height": _choose(rng, HEIGHTS), "build": _choose(rng, BUILDS)}
+    return Person(gender=gender, **body, **_draw_head(rng, gender), **_draw_clothes(rng, gender), **_draw_bag(rng))
+
+
+def draw_people(count: int, seed: int) -> list[Person]:
+    """Draw identities 1..count; no two share what a sketch shows, and so no two share all attributes.
+
+    Identity k is the same person whatever the count.
+    """
+    people, taken = [], set()
+    for identity in range(1, count + 1):
+        rng = np.random.default_rng((seed, identity))
+        person = draw_person(rng)
+        while person.shape_key() in taken:
+            person = draw_person(rng)
+        taken.add(person.shape_key())
+        people.append(person)
+    return people

@@ -1,0 +1,179 @@
+"""Captions to token ids: the byte-pair encoding of CLIP, on the ``tokenizers`` library.
+
+The merge table ``bpe_simple_vocab_16e6.txt.gz`` beside this file is OpenAI's (MIT licence, github.com/openai/CLIP).
+Ids are OpenAI's. The authors replace the last entry, ``jekyll</w>``, by a mask token that no objective uses and
+then fail on that word; here it stays.
+"""
+
+import gzip
+import hashlib
+import html
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import ftfy
+import numpy as np
+import tokenizers
+from tokenizers import Regex, models, pre_tokenizers
+
+from ms_unireid.errors import DataError
+
+VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
+VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+_MERGES = 49408 - 2 * 256 - 2  # the published table is longer; CLIP uses its beginning
+_END_OF_WORD = "</w>"
+# OpenAI's pattern ignores case. Text is lower-cased before, so only the long s (lower case of its own, and equal to
+# s when case is ignored) needs naming.
+_PIECES = (
+    r"<\|[s\u017f]tartoftext\|>|<\|endoftext\|>|'[s\u017f]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+).replace(r"\u017f", "\u017f")
+
+
+class Tokenizer:
+    """Turn captions into rows of token ids.
+
+    Attributes:
+        context_length: Length of a row.
+        vocab_size: Number of different ids.
+        start_token: Id that begins every row.
+        end_token: Id that ends the caption; CLIP reads the caption's feature there.
+    """
+
+    vocab_size = 49408
+    start_token = 49406
+    end_token = 49407
+
+    def __init__(self, context_length: int = 77) -> None:
+        """Prepare rows of ``context_length`` ids.
+
+        Args:
+            context_length: Length of a row, start and end token included.
+
+        Raises:
+            ValueError: If there is no room for the start and the end token.
+            DataError: If the vocabulary file is missing or damaged.
+        """
+        if context_length < 2:
+            raise ValueError(f"context_length must be at least 2 (start and end token), got {context_length}")
+        self.context_length = context_length
+        _bpe()  # a damaged vocabulary is reported here, not in the middle of a run
+
+    def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Tokenize captions.
+
+        Args:
+            texts: One caption or several, raw.
+
+        Returns:
+            Token ids, int32 of shape (N, context_length): start token, caption, end token, zeros. A caption that is
+            too long is cut, and its last id is the end token.
+
+        Raises:
+            TypeError: If a caption is not a string.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = np.zeros((len(texts), self.context_length), dtype=np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            if not isinstance(text, str):
+                raise TypeError(f"a caption must be a string, got {type(text).__name__}: {text!r:.80}")
+            ids = [self.start_token, *_encode(_clean(text))[: self.context_length - 2], self.end_token]
+            row[: len(ids)] = ids
+        return rows
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of one row of ids.
+
+        Args:
+            ids: Token ids; the start token is skipped and everything from the end token on is ignored.
+
+        Returns:
+            The cleaned, lower-case text with one space after each token that ends a word.
+
+        Raises:
+            ValueError: If an id is not in the vocabulary.
+        """
+        words = []
+        for token in (int(token) for token in ids):
+            if token == self.end_token:
+                break
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"token id {token} is outside 0..{self.vocab_size - 1}")
+            if token != self.start_token:
+                words.append(_bpe().id_to_token(token))
+        to_byte = {character: byte for byte, character in _byte_characters().items()}
+        text = bytearray()
+        for word in words:
+            text += bytes(to_byte[character] for character in word.removesuffix(_END_OF_WORD))
+            text += b" " if word.endswith(_END_OF_WORD) else b""
+        return text.decode("utf-8", errors="replace").strip()
+
+
+def read_merges(path: Path = VOCABULARY) -> list[tuple[str, str]]:
+    """Read the merge table of CLIP.
+
+    Args:
+        path: The published file ``bpe_simple_vocab_16e6.txt.gz``.
+
+    Returns:
+        The 48,894 merges CLIP uses, most frequent first.
+
+    Raises:
+        DataError: If the file is missing, or is not the published one.
+    """
+    fix = "Fix: install ms_unireid again, or copy the file from the folder clip/ of github.com/openai/CLIP."
+    try:
+        packed = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: the tokenizer's vocabulary cannot be read ({error.strerror}). {fix}") from error
+    found = hashlib.sha256(packed).hexdigest()
+    if found != VOCABULARY_SHA256:
+        raise DataError(
+            f"{path}: the tokenizer's vocabulary is damaged: sha256 {found}, expected {VOCABULARY_SHA256}. {fix}"
+        )
+    lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : 1 + _MERGES]  # line 0 is a version note
+    return [(left, right) for left, right in (line.split() for line in lines)]
+
+
+def _byte_characters() -> dict[int, str]:
+    """Map each byte to the visible character that stands for it in the table, in the order of the ids."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    hidden = sorted(set(range(256)) - set(visible))
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + index) for index, byte in enumerate(hidden)}
+
+
+@lru_cache(maxsize=1)
+def _bpe() -> tokenizers.Tokenizer:
+    merges = read_merges()
+    characters = list(_byte_characters().values())
+    entries = [*characters, *(character + _END_OF_WORD for character in characters)]
+    entries += ["".join(pair) for pair in merges] + [START, END]
+    vocabulary = {entry: index for index, entry in enumerate(entries)}
+    bpe = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=_END_OF_WORD))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return bpe
+
+
+def _clean(text: str) -> str:
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def _encode(text: str) -> list[int]:
+    bpe = _bpe()
+    if START not in text and END not in text:
+        return bpe.encode(text, add_special_tokens=False).ids
+    # The library would cut a special token out of any surroundings; OpenAI's pattern finds it only where a piece
+    # begins ("a!<|endoftext|>" has none), so the pieces are looked at one by one.
+    ids = []
+    for piece, _ in bpe.pre_tokenizer.pre_tokenize_str(text):
+        special = bpe.token_to_id(piece) if piece in (START, END) else None
+        ids += [special] if special is not None else [token.id for token in bpe.model.tokenize(piece)]
+    return ids

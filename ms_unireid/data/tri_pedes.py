@@ -1,0 +1,252 @@
+"""Tri-CUHK-PEDES, Tri-ICFG-PEDES and Tri-RSTPReid: caption files, photos and the authors' sketches.
+
+One parser for the three; ``DATASETS`` says where they differ. Everything a download can have wrong is found here,
+before training, and reported as one error. Pixels are not read: see ``pictures.check_pictures``.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from ms_unireid.data.annotations import SPLITS, Annotation, CaptionEntry, read_captions
+from ms_unireid.data.pictures import list_files
+from ms_unireid.errors import DataError
+
+_PHOTOS = "imgs"
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class TriPedesLayout:
+    """Where one data set keeps its files.
+
+    Attributes:
+        folder: Name of the data set's folder.
+        annotation_files: Accepted names of the caption file, the usual one first.
+        path_key: Key of the photo's path in an entry.
+        sketch_folder: Folder of the sketches beside ``imgs/``.
+        first_train_identity: Number of the first training identity.
+        splits: Splits of the published file.
+    """
+
+    folder: str
+    annotation_files: tuple[str, ...]
+    path_key: str
+    sketch_folder: str
+    first_train_identity: int
+    splits: tuple[str, ...]
+
+
+DATASETS: Mapping[str, TriPedesLayout] = MappingProxyType(
+    {
+        "cuhk_pedes": TriPedesLayout("CUHK-PEDES", ("reid_raw.json",), "file_path", "imgs-sketch2", 1, SPLITS),
+        "icfg_pedes": TriPedesLayout(
+            "ICFG-PEDES", ("ICFG-PEDES.json", "ICFG_PEDES.json"), "file_path", "imgs-sketch", 0, ("train", "test")
+        ),
+        "rstp_reid": TriPedesLayout("RSTPReid", ("data_captions.json",), "img_path", "imgs-sketch", 0, SPLITS),
+    }
+)
+
+
+def find_root(name: str, root: Path) -> Path:
+    """Find the folder of a data set.
+
+    Args:
+        name: A key of ``DATASETS``.
+        root: That folder, or the one that contains it.
+
+    Returns:
+        The folder that holds the caption file.
+
+    Raises:
+        DataError: If the data set is unknown or its folder is not there.
+    """
+    layout, root = _layout(name), Path(root)
+    if (root / layout.folder).is_dir():
+        return root / layout.folder
+    own = (*layout.annotation_files, "caption_all.json", _PHOTOS)
+    if root.is_dir() and (root.name == layout.folder or any((root / known).exists() for known in own)):
+        return root
+    found = f"it holds {_contents(root)}" if root.is_dir() else "there is no such folder"
+    raise DataError(
+        f"{root}: expected the folder {layout.folder}/ of {name}, or one that contains it; {found}. "
+        "Fix: set the data root to the folder the data set was unpacked into."
+    )
+
+
+def available_splits(name: str, root: Path) -> tuple[str, ...]:
+    """Return the splits of a data set that have at least one annotation.
+
+    Args:
+        name: A key of ``DATASETS``.
+        root: The data set's folder, or the one that contains it.
+
+    Returns:
+        Some of train, val and test, in this order.
+
+    Raises:
+        DataError: If the caption file is missing, damaged or malformed.
+    """
+    layout = _layout(name)
+    return _present(read_captions(_annotation_file(layout, find_root(name, root)), layout.path_key))
+
+
+def load_tri_pedes(
+    name: str, root: Path, splits: Sequence[str], allow_identity_gaps: bool = False
+) -> dict[str, tuple[Annotation, ...]]:
+    """Read the annotations of some splits and check that all their files are there.
+
+    Args:
+        name: A key of ``DATASETS``.
+        root: The data set's folder, or the one that contains it.
+        splits: Any of train, val and test; only the photos and sketches of these need to be present.
+        allow_identity_gaps: Accept training identities that are not numbered without gaps.
+
+    Returns:
+        For each split its annotations in file order. Sketches are found in each layout in use: the photos' relative
+        paths directly under the sketch folder, or below ``imgs/``, the data set's name, or both.
+
+    Raises:
+        DataError: If a file is missing, damaged or malformed, or the identities of the splits are inconsistent.
+    """
+    layout, folder = _layout(name), find_root(name, root)
+    file = _annotation_file(layout, folder)
+    entries = read_captions(file, layout.path_key)
+    _check_splits(file, splits, _present(entries))
+    if "train" in splits and not allow_identity_gaps:
+        _check_contiguous(file, layout, {entry.person_id for entry in entries if entry.split == "train"})
+    wanted = [entry for entry in entries if entry.split in splits]
+    photo_root, sketch_root = folder / _PHOTOS, folder / layout.sketch_folder
+    _check_photos(file, photo_root, wanted)
+    sketches = _find_sketches(layout, folder, wanted, {entry.photo for entry in entries})
+    annotations: dict[str, list[Annotation]] = {split: [] for split in splits}
+    for entry in wanted:
+        rows = annotations[entry.split]
+        photo, sketch = photo_root / entry.photo, sketch_root / sketches[entry.photo]
+        rows.append(Annotation(entry.person_id, len(rows), photo, sketch, entry.captions))
+    return {split: tuple(rows) for split, rows in annotations.items()}
+
+
+def _layout(name: str) -> TriPedesLayout:
+    if name not in DATASETS:
+        raise DataError(f"unknown data set {name!r}. Fix: use one of {', '.join(DATASETS)}.")
+    return DATASETS[name]
+
+
+def _contents(folder: Path) -> str:
+    names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in folder.iterdir())
+    return _listed(names, 10) if names else "nothing"
+
+
+def _listed(names: Sequence[str], limit: int = _NAMED) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _annotation_file(layout: TriPedesLayout, folder: Path) -> Path:
+    for file_name in layout.annotation_files:
+        if (folder / file_name).is_file():
+            return folder / file_name
+    expected = " or ".join(layout.annotation_files)
+    if (folder / "caption_all.json").is_file():
+        raise DataError(
+            f"{folder}: holds caption_all.json, expected {expected}. caption_all.json is the raw download: it has "
+            f"no split and numbers the identities differently, so the published splits cannot be made from it. "
+            f"Fix: ask the data set's authors for {expected} and put it here."
+        )
+    raise DataError(
+        f"{folder}: the caption file {expected} is missing; the folder holds {_contents(folder)}. "
+        f"Fix: copy {expected} from the data set's download into this folder."
+    )
+
+
+def _present(entries: Iterable[CaptionEntry]) -> tuple[str, ...]:
+    found = {entry.split for entry in entries}
+    return tuple(split for split in SPLITS if split in found)
+
+
+def _check_splits(file: Path, splits: Sequence[str], present: Sequence[str]) -> None:
+    absent = [split for split in splits if split not in present]
+    if isinstance(splits, str) or absent:
+        raise DataError(
+            f"{file}: no annotation belongs to split {splits if isinstance(splits, str) else absent[0]!r}. "
+            f"Fix: use splits that exist here: {', '.join(present)}."
+        )
+
+
+def _check_contiguous(file: Path, layout: TriPedesLayout, identities: set[int]) -> None:
+    start = layout.first_train_identity
+    if identities == set(range(start, start + len(identities))):
+        return
+    below = min(identities)
+    gap = next(person for person in range(start, start + len(identities) + 1) if person not in identities)
+    problem = f"identity {below} is below the first, {start}" if below < start else f"the first gap is at {gap}"
+    raise DataError(
+        f"{file}: {len(identities)} training identities, expected them numbered {start} to "
+        f"{start + len(identities) - 1} without gaps; {problem}. "
+        "Fix: complete the annotation file, or set data.allow_identity_gaps=true."
+    )
+
+
+def _check_photos(file: Path, photos: Path, entries: Sequence[CaptionEntry]) -> None:
+    if not photos.is_dir():
+        raise DataError(
+            f"{photos}: the photo folder is missing; {photos.parent} holds {_contents(photos.parent)}. "
+            f"Fix: unpack the data set's photos into {photos}."
+        )
+    present = list_files(photos)
+    missing = [entry.photo for entry in entries if entry.photo not in present]
+    if missing:
+        raise DataError(
+            f"{photos}: {len(missing)} of {len(entries)} photos named by {file.name} are missing. By sub-folder: "
+            f"{_by_folder(missing, [entry.photo for entry in entries])}. First: {_listed(missing)}. Fix: the download "
+            "is incomplete, get these sub-folders from the data set's authors (letter case of names counts)."
+        )
+
+
+def _by_folder(missing: Iterable[str], named: Iterable[str]) -> str:
+    def top(path: str) -> str:
+        return path.split("/")[0] if "/" in path else "."
+
+    totals = Counter(map(top, named))
+    return ", ".join(f"{folder} {count} of {totals[folder]}" for folder, count in Counter(map(top, missing)).items())
+
+
+def _find_sketches(
+    layout: TriPedesLayout, folder: Path, entries: Sequence[CaptionEntry], photos: set[str]
+) -> dict[str, str]:
+    root = folder / layout.sketch_folder
+    fix = (
+        f"Fix: unpack the authors' sketches (links in the UNIReID repository) into {root}, or draw some with "
+        f"python tools/build_sketches.py --photos {folder / _PHOTOS} --output {root}"
+    )
+    if not root.is_dir():
+        raise DataError(f"{root}: the sketch folder is missing; {folder} holds {_contents(folder)}. {fix}")
+    present = list_files(root)
+    best: dict[str, str] = {}
+    for prefix in ("", f"{_PHOTOS}/", f"{layout.folder}/", f"{layout.folder}/{_PHOTOS}/"):
+        names = ((entry.photo, _sketch_name(prefix, entry.photo, present, photos)) for entry in entries)
+        found = {photo: sketch for photo, sketch in names if sketch is not None}
+        best = found if len(found) > len(best) else best
+        if len(best) == len(entries):
+            break
+    missing = [entry.photo for entry in entries if entry.photo not in best]
+    if missing:
+        raise DataError(
+            f"{root}: the sketches of {len(missing)} of {len(entries)} photos are missing. By sub-folder: "
+            f"{_by_folder(missing, [entry.photo for entry in entries])}. First: {_listed(missing)}. {fix}"
+        )
+    return best
+
+
+def _sketch_name(prefix: str, photo: str, present: frozenset[str], photos: set[str]) -> str | None:
+    if prefix + photo in present:
+        return prefix + photo
+    stem = photo.removesuffix(PurePosixPath(photo).suffix)
+    for other in (f"{stem}.png", f"{stem}.jpg"):
+        # A name that is itself a photo's belongs to that photo's sketch.
+        if other not in photos and prefix + other in present:
+            return prefix + other
+    return None

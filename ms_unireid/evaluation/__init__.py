@@ -1,0 +1,1 @@
+"""Features, protocols and metrics."""

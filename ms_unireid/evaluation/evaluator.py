@@ -1,0 +1,59 @@
+"""Evaluation of a split's features: rows of (task, protocol) and their table, Markdown and JSON forms."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from ms_unireid.errors import CheckpointError
+from ms_unireid.evaluation.metrics import RetrievalMetrics
+from ms_unireid.evaluation.protocols import PAPER_ROWS, PROTOCOLS, TASK_SYMBOLS, SplitFeatures, evaluate_row
+
+# (task, protocol) to metrics.
+Results = dict[tuple[str, str], RetrievalMetrics]
+
+HEADER = ("task", "protocol", "R1", "R5", "R10", "mAP", "mINP", "chance R1", "queries", "no match")
+
+
+def rows_of(protocol: str) -> tuple[tuple[str, str], ...]:
+    """List the rows of `paper` (Table 2's three and T->R on the full gallery), one protocol, or `all`."""
+    if protocol == "paper":
+        return PAPER_ROWS
+    chosen = PROTOCOLS if protocol == "all" else (protocol,)
+    return tuple((task, name) for name in chosen for task in TASK_SYMBOLS)
+
+
+def evaluate_features(feats: SplitFeatures, rows: Sequence[tuple[str, str]] = PAPER_ROWS) -> Results:
+    """Evaluate rows on the features of a split.
+
+    Raises:
+        CheckpointError: If the features are not finite.
+    """
+    try:
+        return {(task, protocol): evaluate_row(task, protocol, feats) for task, protocol in rows}
+    except ValueError as error:
+        raise CheckpointError(f"{error}; train again with a lower learning rate or take an earlier checkpoint") from error
+
+
+def to_json(results: Results) -> list[dict[str, Any]]:
+    """List the rows as plain dictionaries: task, protocol and every metric."""
+    return [{"task": t, "protocol": p, **dataclasses.asdict(metrics)} for (t, p), metrics in results.items()]
+
+
+def to_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay out rows of `to_json` for a terminal."""
+    cells = [HEADER, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
+    aligned = [[c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))] for line in cells]
+    return "\n".join("  ".join(line).rstrip() for line in aligned)
+
+
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay out rows of `to_json` as a Markdown table."""
+    lines = [HEADER, ("---", "---", *("---:",) * (len(HEADER) - 2)), *(_cells(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (f"{row[name]:.2f}" for name in ("R1", "R5", "R10", "mAP", "mINP", "chance_R1"))
+    counts = (str(row["queries"]), str(row["queries_without_match"]))
+    return TASK_SYMBOLS[row["task"]], row["protocol"], *numbers, *counts

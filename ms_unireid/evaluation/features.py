@@ -1,0 +1,96 @@
+"""Features of a split: each distinct photo, sketch and caption encoded once, in batches of one shape."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from ms_unireid.config import Config
+from ms_unireid.data.annotations import Annotation
+from ms_unireid.data.pipeline import PictureSource, iterate
+from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.evaluation.protocols import SplitFeatures
+from ms_unireid.models.unireid import UNIReID
+
+
+class _ImageEncoder(nn.Cell):
+    """`encode_image` as a cell of its own, so that graph mode compiles it once."""
+
+    def __init__(self, model: UNIReID):
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images)
+
+
+class _TextEncoder(nn.Cell):
+    """`encode_text` as a cell of its own."""
+
+    def __init__(self, model: UNIReID):
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, token_ids: Tensor) -> Tensor:
+        return self.model.encode_text(token_ids)
+
+
+class FeatureExtractor:
+    """Encodes pictures and captions with a model; keep one per model, its graphs compile at first use.
+
+    Args:
+        model: The trained model.
+        config: Image size, context length, batch size and workers.
+        progress: Called with (done, total) batches of what is being encoded.
+    """
+
+    def __init__(self, model: UNIReID, config: Config, progress: Callable[[int, int], None] | None = None):
+        self.config, self.progress = config, progress
+        self.image_encoder, self.text_encoder = _ImageEncoder(model), _TextEncoder(model)
+        self.tokenizer = Tokenizer(config.model.context_length)
+
+    def pictures(self, paths: Sequence[Path]) -> np.ndarray:
+        """Encode photos or sketches; un-normalised features (N, D) float32 in the order given.
+
+        Raises:
+            DataError: If a picture cannot be read.
+        """
+        source = PictureSource(paths, self.config.eval.batch_size, self.config.model.image_size)
+        batches = (batch for (batch,) in iterate(source, self.config.runtime))
+        return self._encode(self.image_encoder, batches, len(paths))
+
+    def captions(self, captions: Sequence[str]) -> np.ndarray:
+        """Encode captions; un-normalised features (N, D) float32 in the order given."""
+        size = self.config.eval.batch_size
+        token_ids = self.tokenizer(captions)
+        filled = np.concatenate([token_ids, np.repeat(token_ids[:1], -len(token_ids) % size, axis=0)])
+        return self._encode(self.text_encoder, (filled[i : i + size] for i in range(0, len(filled), size)), len(captions))
+
+    def split(self, annotations: Sequence[Annotation]) -> SplitFeatures:
+        """Encode a split: every photo and sketch, and every distinct caption once.
+
+        Raises:
+            DataError: If a picture cannot be read.
+        """
+        captions = [(caption, a.image_id) for a in annotations for caption in a.captions]
+        distinct = {caption: None for caption, _ in captions}
+        rows = {caption: row for row, caption in enumerate(distinct)}
+        text = self.captions(list(distinct))[[rows[caption] for caption, _ in captions]]
+        return SplitFeatures(
+            photo=self.pictures([a.photo for a in annotations]),
+            sketch=self.pictures([a.sketch for a in annotations]),
+            text=text,
+            person_ids=np.array([a.person_id for a in annotations]),
+            caption_photos=np.array([image_id for _, image_id in captions]),
+        )
+
+    def _encode(self, encoder: nn.Cell, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
+        encoder.set_train(False)
+        total = -(-count // self.config.eval.batch_size)
+        feats = []
+        for batch in batches:
+            feats.append(encoder(Tensor(batch)).asnumpy())
+            if self.progress:
+                self.progress(len(feats), total)
+        return np.concatenate(feats)[:count]

@@ -1,0 +1,1 @@
+"""Ranked lists for people to look at."""

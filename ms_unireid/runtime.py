@@ -1,0 +1,103 @@
+"""The machine: package versions, device and mode. All that depends on the device is here."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ms_unireid.config import RuntimeConfig
+from ms_unireid.errors import EnvironmentProblem
+
+OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
+REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "pillow", "tokenizers", "ftfy")
+
+
+def check_packages() -> None:
+    """Check versions before MindSpore is imported.
+
+    Raises:
+        EnvironmentProblem: If MindSpore is missing or of an unsupported version, or if numpy is 2 or newer, with
+            which MindSpore's kernels crash the process.
+    """
+    mindspore, numpy = _version("mindspore"), _version("numpy")
+    wanted = "install it with: pip install 'mindspore>=2.7,<2.11' 'numpy<2'"
+    if mindspore is None:
+        raise EnvironmentProblem(f"MindSpore is not installed; {wanted}")
+    if not OLDEST_MINDSPORE <= _major_minor(mindspore) < FIRST_UNSUPPORTED_MINDSPORE:
+        raise EnvironmentProblem(f"MindSpore {mindspore} is not supported (expected 2.7 to 2.10); {wanted}")
+    if numpy is None or _major_minor(numpy) >= (2, 0):
+        raise EnvironmentProblem(f"numpy {numpy} crashes MindSpore's kernels; install: pip install 'numpy<2'")
+
+
+def prepare(config: RuntimeConfig) -> str:
+    """Check the packages, select the device and the execution mode; return the device's name.
+
+    Raises:
+        EnvironmentProblem: For unsupported packages or a device that cannot be used.
+    """
+    check_packages()
+    import mindspore as ms
+
+    device = _select_device(config)
+    ms.set_context(mode=ms.GRAPH_MODE if config.graph_mode else ms.PYNATIVE_MODE)
+    return device
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Describe versions, device and git revision for a run's environment.json."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "cpu_count": os.cpu_count(),
+        "packages": {name: _version(name) for name in REPORTED_PACKAGES},
+        "git_revision": _git_revision(),
+        "command": sys.argv,
+    }
+
+
+def _select_device(config: RuntimeConfig) -> str:
+    import mindspore as ms
+
+    names = ("Ascend", "GPU", "CPU") if config.device == "auto" else (config.device,)
+    reasons = []
+    for name in names:
+        try:
+            if name == "CPU":
+                ms.set_device("CPU")
+            else:
+                ms.set_device(name, config.device_id)
+            return name
+        except (RuntimeError, ValueError, TypeError, ImportError) as error:
+            reasons.append(f"{name}: {' '.join(str(error).split())[:160]}")
+    raise EnvironmentProblem(
+        f"no usable device ({'; '.join(reasons)}); install MindSpore's package and driver for it, "
+        "or set runtime.device=CPU"
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    major, minor = (re.findall(r"\d+", version) + ["0", "0"])[:2]
+    return int(major), int(minor)
+
+
+def _git_revision() -> str | None:
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,172 @@
+"""The tokenizer against known ids, an independent slow one, and texts nobody expects."""
+
+import itertools
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+from unicodedata import ucd_3_2_0
+
+import numpy as np
+import pytest
+from data.tri_factory import real_data
+
+from ms_unireid.data import tokenizer as module
+from ms_unireid.data.tokenizer import VOCABULARY, Tokenizer, read_merges
+from ms_unireid.errors import DataError
+
+reference_tokenizer = pytest.importorskip("reference.tokenizer", reason="needs tests/ on the path: PYTHONPATH=tests")
+
+WORDS = """a man woman wearing backpack sneakers t-shirt jekyll antidisestablishmentarianism zzzzqx McDonald's
+    I'm they're he'd she'll we've don't x's 1234 3/4 50% 2nd $9.99 ... !!! ?!'s '' '''s " -- (red) #1 @home a_b
+    café naïve Ünïcode ſtraße İstanbul ŉ ﬁne K ½ ² Ⅷ ٣ 中文 日本語テキスト 한국어 русский עברית العربية ไทย हिन्दी
+    🎒 👩‍🦰 🇨🇳 😀😀 &amp; &lt;b&gt; &amp;lt; &#39; &nbsp; &#x1F600; â€™ Ã© ‘curly’ “quotes” – — … \u200b \u00a0 \ufeff
+    <|startoftext|> <|endoftext|> a!<|endoftext|> <|ENDOFTEXT|> <|ſtartoftext|> <|mask|> </w> \x07 \x1c \u2028 \ufffd
+    """.split(" ")  # noqa: SIM905
+KNOWN = {"hello world!": [49406, 3306, 1002, 256, 49407], "jekyll": [49406, 49405, 49407], "": [49406, 49407]}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return reference_tokenizer.Tokenizer(VOCABULARY)
+
+
+def mixed_texts(count):
+    draw = random.Random(7)
+    for _ in range(count):
+        words = draw.choices(WORDS, k=draw.randint(1, 40))
+        text = "".join(word + draw.choice([" ", " ", "", "  ", "\n", "\t\r\n"]) for word in words)
+        yield draw.choice([str, str.upper, str.title])(text)
+
+
+def assert_same(tokenizer, reference, texts):
+    texts = list(texts)
+    for text, ours, theirs in zip(texts, tokenizer(texts), reference(texts), strict=True):
+        assert ours.tolist() == list(theirs), repr(text)
+
+
+@pytest.mark.parametrize("text", KNOWN)
+def test_known_ids(tokenizer, text):
+    ids = tokenizer(text)
+    assert (ids.shape, ids.dtype) == ((1, 77), np.int32)
+    assert ids[0].tolist() == KNOWN[text] + [0] * (77 - len(KNOWN[text]))
+
+
+def test_same_ids_as_the_reference(tokenizer, reference):
+    assert_same(tokenizer, reference, [*WORDS, *mixed_texts(400)])
+
+
+def test_same_ids_on_short_strings_of_awkward_characters(tokenizer, reference):
+    parts = ["'", "s", "ll", "<|endoftext|>", "!", " ", "1", "é"]
+    assert_same(tokenizer, reference, map("".join, itertools.product(parts, repeat=3)))
+
+
+def test_same_ids_in_every_alphabet(tokenizer, reference):
+    draw = random.Random(3)
+    blocks = [range(0x20, 0x250), range(0x370, 0x600), range(0x900, 0xE80), range(0x2000, 0x2C00),
+              range(0x3040, 0x3100), range(0x4E00, 0x9FA6), range(0xAC00, 0xD7A4), range(0x1F300, 0x1F650)]  # fmt: skip
+    # Only long-known characters: what a recent one is depends on the Unicode version of the pattern library.
+    known = [chr(code) for block in blocks for code in block if ucd_3_2_0.category(chr(code)) != "Cn"]
+    texts = ("".join(draw.choices(known, k=20)) for _ in range(150))
+    assert_same(tokenizer, reference, texts)
+
+
+def test_same_ids_on_real_captions(tokenizer, reference):
+    entries = json.loads((real_data() / "CUHK-PEDES" / "reid_raw.json").read_text())
+    assert_same(tokenizer, reference, dict.fromkeys(text for entry in entries for text in entry["captions"]))
+
+
+def test_long_text_is_cut_and_ends_with_the_end_token(tokenizer):
+    ids = tokenizer("a man " * 100)[0]
+    assert (ids[0], ids[-1]) == (tokenizer.start_token, tokenizer.end_token)
+    assert set(ids[1:-1]) == {320, 786}
+    exact = tokenizer("a " * 75)[0]
+    assert exact[-1] == tokenizer.end_token and exact[-2] == 320
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 10_000, "🎒" * 10_000, "中文 " * 3333, "a. " * 3333, "'" * 10_000, "\ud800", "\0"]
+)
+def test_extreme_texts(tokenizer, text):
+    ids = tokenizer(text)[0]
+    assert tokenizer.end_token in ids
+    assert ids.min() >= 0 and ids.max() < tokenizer.vocab_size
+
+
+def test_raw_captions_are_cleaned(tokenizer):
+    clean = tokenizer("a man & a woman's bag")
+    for raw in ["  A man\r\n&amp;  a\twoman’s bag\n", "a man &amp;amp; a woman&#39;s bag", "a man & a womanâ€™s bag"]:
+        assert np.array_equal(tokenizer(raw), clean)
+
+
+def test_special_strings_become_special_ids(tokenizer):
+    ids = tokenizer("a <|startoftext|> b <|endoftext|> c")[0]
+    assert ids.tolist()[:7] == [49406, 320, 49406, 321, 49407, 322, 49407]
+
+
+def test_rows_do_not_depend_on_their_neighbours(tokenizer):
+    texts = list(mixed_texts(20))
+    assert np.array_equal(tokenizer(texts), np.concatenate([tokenizer(text) for text in texts]))
+    assert np.array_equal(tokenizer(tuple(texts)), tokenizer(texts))
+    assert tokenizer([]).shape == (0, 77)
+
+
+def test_context_length():
+    assert Tokenizer(8)("a man in red with a very long caption")[0, -1] == 49407
+    assert Tokenizer(2)("a man").tolist() == [[49406, 49407]]
+    with pytest.raises(ValueError, match="at least 2"):
+        Tokenizer(1)
+
+
+def test_decode(tokenizer):
+    text = "a man 's red t - shirt , 中文 🎒 café 1 2 jekyll"
+    assert tokenizer.decode(tokenizer(text)[0]) == text
+    assert tokenizer.decode([3306, 1002]) == "hello world"
+    assert tokenizer.decode([]) == tokenizer.decode(tokenizer("")[0]) == ""
+    for wrong in (49408, -1):
+        with pytest.raises(ValueError, match=r"outside 0\.\.49407"):
+            tokenizer.decode([wrong])
+
+
+def test_ids_decode(tokenizer):
+    assert all(isinstance(tokenizer.decode([token]), str) for token in range(0, 49408, 13))
+
+
+@pytest.mark.parametrize("wrong", [[1], ["a", None], [["a"]], [b"a"]])
+def test_non_strings_are_a_type_error(tokenizer, wrong):
+    with pytest.raises(TypeError, match="a caption must be a string"):
+        tokenizer(wrong)
+
+
+def test_damaged_vocabulary(tmp_path):
+    broken = tmp_path / "vocab.gz"
+    with pytest.raises(DataError, match=r"vocab\.gz: .*cannot be read.*Fix"):
+        read_merges(broken)
+    broken.write_bytes(VOCABULARY.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"vocab\.gz: .*damaged: sha256 .*expected 924691ac.*Fix"):
+        read_merges(broken)
+
+
+def test_table_is_read_once(monkeypatch):
+    Tokenizer()
+    monkeypatch.setattr(module, "read_merges", lambda: pytest.fail("read again"))
+    Tokenizer()("a man")
+
+
+def test_survives_pickling(tokenizer):
+    assert np.array_equal(pickle.loads(pickle.dumps(tokenizer))("a man"), tokenizer("a man"))
+
+
+def test_this_part_of_the_package_needs_no_mindspore():
+    code = (
+        "import sys; import ms_unireid.data.tokenizer, ms_unireid.data.tri_pedes; sys.exit('mindspore' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(VOCABULARY.parents[2])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
