@@ -1,5 +1,6 @@
 """Batches through `mindspore.dataset`: decoded, augmented and prefetched by worker threads, in a fixed order."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,13 @@ def iterate(source: TrainingSource | PictureSource, runtime: RuntimeConfig) -> I
     """
     guarded = _Guarded(source)
     ds.config.set_prefetch_size(runtime.prefetch)
+    # MindSpore refuses more workers than the machine has cores.
+    workers = max(1, min(runtime.workers, len(source), os.cpu_count() or 1))
     dataset = ds.GeneratorDataset(
         guarded,
         list(source.columns),
         shuffle=False,
-        num_parallel_workers=min(runtime.workers, max(len(source), 1)),
+        num_parallel_workers=workers,
         python_multiprocessing=False,
     )
     try:

@@ -37,9 +37,9 @@ class View:
 
 def draw_view(rng: np.random.Generator, person: Person) -> View:
     """Draw pose, distance and place at random; the soles stay near the lower edge."""
-    unit = CANVAS[1] * BODY_HEIGHT[person.height] * rng.uniform(0.97, 1.03)
-    ground = CANVAS[1] * rng.uniform(0.955, 0.985)
-    x = CANVAS[0] * (0.5 + rng.uniform(-0.05, 0.05))
+    unit = CANVAS[1] * BODY_HEIGHT[person.height] * rng.uniform(0.985, 1.015)
+    ground = CANVAS[1] * rng.uniform(0.963, 0.978)
+    x = CANVAS[0] * (0.5 + rng.uniform(-0.02, 0.02))
     return View(draw_pose(rng), float(unit), (float(x), float(ground - unit)))
 
 
@@ -157,8 +157,14 @@ def _wander(strength: np.ndarray, count: int) -> np.ndarray:
     return shift + np.sin(turns + 6.0 * once) * once + np.cos(2 * turns + 6.0 * twice) * twice
 
 
+def _shade(colour: Rgb) -> int:
+    """Return the grey a pencil gives to a colour: its lightness, held back so that outlines stay darker."""
+    red, green, blue = colour
+    return round(255 - 0.75 * (255 - (0.3 * red + 0.59 * green + 0.11 * blue)))
+
+
 def draw_sketch(rng: np.random.Generator, parts: list[Part], view: View) -> Image.Image:
-    """Draw a figure in pencil on white paper, without colour or background: grey ("L"), ``SIZE``."""
+    """Draw a figure in pencil on white paper, shaded but without colour or background: grey ("L"), ``SIZE``."""
     paper = Image.new("L", CANVAS, 255)
     draw = ImageDraw.Draw(paper)
     pencil, width = int(rng.integers(30, 85)), int(rng.integers(3, 5))
@@ -168,9 +174,9 @@ def draw_sketch(rng: np.random.Generator, parts: list[Part], view: View) -> Imag
         if part.width:
             draw.line(outline, pencil, max(3, round(part.width * view.unit * 0.7)))
             continue
-        draw.polygon(outline, part.tone)
+        draw.polygon(outline, _shade(part.colour) if part.tone is None else part.tone)
         if part.pattern != "plain":
-            _fill(paper, points, pencil + 60, partial(_pattern_mask, part.pattern, view))
+            _fill(paper, points, _shade(part.accent), partial(_pattern_mask, part.pattern, view))
         if part.hatched:
             _fill(paper, points, pencil + 35, _hatching)
         if part.outlined:

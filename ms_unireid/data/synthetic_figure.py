@@ -41,7 +41,7 @@ class Part:
     width: float = 0.0
     pattern: str = "plain"
     accent: Rgb = DARK
-    tone: int = 255  # grey of the fill in a sketch
+    tone: int | None = None  # grey of the fill in a sketch; None shades by the colour's lightness
     hatched: bool = False  # pencil hatching in a sketch
     outlined: bool = True
 
@@ -50,12 +50,12 @@ def draw_pose(rng: np.random.Generator) -> Pose:
     """Draw one pose at random; one in five is seen from behind."""
     return Pose(
         back=bool(rng.random() < 0.2),
-        turn=float(rng.choice((-1, 1)) * rng.uniform(0.3, 1.0)),
-        arms=(float(rng.uniform(0.08, 0.36)), float(rng.uniform(0.08, 0.36))),
-        elbows=(float(rng.uniform(-0.25, 0.25)), float(rng.uniform(-0.25, 0.25))),
-        stride=float(rng.uniform(0.0, 0.05)),
+        turn=float(rng.choice((-1, 1)) * rng.uniform(0.5, 0.9)),
+        arms=(float(rng.uniform(0.15, 0.25)), float(rng.uniform(0.15, 0.25))),
+        elbows=(float(rng.uniform(-0.08, 0.08)), float(rng.uniform(-0.08, 0.08))),
+        stride=float(rng.uniform(0.01, 0.04)),
         lifted=int(rng.choice((-1, 1))),
-        lean=float(rng.uniform(-0.04, 0.04)),
+        lean=float(rng.uniform(-0.015, 0.015)),
     )
 
 
@@ -241,14 +241,14 @@ class Figure:
         if self.person.surface not in shapes:
             return []
         points = np.asarray(shapes[self.person.surface], float) * r * (0.7 + 0.3 * self.w) + (0, y)
-        return [Part(points, COLOURS[self.person.accent_colour], tone=120)]
+        return [Part(points, COLOURS[self.person.accent_colour])]
 
     def _scarf(self) -> list[Part]:
         if not self.person.scarf_colour:
             return []
         colour, x = COLOURS[self.person.scarf_colour], 0.03 * np.sign(self.pose.turn)
-        tail = Part(limb((x, 0.18), (x * 1.2, 0.36), 0.022, 0.026), colour, tone=215)
-        return [tail] * (not self.pose.back) + [Part(ellipse(0, 0.168, 0.062, 0.030), colour, tone=215)]
+        tail = Part(limb((x, 0.18), (x * 1.2, 0.36), 0.022, 0.026), colour)
+        return [tail] * (not self.pose.back) + [Part(ellipse(0, 0.168, 0.062, 0.030), colour)]
 
     def _head(self) -> list[Part]:
         face_x = 0.0 if self.pose.back else 0.014 * self.pose.turn
@@ -300,11 +300,11 @@ class Figure:
         dome = ellipse(0, 0.05, HEAD_X + 0.012, HEAD_Y - 0.004, 180, 360)
         if self.person.hat == "cap":
             x = 0.0 if self.pose.back else 0.055 * turn
-            peak = [] if self.pose.back else [Part(ellipse(x, 0.05, 0.058, 0.014), colour, tone=150)]
+            peak = [] if self.pose.back else [Part(ellipse(x, 0.05, 0.058, 0.014), colour)]
             return [Part(dome, colour), *peak]
         if self.person.hat == "beanie":
             bobble = Part(ellipse(0, -0.04, 0.026, 0.024), colour)
-            return [Part(dome - (0, 0.01), colour), bobble, Part(box(0, 0.046, 0.07, 0.016), colour, tone=170)]
+            return [Part(dome - (0, 0.01), colour), bobble, Part(box(0, 0.046, 0.07, 0.016), colour)]
         return [Part(ellipse(0, 0.048, 0.135, 0.024), colour), Part(dome * (0.9, 1), colour)]
 
     def _bag_colour(self) -> tuple[Rgb, Rgb]:

@@ -1,6 +1,8 @@
 """Task-aware dynamic training: Eq. 4-9."""
 
-from mindspore import Tensor, ops
+from mindspore import Tensor
+
+from ms_unireid.losses.contrastive import exp
 
 # The authors' guard against 0 / 0 when both confidences vanish; the paper has none.
 EPS = 1e-9
@@ -8,7 +10,7 @@ EPS = 1e-9
 
 def prediction_confidence(losses: Tensor) -> Tensor:
     """Eq. 4-5: p(i) = exp(-L(i)), 0-1, from the per-pair losses of one task (M,)."""
-    return ops.exp(-losses)
+    return exp(-losses)
 
 
 def modulation_factor(own: Tensor, other: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from mindspore import Tensor, ops
 
+from ms_unireid.losses.contrastive import exp, log_softmax
+
 
 def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
     """Eq. 10: cross-entropy of the sketch's similarity distribution against the text's, averaged over queries.
@@ -12,5 +14,5 @@ def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
         text_logits: (M, M) from `similarity_logits`, rows captions, columns photos.
         sketch_logits: (M, M), rows sketches, columns photos.
     """
-    target = ops.Softmax(-1)(ops.stop_gradient(text_logits))
-    return -(target * ops.LogSoftmax(-1)(sketch_logits)).sum(-1).mean()
+    target = exp(log_softmax(ops.stop_gradient(text_logits)))
+    return -(target * log_softmax(sketch_logits)).sum(-1).mean()
