@@ -1,5 +1,6 @@
 """What every tool does around its one call: exit codes and one-line errors."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     Mistakes are told in one line on stderr, without a traceback.
     """
+    _keep_stdout_for_results()
     code = 0
     try:
         main(sys.argv[1:])
@@ -27,3 +29,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         print("stopped", file=sys.stderr)
         code = 128 + signal.SIGINT
     sys.exit(code)
+
+
+def _keep_stdout_for_results() -> None:
+    """Send what compiled libraries print on stdout to stderr; MindSpore greets every run there."""
+    sys.stdout.flush()
+    results = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(results, "w", encoding="utf-8", buffering=1)

@@ -168,7 +168,7 @@ class RuntimeConfig:
     """Where and how the computation runs.
 
     Attributes:
-        device: `auto` takes Ascend, then GPU, then CPU.
+        device: `auto` takes the best device MindSpore finds.
         device_id: Index of the Ascend or GPU device.
         graph_mode: Compile the training step and the encoders; false runs PyNative.
         workers: Threads that read and augment batches.
@@ -227,7 +227,9 @@ def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str]) -> C
     config = Config()
     for source, values in layers:
         config = _merge(config, values, source, "")
-    _check(config, layers[-1][0] if layers else "defaults")
+    # A combination may come of several layers: name the file and every override.
+    sources = [source for source, _ in layers]
+    _check(config, ", ".join(sources[-len(overrides) - 1 :]) if sources else "defaults")
     return config
 
 
@@ -252,7 +254,9 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict]]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the config file ({error.strerror}); give an existing YAML file") from error
+        raise ConfigError(
+            f"{path}: cannot read the config file ({error.strerror}); give an existing YAML file"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())
         raise ConfigError(f"{path}: is not valid YAML ({detail}); mend the syntax") from error
@@ -316,7 +320,9 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
     if origin is tuple:
         length = None if args[-1] is Ellipsis else len(args)
         if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
-            raise ConfigError(f"{source}: '{key}' must be a list{f' of {length} values' if length else ''}, found {value!r}")
+            raise ConfigError(
+                f"{source}: '{key}' must be a list{f' of {length} values' if length else ''}, found {value!r}"
+            )
         return tuple(_convert(item, args[0], source, key) for item in value)
     return _scalar(value, hint, source, key)
 
@@ -338,7 +344,9 @@ def _check(config: Config, source: str) -> None:
     """Refuse combinations that cannot work, before anything is loaded."""
     model, data, objective, train = config.model, config.data, config.objective, config.train
     if model.architecture not in ARCHITECTURES:
-        raise ConfigError(f"{source}: unknown model.architecture '{model.architecture}'{_suggest(model.architecture, ARCHITECTURES)}")
+        raise ConfigError(
+            f"{source}: unknown model.architecture '{model.architecture}'{_suggest(model.architecture, ARCHITECTURES)}"
+        )
     patch = ARCHITECTURES[model.architecture].patch_size
     stride = patch if model.stride is None else model.stride
     tasks = objective.tasks
@@ -350,9 +358,17 @@ def _check(config: Config, source: str) -> None:
         (3 <= model.context_length <= 77, "model.context_length", "must be between 3 and 77 tokens"),
         (model.temperature > 0, "model.temperature", "must be positive"),
         (tasks and len(set(tasks)) == len(tasks), "objective.tasks", "must name at least one task, each once"),
-        (both or not objective.dynamic, "objective.dynamic", "weighs text against sketch: put both into objective.tasks or set it to false"),
+        (
+            both or not objective.dynamic,
+            "objective.dynamic",
+            "weighs text against sketch: put both into objective.tasks or set it to false",
+        ),
         (objective.interaction_weight >= 0, "objective.interaction_weight", "must not be negative"),
-        (both or not objective.interaction_weight, "objective.interaction_weight", "aligns sketch with text: put both into objective.tasks or set it to 0"),
+        (
+            both or not objective.interaction_weight,
+            "objective.interaction_weight",
+            "aligns sketch with text: put both into objective.tasks or set it to 0",
+        ),
         (data.batch_size >= 2, "data.batch_size", "must be at least 2: the loss contrasts pairs within a batch"),
         (pairs_ok, "data.instances", "must divide data.batch_size"),
         (0 <= data.augment.flip <= 1, "data.augment.flip", "must be between 0 and 1"),
@@ -360,7 +376,7 @@ def _check(config: Config, source: str) -> None:
         (data.augment.pad >= 0, "data.augment.pad", "must not be negative"),
         (train.epochs >= 1, "train.epochs", "must be at least 1"),
         (train.seed >= 0, "train.seed", "must not be negative"),
-        (0 <= train.warmup_epochs, "train.warmup_epochs", "must not be negative"),
+        (train.warmup_epochs >= 0, "train.warmup_epochs", "must not be negative"),
         (train.learning_rate > 0, "train.learning_rate", "must be positive"),
         (train.eval_every >= 1, "train.eval_every", "must be at least 1"),
         (train.log_every >= 1, "train.log_every", "must be at least 1"),

@@ -27,7 +27,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{path}: cannot be written ({reason}); make room or choose a folder you may write to") from error
+        raise UserError(
+            f"{path}: cannot be written ({reason}); make room or choose a folder you may write to"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -63,21 +63,20 @@ def describe(device: str) -> dict[str, Any]:
 def _select_device(config: RuntimeConfig) -> str:
     import mindspore as ms
 
-    names = ("Ascend", "GPU", "CPU") if config.device == "auto" else (config.device,)
-    reasons = []
-    for name in names:
-        try:
-            if name == "CPU":
-                ms.set_device("CPU")
-            else:
-                ms.set_device(name, config.device_id)
-            return name
-        except (RuntimeError, ValueError, TypeError, ImportError) as error:
-            reasons.append(f"{name}: {' '.join(str(error).split())[:160]}")
-    raise EnvironmentProblem(
-        f"no usable device ({'; '.join(reasons)}); install MindSpore's package and driver for it, "
-        "or set runtime.device=CPU"
-    )
+    # MindSpore starts with the best device that its package and the machine's drivers offer.
+    name = ms.get_context("device_target") if config.device == "auto" else config.device
+    try:
+        if name == "CPU":
+            ms.set_device(name)
+        else:
+            ms.set_device(name, config.device_id)
+    except (RuntimeError, ValueError, TypeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EnvironmentProblem(
+            f"device {name} {config.device_id} cannot be used ({reason}); install MindSpore's package and the driver "
+            "for it, or set runtime.device=CPU"
+        ) from error
+    return name
 
 
 def _version(package: str) -> str | None:

@@ -22,7 +22,7 @@ from ms_unireid.runtime import check_packages, prepare
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Evaluate a checkpoint; the table goes to stdout.",
-        epilog="example: python tools/evaluate.py --checkpoint runs/demo/best_average.ckpt --split test --json out.json",
+        epilog="example: python tools/evaluate.py --checkpoint runs/demo/best_average.ckpt --split val --json out.json",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run folder")
     parser.add_argument("--config", type=Path, help="YAML file; the config saved in the checkpoint otherwise")

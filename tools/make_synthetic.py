@@ -1,23 +1,26 @@
-"""Make a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout."""
+"""Make a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout.
 
-from __future__ import annotations
+python tools/make_synthetic.py --output data/synthetic --workers 2
+"""
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ms_unireid.data.synthetic import SyntheticConfig, generate_tri_dataset  # noqa: E402
-from ms_unireid.errors import UserError  # noqa: E402
+from tqdm import tqdm
+
+from ms_unireid.command_line import run
+from ms_unireid.data.synthetic import SyntheticConfig, generate_tri_dataset
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     default = SyntheticConfig()
     parser = argparse.ArgumentParser(
-        description=__doc__,
+        description="Make a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout.",
         epilog="example: python tools/make_synthetic.py --output data/synthetic --workers 2",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -30,28 +33,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=default.seed, help="of all random draws")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--force", action="store_true", help="replace an existing synthetic data set")
-    return parser.parse_args(argv)
+    return parser.parse_args(arguments)
 
 
-def show_progress(done: int, total: int) -> None:
-    """Count identities on stderr."""
-    if done % 20 == 0 or done == total:
-        print(f"\r{done}/{total} identities", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Make the data set and print its counts as one JSON line; return the exit code."""
-    args = parse_args(argv)
-    try:
-        counts = (args.train_identities, args.val_identities, args.test_identities, args.photos, args.captions)
-        config = SyntheticConfig(*counts, seed=args.seed)
-        folder = generate_tri_dataset(args.output, config, args.workers, show_progress, args.force)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
+    identities = (options.train_identities, options.val_identities, options.test_identities)
+    config = SyntheticConfig(*identities, options.photos, options.captions, seed=options.seed)
+    with tqdm(total=sum(identities), unit="identity", mininterval=1.0) as bar:
+        folder = generate_tri_dataset(
+            options.output, config, options.workers, lambda done, total: bar.update(done - bar.n), options.force
+        )
     print(json.dumps({"folder": str(folder), **config.counts(), "seed": config.seed}))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,6 +1,8 @@
 """Batches through `mindspore.dataset`: decoded, augmented and prefetched by worker threads, in a fixed order."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,9 @@ class TrainingSource:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return photos and sketches, float32 (B, 3, H, W), and token ids, int32 (B, L)."""
-        images, sketches = zip(*(self._pictures(index, place) for place in range(len(self.batches[index]))), strict=True)
+        images, sketches = zip(
+            *(self._pictures(index, place) for place in range(len(self.batches[index]))), strict=True
+        )
         captions = [self.pairs[i].caption for i in self.batches[index]]
         return np.stack(images), np.stack(sketches), self.tokenizer(captions)
 
@@ -117,8 +121,20 @@ def iterate(source: TrainingSource | PictureSource, runtime: RuntimeConfig) -> I
         python_multiprocessing=False,
     )
     try:
-        yield from dataset.create_tuple_iterator(num_epochs=1, output_numpy=True, do_copy=False)
+        for batch in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True, do_copy=False):
+            _take_back_sigterm()
+            yield batch
     except RuntimeError:
         if guarded.error is not None:
             raise guarded.error from None
         raise
+
+
+def _take_back_sigterm() -> None:
+    """Install our handler again: MindSpore puts its own in place when an iterator starts.
+
+    Its own ends the process at once, with code 0 and nothing saved, or ignores the signal.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)

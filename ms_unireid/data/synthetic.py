@@ -47,7 +47,7 @@ class SyntheticConfig:
         seed: Of all random draws; not negative.
     """
 
-    train_identities: int = 400
+    train_identities: int = 600
     val_identities: int = 40
     test_identities: int = 100
     photos_per_identity: int = 4

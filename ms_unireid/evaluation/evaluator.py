@@ -31,7 +31,9 @@ def evaluate_features(feats: SplitFeatures, rows: Sequence[tuple[str, str]] = PA
     try:
         return {(task, protocol): evaluate_row(task, protocol, feats) for task, protocol in rows}
     except ValueError as error:
-        raise CheckpointError(f"{error}; train again with a lower learning rate or take an earlier checkpoint") from error
+        raise CheckpointError(
+            f"{error}; train again with a lower learning rate or take an earlier checkpoint"
+        ) from error
 
 
 def to_json(results: Results) -> list[dict[str, Any]]:
@@ -43,7 +45,10 @@ def to_table(rows: Sequence[dict[str, Any]]) -> str:
     """Lay out rows of `to_json` for a terminal."""
     cells = [HEADER, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
-    aligned = [[c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))] for line in cells]
+    aligned = [
+        [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        for line in cells
+    ]
     return "\n".join("  ".join(line).rstrip() for line in aligned)
 
 

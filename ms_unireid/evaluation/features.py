@@ -65,7 +65,9 @@ class FeatureExtractor:
         size = self.config.eval.batch_size
         token_ids = self.tokenizer(captions)
         filled = np.concatenate([token_ids, np.repeat(token_ids[:1], -len(token_ids) % size, axis=0)])
-        return self._encode(self.text_encoder, (filled[i : i + size] for i in range(0, len(filled), size)), len(captions))
+        return self._encode(
+            self.text_encoder, (filled[i : i + size] for i in range(0, len(filled), size)), len(captions)
+        )
 
     def split(self, annotations: Sequence[Annotation]) -> SplitFeatures:
         """Encode a split: every photo and sketch, and every distinct caption once.

@@ -58,7 +58,9 @@ def rank_gallery(similarity: np.ndarray, kept: np.ndarray | None = None) -> np.n
     return np.argsort(-scores, axis=1, kind="stable")
 
 
-def score_rankings(similarity: np.ndarray, matches: np.ndarray, kept: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def score_rankings(
+    similarity: np.ndarray, matches: np.ndarray, kept: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Score each query's ranking.
 
     Args:

@@ -45,7 +45,10 @@ def save_checkpoint(path: Path, params: Iterable[Parameter], meta: dict[str, Any
     """
     tensors = [{"name": p.name, "data": p} for p in params]
     with replacing(Path(path)) as temporary:
-        ms.save_checkpoint(tensors, str(temporary), append_dict={_META: json.dumps(meta)})
+        try:
+            ms.save_checkpoint(tensors, str(temporary), append_dict={_META: json.dumps(meta)})
+        finally:
+            temporary.with_suffix(".tmp").unlink(missing_ok=True)  # MindSpore's, left where the disk is full
         temporary.chmod(0o644)
 
 
@@ -64,7 +67,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         content = ms.load_checkpoint(str(path))
         meta = json.loads(content.pop(_META))
     except KeyError as error:
-        raise CheckpointError(f"{path}: is a MindSpore checkpoint, but not one that ms_unireid wrote") from error
+        raise CheckpointError(
+            f"{path}: is a MindSpore checkpoint, but not a whole one of ms_unireid; copy it again or take another"
+        ) from error
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: is damaged or not a checkpoint; copy it again or take another one") from error
     return Checkpoint(path, {name: value.asnumpy() for name, value in content.items()}, meta)

@@ -53,7 +53,9 @@ class RunFolder:
             ConfigError: If there is no run, or the config would change its numbers; lists the keys.
         """
         if not self.config_file.exists():
-            raise ConfigError(f"{self.root}: is not a run folder (no config.yaml); give train.resume the folder of a run")
+            raise ConfigError(
+                f"{self.root}: is not a run folder (no config.yaml); give train.resume the folder of a run"
+            )
         before, now = (_flatten(to_dict(c)) for c in (load_config(self.config_file), config))
         checked = {k for k in now if k.split(".")[0] in CHECKED_SECTIONS} - FREE_KEYS
         changed = [f"{k}: {before[k]} -> {now[k]}" for k in sorted(checked) if before[k] != now[k]]
@@ -90,16 +92,17 @@ class RunFolder:
             raise UserError(f"{self.log_file}: cannot be written ({error.strerror}); make room on the disk") from error
 
     def rewind_log(self, step: int) -> None:
-        """Drop lines written after a step, and a torn last line: the continued run writes them again."""
+        """Drop what the continued run writes again: later steps, unfinished evaluations, a torn last line."""
         if not self.log_file.exists():
             return
+        evaluated = {entry["epoch"] for entry in self.results()["evaluations"]}
         kept = []
         for line in self.log_file.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if entry["step"] <= step:
+            if entry["step"] <= step and (entry["kind"] == "step" or entry["epoch"] in evaluated):
                 kept.append(line + "\n")
         write_text(self.log_file, "".join(kept))
 

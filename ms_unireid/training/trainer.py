@@ -20,7 +20,7 @@ from ms_unireid.data.samplers import epoch_batches
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform
 from ms_unireid.data.tri_pedes import available_splits
-from ms_unireid.errors import CheckpointError, ConfigError, Interrupted
+from ms_unireid.errors import ConfigError, Interrupted, UserError
 from ms_unireid.evaluation.evaluator import Results, evaluate_features, to_json, to_table
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.models.unireid import build_model
@@ -82,7 +82,9 @@ def plan_data(config: Config) -> _Plan:
     if selection == "auto":
         selection = "val" if "val" in present else "test"
     if selection not in present:
-        raise ConfigError(f"eval.selection_split={selection}: {data.name} has only {', '.join(present)}; choose one of them")
+        raise ConfigError(
+            f"eval.selection_split={selection}: {data.name} has only {', '.join(present)}; choose one of them"
+        )
     asked = evaluation.splits if evaluation.splits is not None else tuple(s for s in ("val", "test") if s in present)
     reported = tuple(dict.fromkeys((*asked, selection)))
     needed = tuple(dict.fromkeys(("train", *reported)))
@@ -115,7 +117,7 @@ class Trainer:
         if resume:
             self.folder.check_resumable(config)
         self.model = build_model(config.model, config.train.seed)
-        if config.model.pretrained and not resume:
+        if config.model.pretrained and not (resume and self.folder.last.exists()):
             load_pretrained(self.model, config.model.pretrained, config.model)
         self.step = TrainStep(self.model, config)
         self.stop = _StopRequest(f"go on with train.resume={self.folder.root}")
@@ -144,14 +146,17 @@ class Trainer:
         """
         steps = len(self.batches_of(1))
         size = self.config.data.batch_size
-        with self.stop, tqdm(
-            total=self.config.train.epochs * steps * size,
-            initial=self.global_step * size,
-            unit="pair",
-            unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=1.0 if sys.stderr.isatty() else 20.0,
-        ) as self.bar:
+        with (
+            self.stop,
+            tqdm(
+                total=self.config.train.epochs * steps * size,
+                initial=self.global_step * size,
+                unit="pair",
+                unit_scale=True,
+                dynamic_ncols=True,
+                mininterval=1.0 if sys.stderr.isatty() else 20.0,
+            ) as self.bar,
+        ):
             for epoch in range(self.epoch, self.config.train.epochs + 1):
                 self._train_epoch(epoch)
                 if epoch % self.config.train.eval_every == 0 or epoch == self.config.train.epochs:
@@ -204,7 +209,7 @@ class Trainer:
             }
         )
         if not math.isfinite(value):
-            raise CheckpointError(
+            raise UserError(
                 f"{self.folder.root}: the loss is {value} at epoch {epoch}, step {self.global_step}; lower "
                 "train.learning_rate or raise train.eps. last.ckpt is of the end of the epoch before"
             )

@@ -159,7 +159,7 @@ def test_objectives_compose(feats):
 
 
 def test_detached_weights_change_the_gradient_only(feats):
-    image, sketch, text, fused, scale = feats
+    _, _, text, _, _ = feats
     values, gradients = [], []
     for detach in (False, True):
         loss = losses.objective(*feats, **losses.OBJECTIVES["Dyn"], detach_weights=detach)["loss"]

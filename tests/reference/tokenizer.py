@@ -37,7 +37,7 @@ class Tokenizer:
     """
 
     def __init__(self, path: str | Path):
-        lines = gzip.open(path, "rt", encoding="utf-8").read().split("\n")
+        lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").split("\n")
         merges = [tuple(line.split()) for line in lines[1 : NUM_MERGES + 1]]
         self.bytes = byte_characters()
         characters = list(self.bytes.values())

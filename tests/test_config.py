@@ -1,0 +1,287 @@
+"""Configuration: base chains, overrides, checked keys and types, refused combinations, the published defaults."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict, to_yaml
+from ms_unireid.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
+
+# Section 5.1 of the paper, and the authors' code where the paper is silent.
+PUBLISHED = {
+    "model.architecture": "ViT-B/16",
+    "model.image_size": (384, 128),
+    "model.stride": None,
+    "model.context_length": 77,
+    "model.temperature": 0.07,
+    "model.learnable_temperature": True,
+    "data.batch_size": 64,
+    "data.sampler": "shuffle",
+    "data.drop_last": False,
+    "data.augment.flip": 0.5,
+    "data.augment.pad": 10,
+    "data.augment.erase": 0.5,
+    "data.augment.share_geometry": False,
+    "objective.tasks": ("text", "sketch", "fusion"),
+    "objective.dynamic": True,
+    "objective.alpha": 1.0,
+    "objective.gamma": 3.5,
+    "objective.detach_weights": False,
+    "objective.interaction_weight": 0.5,
+    "train.epochs": 60,
+    "train.learning_rate": 1e-5,
+    "train.final_learning_rate": 0.0,
+    "train.warmup_epochs": 5,
+    "train.warmup_factor": 0.1,
+    "train.bias_lr_factor": 2.0,
+    "train.weight_decay": 4e-5,
+    "train.bias_weight_decay": 0.0,
+    "train.beta1": 0.9,
+    "train.beta2": 0.999,
+    "train.eps": 1e-3,
+}
+
+# Every rule: overrides that break it, and a word that its message must hold besides the key.
+IMPOSSIBLE = [
+    (["model.architecture=ViT-B16"], "model.architecture", "ViT-B/16"),
+    (["model.image_size=[384, 8]"], "model.image_size", "patch size 16"),
+    (["model.image_size=[0, 128]"], "model.image_size", "patch size 16"),
+    (["model.stride=0"], "model.stride", "between 1 and the patch size 16"),
+    (["model.stride=17"], "model.stride", "between 1 and the patch size 16"),
+    (["model.context_length=2"], "model.context_length", "between 3 and 77"),
+    (["model.context_length=78"], "model.context_length", "between 3 and 77"),
+    (["model.temperature=0"], "model.temperature", "positive"),
+    (["objective.tasks=[]"], "objective.tasks", "at least one"),
+    (["objective.tasks=[text, text]"], "objective.tasks", "each once"),
+    (["objective.tasks=[text]"], "objective.dynamic", "set it to false"),
+    (["objective.tasks=[text]", "objective.dynamic=false"], "objective.interaction_weight", "set it to 0"),
+    (["objective.interaction_weight=-0.5"], "objective.interaction_weight", "negative"),
+    (["data.batch_size=1"], "data.batch_size", "at least 2"),
+    (["data.sampler=identity", "data.instances=5"], "data.instances", "divide data.batch_size"),
+    (["data.sampler=identity", "data.instances=0"], "data.instances", "divide data.batch_size"),
+    (["data.augment.flip=1.5"], "data.augment.flip", "between 0 and 1"),
+    (["data.augment.erase=-0.1"], "data.augment.erase", "between 0 and 1"),
+    (["data.augment.pad=-1"], "data.augment.pad", "negative"),
+    (["train.epochs=0"], "train.epochs", "at least 1"),
+    (["train.seed=-1"], "train.seed", "negative"),
+    (["train.warmup_epochs=-1"], "train.warmup_epochs", "negative"),
+    (["train.learning_rate=0"], "train.learning_rate", "positive"),
+    (["train.learning_rate=.nan"], "train.learning_rate", "positive"),
+    (["train.eval_every=0"], "train.eval_every", "at least 1"),
+    (["train.log_every=0"], "train.log_every", "at least 1"),
+    (["train.beta1=1"], "train.beta1", "[0, 1)"),
+    (["train.beta2=-0.1"], "train.beta2", "[0, 1)"),
+    (["train.eps=0"], "train.eps", "positive"),
+    (["eval.batch_size=0"], "eval.batch_size", "at least 1"),
+    (["runtime.workers=0"], "runtime.workers", "at least 1"),
+    (["runtime.prefetch=0"], "runtime.prefetch", "at least 1"),
+]
+
+# An override, and what its message must hold: key, expectation, what was found.
+WRONG_TYPES = [
+    ("train.epochs=many", "'train.epochs' must be a whole number, found 'many'"),
+    ("train.epochs=1.5", "'train.epochs' must be a whole number, found 1.5"),
+    ("train.epochs=true", "'train.epochs' must be a whole number, found True"),
+    ("train.epochs=null", "'train.epochs' must be a whole number, found None"),
+    ("train.learning_rate=fast", "'train.learning_rate' must be a number, found 'fast'"),
+    ("train.learning_rate=true", "'train.learning_rate' must be a number, found True"),
+    ("train.learning_rate=[1]", "'train.learning_rate' must be a number"),
+    ("objective.dynamic=1", "'objective.dynamic' must be true or false, found 1"),
+    ("data.root=3", "'data.root' must be text, found 3"),
+    ("model.image_size=384", "'model.image_size' must be a list of 2 values, found 384"),
+    ("model.image_size=[384]", "'model.image_size' must be a list of 2 values"),
+    ("model.image_size=[384, wide]", "'model.image_size' must be a whole number, found 'wide'"),
+    ("objective.tasks=text", "'objective.tasks' must be a list, found 'text'"),
+    ("objective.tasks=[text, skech]", "did you mean 'sketch'?"),
+    ("data.sampler=shufle", "did you mean 'shuffle'?"),
+    ("data.sampler=[shuffle]", "'data.sampler' cannot be ['shuffle']"),
+    ("eval.splits=[tset]", "did you mean 'test'?"),
+    ("train=3", "train must hold keys, found 3"),
+    ("train=", "train must hold keys, found None"),
+]
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path | None, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def lookup(config: Config, key: str) -> object:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize("key", PUBLISHED)
+def test_defaults_are_the_published_settings(key):
+    assert lookup(load_config(), key) == PUBLISHED[key]
+
+
+@pytest.mark.parametrize("key", PUBLISHED)
+@pytest.mark.parametrize("dataset", ["tri_cuhk_pedes", "tri_icfg_pedes", "tri_rstp_reid"])
+def test_unireid_configs_are_the_published_settings(dataset, key):
+    assert lookup(load_config(CONFIGS / dataset / "unireid.yaml"), key) == PUBLISHED[key]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_shipped_configs_load(path):
+    load_config(path)
+
+
+def test_there_are_shipped_configs():
+    assert CONFIGS / "base.yaml" in SHIPPED and len(SHIPPED) >= 4
+
+
+def test_base_chain_is_relative_to_each_file_and_later_wins(tmp_path, monkeypatch):
+    write(tmp_path / "base.yaml", "train: {epochs: 1, seed: 11, log_every: 21}")
+    write(tmp_path / "sub" / "middle.yaml", "base: ../base.yaml\ntrain: {epochs: 2, seed: 12}")
+    top = write(tmp_path / "sub" / "deep" / "top.yaml", "base: ../middle.yaml\ntrain: {epochs: 3}")
+    monkeypatch.chdir(tmp_path / "sub")
+    train = load_config(top, ["train.epochs=4"]).train
+    assert (train.epochs, train.seed, train.log_every) == (4, 12, 21)
+    assert load_config(top).train.epochs == 3
+    assert load_config("deep/top.yaml").train.epochs == 3
+
+
+def test_the_last_override_wins():
+    assert load_config(None, ["train.epochs=4", "train.epochs=5"]).train.epochs == 5
+
+
+def test_empty_file_is_the_defaults(tmp_path):
+    assert load_config(write(tmp_path / "empty.yaml", "# nothing\n")) == Config()
+
+
+def test_circular_base_is_refused(tmp_path):
+    first = write(tmp_path / "a.yaml", "base: b.yaml")
+    write(tmp_path / "b.yaml", "base: a.yaml")
+    assert "a.yaml: `base:` leads back" in refusal(first)
+    assert "leads back" in refusal(write(tmp_path / "own.yaml", "base: own.yaml"))
+
+
+def test_missing_file_and_missing_base_are_named(tmp_path):
+    assert f"{tmp_path / 'no.yaml'}: cannot read" in refusal(tmp_path / "no.yaml")
+    top = write(tmp_path / "top.yaml", "base: gone.yaml")
+    assert "gone.yaml: cannot read" in refusal(top)
+    assert "cannot read" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train: [", "not valid YAML"),
+        ("- train", "found a list"),
+        ("train", "found a str"),
+        ("base: [a, b]", "`base` must be one file name"),
+        ("train: 3", "train must hold keys"),
+        ("train:", "train must hold keys"),
+    ],
+)
+def test_malformed_files_are_named(tmp_path, text, told):
+    path = write(tmp_path / "bad.yaml", text)
+    message = refusal(path)
+    assert str(path) in message and told in message
+    assert "\n" not in message
+
+
+def test_binary_file_is_refused(tmp_path):
+    path = tmp_path / "binary.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    assert f"{path}: is not valid YAML" in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "0.00001"])
+def test_every_spelling_of_a_small_number(tmp_path, text):
+    assert load_config(None, [f"train.learning_rate={text}"]).train.learning_rate == 1e-5
+    path = write(tmp_path / "rate.yaml", f"train: {{learning_rate: {text}}}")
+    assert load_config(path).train.learning_rate == 1e-5
+
+
+def test_lists_become_tuples_and_whole_numbers_floats():
+    config = load_config(None, ["model.image_size=[96, 32]", "objective.alpha=2", "eval.splits=[test]"])
+    assert config.model.image_size == (96, 32)
+    assert config.eval.splits == ("test",)
+    assert config.objective.alpha == 2.0 and isinstance(config.objective.alpha, float)
+    assert load_config(None, ["eval.splits=null"]).eval.splits is None
+
+
+def test_an_override_may_set_a_whole_section():
+    assert load_config(None, ["data.augment={flip: 0, pad: 3}"]).data.augment.pad == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "nearest"),
+    [
+        ("train.epoch=3", "train.epoch", "train.epochs"),
+        ("trian.epochs=3", "trian", "train"),
+        ("data.augment.flipp=1", "data.augment.flipp", "data.augment.flip"),
+        ("objective.intraction_weight=0", "objective.intraction_weight", "objective.interaction_weight"),
+    ],
+)
+def test_unknown_keys_name_source_key_and_nearest(tmp_path, override, key, nearest):
+    message = refusal(None, override)
+    assert f"override '{override}'" in message
+    assert f"unknown key '{key}'; did you mean '{nearest}'?" in message
+    *sections, last = override.split("=")[0].split(".")
+    text = "".join(f"{'  ' * depth}{name}:\n" for depth, name in enumerate(sections))
+    path = write(tmp_path / "wrong.yaml", f"{text}{'  ' * len(sections)}{last}: 1\n")
+    assert f"{path}: unknown key '{key}'; did you mean '{nearest}'?" in refusal(path)
+
+
+def test_an_unknown_key_of_a_base_names_the_base(tmp_path):
+    base = write(tmp_path / "base.yaml", "train: {epoch: 1}")
+    top = write(tmp_path / "top.yaml", "base: base.yaml\ntrain: {epochs: 1}")
+    assert str(base) in refusal(top)
+
+
+@pytest.mark.parametrize(("override", "told"), WRONG_TYPES)
+def test_wrong_types(tmp_path, override, told):
+    message = refusal(None, override)
+    assert f"override '{override}'" in message and told in message
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "train.epochs=[", "--epochs"])
+def test_malformed_overrides(override):
+    assert f"override '{override}'" in refusal(None, override)
+
+
+@pytest.mark.parametrize(("overrides", "key", "told"), IMPOSSIBLE)
+def test_impossible_combinations(overrides, key, told):
+    message = refusal(None, *overrides)
+    assert key in message and told in message
+    assert overrides[-1] in message
+
+
+def test_a_refused_value_names_the_file_it_may_come_from(tmp_path):
+    path = write(tmp_path / "stride.yaml", "model: {stride: 99}")
+    assert str(path) in refusal(path)
+    assert str(path) in refusal(path, "train.epochs=3")
+
+
+@pytest.mark.parametrize("path", [None, *SHIPPED], ids=lambda p: p.stem if p else "defaults")
+def test_yaml_round_trip(tmp_path, path):
+    config = load_config(path, ["train.learning_rate=1e-7", "eval.splits=[train, test]", "model.stride=8"])
+    assert load_config(write(tmp_path / "again.yaml", to_yaml(config))) == config
+    assert config_from_dict(to_dict(config), "a checkpoint") == config
+
+
+def test_a_config_from_a_dictionary_names_its_source():
+    values = to_dict(Config())
+    values["train"]["epoch"] = 3
+    with pytest.raises(ConfigError, match=r"x\.ckpt: unknown key 'train.epoch'; did you mean 'train.epochs'"):
+        config_from_dict(values, "x.ckpt")
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelConfig().stride = 3

@@ -1,0 +1,70 @@
+"""Files are whole or absent."""
+
+import json
+import os
+
+import pytest
+
+from ms_unireid.errors import UserError
+from ms_unireid.files import replacing, write_json, write_text
+
+
+def names(folder) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_text_and_json_round_trip(tmp_path):
+    write_text(tmp_path / "new" / "folder" / "a.txt", "naïve\n")
+    assert (tmp_path / "new" / "folder" / "a.txt").read_bytes() == "naïve\n".encode()
+    write_json(tmp_path / "b.json", {"R1": 1 / 3, "name": "é"})
+    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8")) == {"R1": 1 / 3, "name": "é"}
+
+
+def test_the_new_file_appears_at_the_end_and_replaces_the_old(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with replacing(path) as temporary:
+        temporary.write_text("new", encoding="utf-8")
+        assert temporary.parent == path.parent and temporary.suffix == path.suffix
+        assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(("raised", "seen"), [(OSError(28, "No space left"), UserError), (KeyError("x"), KeyError)])
+def test_a_failure_midway_leaves_the_old_file_alone(tmp_path, raised, seen):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(seen) as caught, replacing(path) as temporary:
+        temporary.write_text("ne", encoding="utf-8")
+        raise raised
+    assert path.read_text(encoding="utf-8") == "old" and names(tmp_path) == ["a.txt"]
+    if seen is UserError:
+        assert str(path) in str(caught.value) and "No space left" in str(caught.value)
+
+
+def test_a_failing_rename_is_told_and_cleaned_up(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(13, "Permission denied")
+
+    write_text(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(UserError, match=r"a\.txt: cannot be written \(Permission denied\)"):
+        write_text(tmp_path / "a.txt", "new")
+    monkeypatch.undo()
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_leftover_of_a_killed_run_is_no_obstacle(tmp_path):
+    with replacing(tmp_path / "a.txt") as temporary:
+        leftover = temporary
+        temporary.write_text("x", encoding="utf-8")
+    leftover.write_text("half of an earlier", encoding="utf-8")
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "whole" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_in_the_way_of_the_folder_is_told(tmp_path):
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "taken" / "a.txt", "x")

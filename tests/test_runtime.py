@@ -1,0 +1,100 @@
+"""The start-up check: packages and device, one clear line each."""
+
+import importlib.metadata
+import platform
+
+import pytest
+
+from ms_unireid import runtime
+from ms_unireid.config import RuntimeConfig
+from ms_unireid.errors import EnvironmentProblem
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Return a function that pretends other package versions; None is a missing package."""
+
+    def pretend(**versions):
+        def version(name):
+            found = {"mindspore": "2.10.0", "numpy": "1.26.4", **versions}.get(name)
+            if found is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return found
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+
+    return pretend
+
+
+@pytest.mark.parametrize("mindspore", ["2.7.0", "2.7.2", "2.9.0rc1", "2.10.0"])
+@pytest.mark.parametrize("numpy", ["1.25.0", "1.26.4"])
+def test_supported_versions(installed, mindspore, numpy):
+    installed(mindspore=mindspore, numpy=numpy)
+    runtime.check_packages()
+
+
+@pytest.mark.parametrize(
+    ("versions", "told"),
+    [
+        ({"numpy": "2.0.0"}, "numpy 2.0.0 crashes"),
+        ({"numpy": "2.3.1"}, "numpy 2.3.1 crashes"),
+        ({"numpy": None}, "numpy"),
+        ({"mindspore": None}, "MindSpore is not installed"),
+        ({"mindspore": "2.6.0"}, "MindSpore 2.6.0 is not supported"),
+        ({"mindspore": "2.11.0"}, "MindSpore 2.11.0 is not supported"),
+        ({"mindspore": "3.0.0"}, "MindSpore 3.0.0 is not supported"),
+    ],
+)
+def test_unsupported_versions_are_one_line_with_the_command(installed, versions, told):
+    installed(**versions)
+    with pytest.raises(EnvironmentProblem) as caught:
+        runtime.prepare(RuntimeConfig())
+    message = str(caught.value)
+    assert told in message and "pip install" in message and "numpy<2" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\ndriver"), ValueError("wrong"), TypeError("x"), ImportError("y")])
+def test_a_device_that_cannot_be_used(monkeypatch, error):
+    import mindspore as ms
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(ms, "set_device", refuse)
+    with pytest.raises(EnvironmentProblem) as caught:
+        runtime.prepare(RuntimeConfig(device="Ascend", device_id=3))
+    message = str(caught.value)
+    assert "device Ascend 3 cannot be used" in message and "runtime.device=CPU" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("graph_mode", [True, False])
+def test_prepare_sets_the_mode_and_names_the_device(mode, graph_mode):
+    import mindspore as ms
+
+    assert runtime.prepare(RuntimeConfig(device="CPU", graph_mode=graph_mode)) == "CPU"
+    assert ms.get_context("mode") == (ms.GRAPH_MODE if graph_mode else ms.PYNATIVE_MODE)
+
+
+def test_auto_takes_the_device_mindspore_found(mode):
+    import mindspore as ms
+
+    found = ms.get_context("device_target")
+    assert runtime.prepare(RuntimeConfig()) == found
+
+
+def test_environment_of_a_run(installed):
+    installed(mindspore="2.9.0")
+    described = runtime.describe("CPU")
+    assert described.keys() == {"python", "platform", "device", "cpu_count", "packages", "git_revision", "command"}
+    assert described["device"] == "CPU" and described["python"] == platform.python_version()
+    assert described["packages"]["mindspore"] == "2.9.0" and described["packages"]["mindcv"] is None
+
+
+def test_the_git_revision_may_be_missing(monkeypatch):
+    def no_git(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(runtime.subprocess, "run", no_git)
+    assert runtime.describe("CPU")["git_revision"] is None

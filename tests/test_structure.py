@@ -1,0 +1,183 @@
+"""The house stands: imports lead downward only, light modules stay light, everything public is documented."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "ms_unireid"
+
+# Bottom to top. A file may import what comes before it in its own list, and all of a lower floor.
+FLOORS = [
+    {"": ["errors", "architectures", "config", "files", "command_line", "runtime"]},
+    {
+        "data": [
+            "annotations",
+            "pictures",
+            "tri_pedes",
+            "loading",
+            "tokenizer",
+            "transforms",
+            "samplers",
+            "pipeline",
+            "synthetic_person",
+            "synthetic_captions",
+            "synthetic_outlines",
+            "synthetic_figure",
+            "synthetic_drawing",
+            "synthetic",
+        ],
+        "models": ["transformer", "positions", "vision", "clip", "unireid"],
+        "losses": ["contrastive", "dynamic", "interaction", "objective"],
+    },
+    {"evaluation": ["metrics", "protocols", "features", "evaluator"]},
+    {"training": ["optimizer", "train_step", "checkpoint", "run_folder", "trainer"]},
+    {"retrieval": ["figures"]},
+]
+
+WITHOUT_MINDSPORE = [
+    "config",
+    "architectures",
+    "errors",
+    "files",
+    "command_line",
+    "runtime",
+    "data.annotations",
+    "data.pictures",
+    "data.tri_pedes",
+    "data.loading",
+    "data.tokenizer",
+    "data.transforms",
+    "data.samplers",
+    "data.synthetic",
+    "data.synthetic_person",
+    "data.synthetic_captions",
+    "data.synthetic_outlines",
+    "data.synthetic_figure",
+    "data.synthetic_drawing",
+    "evaluation.metrics",
+    "evaluation.protocols",
+    "evaluation.evaluator",
+    "training.run_folder",
+    "retrieval.figures",
+]
+
+MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")
+SHIPPED_FOLDERS = (PACKAGE, "tools", "configs", "docs")
+SHIPPED_FILES = ("README.md", "CHANGELOG.md", "Makefile", "pyproject.toml", "requirements.txt")
+
+
+def places() -> dict[str, tuple[int, str, int]]:
+    """Map each listed module (without the package's name) to its floor, folder and rank in the folder."""
+    return {
+        f"{folder}.{name}".lstrip("."): (level, folder, rank)
+        for level, floor in enumerate(FLOORS)
+        for folder, names in floor.items()
+        for rank, name in enumerate(names)
+    }
+
+
+def module_files() -> dict[str, Path]:
+    package = ROOT / PACKAGE
+    files = (path for path in package.rglob("*.py") if path.name != "__init__.py")
+    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in files}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the dotted names a file imports, wherever in it, and for `from a import b` also `a.b`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(path: Path) -> set[str]:
+    """List the listed modules of the package that a file imports."""
+    prefix = f"{PACKAGE}."
+    return {name.removeprefix(prefix) for name in imported(path) if name.startswith(prefix)} & places().keys()
+
+
+def allowed(importer: str, target: str) -> bool:
+    level, folder, rank = places()[importer]
+    target_level, target_folder, target_rank = places()[target]
+    return target_level < level or (target_folder == folder and target_rank < rank)
+
+
+def is_public(node: ast.AST) -> bool:
+    return isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+
+
+def undocumented(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    public = [node for node in tree.body if is_public(node)]
+    methods = [m for node in public if isinstance(node, ast.ClassDef) for m in node.body if is_public(m)]
+    bare = [node.name for node in [*public, *methods] if not ast.get_docstring(node)]
+    return bare if ast.get_docstring(tree) else ["the module", *bare]
+
+
+def shipped_texts() -> list[Path]:
+    found = [path for folder in SHIPPED_FOLDERS for path in (ROOT / folder).rglob("*")]
+    kinds = {".py", ".yaml", ".md", ".txt", ".toml"}
+    return [p for p in found if p.suffix in kinds] + [ROOT / name for name in SHIPPED_FILES if (ROOT / name).exists()]
+
+
+def test_every_module_has_its_place():
+    assert module_files().keys() == places().keys()
+
+
+@pytest.mark.parametrize("module", sorted(module_files()))
+def test_imports_lead_downward(module):
+    wrong = sorted(t for t in own_imports(module_files()[module]) if not allowed(module, t))
+    assert not wrong, f"{module} imports {wrong}, which are not below it"
+
+
+def test_the_rule_itself():
+    assert allowed("training.trainer", "evaluation.metrics")
+    assert allowed("data.pipeline", "data.annotations")
+    assert not allowed("data.annotations", "data.pipeline")
+    assert not allowed("models.unireid", "losses.objective")
+    assert not allowed("config", "data.tokenizer")
+    assert "training.run_folder" in own_imports(ROOT / PACKAGE / "training" / "trainer.py")
+    assert "runtime" in own_imports(ROOT / "tools" / "train.py")
+
+
+def test_the_package_never_imports_the_tools_or_tests():
+    names = {name.split(".")[0] for path in module_files().values() for name in imported(path)}
+    assert not names & {"tools", "tests", "train", "evaluate", "reference", "pytest"}
+
+
+def test_torch_is_for_tests_only():
+    files = [*module_files().values(), *(ROOT / "tools").glob("*.py")]
+    assert not [str(f) for f in files if any(name.split(".")[0] == "torch" for name in imported(f))]
+
+
+def test_modules_that_need_no_mindspore_import_none():
+    names = [f"{PACKAGE}.{module}" for module in WITHOUT_MINDSPORE]
+    script = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert not {'mindspore', 'torch'} & sys.modules.keys(), name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", sorted(module_files()))
+def test_everything_public_is_documented(module):
+    assert not undocumented(module_files()[module])
+
+
+def test_no_machine_paths_are_shipped():
+    assert len(shipped_texts()) > 40
+    found = [str(p) for p in shipped_texts() if MACHINE_PATH.search(p.read_text(encoding="utf-8"))]
+    assert not found
+    assert MACHINE_PATH.search("data.root=/work/x") and not MACHINE_PATH.search("../home/x")
