@@ -47,7 +47,8 @@ class AugmentConfig:
         flip: Probability of a horizontal flip.
         pad: Black border added on every side before a random crop of the original size.
         erase: Probability of random erasing (2-40 % of the area, filled with the CLIP mean after normalisation).
-        share_geometry: Give photo and sketch the same flip and crop; the authors draw them independently.
+        share_geometry: Give photo and sketch the same flip and crop; the authors draw them independently. Only with
+            `pad: 0`: a border common to both tells the pair apart from every other without looking at the person.
     """
 
     flip: float = 0.5
@@ -374,6 +375,11 @@ def _check(config: Config, source: str) -> None:
         (0 <= data.augment.flip <= 1, "data.augment.flip", "must be between 0 and 1"),
         (0 <= data.augment.erase <= 1, "data.augment.erase", "must be between 0 and 1"),
         (data.augment.pad >= 0, "data.augment.pad", "must not be negative"),
+        (
+            not (data.augment.share_geometry and data.augment.pad),
+            "data.augment.pad",
+            "must be 0 with data.augment.share_geometry: a common border would give the pair away",
+        ),
         (train.epochs >= 1, "train.epochs", "must be at least 1"),
         (train.seed >= 0, "train.seed", "must not be negative"),
         (train.warmup_epochs >= 0, "train.warmup_epochs", "must not be negative"),

@@ -131,9 +131,9 @@ def iterate(source: TrainingSource | PictureSource, runtime: RuntimeConfig) -> I
 
 
 def _take_back_sigterm() -> None:
-    """Install our handler again: MindSpore puts its own in place when an iterator starts.
+    """Install Python's handler again: MindSpore puts its own in place with the first batch of every iterator.
 
-    Its own ends the process at once, with code 0 and nothing saved, or ignores the signal.
+    Its own ends the process with code 0 and nothing saved when the parent asks to stop.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not None and threading.current_thread() is threading.main_thread():
