@@ -1,198 +1,48 @@
-"""The configuration: frozen dataclasses, read from YAML with `base:` and `a.b=c` overrides. No MindSpore."""
+"""Reading a configuration: YAML with `base:` and `a.b=c` overrides into `config_schema`'s dataclasses. No MindSpore."""
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from ms_unireid.architectures import ARCHITECTURES
+from ms_unireid.config_schema import (
+    TASKS,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
 from ms_unireid.errors import ConfigError
 
-TASKS = ("text", "sketch", "fusion")
+__all__ = [
+    "TASKS",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "RuntimeConfig",
+    "TrainConfig",
+    "config_from_dict",
+    "load_config",
+    "to_dict",
+    "to_yaml",
+]
 
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The dual encoder.
-
-    Attributes:
-        architecture: A name in `ms_unireid.architectures.ARCHITECTURES`.
-        image_size: Height and width in pixels.
-        stride: Distance between patches in pixels; null means the patch size, less makes patches overlap.
-        context_length: Length of a caption in tokens, start and end included.
-        temperature: Initial tau of Eq. 1-2; the logit scale starts at ln(1 / tau).
-        learnable_temperature: Train the logit scale (as the authors' code) or keep it (as the paper reads).
-        pretrained: A checkpoint of ours to start from, logit scale and optimizer left out.
-    """
-
-    architecture: str = "ViT-B/16"
-    image_size: tuple[int, int] = (384, 128)
-    stride: int | None = None
-    context_length: int = 77
-    temperature: float = 0.07
-    learnable_temperature: bool = True
-    pretrained: str | None = None
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Training augmentation; probabilities and fractions 0-1, padding in pixels.
-
-    Attributes:
-        flip: Probability of a horizontal flip.
-        pad: Black border added on every side before a random crop of the original size.
-        erase: Probability of random erasing (2-40 % of the area, filled with the CLIP mean after normalisation).
-        share_geometry: Give photo and sketch the same flip and crop; the authors draw them independently. Only with
-            `pad: 0`: a border common to both tells the pair apart from every other without looking at the person.
-    """
-
-    flip: float = 0.5
-    pad: int = 10
-    erase: float = 0.5
-    share_geometry: bool = False
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The data set and how batches are drawn from it.
-
-    Attributes:
-        name: `cuhk_pedes`, `icfg_pedes` or `rstp_reid`.
-        root: The folder that holds the data set's folder, or that folder itself.
-        batch_size: Pairs per step.
-        sampler: `shuffle` (the authors' code: every (photo, sketch, caption) once an epoch),
-            `distinct_identities` (the paper: a batch of different persons) or `identity` (K pairs per person).
-        instances: K of the `identity` sampler.
-        drop_last: Leave out the last, smaller batch of an epoch; the authors keep it.
-        allow_identity_gaps: Accept training identities that are not consecutive.
-        augment: Training augmentation.
-    """
-
-    name: Literal["cuhk_pedes", "icfg_pedes", "rstp_reid"] = "cuhk_pedes"
-    root: str = "data"
-    batch_size: int = 64
-    sampler: Literal["shuffle", "distinct_identities", "identity"] = "shuffle"
-    instances: int = 4
-    drop_last: bool = False
-    allow_identity_gaps: bool = False
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """The rows of Table 2.
-
-    Attributes:
-        tasks: Which of text, sketch and fusion are trained (Eq. 3).
-        dynamic: Task-aware weights on text and sketch (Eq. 4-9).
-        alpha: alpha_t of Eq. 8-9.
-        gamma: Exponent of Eq. 8-9.
-        detach_weights: Stop the gradient through the weights; the authors let it flow.
-        interaction_weight: Factor of the cross-modality interaction L_c (Eq. 10); 0 leaves it out.
-    """
-
-    tasks: tuple[Literal["text", "sketch", "fusion"], ...] = TASKS
-    dynamic: bool = True
-    alpha: float = 1.0
-    gamma: float = 3.5
-    detach_weights: bool = False
-    interaction_weight: float = 0.5
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Optimizer, schedule and run.
-
-    Attributes:
-        output: The run folder.
-        epochs: Passes over the training pairs.
-        seed: Seeds the initial weights, the sampler and the augmentation.
-        learning_rate: Base rate, reached after the warm-up.
-        final_learning_rate: What the cosine tends to.
-        warmup_epochs: Epochs of linear warm-up; the rate changes once an epoch.
-        warmup_factor: The first epoch's share of the base rate.
-        bias_lr_factor: Multiplies the rate of every bias.
-        weight_decay: L2 term added to the gradient, not applied to biases.
-        bias_weight_decay: The same for biases.
-        beta1: Adam's decay of the first moment.
-        beta2: Adam's decay of the second moment.
-        eps: Adam's epsilon, outside the bias-corrected root as in PyTorch.
-        eval_every: Epochs between evaluations; the last epoch is always evaluated.
-        log_every: Steps between lines of log.jsonl.
-        resume: A run folder to go on with.
-    """
-
-    output: str = "runs/unireid"
-    epochs: int = 60
-    seed: int = 1
-    learning_rate: float = 1e-5
-    final_learning_rate: float = 0.0
-    warmup_epochs: int = 5
-    warmup_factor: float = 0.1
-    bias_lr_factor: float = 2.0
-    weight_decay: float = 4e-5
-    bias_weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-3
-    eval_every: int = 1
-    log_every: int = 20
-    resume: str | None = None
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Evaluation during and after training.
-
-    Attributes:
-        splits: Splits to report; null means val and test, as far as the data set has them.
-        selection_split: Which split chooses the best checkpoints; `auto` is val where one exists, else test.
-            The authors choose on test.
-        selection_text_protocol: Which text R1 chooses `best_text` and enters the average;
-            the authors take the full gallery.
-        batch_size: Pictures or captions encoded at once.
-    """
-
-    splits: tuple[Literal["train", "val", "test"], ...] | None = None
-    selection_split: Literal["auto", "train", "val", "test"] = "auto"
-    selection_text_protocol: Literal["full_gallery", "exclude_source_photo"] = "full_gallery"
-    batch_size: int = 64
-
-
-@dataclass(frozen=True)
-class RuntimeConfig:
-    """Where and how the computation runs.
-
-    Attributes:
-        device: `auto` takes the best device MindSpore finds.
-        device_id: Index of the Ascend or GPU device.
-        graph_mode: Compile the training step and the encoders; false runs PyNative.
-        workers: Threads that read and augment batches.
-        prefetch: Batches kept ready.
-    """
-
-    device: Literal["auto", "Ascend", "GPU", "CPU"] = "auto"
-    device_id: int = 0
-    graph_mode: bool = True
-    workers: int = 2
-    prefetch: int = 4
-
-
-@dataclass(frozen=True)
-class Config:
-    """The whole experiment; see the attributes' classes."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+# (holds, key, what the key must be)
+_Rules = Iterator[tuple[bool, str, str]]
 
 
 def load_config(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
@@ -332,9 +182,11 @@ def _scalar(value: Any, kind: type, source: str, key: str) -> Any:
     if kind is float and not isinstance(value, bool):
         try:
             # YAML 1.1 reads 1e-5 as a string: it wants 1.0e-5.
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError):
-            pass
+            number = math.nan
+        if math.isfinite(number):
+            return number
     elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
@@ -343,55 +195,67 @@ def _scalar(value: Any, kind: type, source: str, key: str) -> Any:
 
 def _check(config: Config, source: str) -> None:
     """Refuse combinations that cannot work, before anything is loaded."""
-    model, data, objective, train = config.model, config.data, config.objective, config.train
-    if model.architecture not in ARCHITECTURES:
-        raise ConfigError(
-            f"{source}: unknown model.architecture '{model.architecture}'{_suggest(model.architecture, ARCHITECTURES)}"
-        )
+    name = config.model.architecture
+    if name not in ARCHITECTURES:
+        raise ConfigError(f"{source}: unknown model.architecture '{name}'{_suggest(name, ARCHITECTURES)}")
+    for rules in (_model_rules, _data_rules, _objective_rules, _train_rules, _runtime_rules):
+        for holds, key, rule in rules(config):
+            if not holds:
+                raise ConfigError(f"{source}: {key} {rule}")
+
+
+def _model_rules(config: Config) -> _Rules:
+    model = config.model
     patch = ARCHITECTURES[model.architecture].patch_size
     stride = patch if model.stride is None else model.stride
-    tasks = objective.tasks
+    fits = min(model.image_size) >= patch
+    yield fits, "model.image_size", f"must be at least the patch size {patch} on both sides"
+    yield 0 < stride <= patch, "model.stride", f"must be between 1 and the patch size {patch}"
+    yield 3 <= model.context_length <= 77, "model.context_length", "must be between 3 and 77 tokens"
+    yield model.temperature > 0, "model.temperature", "must be positive"
+
+
+def _data_rules(config: Config) -> _Rules:
+    data, augment = config.data, config.data.augment
+    divides = data.sampler != "identity" or (data.instances > 0 and data.batch_size % data.instances == 0)
+    yield data.batch_size >= 2, "data.batch_size", "must be at least 2: the loss contrasts pairs within a batch"
+    yield divides, "data.instances", "must divide data.batch_size"
+    yield 0 <= augment.flip <= 1, "data.augment.flip", "must be between 0 and 1"
+    yield 0 <= augment.erase <= 1, "data.augment.erase", "must be between 0 and 1"
+    yield augment.pad >= 0, "data.augment.pad", "must not be negative"
+    leaks = augment.share_geometry and augment.pad > 0
+    rule = "must be 0 with data.augment.share_geometry: a border common to photo and sketch gives the pair away"
+    yield not leaks, "data.augment.pad", rule
+
+
+def _objective_rules(config: Config) -> _Rules:
+    objective = config.objective
+    tasks, weight = objective.tasks, objective.interaction_weight
     both = {"text", "sketch"} <= set(tasks)
-    pairs_ok = data.sampler != "identity" or (data.instances > 0 and data.batch_size % data.instances == 0)
-    rules = [
-        (min(model.image_size) >= patch, "model.image_size", f"must be at least the patch size {patch} on both sides"),
-        (0 < stride <= patch, "model.stride", f"must be between 1 and the patch size {patch}"),
-        (3 <= model.context_length <= 77, "model.context_length", "must be between 3 and 77 tokens"),
-        (model.temperature > 0, "model.temperature", "must be positive"),
-        (tasks and len(set(tasks)) == len(tasks), "objective.tasks", "must name at least one task, each once"),
-        (
-            both or not objective.dynamic,
-            "objective.dynamic",
-            "weighs text against sketch: put both into objective.tasks or set it to false",
-        ),
-        (objective.interaction_weight >= 0, "objective.interaction_weight", "must not be negative"),
-        (
-            both or not objective.interaction_weight,
-            "objective.interaction_weight",
-            "aligns sketch with text: put both into objective.tasks or set it to 0",
-        ),
-        (data.batch_size >= 2, "data.batch_size", "must be at least 2: the loss contrasts pairs within a batch"),
-        (pairs_ok, "data.instances", "must divide data.batch_size"),
-        (0 <= data.augment.flip <= 1, "data.augment.flip", "must be between 0 and 1"),
-        (0 <= data.augment.erase <= 1, "data.augment.erase", "must be between 0 and 1"),
-        (data.augment.pad >= 0, "data.augment.pad", "must not be negative"),
-        (
-            not (data.augment.share_geometry and data.augment.pad),
-            "data.augment.pad",
-            "must be 0 with data.augment.share_geometry: a common border would give the pair away",
-        ),
-        (train.epochs >= 1, "train.epochs", "must be at least 1"),
-        (train.seed >= 0, "train.seed", "must not be negative"),
-        (train.warmup_epochs >= 0, "train.warmup_epochs", "must not be negative"),
-        (train.learning_rate > 0, "train.learning_rate", "must be positive"),
-        (train.eval_every >= 1, "train.eval_every", "must be at least 1"),
-        (train.log_every >= 1, "train.log_every", "must be at least 1"),
-        (0 <= train.beta1 < 1 and 0 <= train.beta2 < 1, "train.beta1 and train.beta2", "must lie in [0, 1)"),
-        (train.eps > 0, "train.eps", "must be positive"),
-        (config.eval.batch_size >= 1, "eval.batch_size", "must be at least 1"),
-        (config.runtime.workers >= 1, "runtime.workers", "must be at least 1"),
-        (config.runtime.prefetch >= 1, "runtime.prefetch", "must be at least 1"),
-    ]
-    for holds, key, rule in rules:
-        if not holds:
-            raise ConfigError(f"{source}: {key} {rule}")
+    fix = "put both into objective.tasks or set it to"
+    yield bool(tasks) and len(set(tasks)) == len(tasks), "objective.tasks", "must name at least one task, each once"
+    yield both or not objective.dynamic, "objective.dynamic", f"weighs text against sketch: {fix} false"
+    yield weight >= 0, "objective.interaction_weight", "must not be negative"
+    yield both or not weight, "objective.interaction_weight", f"aligns sketch with text: {fix} 0"
+    for key in ("alpha", "gamma"):
+        yield getattr(objective, key) >= 0, f"objective.{key}", "must not be negative"
+
+
+def _train_rules(config: Config) -> _Rules:
+    train = config.train
+    for key in ("epochs", "eval_every", "log_every"):
+        yield getattr(train, key) >= 1, f"train.{key}", "must be at least 1"
+    for key in ("learning_rate", "eps"):
+        yield getattr(train, key) > 0, f"train.{key}", "must be positive"
+    factors = ("warmup_factor", "bias_lr_factor", "weight_decay", "bias_weight_decay", "final_learning_rate")
+    for key in ("seed", "warmup_epochs", *factors):
+        yield getattr(train, key) >= 0, f"train.{key}", "must not be negative"
+    for key in ("beta1", "beta2"):
+        yield 0 <= getattr(train, key) < 1, f"train.{key}", "must lie in [0, 1)"
+
+
+def _runtime_rules(config: Config) -> _Rules:
+    yield config.eval.batch_size >= 1, "eval.batch_size", "must be at least 1"
+    for key in ("workers", "prefetch"):
+        yield getattr(config.runtime, key) >= 1, f"runtime.{key}", "must be at least 1"
+    yield config.runtime.device_id >= 0, "runtime.device_id", "must not be negative"

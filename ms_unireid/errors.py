@@ -28,6 +28,6 @@ class Interrupted(Exception):
         signal_number: Which signal.
     """
 
-    def __init__(self, signal_number: int, advice: str = ""):
-        super().__init__(f"stopped by signal {signal_number}{advice and '; '}{advice}")
+    def __init__(self, signal_number: int, advice: str):
+        super().__init__(f"stopped; {advice}")
         self.signal_number = signal_number

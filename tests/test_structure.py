@@ -14,7 +14,7 @@ PACKAGE = "ms_unireid"
 
 # Bottom to top. A file may import what comes before it in its own list, and all of a lower floor.
 FLOORS = [
-    {"": ["errors", "architectures", "config", "files", "command_line", "runtime"]},
+    {"": ["errors", "architectures", "config_schema", "config", "files", "command_line", "runtime"]},
     {
         "data": [
             "annotations",
@@ -42,6 +42,7 @@ FLOORS = [
 
 WITHOUT_MINDSPORE = [
     "config",
+    "config_schema",
     "architectures",
     "errors",
     "files",

@@ -1,5 +1,6 @@
 """Batches through `mindspore.dataset`: decoded, augmented and prefetched by worker threads, in a fixed order."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -121,20 +122,31 @@ def iterate(source: TrainingSource | PictureSource, runtime: RuntimeConfig) -> I
         python_multiprocessing=False,
     )
     try:
-        for batch in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True, do_copy=False):
-            _take_back_sigterm()
-            yield batch
+        with _sigterm_held_back():
+            batches = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True, do_copy=False)
+            first = next(batches)
+        yield first
+        yield from batches
     except RuntimeError:
         if guarded.error is not None:
             raise guarded.error from None
         raise
 
 
-def _take_back_sigterm() -> None:
-    """Install Python's handler again: MindSpore puts its own in place with the first batch of every iterator.
+@contextlib.contextmanager
+def _sigterm_held_back() -> Iterator[None]:
+    """Make SIGTERM wait, then put Python's handler for it in place again.
 
-    Its own ends the process with code 0 and nothing saved when the parent asks to stop.
+    MindSpore installs its own with the first batch of every iterator; that one ends the process with code 0 and
+    nothing saved when the parent asks to stop.
     """
     handler = signal.getsignal(signal.SIGTERM)
-    if handler is not None and threading.current_thread() is threading.main_thread():
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
         signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

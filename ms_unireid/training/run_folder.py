@@ -8,9 +8,9 @@ from ms_unireid.config import Config, load_config, to_dict, to_yaml
 from ms_unireid.errors import ConfigError, UserError
 from ms_unireid.files import write_json, write_text
 
-# What may change between a run and its continuation: it alters no trained number.
-FREE_KEYS = {"train.output", "train.resume", "train.log_every"}
-CHECKED_SECTIONS = ("model", "data", "objective", "train")
+# What may change between a run and its continuation: it alters no number of the run.
+FREE_KEYS = {"data.root", "train.output", "train.resume", "train.log_every", "eval.splits"}
+FREE_SECTION = "runtime"
 
 
 class RunFolder:
@@ -31,18 +31,24 @@ class RunFolder:
         """Return the path of a task's best checkpoint; `average` is one of the tasks."""
         return self.root / f"best_{task}.ckpt"
 
-    def create(self, config: Config, environment: dict[str, Any]) -> None:
-        """Start a new run.
+    def check_unused(self) -> None:
+        """Check that a new run may start here.
 
         Raises:
             ConfigError: If the folder holds a run already.
-            UserError: If it cannot be written.
         """
         if self.config_file.exists():
             raise ConfigError(
                 f"{self.root}: holds a run already; go on with it by train.resume={self.root}, "
                 "or choose another train.output"
             )
+
+    def create(self, config: Config, environment: dict[str, Any]) -> None:
+        """Start a new run.
+
+        Raises:
+            UserError: If the folder cannot be written.
+        """
         write_json(self.root / "environment.json", environment)
         write_text(self.config_file, to_yaml(config))
 
@@ -57,7 +63,7 @@ class RunFolder:
                 f"{self.root}: is not a run folder (no config.yaml); give train.resume the folder of a run"
             )
         before, now = (_flatten(to_dict(c)) for c in (load_config(self.config_file), config))
-        checked = {k for k in now if k.split(".")[0] in CHECKED_SECTIONS} - FREE_KEYS
+        checked = {k for k in now if not k.startswith(f"{FREE_SECTION}.")} - FREE_KEYS
         changed = [f"{k}: {before[k]} -> {now[k]}" for k in sorted(checked) if before[k] != now[k]]
         if changed:
             raise ConfigError(

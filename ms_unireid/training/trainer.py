@@ -104,6 +104,12 @@ class Trainer:
 
     def __init__(self, config: Config, environment: dict[str, Any]):
         self.config = config
+        resume = config.train.resume
+        self.folder = RunFolder(resume or config.train.output)
+        if resume:
+            self.folder.check_resumable(config)
+        else:
+            self.folder.check_unused()
         self.plan = plan_data(config)
         self.pairs = training_pairs(self.plan.splits["train"])
         self.person_ids = [pair.person_id for pair in self.pairs]
@@ -112,10 +118,6 @@ class Trainer:
         self.tokenizer = Tokenizer(config.model.context_length)
         self.transform = TrainTransform(config.model.image_size, config.data.augment)
 
-        resume = config.train.resume
-        self.folder = RunFolder(resume or config.train.output)
-        if resume:
-            self.folder.check_resumable(config)
         self.model = build_model(config.model, config.train.seed)
         if config.model.pretrained and not (resume and self.folder.last.exists()):
             load_pretrained(self.model, config.model.pretrained, config.model)
@@ -188,31 +190,35 @@ class Trainer:
             self.global_step += 1
             seen += len(images)
             self.bar.update(len(images))
+            value = self._checked_loss(epoch, loss)
             if self.global_step % self.config.train.log_every == 0 or self.done == 1:
-                self._log_step(epoch, loss, parts, seen / (time.perf_counter() - clock))
+                self._log_step(epoch, value, parts, seen / (time.perf_counter() - clock))
                 clock, seen = time.perf_counter(), 0
             self.stop.check()
 
-    def _log_step(self, epoch: int, loss: Tensor, parts: tuple[Tensor, ...], rate: float) -> None:
-        values = {name: float(part.asnumpy()) for name, part in zip(self.step.part_names, parts, strict=True)}
+    def _checked_loss(self, epoch: int, loss: Tensor) -> float:
         value = float(loss.asnumpy())
+        if not math.isfinite(value):
+            raise UserError(
+                f"{self.folder.root}: the loss is {value} at epoch {epoch}, step {self.global_step}; lower "
+                "train.learning_rate or raise train.eps. last.ckpt is of an earlier step"
+            )
         self.bar.set_postfix({"epoch": epoch, "loss": f"{value:.3f}"}, refresh=False)
+        return value
+
+    def _log_step(self, epoch: int, loss: float, parts: tuple[Tensor, ...], rate: float) -> None:
+        values = {name: float(part.asnumpy()) for name, part in zip(self.step.part_names, parts, strict=True)}
         self.folder.log(
             {
                 "kind": "step",
                 "epoch": epoch,
                 "step": self.global_step,
                 "learning_rate": self.rates[epoch - 1],
-                "loss": value,
+                "loss": loss,
                 **values,
                 "pairs_per_second": round(rate, 2),
             }
         )
-        if not math.isfinite(value):
-            raise UserError(
-                f"{self.folder.root}: the loss is {value} at epoch {epoch}, step {self.global_step}; lower "
-                "train.learning_rate or raise train.eps. last.ckpt is of the end of the epoch before"
-            )
 
     def _evaluate(self, epoch: int) -> None:
         if any(entry["epoch"] == epoch for entry in self.results["evaluations"]):

@@ -1,7 +1,6 @@
 """The run folder: used ones refused, continuations checked, the log rewound."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -32,10 +31,10 @@ def test_create_writes_config_and_environment(folder, config):
     assert json.loads((folder.root / "environment.json").read_text(encoding="utf-8")) == {"device": "CPU"}
 
 
-def test_a_used_folder_is_refused_and_left_alone(folder, config):
+def test_a_used_folder_is_refused_and_left_alone(folder):
     before = folder.config_file.read_bytes()
     with pytest.raises(ConfigError) as caught:
-        folder.create(replace(config, train=replace(config.train, epochs=3)), {})
+        folder.check_unused()
     assert f"{folder.root}: holds a run already" in str(caught.value)
     assert f"train.resume={folder.root}" in str(caught.value) and "train.output" in str(caught.value)
     assert folder.config_file.read_bytes() == before
@@ -50,6 +49,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, config):
 def test_the_same_config_and_free_keys_continue(folder):
     folder.check_resumable(load_config(folder.config_file))
     overrides = ["train.output=elsewhere", f"train.resume={folder.root}", "train.log_every=1", "runtime.workers=5"]
+    overrides += ["data.root=moved", "eval.splits=[test]"]
     folder.check_resumable(load_config(folder.config_file, overrides))
 
 
@@ -58,6 +58,7 @@ def test_the_same_config_and_free_keys_continue(folder):
     [
         ("train.learning_rate=2e-3", "train.learning_rate: 0.001 -> 0.002"),
         ("train.epochs=61", "train.epochs: 60 -> 61"),
+        ("eval.selection_split=test", "eval.selection_split: auto -> test"),
         ("train.seed=2", "train.seed: 1 -> 2"),
         ("model.image_size=[96, 48]", "model.image_size: [96, 32] -> [96, 48]"),
         ("data.augment.flip=0", "data.augment.flip: 0.5 -> 0.0"),

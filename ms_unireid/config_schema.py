@@ -1,0 +1,185 @@
+"""The sections of a configuration as frozen dataclasses; their defaults are the paper's experiment. No MindSpore."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+TASKS = ("text", "sketch", "fusion")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The dual encoder.
+
+    Attributes:
+        architecture: A name in `ms_unireid.architectures.ARCHITECTURES`.
+        image_size: Height and width in pixels.
+        stride: Distance between patches in pixels; null means the patch size, less makes patches overlap.
+        context_length: Length of a caption in tokens, start and end included.
+        temperature: Initial tau of Eq. 1-2; the logit scale starts at ln(1 / tau).
+        learnable_temperature: Train the logit scale (as the authors' code) or keep it (as the paper reads).
+        pretrained: A checkpoint of ours to start from, logit scale and optimizer left out.
+    """
+
+    architecture: str = "ViT-B/16"
+    image_size: tuple[int, int] = (384, 128)
+    stride: int | None = None
+    context_length: int = 77
+    temperature: float = 0.07
+    learnable_temperature: bool = True
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Training augmentation; probabilities and fractions 0-1, padding in pixels.
+
+    Attributes:
+        flip: Probability of a horizontal flip.
+        pad: Black border added on every side before a random crop of the original size.
+        erase: Probability of random erasing (2-40 % of the area, filled with the CLIP mean after normalisation).
+        share_geometry: Give photo and sketch the same flip and crop; the authors draw them independently. Only with
+            `pad: 0`: a border common to both tells the pair apart from every other without looking at the person.
+    """
+
+    flip: float = 0.5
+    pad: int = 10
+    erase: float = 0.5
+    share_geometry: bool = False
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data set and how batches are drawn from it.
+
+    Attributes:
+        name: `cuhk_pedes`, `icfg_pedes` or `rstp_reid`.
+        root: The folder that holds the data set's folder, or that folder itself.
+        batch_size: Pairs per step.
+        sampler: `shuffle` (the authors' code: every (photo, sketch, caption) once an epoch),
+            `distinct_identities` (the paper: a batch of different persons) or `identity` (K pairs per person).
+        instances: K of the `identity` sampler.
+        drop_last: Leave out the last, smaller batch of an epoch; the authors keep it.
+        allow_identity_gaps: Accept training identities that are not consecutive.
+        augment: Training augmentation.
+    """
+
+    name: Literal["cuhk_pedes", "icfg_pedes", "rstp_reid"] = "cuhk_pedes"
+    root: str = "data"
+    batch_size: int = 64
+    sampler: Literal["shuffle", "distinct_identities", "identity"] = "shuffle"
+    instances: int = 4
+    drop_last: bool = False
+    allow_identity_gaps: bool = False
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The rows of Table 2.
+
+    Attributes:
+        tasks: Which of text, sketch and fusion are trained (Eq. 3).
+        dynamic: Task-aware weights on text and sketch (Eq. 4-9).
+        alpha: alpha_t of Eq. 8-9.
+        gamma: Exponent of Eq. 8-9.
+        detach_weights: Stop the gradient through the weights; the authors let it flow.
+        interaction_weight: Factor of the cross-modality interaction L_c (Eq. 10); 0 leaves it out.
+    """
+
+    tasks: tuple[Literal["text", "sketch", "fusion"], ...] = TASKS
+    dynamic: bool = True
+    alpha: float = 1.0
+    gamma: float = 3.5
+    detach_weights: bool = False
+    interaction_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimizer, schedule and run.
+
+    Attributes:
+        output: The run folder.
+        epochs: Passes over the training pairs.
+        seed: Seeds the initial weights, the sampler and the augmentation.
+        learning_rate: Base rate, reached after the warm-up.
+        final_learning_rate: What the cosine tends to.
+        warmup_epochs: Epochs of linear warm-up; the rate changes once an epoch.
+        warmup_factor: The first epoch's share of the base rate.
+        bias_lr_factor: Multiplies the rate of every bias.
+        weight_decay: L2 term added to the gradient, not applied to biases.
+        bias_weight_decay: The same for biases.
+        beta1: Adam's decay of the first moment.
+        beta2: Adam's decay of the second moment.
+        eps: Adam's epsilon, outside the bias-corrected root as in PyTorch.
+        eval_every: Epochs between evaluations; the last epoch is always evaluated.
+        log_every: Steps between lines of log.jsonl.
+        resume: A run folder to go on with.
+    """
+
+    output: str = "runs/unireid"
+    epochs: int = 60
+    seed: int = 1
+    learning_rate: float = 1e-5
+    final_learning_rate: float = 0.0
+    warmup_epochs: int = 5
+    warmup_factor: float = 0.1
+    bias_lr_factor: float = 2.0
+    weight_decay: float = 4e-5
+    bias_weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-3
+    eval_every: int = 1
+    log_every: int = 20
+    resume: str | None = None
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation during and after training.
+
+    Attributes:
+        splits: Splits to report; null means val and test, as far as the data set has them.
+        selection_split: Which split chooses the best checkpoints; `auto` is val where one exists, else test.
+            The authors choose on test.
+        selection_text_protocol: Which text R1 chooses `best_text` and enters the average;
+            the authors take the full gallery.
+        batch_size: Pictures or captions encoded at once.
+    """
+
+    splits: tuple[Literal["train", "val", "test"], ...] | None = None
+    selection_split: Literal["auto", "train", "val", "test"] = "auto"
+    selection_text_protocol: Literal["full_gallery", "exclude_source_photo"] = "full_gallery"
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how the computation runs.
+
+    Attributes:
+        device: `auto` takes the best device MindSpore finds.
+        device_id: Index of the Ascend or GPU device.
+        graph_mode: Compile the training step and the encoders; false runs PyNative.
+        workers: Threads that read and augment batches.
+        prefetch: Batches kept ready.
+    """
+
+    device: Literal["auto", "Ascend", "GPU", "CPU"] = "auto"
+    device_id: int = 0
+    graph_mode: bool = True
+    workers: int = 2
+    prefetch: int = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole experiment; see the attributes' classes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
