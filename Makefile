@@ -1,11 +1,12 @@
 # make demo   set-up, synthetic Tri data, train a small UNIReID, evaluate, table and ranked-list picture
 # make test   set-up, lint, the whole test suite
+# make parity set-up, the long parity tests on the full-size ViT-B/16 (half an hour)
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
 PY := $(VENV)/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo test parity lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output data/synthetic --workers 2
@@ -17,6 +18,9 @@ demo: $(VENV)/core
 
 test: lint
 	$(PY) -m pytest
+
+parity: $(VENV)/tests
+	$(PY) -m pytest -m exhaustive
 
 lint: $(VENV)/tests
 	$(PY) -m ruff check .

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict, to_yaml
 from ms_unireid.errors import ConfigError
 
@@ -140,7 +141,7 @@ def test_unireid_configs_are_the_published_settings(dataset, key):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_shipped_configs_load(path):
-    load_config(path)
+    assert load_config(path).model.architecture in ARCHITECTURES
 
 
 def test_there_are_shipped_configs():
