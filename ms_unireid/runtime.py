@@ -64,7 +64,10 @@ def _select_device(config: RuntimeConfig) -> str:
     import mindspore as ms
 
     # MindSpore starts with the best device that its package and the machine's drivers offer.
-    name = ms.get_context("device_target") if config.device == "auto" else config.device
+    current = ms.get_context("device_target")
+    name = current if config.device == "auto" else config.device
+    if name == current and (name == "CPU" or ms.get_context("device_id") == config.device_id):
+        return name  # once a kernel has run, MindSpore refuses to set even the device it is on
     try:
         if name == "CPU":
             ms.set_device(name)
