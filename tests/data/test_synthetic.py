@@ -74,11 +74,11 @@ def test_every_photo_has_a_readable_sketch(dataset, records):
         assert photo.mode == "RGB" and sketch.mode == "L" and photo.size == sketch.size
 
 
-def test_sketches_are_strokes_on_white(dataset):
+def test_sketches_are_shaded_figures_on_white(dataset):
     for path in (dataset / "imgs-sketch2").rglob("*.png"):
         sketch = np.asarray(Image.open(path))
-        assert 0.04 < (sketch < 200).mean() < 0.45
-        assert (sketch > 250).mean() > 0.4
+        assert 0.04 < (sketch < 100).mean() < 0.55  # strokes and the darkest clothes
+        assert 0.2 < (sketch > 235).mean() < 0.85  # paper
         rgb = np.asarray(Image.open(path).convert("RGB"))
         assert (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all()
 
@@ -193,7 +193,7 @@ def test_a_killed_run_leaves_no_half_data_set(tmp_path):
 
 def test_tool_makes_refuses_and_forces(tmp_path):
     made = run_tool("--output", tmp_path, *SMALL)
-    assert made.returncode == 0 and "3/3 identities" in made.stderr
+    assert made.returncode == 0 and "3/3" in made.stderr
     counts = json.loads(made.stdout)
     assert (counts["identities"], counts["photos"], counts["sketches"], counts["captions"]) == (3, 6, 6, 12)
 
