@@ -40,10 +40,16 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     identities = (options.train_identities, options.val_identities, options.test_identities)
     config = SyntheticConfig(*identities, options.photos, options.captions, seed=options.seed)
-    with tqdm(total=sum(identities), unit="identity", mininterval=1.0) as bar:
-        folder = generate_tri_dataset(
-            options.output, config, options.workers, lambda done, total: bar.update(done - bar.n), options.force
-        )
+    bars = []
+
+    def show(done: int, total: int) -> None:
+        if not bars:  # no bar for a data set that is refused or already there
+            bars.append(tqdm(total=total, unit="identity", mininterval=1.0))
+        bars[0].update(done - bars[0].n)
+        if done == total:
+            bars[0].close()
+
+    folder = generate_tri_dataset(options.output, config, options.workers, show, options.force)
     print(json.dumps({"folder": str(folder), **config.counts(), "seed": config.seed}))
 
 
