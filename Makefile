@@ -1,6 +1,6 @@
 # make demo   set-up, synthetic Tri data, train a small UNIReID, evaluate, table and ranked-list picture
 # make test   set-up, lint, the whole test suite
-# make parity set-up, the long parity tests on the full-size ViT-B/16 (half an hour)
+# make parity set-up, the long parity tests on the full-size ViT-B/16
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
