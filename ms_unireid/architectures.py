@@ -29,6 +29,9 @@ class Architecture:
     embed_dim: int
 
 
+# Tokens of CLIP's vocabulary.
+VOCABULARY_SIZE = 49408
+
 ARCHITECTURES = {
     "ViT-B/16": Architecture(TowerSize(768, 12, 12), TowerSize(512, 12, 8), patch_size=16, embed_dim=512),
     "ViT-B/32": Architecture(TowerSize(768, 12, 12), TowerSize(512, 12, 8), patch_size=32, embed_dim=512),

@@ -207,10 +207,9 @@ def _check(config: Config, source: str) -> None:
 def _model_rules(config: Config) -> _Rules:
     model = config.model
     patch = ARCHITECTURES[model.architecture].patch_size
-    stride = patch if model.stride is None else model.stride
     fits = min(model.image_size) >= patch
     yield fits, "model.image_size", f"must be at least the patch size {patch} on both sides"
-    yield 0 < stride <= patch, "model.stride", f"must be between 1 and the patch size {patch}"
+    yield 0 < model.patch_stride <= patch, "model.stride", f"must be between 1 and the patch size {patch}"
     yield 3 <= model.context_length <= 77, "model.context_length", "must be between 3 and 77 tokens"
     yield model.temperature > 0, "model.temperature", "must be positive"
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ms_unireid.architectures import ARCHITECTURES
+
 TASKS = ("text", "sketch", "fusion")
 
 
@@ -17,7 +19,10 @@ class ModelConfig:
         context_length: Length of a caption in tokens, start and end included.
         temperature: Initial tau of Eq. 1-2; the logit scale starts at ln(1 / tau).
         learnable_temperature: Train the logit scale (as the authors' code) or keep it (as the paper reads).
-        pretrained: A checkpoint of ours to start from, logit scale and optimizer left out.
+        activation: `quick_gelu` (OpenAI's CLIP and the authors' code) or `gelu` (most models of open_clip).
+        pretrained: A file of weights to start from: a checkpoint of ours, CLIP's or another that
+            `tools/convert_checkpoint.py` reads. Its position table is resized; optimizer state is left out.
+        pretrained_logit_scale: Take the file's logit scale as well; the authors start from `temperature`.
     """
 
     architecture: str = "ViT-B/16"
@@ -26,7 +31,14 @@ class ModelConfig:
     context_length: int = 77
     temperature: float = 0.07
     learnable_temperature: bool = True
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     pretrained: str | None = None
+    pretrained_logit_scale: bool = False
+
+    @property
+    def patch_stride(self) -> int:
+        """The distance between patches that is in effect, in pixels."""
+        return ARCHITECTURES[self.architecture].patch_size if self.stride is None else self.stride
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_unireid.architectures import Architecture
+from ms_unireid.architectures import ARCHITECTURES, VOCABULARY_SIZE
+from ms_unireid.config import ModelConfig
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
 from ms_unireid.models.vision import VisionTransformer
-
-VOCABULARY_SIZE = 49408
 
 
 class TokenEmbedding(nn.Cell):
@@ -25,18 +24,12 @@ class TokenEmbedding(nn.Cell):
 class CLIP(nn.Cell):
     """One visual and one text tower that end in the same feature space."""
 
-    def __init__(
-        self,
-        size: Architecture,
-        image_size: tuple[int, int],
-        stride: int,
-        context_length: int,
-        rng: np.random.Generator,
-    ):
+    def __init__(self, config: ModelConfig, rng: np.random.Generator):
         super().__init__()
+        size, context_length = ARCHITECTURES[config.architecture], config.context_length
         width = size.text.width
-        self.visual = VisionTransformer(size, image_size, stride, rng)
-        self.transformer = Transformer(width, size.text.layers, size.text.heads, rng)
+        self.visual = VisionTransformer(config, rng)
+        self.transformer = Transformer(size.text, config.activation, rng)
         self.token_embedding = TokenEmbedding(width, rng)
         self.positional_embedding = normal_parameter(rng, (context_length, width), 0.01)
         self.ln_final = LayerNorm(width)

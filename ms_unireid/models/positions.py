@@ -4,11 +4,19 @@ import math
 
 import numpy as np
 
+from ms_unireid.architectures import ARCHITECTURES
+from ms_unireid.config import ModelConfig
+
 
 def patch_grid(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:
     """Return rows and columns of patches of an image (height, width); pixels that fill no patch are left out."""
     height, width = image_size
     return (height - patch_size) // stride + 1, (width - patch_size) // stride + 1
+
+
+def model_grid(model: ModelConfig) -> tuple[int, int]:
+    """Return rows and columns of patches of a model's pictures."""
+    return patch_grid(model.image_size, ARCHITECTURES[model.architecture].patch_size, model.patch_stride)
 
 
 def resize_positions(

@@ -7,6 +7,8 @@ with 3-D products or with slices of a stacked qkv.
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from ms_unireid.architectures import TowerSize
+
 LAYER_NORM_EPS = 1e-5
 
 
@@ -77,28 +79,30 @@ class Attention(nn.Cell):
 
 
 class MLP(nn.Cell):
-    """Two linear maps around QuickGELU, x * sigmoid(1.702 x)."""
+    """Two linear maps around `activation`: QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
 
-    def __init__(self, width: int, fc_std: float, out_std: float, rng: np.random.Generator):
+    def __init__(self, width: int, fc_std: float, out_std: float, activation: str, rng: np.random.Generator):
         super().__init__()
+        self.quick = activation == "quick_gelu"
         self.c_fc = Linear(width, 4 * width, fc_std, rng)
         self.c_proj = Linear(4 * width, width, out_std, rng)
 
     def construct(self, x: Tensor) -> Tensor:
         """Map x (B, L, D) to the same shape."""
         hidden = self.c_fc(x.reshape(-1, x.shape[-1]))
-        return self.c_proj(hidden * ops.sigmoid(1.702 * hidden)).reshape(x.shape)
+        hidden = hidden * ops.sigmoid(1.702 * hidden) if self.quick else ops.gelu(hidden, approximate="none")
+        return self.c_proj(hidden).reshape(x.shape)
 
 
 class ResidualAttentionBlock(nn.Cell):
     """One pre-LayerNorm block: attention, then MLP, each added to its input."""
 
-    def __init__(self, width: int, layers: int, heads: int, rng: np.random.Generator):
+    def __init__(self, width: int, layers: int, heads: int, activation: str, rng: np.random.Generator):
         super().__init__()
         out_std = width**-0.5 * (2 * layers) ** -0.5
         self.attn = Attention(width, heads, out_std, rng)
         self.ln_1 = LayerNorm(width)
-        self.mlp = MLP(width, (2 * width) ** -0.5, out_std, rng)
+        self.mlp = MLP(width, (2 * width) ** -0.5, out_std, activation, rng)
         self.ln_2 = LayerNorm(width)
 
     def construct(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -110,9 +114,12 @@ class ResidualAttentionBlock(nn.Cell):
 class Transformer(nn.Cell):
     """A stack of blocks, initialised as CLIP's text tower."""
 
-    def __init__(self, width: int, layers: int, heads: int, rng: np.random.Generator):
+    def __init__(self, size: TowerSize, activation: str, rng: np.random.Generator):
         super().__init__()
-        self.resblocks = nn.CellList([ResidualAttentionBlock(width, layers, heads, rng) for _ in range(layers)])
+        width, layers, heads = size.width, size.layers, size.heads
+        self.resblocks = nn.CellList(
+            [ResidualAttentionBlock(width, layers, heads, activation, rng) for _ in range(layers)]
+        )
 
     def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map x (B, L, D) to the same shape; `mask` (L, L) is added to every block's scores."""

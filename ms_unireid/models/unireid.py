@@ -6,7 +6,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import ModelConfig
 from ms_unireid.models.clip import CLIP
 
@@ -21,10 +20,7 @@ class UNIReID(nn.Cell):
 
     def __init__(self, config: ModelConfig, seed: int = 1):
         super().__init__()
-        size = ARCHITECTURES[config.architecture]
-        stride = size.patch_size if config.stride is None else config.stride
-        rng = np.random.default_rng(seed)
-        self.base_model = CLIP(size, config.image_size, stride, config.context_length, rng)
+        self.base_model = CLIP(config, np.random.default_rng(seed))
         initial = Tensor(math.log(1 / config.temperature), ms.float32)
         self.logit_scale = Parameter(initial, requires_grad=config.learnable_temperature)
 

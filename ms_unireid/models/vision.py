@@ -3,7 +3,8 @@
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_unireid.architectures import Architecture
+from ms_unireid.architectures import ARCHITECTURES
+from ms_unireid.config import ModelConfig
 from ms_unireid.models.positions import patch_grid
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
 
@@ -40,15 +41,16 @@ class PatchEmbedding(nn.Cell):
 class VisionTransformer(nn.Cell):
     """CLIP's vision transformer, read out at the class token."""
 
-    def __init__(self, size: Architecture, image_size: tuple[int, int], stride: int, rng: np.random.Generator):
+    def __init__(self, config: ModelConfig, rng: np.random.Generator):
         super().__init__()
+        size = ARCHITECTURES[config.architecture]
         width, std = size.vision.width, size.vision.width**-0.5
-        self.conv1 = PatchEmbedding(image_size, size.patch_size, stride, width, rng)
+        self.conv1 = PatchEmbedding(config.image_size, size.patch_size, config.patch_stride, width, rng)
         rows, columns = self.conv1.grid
         self.class_embedding = normal_parameter(rng, (width,), std)
         self.positional_embedding = normal_parameter(rng, (rows * columns + 1, width), std)
         self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(width, size.vision.layers, size.vision.heads, rng)
+        self.transformer = Transformer(size.vision, config.activation, rng)
         self.ln_post = LayerNorm(width)
         self.proj = normal_parameter(rng, (width, size.embed_dim), std)
         self.product = ops.MatMul()
