@@ -1,0 +1,1 @@
+"""Checkpoint files of every origin: read without PyTorch, renamed, resized, written back."""

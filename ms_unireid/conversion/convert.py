@@ -1,0 +1,210 @@
+"""Convert a checkpoint from any format and layout to any other, one tensor in memory at a time."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
+from ms_unireid.conversion import names
+from ms_unireid.conversion.fitting import Row, fit
+from ms_unireid.conversion.known_files import KNOWN_FILES
+from ms_unireid.conversion.layouts import lay_out
+from ms_unireid.conversion.mindspore_file import write_mindspore
+from ms_unireid.conversion.safetensors_writer import write_safetensors
+from ms_unireid.conversion.sources import META, OURS, Source, open_source
+from ms_unireid.conversion.tensor_file import Entry
+from ms_unireid.conversion.torch_writer import write_torch
+from ms_unireid.errors import CheckpointError
+from ms_unireid.files import replacing
+from ms_unireid.models.positions import model_grid
+
+SUFFIXES = {"mindspore": (".ckpt", ".safetensors"), "pytorch": (".pth", ".pt", ".bin", ".safetensors")}
+# Types that float32 holds exactly, so that a conversion back can restore the bits.
+_WITHIN_FLOAT32 = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert.
+
+    Attributes:
+        to: "mindspore" or "pytorch".
+        layout: Names of a PyTorch file: "unireid" (the authors' code), "clip" (OpenAI's, open_clip) or "huggingface".
+        kind: Overrides the recognised kind of the input.
+        image_size: Height and width that the position table is resized to; None keeps it.
+        stride: Distance between patches in pixels that it is resized to; None keeps it.
+        source_image_size: Height and width that the input's position table is for.
+        activation: Overrides the activation that the input names or is taken to have.
+        dtype: Type of a PyTorch file's tensors; None restores each tensor's own where it is known.
+        allow_missing: Shell patterns of tensors that the input may lack.
+        verify: Compare features of fixed inputs, computed from the input and from the output, before the output
+            appears under its name; this imports MindSpore, and PyTorch where it is installed.
+        fingerprints: A file that such features are looked up in where PyTorch is not installed, and stored in where
+            it is; None looks them up in the project's own.
+    """
+
+    to: str = "mindspore"
+    layout: str = "unireid"
+    kind: str | None = None
+    image_size: tuple[int, int] | None = None
+    stride: int | None = None
+    source_image_size: tuple[int, int] | None = None
+    activation: str | None = None
+    dtype: str | None = None
+    allow_missing: tuple[str, ...] = ()
+    verify: bool = False
+    fingerprints: Path | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was read and written.
+
+    Attributes:
+        source: The recognised input.
+        output: The written file.
+        config: The model that the output fills.
+        rows: One for every tensor of the model and of the input.
+        hashes: File name to SHA-256 of each file read, and of the output.
+        known_as: The published name of the input, if its hash is known.
+        verification: How the features agree, if asked for: a `ms_unireid.conversion.verify.Verification`.
+    """
+
+    source: Source
+    output: Path
+    config: Config
+    rows: list[Row]
+    hashes: dict[str, str]
+    known_as: str | None
+    verification: Any = None
+
+
+def convert(path: str | Path, output: str | Path, options: Options) -> Conversion:
+    """Convert a file; the output is whole or absent.
+
+    Raises:
+        CheckpointError: If the input cannot be read or does not fill the model, or the output's name does not suit.
+        UserError: If the output cannot be written.
+    """
+    path, output = Path(path), Path(output)
+    _check_output(path, output, options.to)
+    source = open_source(path, options.kind, options.source_image_size, options.activation)
+    model = replace(
+        source.model,
+        image_size=options.image_size or source.model.image_size,
+        stride=options.stride or source.model.stride,
+    )
+    # Built anew, so that a size that no model can have is refused like in a user's config.
+    config = config_from_dict(to_dict(replace(_config(source), model=model)), str(path))
+    entries, rows = fit(source, model, options.allow_missing)
+    hashes = {str(part): sha256(part) for part in source.file.parts}
+    known_as = KNOWN_FILES.get(next(iter(hashes.values())))
+    meta = _describe(source, config, rows, hashes, known_as)
+    with replacing(output) as temporary:
+        _write(temporary, entries, meta, options)
+        hashes[str(output)] = sha256(temporary)
+        verification = _verify(source, temporary, entries, model, hashes, options) if options.verify else None
+    return Conversion(source, output, config, rows, hashes, known_as, verification)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_output(path: Path, output: Path, to: str) -> None:
+    if output.suffix not in SUFFIXES[to]:
+        raise CheckpointError(f"{output}: a {to} checkpoint ends in {' or '.join(SUFFIXES[to])}; name it so")
+    if output.exists() and output.resolve() == path.resolve():
+        raise CheckpointError(f"{output}: is the input as well; write to another file")
+
+
+def _config(source: Source) -> Config:
+    if source.kind == OURS:
+        return config_from_dict(source.meta["config"], str(source.file.path))
+    return Config()
+
+
+def _describe(
+    source: Source, config: Config, rows: list[Row], hashes: Mapping[str, str], known_as: str | None
+) -> dict[str, Any]:
+    """Describe the output: what a file of ours says of itself, and where its tensors come from."""
+    origin = {
+        "file": source.file.path.name,
+        "kind": source.kind,
+        "known_as": known_as,
+        "sha256": list(hashes.values()),
+        "missing": [names.our_name(row.name) for row in rows if row.status == "missing"],
+        **source.meta.get("source", {}),
+        "dtypes": _restorable(source, rows),
+    }
+    epoch = source.file.values.get("epoch")
+    return {**({} if epoch is None else {"epoch": epoch}), **source.meta, "source": origin, "config": to_dict(config)}
+
+
+def _restorable(source: Source, rows: list[Row]) -> dict[str, str]:
+    """Map CLIP's names to the types that tensors had before they became float32, as far as nothing was lost."""
+    had = dict(source.meta.get("source", {}).get("dtypes", {}))
+    had.update((row.name, row.source_dtype) for row in rows if row.source_dtype in _WITHIN_FLOAT32)
+    resized = {row.name for row in rows if "resized" in row.status}
+    return {name: dtype for name, dtype in had.items() if name not in resized}
+
+
+def _write(file: Path, entries: Mapping[str, Entry], meta: dict[str, Any], options: Options) -> None:
+    text = json.dumps(meta)
+    if options.to == "mindspore":
+        ours = lay_out(entries, "unireid", {})
+        if file.suffix == ".ckpt":
+            write_mindspore(file, ours, {META: text})
+        else:
+            write_safetensors(file, ours, {META: text})
+        return
+    dtypes = meta["source"]["dtypes"] if options.dtype is None else dict.fromkeys(entries, options.dtype)
+    theirs = lay_out(entries, options.layout, dtypes)
+    if file.suffix == ".safetensors":
+        # Readers of PyTorch's safetensors look for the format.
+        write_safetensors(file, theirs, {"format": "pt", META: text})
+    elif options.layout == "unireid":
+        epoch = {"epoch": meta["epoch"]} if isinstance(meta.get("epoch"), int) else {}
+        write_torch(file, theirs, "model", {**epoch, META: text})
+    else:
+        write_torch(file, theirs)
+
+
+def _verify(
+    source: Source,
+    written: Path,
+    entries: Mapping[str, Entry],
+    model: ModelConfig,
+    hashes: Mapping[str, str],
+    options: Options,
+) -> Any:
+    """Hold what MindSpore computes from one of the two files against what PyTorch computes from the other."""
+    from ms_unireid.conversion.verify import FINGERPRINTS, Original, record_fingerprint, verify
+
+    *_, digest = hashes.values()
+    if source.file.format == "MindSpore checkpoint":  # PyTorch can only read the output
+        original = Original(written, digest, model_grid(model))
+        ours = entries
+    else:
+        original = Original(source.file.path, next(iter(hashes.values())), source.grid)
+        ours = open_source(written, image_size=model.image_size).entries
+    tensors = {names.our_name(name): entry.load() for name, entry in ours.items()}
+    found = verify(original, model, tensors, options.fingerprints or FINGERPRINTS)
+    if not found.ok:
+        raise CheckpointError(
+            f"{source.file.path}: its features differ from its conversion's ({found.against}): pictures by "
+            f"{found.image_difference:.1e} (at most {found.image_limit:.1e}), captions by "
+            f"{found.text_difference:.1e} (at most {found.text_limit:.1e}); nothing was written"
+        )
+    if options.fingerprints and found.against == "PyTorch":
+        name = KNOWN_FILES.get(original.sha256, source.file.path.name)
+        record_fingerprint(original, model, name, options.fingerprints)
+    return found
