@@ -1,4 +1,4 @@
-"""Checkpoint files: weights under the authors' names, plus what they are and how far training was."""
+"""Checkpoints of training and evaluation: our parameters to a file, and any file's tensors to our parameters."""
 
 import json
 from collections.abc import Iterable
@@ -6,20 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from ms_unireid.architectures import ARCHITECTURES
-from ms_unireid.config import ModelConfig
+from ms_unireid.config import Config, ModelConfig, to_dict
+from ms_unireid.conversion.fitting import NAMED_TENSORS, fit, float32_entries
+from ms_unireid.conversion.mindspore_file import write_mindspore
+from ms_unireid.conversion.names import LOGIT_SCALE, our_name
+from ms_unireid.conversion.sources import META, OURS, open_source
+from ms_unireid.conversion.tensor_file import Entry
 from ms_unireid.errors import CheckpointError
 from ms_unireid.files import replacing
-from ms_unireid.models.positions import patch_grid, resize_positions
 
-VISUAL_POSITIONS = "base_model.visual.positional_embedding"
 OPTIMIZER_PREFIXES = ("exp_avg", "beta1_power", "beta2_power")
-NAMED_TENSORS = 4
-_META = "ms_unireid"
 
 
 @dataclass(frozen=True)
@@ -43,36 +42,22 @@ def save_checkpoint(path: Path, params: Iterable[Parameter], meta: dict[str, Any
     Raises:
         UserError: If the file cannot be written.
     """
-    tensors = [{"name": p.name, "data": p} for p in params]
     with replacing(Path(path)) as temporary:
-        try:
-            ms.save_checkpoint(tensors, str(temporary), append_dict={_META: json.dumps(meta)})
-        finally:
-            temporary.with_suffix(".tmp").unlink(missing_ok=True)  # MindSpore's, left where the disk is full
-        temporary.chmod(0o644)
+        write_mindspore(temporary, (Entry.of(p.name, p.asnumpy()) for p in params), {META: json.dumps(meta)})
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours.
+    """Open a checkpoint of ours, or any file that `open_source` recognises as a model of its own sizes.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or not a checkpoint of ours.
+        CheckpointError: If the file is missing, damaged or something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected a checkpoint such as RUN/best_average.ckpt")
-    if path.suffix != ".ckpt":
-        raise CheckpointError(f"{path}: expected a MindSpore checkpoint of ms_unireid (.ckpt)")
-    try:
-        content = ms.load_checkpoint(str(path))
-        meta = json.loads(content.pop(_META))
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path}: is a MindSpore checkpoint, but not a whole one of ms_unireid; copy it again or take another"
-        ) from error
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: is damaged or not a checkpoint; copy it again or take another one") from error
-    return Checkpoint(path, {name: value.asnumpy() for name, value in content.items()}, meta)
+    source = open_source(path)
+    entries = float32_entries(source, ModelConfig.temperature)
+    tensors = {our_name(name): entry.load() for name, entry in entries.items()}
+    kept = {name for name, what in source.surplus.items() if source.kind == OURS or what == "tower"}
+    meta = source.meta or {"config": to_dict(Config(model=source.model))}
+    return Checkpoint(source.file.path, tensors | {name: source.file.tensors[name] for name in kept}, meta)
 
 
 def load_checkpoint(model: nn.Cell, path: str | Path) -> dict[str, Any]:
@@ -87,19 +72,24 @@ def load_checkpoint(model: nn.Cell, path: str | Path) -> dict[str, Any]:
 
 
 def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> None:
-    """Start a model from a checkpoint: its own logit scale stays, position tables are resized to its image size.
+    """Start a model from any file of weights; its position table is resized to the model's picture size.
+
+    The model keeps its own logit scale unless `config.pretrained_logit_scale`; half precision is cast up.
 
     Raises:
-        CheckpointError: As `load_checkpoint`.
+        CheckpointError: If the file cannot be read, does not fill the model, or is of another activation.
     """
-    checkpoint = read_checkpoint(path)
-    source = checkpoint.meta["config"]["model"]
-    source_grid = patch_grid(tuple(source["image_size"]), *_patch_and_stride(source["architecture"], source["stride"]))
-    target_grid = patch_grid(config.image_size, *_patch_and_stride(config.architecture, config.stride))
-    tensors = dict(checkpoint.tensors)
-    tensors[VISUAL_POSITIONS] = resize_positions(tensors[VISUAL_POSITIONS], target_grid, source_grid)
-    params = [p for p in model.get_parameters() if p.name != "logit_scale"]
-    fill(params, Checkpoint(checkpoint.path, tensors, checkpoint.meta))
+    source = open_source(path)
+    if source.activation not in (None, config.activation):
+        raise CheckpointError(
+            f"{path}: is of a model with {source.activation}; set model.activation={source.activation}"
+        )
+    entries, _ = fit(source, config, source.meta.get("source", {}).get("missing", ()))
+    params = {p.name: p for p in model.get_parameters()}
+    for name, entry in entries.items():
+        if name != LOGIT_SCALE or config.pretrained_logit_scale:
+            param = params[our_name(name)]
+            param.set_data(Tensor(entry.load(), param.dtype))
 
 
 def fill(params: Iterable[Parameter], checkpoint: Checkpoint) -> None:
@@ -111,7 +101,7 @@ def fill(params: Iterable[Parameter], checkpoint: Checkpoint) -> None:
         CheckpointError: Listing what is missing, mis-shaped or unexpected.
     """
     params = list(params)
-    names = {"logit_scale", *(p.name for p in params)}
+    names = {LOGIT_SCALE, *(p.name for p in params)}
     found = checkpoint.tensors
     missing = [p.name for p in params if p.name not in found]
     wrong = [
@@ -139,8 +129,3 @@ def _misfit(checkpoint: Checkpoint, problems: dict[str, list[str]]) -> str:
         f"{checkpoint.path}: does not fit the model: {', '.join(lists)}. The checkpoint is of {made}; "
         "use the config it was trained with (config.yaml in its run folder)"
     )
-
-
-def _patch_and_stride(architecture: str, stride: int | None) -> tuple[int, int]:
-    patch = ARCHITECTURES[architecture].patch_size
-    return patch, patch if stride is None else stride

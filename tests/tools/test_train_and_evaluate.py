@@ -10,32 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tool_runner import CONFIGS, SMALL_DATA, STEPS, load_tool, log_lines, run_tool, stop_at, tensors, train_arguments
+from tool_runner import CONFIGS, STEPS, load_tool, log_lines, run_tool, stop_at, tensors, train_arguments
 
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 
 BEST = {f"best_{task}.ckpt" for task in ("text", "sketch", "fusion", "average")}
 RUN_FILES = BEST | {"config.yaml", "environment.json", "log.jsonl", "last.ckpt", "results.json"}
 HEADER = "task    protocol"
-
-
-@pytest.fixture(autouse=True)
-def execution_mode():
-    """Put back the mode that a tool's `main` sets in this process."""
-    import mindspore as ms
-
-    before = ms.get_context("mode")
-    yield
-    ms.set_context(mode=before)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    done = run_tool("make_synthetic.py", "--output", root, *SMALL_DATA)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["identities"] == 20
-    return root
 
 
 @pytest.fixture(scope="session")
