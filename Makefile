@@ -1,12 +1,14 @@
 # make demo   set-up, synthetic Tri data, train a small UNIReID, evaluate, table and ranked-list picture
 # make test   set-up, lint, the whole test suite
 # make parity set-up, the long parity tests on the full-size ViT-B/16
+# make test-mindnlp  set-up of an environment of its own (4 GB), the tests of the bridge to MindNLP
 PYTHON ?= python3
 VENV ?= .venv
+MINDNLP_VENV ?= .venv-mindnlp
 RUN ?= runs/demo
 PY := $(VENV)/bin/python
 
-.PHONY: demo test parity lint clean
+.PHONY: demo test parity test-mindnlp lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output data/synthetic --workers 2
@@ -22,6 +24,9 @@ test: lint
 parity: $(VENV)/tests
 	$(PY) -m pytest -m exhaustive
 
+test-mindnlp: $(MINDNLP_VENV)/ready
+	$(MINDNLP_VENV)/bin/python -m pytest tests/with_mindnlp
+
 lint: $(VENV)/tests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -32,8 +37,13 @@ $(VENV)/core: requirements.txt
 	touch $@
 
 $(VENV)/tests: requirements-test.txt $(VENV)/core
-	$(PY) -m pip install --quiet -r requirements-test.txt
+	$(PY) -m pip install --quiet -r requirements.txt -r requirements-test.txt
+	touch $@
+
+$(MINDNLP_VENV)/ready: requirements-mindnlp.txt requirements.txt
+	$(PYTHON) -m venv $(MINDNLP_VENV)
+	$(MINDNLP_VENV)/bin/python -m pip install --quiet -r requirements.txt -r requirements-mindnlp.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(RUN) data/synthetic
+	rm -rf $(VENV) $(MINDNLP_VENV) $(RUN) data/synthetic

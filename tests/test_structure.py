@@ -121,7 +121,14 @@ WITHOUT_MINDSPORE = [
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")
 SHIPPED_FOLDERS = (PACKAGE, "tools", "configs", "docs")
-SHIPPED_FILES = ("README.md", "CHANGELOG.md", "Makefile", "pyproject.toml", "requirements.txt")
+SHIPPED_FILES = (
+    "README.md",
+    "CHANGELOG.md",
+    "Makefile",
+    "pyproject.toml",
+    "requirements.txt",
+    "requirements-mindnlp.txt",
+)
 
 
 def places() -> dict[str, tuple[int, str, int]]:

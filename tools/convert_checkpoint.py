@@ -95,7 +95,7 @@ def input_file(options: argparse.Namespace) -> Iterator[Path]:
     from ms_unireid.conversion.mindnlp_bridge import export_clip
 
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{Path(name).name}.safetensors"
+        file = Path(folder) / f"{Path(name).name or 'clip'}.safetensors"
         export_clip(name, file)
         yield file
 

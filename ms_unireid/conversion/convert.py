@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
 from ms_unireid.conversion import names
@@ -100,20 +101,26 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
     # Built anew, so that a size that no model can have is refused like in a user's config.
     config = config_from_dict(to_dict(replace(_config(source), model=model)), str(path))
     entries, rows = fit(source, model, options.allow_missing)
-    hashes = {str(part): sha256(part) for part in source.file.parts}
+    hashes = {str(part): sha256(part.open("rb")) for part in source.file.parts}
     known_as = KNOWN_FILES.get(next(iter(hashes.values())))
     meta = _describe(source, config, rows, hashes, known_as)
-    with replacing(output) as temporary:
-        _write(temporary, entries, meta, options)
-        hashes[str(output)] = sha256(temporary)
-        verification = _verify(source, temporary, entries, model, hashes, options) if options.verify else None
+    verification = None
+    with ThreadPoolExecutor(1) as thread:
+        with replacing(output) as temporary:
+            _write(temporary, entries, meta, options)
+            # Hashed while the system brings it to the disk.
+            digest = thread.submit(sha256, temporary.open("rb"))
+            if options.verify:
+                hashes[str(output)] = digest.result()
+                verification = _verify(source, temporary, entries, model, hashes, options)
+        hashes[str(output)] = digest.result()
     return Conversion(source, output, config, rows, hashes, known_as, verification)
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
+def sha256(file: BinaryIO) -> str:
+    """Return the SHA-256 of an open file's bytes in hexadecimal, and close it."""
+    digest = hashlib.sha256()
+    with file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

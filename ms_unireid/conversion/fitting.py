@@ -10,7 +10,7 @@ import numpy as np
 from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import ModelConfig
 from ms_unireid.conversion import names
-from ms_unireid.conversion.dtypes import FLOATS, cast, dtype_of, name_of
+from ms_unireid.conversion.dtypes import FLOATS, dtype_of, name_of
 from ms_unireid.conversion.sources import Source
 from ms_unireid.conversion.tensor_file import Entry
 from ms_unireid.errors import CheckpointError
@@ -104,7 +104,7 @@ def _float32(source: Source, entry: Entry) -> Entry:
             f"{source.file.path}: {entry.name} is {name_of(entry.dtype)}; expected floating-point weights, not "
             "quantised ones"
         )
-    return Entry(entry.name, dtype_of("float32"), entry.shape, lambda: cast(entry.load(), "float32"))
+    return Entry(entry.name, dtype_of("float32"), entry.shape, entry.source)
 
 
 def _resized(source: Source, entries: dict[str, Entry], grid: tuple[int, int]) -> dict[str, Entry]:

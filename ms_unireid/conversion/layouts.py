@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from ms_unireid.conversion import names
-from ms_unireid.conversion.dtypes import cast, dtype_of
+from ms_unireid.conversion.dtypes import dtype_of
 from ms_unireid.conversion.tensor_file import Entry
 
 LAYOUTS = {
@@ -33,10 +35,10 @@ def lay_out(entries: Mapping[str, Entry], layout: str, dtypes: Mapping[str, str]
 def _part(entry: Entry, name: str, index: int, parts: int, transposed: bool, dtype: str) -> Entry:
     shape = entry.shape if parts == 1 else (entry.shape[0] // parts, *entry.shape[1:])
 
-    def load():
-        array = entry.load()
+    def source() -> np.ndarray:
+        array = entry.source()
         if parts > 1:
             array = array[index * shape[0] : (index + 1) * shape[0]]
-        return cast(array.T if transposed else array, dtype)
+        return array.T if transposed else array
 
-    return Entry(name, dtype_of(dtype), shape[::-1] if transposed else shape, load)
+    return Entry(name, dtype_of(dtype), shape[::-1] if transposed else shape, source)

@@ -14,8 +14,6 @@ _ROOT = Path(__file__).resolve().parents[2]
 _ENVIRONMENT = {
     # MindNLP asks a mirror otherwise; the user's own choice stands.
     "HF_ENDPOINT": "https://huggingface.co",
-    # No request to the hub that it convert a model.
-    "DISABLE_SAFETENSORS_CONVERSION": "1",
     # Reading weights needs no accelerator.
     "DEVICE_TARGET": "CPU",
 }

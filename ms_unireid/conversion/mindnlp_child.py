@@ -61,13 +61,15 @@ def _import(name: str) -> tuple[Any, Any]:
         import mindnlp  # noqa: F401 - takes PyTorch's place, so it comes before transformers
         import mindtorch
         from mindnlp.utils.safetensors_patch import PySafeSlice
-        from transformers import CLIPConfig, CLIPModel
+        from transformers import CLIPConfig, CLIPModel, modeling_utils
     except Exception as error:  # packages that do not fit together fail in any way
         raise EnvironmentProblem(
             f"{name}: MindNLP cannot be imported ({type(error).__name__}: {_first_line(error)}); "
             "install requirements-mindnlp.txt in an environment of its own"
         ) from error
     mindtorch.load = _pickle_reader(mindtorch.from_numpy)
+    # Else it asks the hub to convert a model that has no safetensors, in public.
+    modeling_utils.auto_conversion = lambda *_, **__: (None, None, None)
     PySafeSlice.get = _exact_reader(PySafeSlice.get, mindtorch.from_numpy)
     return CLIPConfig, CLIPModel
 

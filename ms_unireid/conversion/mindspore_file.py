@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ms_unireid.conversion.dtypes import dtype_of, name_of
-from ms_unireid.conversion.tensor_file import Entry, TensorFile, tensor_bytes
+from ms_unireid.conversion.tensor_file import Entry, TensorFile, contents
 from ms_unireid.errors import CheckpointError
 
 # MindSpore writes a larger tensor as several values of the same name, one after the other.
@@ -198,7 +198,7 @@ def write_mindspore(file: Path, entries: Iterable[Entry], strings: Mapping[str, 
 
     Args:
         file: Where; an existing file is overwritten.
-        entries: The tensors; each is loaded, written and let go before the next is asked for.
+        entries: The tensors; while one is written the next one is loaded.
         strings: What append_dict would hold, behind the tensors.
 
     Raises:
@@ -208,24 +208,29 @@ def write_mindspore(file: Path, entries: Iterable[Entry], strings: Mapping[str, 
     """
     names = set(strings)
     with file.open("wb") as stream:
-        for entry in entries:
+        for entry, chunks in contents(entries):
             if entry.name in names:
                 raise ValueError(f"{entry.name!r} is given twice")
             names.add(entry.name)
-            _write_tensor(stream, entry)
+            _write_tensor(stream, entry, chunks)
         for name, text in strings.items():
             content = np.array(text).tobytes()
             stream.write(_head(name, (0,), _STRING, len(content)) + content)
 
 
-def _write_tensor(stream: BinaryIO, entry: Entry) -> None:
+def _write_tensor(stream: BinaryIO, entry: Entry, chunks: Iterator[np.ndarray]) -> None:
     if not entry.nbytes:
         raise ValueError(f"{entry.name!r} is empty; a MindSpore checkpoint has no empty tensors")
-    content = tensor_bytes(entry)
-    for start in range(0, len(content), SLICE_BYTES):
-        part = content[start : start + SLICE_BYTES]
-        stream.write(_head(entry.name, entry.shape, _TYPES[name_of(entry.dtype)], len(part)))
-        stream.write(part)
+    written = 0
+    for chunk in chunks:
+        while len(chunk):
+            within = written % SLICE_BYTES
+            if within == 0:
+                size = min(SLICE_BYTES, entry.nbytes - written)
+                stream.write(_head(entry.name, entry.shape, _TYPES[name_of(entry.dtype)], size))
+            part, chunk = chunk[: SLICE_BYTES - within], chunk[SLICE_BYTES - within :]
+            stream.write(part)
+            written += len(part)
 
 
 def _head(name: str, dims: Sequence[int], type_name: str, size: int) -> bytes:

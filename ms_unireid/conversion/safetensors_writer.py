@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ms_unireid.conversion.dtypes import name_of
-from ms_unireid.conversion.tensor_file import Entry, check_names, tensor_bytes
+from ms_unireid.conversion.tensor_file import Entry, check_names, contents
 
 # In the order in which the safetensors package lays tensors out: wide elements first, so that all are aligned.
 _CODES = {
@@ -40,8 +40,8 @@ def write_safetensors(file: Path, entries: Sequence[Entry], metadata: Mapping[st
     ordered = sorted(entries, key=lambda entry: (_ORDER.index(name_of(entry.dtype)), entry.name))
     with file.open("wb") as stream:
         stream.write(_header(ordered, metadata))
-        for entry in ordered:
-            stream.write(tensor_bytes(entry))
+        for _, chunks in contents(ordered):
+            stream.writelines(chunks)
 
 
 def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:

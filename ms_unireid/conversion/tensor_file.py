@@ -1,12 +1,18 @@
 """What a file of tensors holds once it is open, and what a writer of one is given."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ms_unireid.conversion.dtypes import cast, name_of
+
 Scalar = bool | int | float | str | None
+_CHUNK = 1 << 20  # elements; a buffer of this size is used again and again, a larger one is fetched anew each time
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,13 @@ class Entry:
         name: Its name in the file.
         dtype: A type that `ms_unireid.conversion.dtypes` names.
         shape: Its shape.
-        load: Returns the array, of exactly that type and shape.
+        source: Returns the array, of that shape and of any of those types.
     """
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    load: Callable[[], np.ndarray]
+    source: Callable[[], np.ndarray]
 
     @classmethod
     def of(cls, name: str, array: np.ndarray) -> "Entry":
@@ -57,19 +63,45 @@ class Entry:
         """Size of the array in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
+    def load(self) -> np.ndarray:
+        """Return the whole array, in the entry's type.
 
-def tensor_bytes(entry: Entry) -> np.ndarray:
-    """Load an entry and return its elements' bytes in C order, (nbytes,) uint8.
+        Raises:
+            ValueError: If it has not the declared shape.
+        """
+        return cast(self._array(), name_of(self.dtype))
 
-    Raises:
-        ValueError: If the array has not the type and shape that the entry declares.
-    """
-    array = entry.load()
-    if array.dtype != entry.dtype or array.shape != entry.shape:
-        raise ValueError(
-            f"{entry.name!r} is declared as {entry.dtype} {entry.shape}, its array is {array.dtype} {array.shape}"
-        )
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Yield the array's bytes in C order, uint8, a few MiB at a time; one empty chunk for an empty array.
+
+        Raises:
+            ValueError: If it has not the declared shape.
+        """
+        flat = np.ascontiguousarray(self._array()).reshape(-1)
+        for start in range(0, max(1, flat.size), _CHUNK):
+            yield cast(flat[start : start + _CHUNK], name_of(self.dtype)).view(np.uint8)
+
+    def _array(self) -> np.ndarray:
+        array = self.source()
+        if array.shape != self.shape:
+            raise ValueError(f"{self.name!r} is declared as {self.shape}, its array is {array.shape}")
+        return array
+
+
+def contents(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Iterator[np.ndarray]]]:
+    """Yield each entry with its chunks, to be used up before the next; a thread prepares one chunk ahead."""
+    pieces = ((index, entry, chunk) for index, entry in enumerate(entries) for chunk in entry.chunks())
+    for _, group in itertools.groupby(_one_ahead(pieces), key=lambda piece: piece[0]):
+        first = next(group)
+        yield first[1], (chunk for _, _, chunk in itertools.chain([first], group))
+
+
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def check_names(names: Iterable[str]) -> None:

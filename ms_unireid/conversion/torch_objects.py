@@ -107,7 +107,7 @@ class TensorView:
             raise Refusal(f"reaches element {last} of a storage of {len(content)} bytes; download or save it again")
         if math.prod(shape) * dtype.itemsize > max(len(content), MAX_REPEATED_BYTES):
             raise Refusal("repeats its storage too often; save it again after tensor.contiguous()")
-        steps = tuple(step * dtype.itemsize if size > 1 else 0 for size, step in zip(shape, strides, strict=True))
+        steps = tuple(step * dtype.itemsize for step in strides)
         offset = self.offset * dtype.itemsize if last >= 0 else 0
         return np.ndarray(shape, dtype, content, offset, steps)
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ms_unireid.conversion.dtypes import name_of
-from ms_unireid.conversion.tensor_file import Entry, Scalar, check_names, tensor_bytes
+from ms_unireid.conversion.tensor_file import Entry, Scalar, check_names, contents
 
 _STORAGES = {
     "float64": "DoubleStorage",
@@ -57,22 +57,29 @@ def write_torch(
     if wrap in values:
         raise ValueError(f"{wrap!r} is given twice")
     with file.open("wb") as stream, zipfile.ZipFile(stream, "w") as archive:
-        _write_record(archive, stream, "data.pkl", _content(entries, wrap, values))
-        _write_record(archive, stream, "byteorder", b"little")
-        for index, entry in enumerate(entries):
-            _write_record(archive, stream, f"data/{index}", tensor_bytes(entry))
-        _write_record(archive, stream, "version", b"3\n")
+        _write_text(archive, stream, "data.pkl", _content(entries, wrap, values))
+        _write_text(archive, stream, "byteorder", b"little")
+        for index, (entry, chunks) in enumerate(contents(entries)):
+            _write_record(archive, stream, f"data/{index}", entry.nbytes, chunks)
+        _write_text(archive, stream, "version", b"3\n")
 
 
-def _write_record(archive: zipfile.ZipFile, stream: BinaryIO, name: str, content: bytes | np.ndarray) -> None:
+def _write_text(archive: zipfile.ZipFile, stream: BinaryIO, name: str, content: bytes) -> None:
+    _write_record(archive, stream, name, len(content), [content])
+
+
+def _write_record(
+    archive: zipfile.ZipFile, stream: BinaryIO, name: str, size: int, chunks: Iterable[bytes | np.ndarray]
+) -> None:
     """Store a record so that its content starts at a multiple of 64 bytes, where it can be mapped."""
     info = zipfile.ZipInfo(f"{_FOLDER}/{name}")
     info.create_system = 3  # else the bytes differ between Windows and the rest
-    large = len(content) > zipfile.ZIP64_LIMIT
+    large = size > zipfile.ZIP64_LIMIT
     start = stream.tell() + _LOCAL_HEADER + len(info.filename) + (_ZIP64_FIELD if large else 0)
     info.extra = _padding(-start % _ALIGNMENT)
     with archive.open(info, "w", force_zip64=large) as record:
-        record.write(content)
+        for chunk in chunks:
+            record.write(chunk)
     info.extra = b""  # the archive's directory needs no padding
 
 

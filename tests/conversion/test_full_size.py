@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from conversion.source_files import clip_state, save_archive, save_huggingface_folder, save_unireid
+
 from ms_unireid.config import ModelConfig
 from ms_unireid.conversion.convert import Options, convert
 

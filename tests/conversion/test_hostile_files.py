@@ -108,9 +108,7 @@ def test_nothing_that_a_pickle_asks_for_is_run(tmp_path, name):
     canary = tmp_path / "canary"
     pickled, told = attacks(canary)[name]
     assert told in refusal(tmp_path / "zip.pt", with_pickle(plain(), pickled))
-    header_end = legacy_bytes({}).index(b"}q\x00.")
-    legacy = legacy_bytes({})[: header_end - 2] + pickled + b"\x80\x02]q\x00."
-    assert told in refusal(tmp_path / "legacy.pt", legacy)
+    assert told in refusal(tmp_path / "legacy.pt", as_legacy(pickled))
     assert not canary.exists()
 
 
@@ -156,6 +154,20 @@ def test_tensors_that_leave_their_storage(tmp_path, layout, told):
     assert told in refusal(tmp_path / "legacy.pt", saved.replace(LAYOUT, layout))
 
 
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        (b"M\xff\xffK\x00\x85q\x08K\x01\x85q\t", (0,)),
+        (b"K\x03K\x01\x85q\x08\x8a\x08" + b"\xff" * 7 + b"\x0f\x85q\t", (1,)),
+    ],
+)
+def test_layouts_that_are_odd_but_harmless(tmp_path, layout, shape):
+    pickled = records(plain())["archive/data.pkl"].replace(LAYOUT, layout)
+    (tmp_path / "x.pt").write_bytes(with_pickle(plain(), pickled))
+    found = read_torch(tmp_path / "x.pt").tensors["x"]
+    assert found.shape == shape and found.tolist() == [3.0][: shape[0]]
+
+
 def test_a_storage_longer_than_its_record(tmp_path):
     pickled = records(plain())["archive/data.pkl"]
     longer = pickled.replace(b"K\x04tq\x07Q", b"M\x00\x01tq\x07Q")
@@ -175,6 +187,21 @@ def test_tensors_without_a_storage(tmp_path):
     for storage in (b"N", b"}", b"K\x01", global_("torch.FloatStorage")):
         pickled = b"}" + text("x") + global_("torch._utils._rebuild_tensor") + b"(" + storage + LAYOUT + b"tRs."
         assert "a tensor without a storage" in refusal(tmp_path / "x.pt", with_pickle(plain(), pickled))
+
+
+def as_legacy(pickled: bytes) -> bytes:
+    """Return a legacy file whose object pickle is another one."""
+    content = legacy_bytes({})
+    return content[: content.index(b"\x80\x02}q\x00.")] + pickled + b"\x80\x02]q\x00."
+
+
+def test_legacy_storages_that_lie(tmp_path):
+    saved = legacy_bytes({"x": torch.arange(4, dtype=torch.float32)})
+    negative = saved[:-24] + struct.pack("<q", -1) + saved[-16:]
+    assert "has -1 elements" in refusal(tmp_path / "x.pt", negative)
+    kinds = (global_("torch.FloatStorage"), global_("torch.DoubleStorage"))
+    two = b"".join(b"(" + text("storage") + kind + text("0") + text("cpu") + b"K\x04tQ" for kind in kinds)
+    assert "two element types" in refusal(tmp_path / "x.pt", as_legacy(b"](" + two + b"e."))
 
 
 def test_a_missing_record(tmp_path):
@@ -250,6 +277,12 @@ def test_directories_that_lie(tmp_path, place, value, told):
     start = central(plain(), b"archive/data/0") + place
     content[start : start + len(value)] = value
     assert told in refusal(tmp_path / "x.pt", bytes(content))
+
+
+def test_a_directory_with_fewer_entries_than_it_holds(tmp_path):
+    content = bytearray(archive_of(records(plain())))
+    content[-12] -= 1
+    assert "zip directory is inconsistent" in refusal(tmp_path / "x.pt", bytes(content))
 
 
 def widened(content: bytes, name: bytes) -> bytes:
@@ -341,6 +374,16 @@ def test_bombs_take_little_memory(tmp_path, name):
                 read_torch(path)
 
     assert peak_of(read) < 40 * MEBIBYTE
+
+
+def test_depth_and_names_have_a_limit(tmp_path):
+    for levels, refused in ((90, False), (150, True)):
+        content = with_pickle(plain(), b"]" * levels + b"Na" + b"a" * (levels - 1) + b".")
+        (tmp_path / "x.pt").write_bytes(content)
+        assert opens(tmp_path / "x.pt", read_torch) is not refused
+    assert "nested too deeply" in refusal(tmp_path / "x.pt", zip_bytes({"k" * 500: 1}))
+    long = b"}" + text("k") + text("x" * (1 << 24) + "x") + b"s."
+    assert "holds a text of 16777217 bytes" in refusal(tmp_path / "x.pt", with_pickle(plain(), long))
 
 
 def test_more_operations_than_any_state_dict(tmp_path):

@@ -132,17 +132,17 @@ def test_elements_are_written_in_c_order(tmp_path):
     np.testing.assert_array_equal(read["s"], array[:, ::2, 1:3])
 
 
-def test_tensors_are_loaded_one_at_a_time(tmp_path):
+def test_three_tensors_at_most_are_in_memory(tmp_path):
     made = []
 
     def load():
-        assert all(reference() is None for reference in made)
+        assert sum(reference() is not None for reference in made) < 3
         array = np.ones((64, 64), np.float32)
         made.append(weakref.ref(array))
         return array
 
-    write_mindspore(tmp_path / "x.ckpt", (Entry(str(i), np.dtype(np.float32), (64, 64), load) for i in range(5)), {})
-    assert len(made) == 5
+    write_mindspore(tmp_path / "x.ckpt", (Entry(str(i), np.dtype(np.float32), (64, 64), load) for i in range(9)), {})
+    assert len(made) == 9
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,7 @@ def test_tensors_are_loaded_one_at_a_time(tmp_path):
         ([Entry.of("a", np.zeros(2)), Entry.of("a", np.zeros(2))], {}, "'a' is given twice"),
         ([Entry.of("a", np.zeros(2))], {"a": ""}, "'a' is given twice"),
         ([Entry.of("a", np.zeros((0, 3)))], {}, "'a' is empty"),
-        ([Entry("a", np.dtype("<f4"), (2,), lambda: np.zeros(2, np.float16))], {}, "'a' is declared as float32"),
-        ([Entry("a", np.dtype("<f4"), (2,), lambda: np.zeros((2, 1), np.float32))], {}, "'a' is declared as float32"),
+        ([Entry("a", np.dtype("<f4"), (2,), lambda: np.zeros((2, 1), np.float32))], {}, "'a' is declared as"),
     ],
 )
 def test_a_wrong_call_is_an_error(tmp_path, entries, strings, told):

@@ -91,18 +91,18 @@ def test_elements_are_written_in_c_order(tmp_path):
     np.testing.assert_array_equal(read["s"], array[:, ::2, 1:3])
 
 
-def test_tensors_are_loaded_one_at_a_time(tmp_path):
+def test_three_tensors_at_most_are_in_memory(tmp_path):
     made = []
 
     def load():
-        assert all(reference() is None for reference in made)
+        assert sum(reference() is not None for reference in made) < 3
         array = np.ones((64, 64), np.float32)
         made.append(weakref.ref(array))
         return array
 
     dtype = np.dtype(np.float32)
-    write_safetensors(tmp_path / "x.safetensors", [Entry(str(i), dtype, (64, 64), load) for i in range(5)])
-    assert len(made) == 5
+    write_safetensors(tmp_path / "x.safetensors", [Entry(str(i), dtype, (64, 64), load) for i in range(9)])
+    assert len(made) == 9
 
 
 def test_nothing_to_write_is_a_readable_file(tmp_path):
@@ -110,10 +110,9 @@ def test_nothing_to_write_is_a_readable_file(tmp_path):
     assert safetensors.numpy.load_file(tmp_path / "x.safetensors") == {}
 
 
-@pytest.mark.parametrize("array", [np.zeros((2, 3), np.float16), np.zeros((3, 2), np.float32), np.zeros((2, 3), ">f4")])
-def test_an_array_other_than_declared_is_an_error(tmp_path, array):
-    entry = Entry("a", np.dtype(np.float32), (2, 3), lambda: array)
-    with pytest.raises(ValueError, match="'a' is declared as float32"):
+def test_an_array_of_another_shape_than_declared_is_an_error(tmp_path):
+    entry = Entry("a", np.dtype(np.float32), (2, 3), lambda: np.zeros((3, 2), np.float32))
+    with pytest.raises(ValueError, match=r"'a' is declared as \(2, 3\), its array is \(3, 2\)"):
         write_safetensors(tmp_path / "x.safetensors", [entry])
 
 

@@ -128,17 +128,17 @@ def test_elements_are_written_in_c_order(tmp_path):
     np.testing.assert_array_equal(read["s"].numpy(), array[:, ::2, 1:3])
 
 
-def test_tensors_are_loaded_one_at_a_time(tmp_path):
+def test_three_tensors_at_most_are_in_memory(tmp_path):
     made = []
 
     def load():
-        assert all(reference() is None for reference in made)
+        assert sum(reference() is not None for reference in made) < 3
         array = np.ones((64, 64), np.float32)
         made.append(weakref.ref(array))
         return array
 
-    write_torch(tmp_path / "x.pth", [Entry(str(i), np.dtype(np.float32), (64, 64), load) for i in range(5)])
-    assert len(made) == 5
+    write_torch(tmp_path / "x.pth", [Entry(str(i), np.dtype(np.float32), (64, 64), load) for i in range(9)])
+    assert len(made) == 9
 
 
 def test_nothing_to_write_is_a_readable_file(tmp_path):
@@ -146,10 +146,9 @@ def test_nothing_to_write_is_a_readable_file(tmp_path):
     assert torch.load(tmp_path / "x.pth") == OrderedDict()
 
 
-@pytest.mark.parametrize("array", [np.zeros((2, 3), np.float16), np.zeros((3, 2), np.float32), np.zeros((2, 3), ">f4")])
-def test_an_array_other_than_declared_is_an_error(tmp_path, array):
-    entry = Entry("a", np.dtype(np.float32), (2, 3), lambda: array)
-    with pytest.raises(ValueError, match="'a' is declared as float32"):
+def test_an_array_of_another_shape_than_declared_is_an_error(tmp_path):
+    entry = Entry("a", np.dtype(np.float32), (2, 3), lambda: np.zeros((3, 2), np.float32))
+    with pytest.raises(ValueError, match=r"'a' is declared as \(2, 3\), its array is \(3, 2\)"):
         write_torch(tmp_path / "x.pth", [entry])
 
 
@@ -165,3 +164,11 @@ def test_an_array_other_than_declared_is_an_error(tmp_path, array):
 def test_a_wrong_call_is_an_error(tmp_path, names, options, told):
     with pytest.raises(ValueError, match=told):
         write_torch(tmp_path / "x.pth", [Entry.of(name, np.zeros(2)) for name in names], **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
+def test_an_array_of_another_type_than_declared_is_cast(tmp_path, dtype):
+    array = np.arange(3_000_000).astype(dtype)  # several chunks
+    write_torch(tmp_path / "x.pth", [Entry("a", np.dtype(np.float32), array.shape, lambda: array)])
+    found = torch.load(tmp_path / "x.pth", weights_only=True)["a"]
+    assert found.dtype == torch.float32 and np.array_equal(found.numpy(), array.astype(np.float32))

@@ -10,7 +10,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -135,6 +137,46 @@ def test_export_keeps_every_value(tiny, tmp_path, file_name):
     assert found.keys() == {entry.name for entry in entries}
     for entry in entries:
         np.testing.assert_array_equal(found[entry.name], cast(entry.load(), "float32"), entry.name)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Serve tmp_path/hub as the only model of a hub, and return the paths that are asked for."""
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            file = tmp_path / "hub" / self.path.rsplit("/", 1)[-1]
+            found = self.path.startswith("/owner/clip/resolve/main/") and file.is_file()
+            self.send_response(200 if found else 404)
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("ETag" if found else "X-Error-Code", file.name if found else "EntryNotFound")
+            self.send_header("Content-Length", str(file.stat().st_size if found else 0))
+            self.end_headers()
+            if found and self.command == "GET":
+                self.wfile.write(file.read_bytes())
+
+        do_GET = do_POST = do_HEAD
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+        yield asked
+        server.shutdown()
+
+
+@needs_mindnlp
+def test_a_name_on_the_hub_is_loaded_and_the_hub_asked_for_files_alone(tiny, tmp_path, hub):
+    entries = copy(tmp_path / "hub", tiny)
+    write_torch(tmp_path / "hub" / "pytorch_model.bin", entries)
+    export_clip("owner/clip", tmp_path / "out.safetensors")
+    assert read_safetensors(tmp_path / "out.safetensors").tensors.keys() == {entry.name for entry in entries}
+    assert all(path.startswith("/owner/clip/resolve/main/") for path in hub), hub
 
 
 def assert_refused(name: str, output: Path, message: str, error: type[Exception] = CheckpointError) -> None:
