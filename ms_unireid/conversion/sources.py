@@ -87,25 +87,36 @@ def open_source(
     kind = kind or _kind_of(file, anchor, prefix, meta)
     architecture = _architecture(file, prefix + anchor)
     entries, origins = _collect(file, anchor, prefix, ARCHITECTURES[architecture])
-    if names.VISUAL_POSITIONS not in entries:
-        raise CheckpointError(f"{file.path}: has no position table {names.VISUAL_POSITIONS}; take a whole file")
+    patches = _rows(file, entries, names.VISUAL_POSITIONS) - 1
     used = {name for group in origins.values() for name in group}
     surplus = {name: _what_is(name, prefix) for name in file.tensors if name not in used}
     activation = activation or _activation(file, meta)
     model = ModelConfig(architecture=architecture, activation=activation or ModelConfig.activation)
     if "positional_embedding" in entries:
-        model = replace(model, context_length=entries["positional_embedding"].shape[0])
-    patches = len(entries[names.VISUAL_POSITIONS].load()) - 1
+        model = replace(model, context_length=_rows(file, entries, "positional_embedding"))
     grid, model = _grid(file, model, patches, image_size, meta)
     return Source(file, kind, entries, origins, surplus, model, activation, patches, grid, meta)
 
 
 def _meta(file: TensorFile) -> dict[str, Any]:
     # A MindSpore or safetensors file keeps our description apart, a PyTorch file beside the tensors.
+    text = file.metadata.get(META) or file.values.get(META)
+    if text is None:
+        return {}
+    meta = _json_object(file, text, META)
+    if not isinstance(meta.get("config"), dict):
+        raise CheckpointError(f"{file.path}: its description has no config; copy the file again or take another")
+    return meta
+
+
+def _json_object(file: TensorFile, text: Any, what: str) -> dict[str, Any]:
     try:
-        return json.loads(file.metadata.get(META) or file.values.get(META) or "{}")
-    except ValueError as error:
-        raise CheckpointError(f"{file.path}: its description is damaged; copy the file again") from error
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file.path}: its {what} is damaged, it is no JSON object; copy the file again")
+    return found
 
 
 def _find_anchor(file: TensorFile, kind: str | None) -> tuple[str, str]:
@@ -197,6 +208,14 @@ def _entry(name: str, parts: list[np.ndarray], transposed: bool) -> Entry:
     return Entry(name, parts[0].dtype, shape, lambda: np.concatenate(parts))
 
 
+def _rows(file: TensorFile, entries: dict[str, Entry], table: str) -> int:
+    shape = entries[table].shape if table in entries else None
+    if shape is None or len(shape) != 2 or shape[0] < 2:
+        found = "none" if shape is None else f"one of shape {shape}"
+        raise CheckpointError(f"{file.path}: expected a position table {table} with a row per place, found {found}")
+    return shape[0]
+
+
 def _what_is(name: str, prefix: str) -> str:
     if name.startswith(_OPTIMIZER):
         return "optimizer state"
@@ -207,7 +226,9 @@ def _what_is(name: str, prefix: str) -> str:
 
 
 def _huggingface_config(file: TensorFile, tower: str = "vision") -> dict[str, Any]:
-    return json.loads(file.metadata.get("config.json", "{}")).get(f"{tower}_config") or {}
+    config = _json_object(file, file.metadata.get("config.json", "{}"), "config.json")
+    section = config.get(f"{tower}_config")
+    return section if isinstance(section, dict) else {}
 
 
 def _activation(file: TensorFile, meta: dict[str, Any]) -> str | None:
@@ -226,7 +247,7 @@ def _activation(file: TensorFile, meta: dict[str, Any]) -> str | None:
 
 
 def _own_model(file: TensorFile, meta: dict[str, Any]) -> ModelConfig:
-    return config_from_dict(meta.get("config", {}), str(file.path)).model
+    return config_from_dict(meta["config"], str(file.path)).model
 
 
 def _grid(

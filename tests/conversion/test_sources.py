@@ -11,6 +11,7 @@ from conversion.source_files import (
     SQUARE,
     as_arrays,
     clip_state,
+    huggingface_state,
     save_huggingface_folder,
     save_openai,
     save_unireid,
@@ -19,10 +20,11 @@ from conversion.source_files import (
 from parity import TINY
 
 from ms_unireid.config import Config, ModelConfig, to_dict
+from ms_unireid.conversion.fitting import fit
 from ms_unireid.conversion.mindspore_file import write_mindspore
 from ms_unireid.conversion.sources import META, open_source
 from ms_unireid.conversion.tensor_file import Entry
-from ms_unireid.errors import CheckpointError
+from ms_unireid.errors import CheckpointError, UserError
 
 GELU = "gelu"
 
@@ -145,7 +147,10 @@ def test_the_activation_is_the_files_where_it_has_one(tmp_path):
         ({}, "is no CLIP"),
         ({"visual.conv1.weight": torch.ones(32, 3, 3, 3), "visual.layer1.0.conv1.weight": torch.ones(2)}, "not one of"),
         ({f"{p}visual.conv1.weight": torch.ones(64, 3, 8, 8) for p in ("model.", "ema.")}, "holds several models"),
-        ({"visual.conv1.weight": torch.ones(64, 3, 8, 8)}, "has no position table"),
+        (
+            {"visual.conv1.weight": torch.ones(64, 3, 8, 8)},
+            "expected a position table visual.positional_embedding .* found none",
+        ),
     ],
 )
 def test_what_is_no_dual_encoder_is_refused(tmp_path, state, told):
@@ -153,3 +158,54 @@ def test_what_is_no_dual_encoder_is_refused(tmp_path, state, told):
     with pytest.raises(CheckpointError, match=told) as caught:
         open_source(tmp_path / "x.pth")
     assert str(caught.value).startswith(f"{tmp_path}/x.pth: ")
+
+
+ODD = (
+    torch.tensor(1.0),
+    torch.ones(0),
+    torch.ones(1),
+    torch.ones(2, 0),
+    torch.ones(1, 1),
+    torch.ones(2, 2, 2, 2, 2),
+    torch.ones(3, dtype=torch.int64),
+    torch.tensor(True),
+)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_tensors_of_odd_shapes_and_types_are_refused_in_words(tmp_path, seed):
+    """Whatever stands under a known name, the answer is the project's own error or a whole model."""
+    rng = np.random.default_rng(seed)
+    clip = clip_state()
+    state = huggingface_state(clip) if seed % 2 else clip
+    replaced = rng.choice(list(state), rng.integers(1, 4), replace=False)
+    for name in replaced:
+        state[name] = ODD[rng.integers(len(ODD))]
+    torch.save(state, tmp_path / "x.pth")
+    try:
+        entries, _ = fit(open_source(tmp_path / "x.pth"), SQUARE)
+    except CheckpointError as error:
+        assert str(error).startswith(f"{tmp_path}/x.pth: ") and "\n" not in str(error)
+    else:
+        assert all(name.endswith("position_ids") for name in replaced)
+        assert {name: entry.load().shape for name, entry in entries.items()} == {n: v.shape for n, v in clip.items()}
+
+
+@pytest.mark.parametrize(
+    "description", ["[1]", "3", "{", '"text"', '{"epoch": 1}', '{"config": 3}', '{"config": {"model": 3}}']
+)
+def test_a_damaged_description_is_refused(tmp_path, description):
+    entries = [Entry.of(name, array) for name, array in as_arrays(unireid_state(clip_state())).items()]
+    write_mindspore(tmp_path / "x.ckpt", entries, {META: description})
+    with pytest.raises(UserError, match=r"x\.ckpt: "):
+        open_source(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"vision_config": 3}', '{"vision_config": {"image_size": "a"}}'])
+def test_an_odd_config_json_is_no_crash(tmp_path, content):
+    save_huggingface_folder(tmp_path / "x", clip_state())
+    (tmp_path / "x" / "config.json").write_text(content)
+    try:
+        assert open_source(tmp_path / "x").grid == (4, 4)
+    except CheckpointError as error:
+        assert str(tmp_path) in str(error)
