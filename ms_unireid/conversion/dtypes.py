@@ -54,6 +54,11 @@ def cast(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(target, copy=False)
 
 
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Return an array that MindSpore 2.7 accepts: a copy if its elements lie at odd addresses of a mapped file."""
+    return np.require(array, requirements="A")
+
+
 def _to_bfloat16(array: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(array).view(np.uint32).reshape(array.shape)
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16

@@ -14,7 +14,7 @@ from mindspore import Tensor
 
 from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import ModelConfig
-from ms_unireid.conversion.dtypes import cast
+from ms_unireid.conversion.dtypes import aligned, cast
 from ms_unireid.conversion.torch_features import torch_features
 from ms_unireid.errors import CheckpointError, EnvironmentProblem, UserError
 from ms_unireid.files import write_json
@@ -154,7 +154,7 @@ def mindspore_features(
     model = build_model(config).set_train(False)
     for parameter in model.get_parameters():
         if parameter.name != "logit_scale":
-            parameter.set_data(Tensor(cast(tensors[parameter.name], "float32")))
+            parameter.set_data(Tensor(aligned(cast(tensors[parameter.name], "float32"))))
     return model.encode_image(Tensor(images)).asnumpy(), model.encode_text(Tensor(token_ids)).asnumpy()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from ms_unireid.config import Config, ModelConfig, to_dict
+from ms_unireid.conversion.dtypes import aligned
 from ms_unireid.conversion.fitting import NAMED_TENSORS, fit, float32_entries
 from ms_unireid.conversion.mindspore_file import write_mindspore
 from ms_unireid.conversion.names import LOGIT_SCALE, our_name
@@ -89,7 +90,7 @@ def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> No
     for name, entry in entries.items():
         if name != LOGIT_SCALE or config.pretrained_logit_scale:
             param = params[our_name(name)]
-            param.set_data(Tensor(entry.load(), param.dtype))
+            param.set_data(Tensor(aligned(entry.load()), param.dtype))
 
 
 def fill(params: Iterable[Parameter], checkpoint: Checkpoint) -> None:
@@ -114,7 +115,7 @@ def fill(params: Iterable[Parameter], checkpoint: Checkpoint) -> None:
     if any(problems.values()):
         raise CheckpointError(_misfit(checkpoint, problems))
     for param in params:
-        param.set_data(Tensor(found[param.name], param.dtype))
+        param.set_data(Tensor(aligned(found[param.name]), param.dtype))
 
 
 def _misfit(checkpoint: Checkpoint, problems: dict[str, list[str]]) -> str:
