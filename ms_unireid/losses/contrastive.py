@@ -43,9 +43,13 @@ def exp(x: Tensor) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Return the logarithm of the softmax over the last axis; see `exp` for why not MindSpore's."""
+    """Return the logarithm of the softmax over the last axis; see `exp` for why not MindSpore's.
+
+    Through log1p: MindSpore's CPU Log rounds by where its loop is cut, and the cut is searched for by timing during
+    a process's first launches, so that a resumed run would differ from a straight one. The sum is at least 1.
+    """
     shifted = logits - ops.stop_gradient(logits.max(-1, keepdims=True))
-    return shifted - ops.log(exp(shifted).sum(-1, keepdims=True))
+    return shifted - ops.log1p(exp(shifted).sum(-1, keepdims=True) - 1)
 
 
 def _normalize(feats: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Task-aware dynamic training: Eq. 4-9."""
 
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from ms_unireid.losses.contrastive import exp
 
@@ -24,5 +24,8 @@ def modulation_factor(own: Tensor, other: Tensor) -> Tensor:
 
 
 def modulated_loss(losses: Tensor, factor: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Eq. 8-9: alpha * (1 + w(i))^gamma * L(i), all (M,)."""
-    return alpha * (1 + factor) ** gamma * losses
+    """Eq. 8-9: alpha * (1 + w(i))^gamma * L(i), all (M,).
+
+    Through log1p: MindSpore's CPU Pow with a fractional exponent has the same flaw as its Log, see `log_softmax`.
+    """
+    return alpha * exp(gamma * ops.log1p(factor)) * losses
