@@ -45,18 +45,25 @@ __all__ = [
 _Rules = Iterator[tuple[bool, str, str]]
 
 
-def load_config(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
-    """Read a YAML file on top of its `base:` chain, apply overrides, check everything.
+def load_config(
+    path: str | Path | typing.Sequence[str | Path] | None = None, overrides: typing.Sequence[str] = ()
+) -> Config:
+    """Read YAML files on top of their `base:` chains, apply overrides, check everything.
 
     Args:
-        path: The YAML file; None starts from the defaults.
+        path: The YAML file, or several of which a later one wins; None starts from the defaults.
         overrides: `section.key=value` strings, values in YAML; they win over the file.
 
     Raises:
         ConfigError: Naming the file or the override, the key and the nearest valid one.
     """
-    layers = [] if path is None else _read_chain(Path(path), ())
-    return _build(layers, overrides)
+    files = [] if path is None else [path] if isinstance(path, (str, Path)) else path
+    layers: dict[Path, tuple[str, dict]] = {}
+    for file in files:
+        for source, values in _read_chain(Path(file), ()):
+            # A base that several files share counts once, where it first comes: it must not undo what came since.
+            layers.setdefault(Path(source).resolve(), (source, values))
+    return _build(list(layers.values()), overrides, [str(file) for file in files])
 
 
 def config_from_dict(values: dict[str, Any], source: str, overrides: typing.Sequence[str] = ()) -> Config:
@@ -70,17 +77,16 @@ def config_from_dict(values: dict[str, Any], source: str, overrides: typing.Sequ
     Raises:
         ConfigError: As `load_config`.
     """
-    return _build([(source, values)], overrides)
+    return _build([(source, values)], overrides, [source])
 
 
-def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str]) -> Config:
-    layers = layers + [(f"override '{text}'", _parse_override(text)) for text in overrides]
+def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str], files: list[str]) -> Config:
+    changes = [(f"override '{text}'", _parse_override(text)) for text in overrides]
     config = Config()
-    for source, values in layers:
+    for source, values in layers + changes:
         config = _merge(config, values, source, "")
-    # A combination may come of several layers: name the file and every override.
-    sources = [source for source, _ in layers]
-    _check(config, ", ".join(sources[-len(overrides) - 1 :]) if sources else "defaults")
+    # A combination may come of several layers: name the files that were given and every override.
+    _check(config, ", ".join([*files, *(source for source, _ in changes)]) or "defaults")
     return config
 
 
@@ -242,10 +248,17 @@ def _objective_rules(config: Config) -> _Rules:
 
 def _train_rules(config: Config) -> _Rules:
     train = config.train
-    for key in ("epochs", "eval_every", "log_every"):
-        yield getattr(train, key) >= 1, f"train.{key}", "must be at least 1"
-    for key in ("learning_rate", "eps"):
-        yield getattr(train, key) > 0, f"train.{key}", "must be positive"
+    for key in ("epochs", "eval_every", "log_every", "accumulation_steps", "checkpoint_every", "cache_chunk"):
+        yield getattr(train, key) is None or getattr(train, key) >= 1, f"train.{key}", "must be at least 1"
+    for key in ("learning_rate", "eps", "clip_norm"):
+        yield getattr(train, key) is None or getattr(train, key) > 0, f"train.{key}", "must be positive"
+    decay = train.ema_decay
+    yield decay is None or 0 < decay < 1, "train.ema_decay", "must lie between 0 and 1"
+    both = train.accumulation_steps > 1 and train.cache_chunk is not None
+    yield not both, "train.cache_chunk", "needs no train.accumulation_steps: it takes the whole batch in one step"
+    seeds = train.seeds or ()
+    yield len(set(seeds)) == len(seeds), "train.seeds", "must name each seed once"
+    yield not (seeds and train.resume not in (None, "auto")), "train.seeds", "go on with train.resume=auto"
     factors = ("warmup_factor", "bias_lr_factor", "weight_decay", "bias_weight_decay", "final_learning_rate")
     for key in ("seed", "warmup_epochs", *factors):
         yield getattr(train, key) >= 0, f"train.{key}", "must not be negative"
@@ -255,6 +268,7 @@ def _train_rules(config: Config) -> _Rules:
 
 def _runtime_rules(config: Config) -> _Rules:
     yield config.eval.batch_size >= 1, "eval.batch_size", "must be at least 1"
-    for key in ("workers", "prefetch"):
+    for key in ("workers", "prefetch", "loss_scale_window", "max_overflows"):
         yield getattr(config.runtime, key) >= 1, f"runtime.{key}", "must be at least 1"
+    yield config.runtime.initial_loss_scale >= 1, "runtime.initial_loss_scale", "must be at least 1"
     yield config.runtime.device_id >= 0, "runtime.device_id", "must not be negative"

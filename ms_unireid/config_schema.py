@@ -66,7 +66,7 @@ class DataConfig:
     Attributes:
         name: `cuhk_pedes`, `icfg_pedes` or `rstp_reid`.
         root: The folder that holds the data set's folder, or that folder itself.
-        batch_size: Pairs per step.
+        batch_size: Pairs per step, all processes together.
         sampler: `shuffle` (the authors' code: every (photo, sketch, caption) once an epoch),
             `distinct_identities` (the paper: a batch of different persons) or `identity` (K pairs per person).
         instances: K of the `identity` sampler.
@@ -124,9 +124,24 @@ class TrainConfig:
         beta1: Adam's decay of the first moment.
         beta2: Adam's decay of the second moment.
         eps: Adam's epsilon, outside the bias-corrected root as in PyTorch.
+        accumulation_steps: Parts that a batch is split into, each contrasted within itself; their gradients are
+            averaged before the update.
+        cache_chunk: Pairs encoded at once, so that a batch needs the memory of a chunk: features first without
+            gradient, then the gradient of each chunk from that of the whole batch's loss. The step's numbers are the
+            plain step's. null encodes the batch at once.
+        clip_norm: Largest global norm of a step's gradient; null leaves it.
+        ema_decay: Decay, per step, of a moving average of the weights that is evaluated and kept in the best
+            checkpoints in place of the weights; null has none.
+        global_batch_objective: With several processes, contrast every pair with those of all processes, as one
+            process with the whole batch would; else each process with its own.
+        scale_learning_rate: Multiply the rate by batch_size / 64 (`linear`) or its root (`sqrt`); the authors do not.
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
+        checkpoint_every: Steps between saves of last.ckpt within an epoch; null saves at its end only.
         log_every: Steps between lines of log.jsonl.
-        resume: A run folder to go on with.
+        tensorboard: Write event files for TensorBoard as well.
+        resume: A run folder to go on with; `auto` goes on with train.output if it holds a run, and starts one if not.
+        allow_changes: Keys that may differ from the interrupted run's although they change its numbers.
+        seeds: Train once with each of these seeds, and report mean and standard deviation.
     """
 
     output: str = "runs/unireid"
@@ -142,9 +157,19 @@ class TrainConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-3
+    accumulation_steps: int = 1
+    cache_chunk: int | None = None
+    clip_norm: float | None = None
+    ema_decay: float | None = None
+    global_batch_objective: bool = False
+    scale_learning_rate: Literal["none", "linear", "sqrt"] = "none"
     eval_every: int = 1
+    checkpoint_every: int | None = None
     log_every: int = 20
+    tensorboard: bool = False
     resume: str | None = None
+    allow_changes: tuple[str, ...] = ()
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +199,15 @@ class RuntimeConfig:
         device: `auto` takes the best device MindSpore finds.
         device_id: Index of the Ascend or GPU device.
         graph_mode: Compile the training step and the encoders; false runs PyNative.
+        precision: `fp32`, or `mixed`: matrix products in float16; weights, their update, normalisations, softmax and
+            everything behind the features stay float32.
+        loss_scale: With mixed precision: `dynamic` grows the scale after `loss_scale_window` steps without an
+            overflow and halves it at one; `static` keeps it.
+        initial_loss_scale: What the scale starts from.
+        loss_scale_window: Steps without an overflow before the scale doubles.
+        max_overflows: Overflows in a row that stop the run; each one skips its step.
+        recompute: Compute the blocks' activations again in the backward pass instead of keeping them.
+        deterministic: Make two runs with the same seed identical on Ascend and GPU too; on a CPU they are anyway.
         workers: Threads that read and augment batches.
         prefetch: Batches kept ready.
     """
@@ -181,6 +215,13 @@ class RuntimeConfig:
     device: Literal["auto", "Ascend", "GPU", "CPU"] = "auto"
     device_id: int = 0
     graph_mode: bool = True
+    precision: Literal["fp32", "mixed"] = "fp32"
+    loss_scale: Literal["dynamic", "static"] = "dynamic"
+    initial_loss_scale: float = 65536.0
+    loss_scale_window: int = 2000
+    max_overflows: int = 20
+    recompute: bool = False
+    deterministic: bool = False
     workers: int = 2
     prefetch: int = 4
 

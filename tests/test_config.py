@@ -159,6 +159,40 @@ def test_base_chain_is_relative_to_each_file_and_later_wins(tmp_path, monkeypatc
     assert load_config("deep/top.yaml").train.epochs == 3
 
 
+def test_of_several_files_the_later_wins_key_by_key(tmp_path):
+    first = write(tmp_path / "row.yaml", "train: {epochs: 1, seed: 11}")
+    second = write(tmp_path / "device.yaml", "train: {epochs: 2}\nruntime: {workers: 5}")
+    config = load_config([first, second], ["runtime.workers=6"])
+    assert (config.train.epochs, config.train.seed, config.runtime.workers) == (2, 11, 6)
+    assert load_config([second, first]).train.epochs == 1
+    assert load_config([first]) == load_config(first)
+
+
+def test_a_base_that_files_share_does_not_undo_the_first_file(tmp_path):
+    write(tmp_path / "base.yaml", "train: {epochs: 1, seed: 11}")
+    row = write(tmp_path / "rows" / "row.yaml", "base: ../base.yaml\ntrain: {epochs: 2, seed: 12}")
+    overlay = write(tmp_path / "overlay.yaml", "base: base.yaml\ntrain: {seed: 13}")
+    train = load_config([row, overlay]).train
+    assert (train.epochs, train.seed) == (2, 13)
+
+
+def test_a_refused_combination_names_every_file_that_was_given(tmp_path):
+    first = write(tmp_path / "row.yaml", "model: {stride: 99}")
+    second = write(tmp_path / "device.yaml", "train: {epochs: 2}")
+    with pytest.raises(ConfigError) as caught:
+        load_config([first, second], ["train.seed=3"])
+    assert str(caught.value).startswith(f"{first}, {second}, override 'train.seed=3': model.stride")
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu", "ascend"])
+def test_a_device_overlay_changes_how_a_row_runs_and_not_its_experiment(device):
+    row = load_config(CONFIGS / "tri_cuhk_pedes" / "unireid.yaml")
+    config = load_config([CONFIGS / "tri_cuhk_pedes" / "unireid.yaml", CONFIGS / "devices" / f"{device}.yaml"])
+    assert config.runtime.device.lower() == device
+    same_steps = dataclasses.replace(config.train, cache_chunk=row.train.cache_chunk)
+    assert dataclasses.replace(config, runtime=row.runtime, train=same_steps) == row
+
+
 def test_the_last_override_wins():
     assert load_config(None, ["train.epochs=4", "train.epochs=5"]).train.epochs == 5
 

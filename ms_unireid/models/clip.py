@@ -5,6 +5,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_unireid.architectures import ARCHITECTURES, VOCABULARY_SIZE
 from ms_unireid.config import ModelConfig
+from ms_unireid.models.products import Product
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
 from ms_unireid.models.vision import VisionTransformer
 
@@ -35,7 +36,7 @@ class CLIP(nn.Cell):
         self.ln_final = LayerNorm(width)
         self.text_projection = normal_parameter(rng, (width, size.embed_dim), width**-0.5)
         self.causal_mask = Tensor(np.triu(np.full((context_length, context_length), -np.inf, np.float32), 1))
-        self.product = ops.MatMul()
+        self.product = Product()
         self.argmax = ops.Argmax(-1)
 
     def encode_image(self, images: Tensor) -> Tensor:

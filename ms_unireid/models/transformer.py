@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_unireid.architectures import TowerSize
+from ms_unireid.models.products import Product
 
 LAYER_NORM_EPS = 1e-5
 
@@ -38,7 +39,7 @@ class Linear(nn.Cell):
         super().__init__()
         self.weight = normal_parameter(rng, (outputs, inputs), std)
         self.bias = Parameter(Tensor(np.zeros(outputs, np.float32)))
-        self.product = ops.MatMul(transpose_b=True)
+        self.product = Product(transpose_b=True)
         self.add_bias = ops.BiasAdd()
 
     def construct(self, x: Tensor) -> Tensor:
@@ -56,10 +57,10 @@ class Attention(nn.Cell):
         self.in_proj_weight = normal_parameter(rng, (3 * width, width), width**-0.5)
         self.in_proj_bias = Parameter(Tensor(np.zeros(3 * width, np.float32)))
         self.out_proj = Linear(width, width, out_std, rng)
-        self.product = ops.MatMul(transpose_b=True)
+        self.product = Product(transpose_b=True)
         self.add_bias = ops.BiasAdd()
-        self.scores = ops.BatchMatMul(transpose_b=True)
-        self.mix = ops.BatchMatMul()
+        self.scores = Product(batched=True, transpose_b=True)
+        self.mix = Product(batched=True)
         self.softmax = ops.Softmax(-1)
 
     def construct(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -36,6 +36,12 @@ class UNIReID(nn.Cell):
         """Add un-normalised sketch and text features (B, D): F[CLS] = V_s[IMG] + T[CLS], Section 4.1."""
         return sketch_feats + text_feats
 
+    def recompute_blocks(self) -> None:
+        """Keep no activations of the transformer blocks for the backward pass, but compute them again there."""
+        for transformer in (self.base_model.visual.transformer, self.base_model.transformer):
+            for block in transformer.resblocks:
+                block.recompute()
+
     def construct(self, images: Tensor, sketches: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
         """Encode a batch of photos, sketches (B, 3, H, W) and captions (B, L).
 

@@ -6,6 +6,7 @@ from mindspore import Tensor, nn, ops
 from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import ModelConfig
 from ms_unireid.models.positions import patch_grid
+from ms_unireid.models.products import Product
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
 
 
@@ -20,7 +21,7 @@ class PatchEmbedding(nn.Cell):
         self.patch_size = patch_size
         self.grid = patch_grid(image_size, patch_size, stride)
         self.weight = normal_parameter(rng, (width, 3, patch_size, patch_size), (3 * patch_size**2) ** -0.5)
-        self.product = ops.MatMul(transpose_b=True)
+        self.product = Product(transpose_b=True)
         starts = [np.arange(n) * stride for n in self.grid]
         self.rows, self.columns = (
             Tensor((s[:, None] + np.arange(patch_size)).reshape(-1).astype(np.int32)) for s in starts
@@ -53,7 +54,7 @@ class VisionTransformer(nn.Cell):
         self.transformer = Transformer(size.vision, config.activation, rng)
         self.ln_post = LayerNorm(width)
         self.proj = normal_parameter(rng, (width, size.embed_dim), std)
-        self.product = ops.MatMul()
+        self.product = Product()
 
     def construct(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) float32 as un-normalised features (B, D)."""

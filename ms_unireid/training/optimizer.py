@@ -6,7 +6,7 @@ import mindspore as ms
 from mindcv.scheduler.dynamic_lr import cosine_decay_lr, linear_lr
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from ms_unireid.config import TrainConfig
+from ms_unireid.config import Config, TrainConfig
 
 
 class Adam(nn.Cell):
@@ -60,8 +60,21 @@ class Adam(nn.Cell):
         return ops.depend(done, ops.assign(self.beta2_power, beta2_power))
 
 
-def learning_rates(config: TrainConfig) -> list[float]:
-    """Return the base rate of each epoch: linear warm-up, then cosine, one value per epoch as the authors do."""
+# The paper's batch, for which its learning rate was chosen.
+PAPER_BATCH = 64
+
+
+def learning_rates(config: Config) -> list[float]:
+    """Return the base rate of each epoch: linear warm-up, then cosine, one value per epoch as the authors do.
+
+    `train.scale_learning_rate` multiplies all of them for a batch of another size.
+    """
+    ratio = config.data.batch_size / PAPER_BATCH
+    factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[config.train.scale_learning_rate]
+    return [factor * rate for rate in _paper_rates(config.train)]
+
+
+def _paper_rates(config: TrainConfig) -> list[float]:
     low, high = config.final_learning_rate, config.learning_rate
     warmup = min(config.warmup_epochs, config.epochs)
     first = low + (high - low) * config.warmup_factor

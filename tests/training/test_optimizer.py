@@ -9,7 +9,7 @@ import pytest
 import torch
 from mindspore import Parameter, Tensor, nn
 
-from ms_unireid.config import TrainConfig
+from ms_unireid.config import Config, DataConfig, TrainConfig
 from ms_unireid.training.optimizer import Adam, learning_rates
 from reference import optimizer as reference
 
@@ -117,7 +117,7 @@ def test_zero_gradient_moves_nothing_but_by_decay(mode):
 
 
 def test_rates_are_the_published_ones():
-    rates = learning_rates(TrainConfig())
+    rates = learning_rates(Config())
     assert len(rates) == 60
     assert [f"{r:.6e}" for r in rates] == [f"{r:.6e}" for r in reference.PUBLISHED_LEARNING_RATES]
 
@@ -137,18 +137,24 @@ def test_rates_equal_those_of_torch(options):
     expected = reference.epoch_learning_rates(
         config.learning_rate, config.epochs, config.warmup_epochs, config.warmup_factor, config.final_learning_rate
     )
-    assert learning_rates(config) == pytest.approx(expected, rel=1e-12)
+    assert learning_rates(Config(train=config)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_no_warmup_starts_at_the_base_rate():
     config = TrainConfig(warmup_epochs=0, epochs=4)
     expected = [1e-5 * 0.5 * (1 + np.cos(np.pi * k / 4)) for k in range(4)]
-    assert learning_rates(config) == pytest.approx(expected, rel=1e-12)
+    assert learning_rates(Config(train=config)) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5])
 def test_a_run_no_longer_than_the_warmup(epochs):
-    rates = learning_rates(TrainConfig(epochs=epochs))
+    rates = learning_rates(Config(train=TrainConfig(epochs=epochs)))
     assert len(rates) == epochs
     assert rates[0] == pytest.approx(1e-6)
     assert all(np.isfinite(rates)) and sorted(rates) == rates and max(rates) <= 1e-5
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("linear", 8), ("sqrt", 8**0.5)])
+def test_rates_of_a_larger_batch(rule, factor):
+    config = Config(train=TrainConfig(scale_learning_rate=rule), data=DataConfig(batch_size=512))
+    assert learning_rates(config) == pytest.approx([factor * rate for rate in learning_rates(Config())], rel=1e-12)

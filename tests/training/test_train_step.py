@@ -13,7 +13,8 @@ from mindspore import Tensor
 from ms_unireid.config import Config, TrainConfig
 from ms_unireid.losses.objective import Objective
 from ms_unireid.models.unireid import build_model
-from ms_unireid.training.train_step import NetworkWithObjective, TrainStep, reached_parameters
+from ms_unireid.training.network import NetworkWithObjective, reached_parameters
+from ms_unireid.training.train_step import TrainStep
 from reference import losses, optimizer
 
 PAIRS = 6
@@ -77,8 +78,7 @@ def our_run(step_cell, start, rate, steps, model=parity.TINY, pairs=PAIRS):
     reset(step_cell, start)
     history, values = [], {}
     for step in range(1, steps + 1):
-        loss, _ = step_cell(*parity.to_ms(batch(step, model, pairs)), Tensor(rate, ms.float32))
-        history.append(float(loss.asnumpy()))
+        history.append(step_cell(*batch(step, model, pairs), rate).loss)
         if step in CHECKED_STEPS:
             values[step] = parity.parameters(step_cell.network.model)
     return history, values
@@ -118,7 +118,7 @@ def assert_same_gradients(row, model, theirs, arrays):
     network = NetworkWithObjective(model, Objective(parity.ROWS[row]))
     params = reached_parameters(network)
     gradient = ms.value_and_grad(network, None, ms.ParameterTuple(params), has_aux=True)
-    (loss, _), grads = gradient(*parity.to_ms(arrays))
+    (loss, _), grads = gradient(*parity.to_ms(arrays), Tensor(1.0, ms.float32))
     expected_loss, expected = reference_gradients(theirs, arrays, row)
     assert float(loss.asnumpy()) == pytest.approx(expected_loss, rel=1e-5)
     found = {p.name: g.asnumpy() for p, g in zip(params, grads, strict=True)}
@@ -168,11 +168,11 @@ def test_one_step_without_compilation(row, rate, start, pynative):
 
 def test_parts_come_with_the_loss_before_the_step(start, full_step, graph):
     reset(full_step, start)
-    loss, parts = full_step(*parity.to_ms(batch(1)), Tensor(1e-3, ms.float32))
-    parts = {name: float(p.asnumpy()) for name, p in zip(full_step.part_names, parts, strict=True)}
+    result = full_step(*batch(1), 1e-3)
+    loss, parts = result.loss, result.parts
     net = parity.reference_for(parity.TINY, 3)
     expected = losses.objective(*net(*parity.to_torch(batch(1))), **losses.OBJECTIVES["Full"])
-    assert float(loss.asnumpy()) == pytest.approx(expected["loss"].item(), rel=1e-5)
+    assert loss == pytest.approx(expected["loss"].item(), rel=1e-5)
     assert parts["loss_sketch"] == pytest.approx(expected["plain_sketch"].item(), rel=1e-5)
     assert parts["weight_text"] == pytest.approx(expected["w_text"].item(), rel=5e-5)
     assert parts["temperature"] == pytest.approx(0.07, rel=1e-5)
@@ -192,7 +192,7 @@ def test_sketch_alone_leaves_the_text_tower(start, mode):
     first = values[1]
     reset(step_cell, start)
     images, sketches, token_ids = batch(1)
-    step_cell(*parity.to_ms((images, sketches, token_ids[::-1])), Tensor(1e-3, ms.float32))
+    step_cell(images, sketches, token_ids[::-1].copy(), 1e-3)
     assert parity.max_difference(parity.parameters(step_cell.network.model), first) == 0
 
 
@@ -203,7 +203,7 @@ def test_text_alone_ignores_the_sketches(start, pynative):
     assert not unchanged
     reset(step_cell, start)
     images, sketches, token_ids = batch(1)
-    step_cell(*parity.to_ms((images, -sketches, token_ids)), Tensor(1e-3, ms.float32))
+    step_cell(images, -sketches, token_ids, 1e-3)
     assert parity.max_difference(parity.parameters(step_cell.network.model), values[1]) == 0
 
 

@@ -1,0 +1,66 @@
+"""The scale that keeps float16 gradients from vanishing, and what happens when they overflow.
+
+MindSpore's own scaler is marked experimental and keeps no count of overflows; this one is a few numbers on the host.
+"""
+
+from ms_unireid.config import RuntimeConfig
+
+FACTOR = 2.0
+
+
+class TooManyOverflows(Exception):
+    """Half precision does not work for this run."""
+
+
+class LossScale:
+    """A static or dynamic loss scale; 1 and inert in float32.
+
+    Attributes:
+        value: What the loss is multiplied by.
+        steps: Steps in a row without an overflow since the scale last changed.
+        overflows: Skipped steps in all.
+        in_a_row: Skipped steps since the last one taken.
+    """
+
+    def __init__(self, config: RuntimeConfig):
+        self.active = config.precision == "mixed"
+        self.dynamic = config.loss_scale == "dynamic"
+        self.window, self.limit = config.loss_scale_window, config.max_overflows
+        self.value = config.initial_loss_scale if self.active else 1.0
+        self.steps = self.overflows = self.in_a_row = 0
+
+    def update(self, finite: bool) -> None:
+        """Note whether a step's gradient was finite, and change the scale accordingly.
+
+        Raises:
+            TooManyOverflows: After `max_overflows` overflows in a row.
+        """
+        if finite:
+            self.in_a_row = 0
+            self.steps += 1
+            if self.dynamic and self.steps >= self.window:
+                self.value, self.steps = self.value * FACTOR, 0
+            return
+        self.overflows += 1
+        self.in_a_row += 1
+        self.steps = 0
+        if self.dynamic:
+            self.value = max(1.0, self.value / FACTOR)
+        if self.in_a_row >= self.limit:
+            raise TooManyOverflows(
+                f"the gradient overflowed in {self.in_a_row} steps in a row, the last with a loss scale of "
+                f"{self.value:g}; lower train.learning_rate, or set runtime.precision=fp32"
+            )
+
+    def report(self) -> dict[str, float]:
+        """Return what is logged with each step; nothing in float32."""
+        return {"loss_scale": self.value, "overflows": self.overflows} if self.active else {}
+
+    def state(self) -> dict[str, float]:
+        """Return what a continued run needs, for a checkpoint's description."""
+        return {name: getattr(self, name) for name in ("value", "steps", "overflows", "in_a_row")}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Take up where `state` was saved."""
+        for name, value in state.items():
+            setattr(self, name, value)

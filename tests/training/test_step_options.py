@@ -1,0 +1,213 @@
+"""Memory, precision, clipping and averaging: each option against the plain step, and its own arithmetic."""
+
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
+import parity
+import pytest
+import torch
+from mindspore import Tensor
+
+from ms_unireid.config import Config, RuntimeConfig, TrainConfig
+from ms_unireid.models.products import Product
+from ms_unireid.models.unireid import build_model
+from ms_unireid.training.loss_scale import LossScale, TooManyOverflows
+from ms_unireid.training.train_step import TrainStep
+from reference import losses
+
+PAIRS, RATE = 6, 1e-3
+MIXED = RuntimeConfig(precision="mixed", initial_loss_scale=1024.0)
+
+
+def make(row="Full", runtime=None, **train):
+    config = Config(
+        model=parity.TINY,
+        objective=parity.ROWS[row],
+        train=TrainConfig(learning_rate=RATE, **train),
+        runtime=runtime or RuntimeConfig(),
+    )
+    return TrainStep(build_model(config.model, 1), config)
+
+
+def batch(number=0, pairs=PAIRS):
+    return parity.numpy_batch(parity.TINY, 100 + number, pairs)
+
+
+def run(step, steps=2, pairs=PAIRS):
+    """Take steps; return the results and the parameters after them."""
+    results = [step(*batch(number, pairs), RATE) for number in range(steps)]
+    return results, parity.parameters(step.network.model)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The plain step's results and parameters, without compilation."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    return run(make())
+
+
+# The same numbers with less memory.
+
+
+@pytest.mark.parametrize("chunk", [1, 4, PAIRS, 50])
+def test_a_cached_step_equals_the_plain_one(plain, pynative, chunk):
+    results, values = run(make(cache_chunk=chunk))
+    assert parity.max_difference(values, plain[1]) < 1e-6
+    for ours, theirs in zip(results, plain[0], strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)
+        assert ours.parts == pytest.approx(theirs.parts, rel=1e-5, abs=1e-6)
+        assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("row", ["T", "S", "F", "Dyn"])
+def test_a_cached_step_of_other_objectives(pynative, row):
+    _, expected = run(make(row), 1)
+    _, found = run(make(row, cache_chunk=4), 1)
+    assert parity.max_difference(found, expected) < 1e-6
+
+
+def test_a_cached_step_compiled(plain, graph):
+    _, values = run(make(cache_chunk=4))
+    assert parity.max_difference(values, plain[1]) < 1e-6
+
+
+def test_recomputed_blocks_change_nothing(plain, mode):
+    _, values = run(make(runtime=RuntimeConfig(recompute=True)))
+    assert parity.max_difference(values, plain[1]) < 1e-6
+
+
+def test_accumulated_parts_give_the_mean_gradient(pynative):
+    """Against torch: the mean, weighted by size, of the gradients of parts of 2, 2 and 1 + ... pairs."""
+    pairs, parts = 7, 3
+    step = make(accumulation_steps=parts)
+    start = parity.parameters(step.network.model)
+    theirs = parity.reference_for(parity.TINY, 1)
+    with torch.no_grad():
+        for name, value in theirs.named_parameters():
+            value.copy_(torch.from_numpy(start[name]))
+    result = step(*batch(0, pairs), RATE)
+    arrays, total = parity.to_torch(batch(0, pairs)), 0.0
+    for block in np.array_split(np.arange(pairs), parts):
+        part = [a[block] for a in arrays]
+        loss = losses.objective(*theirs(*part), **losses.OBJECTIVES["Full"])["loss"] * len(block) / pairs
+        loss.backward()
+        total += loss.item()
+    assert result.loss == pytest.approx(total, rel=1e-5)
+    norm = torch.sqrt(sum((p.grad**2).sum() for p in theirs.parameters() if p.grad is not None)).item()
+    assert result.gradient_norm == pytest.approx(norm, rel=1e-4)
+
+
+# Clipping and averaging.
+
+
+def test_the_norm_and_clipping_are_torchs(pynative):
+    free, clipped = make(), make(clip_norm=0.5)
+    norm = free(*batch(), RATE).gradient_norm
+    assert clipped(*batch(), RATE).gradient_norm == pytest.approx(norm) and norm > 0.5
+    ratio = 0.5 / (norm + 1e-6)
+    for ours, theirs, decay in zip(
+        clipped.optimizer.exp_avg, free.optimizer.exp_avg, free.optimizer.decays, strict=True
+    ):
+        name = ours.name.removeprefix("exp_avg.")
+        start = parity.parameters(build_model(parity.TINY, 1))[name]
+        expected = (theirs.asnumpy() * 10 - decay * start) * ratio
+        np.testing.assert_allclose(ours.asnumpy() * 10 - decay * start, expected, rtol=2e-3, atol=1e-6)
+
+
+def test_a_large_limit_clips_nothing(plain, pynative):
+    _, values = run(make(clip_norm=1e6))
+    assert parity.max_difference(values, plain[1]) < 1e-6
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_moving_average(plain, mode, decay):
+    step = make(ema_decay=decay)
+    expected = parity.parameters(step.network.model)
+    for number in range(3):
+        step(*batch(number), RATE)
+        now = parity.parameters(step.network.model)
+        expected = {name: decay * expected[name] + (1 - decay) * now[name] for name in now}
+    own = parity.parameters(step.network.model)
+    with step.averaged():
+        assert parity.max_difference(parity.parameters(step.network.model), expected) < 1e-6
+    assert parity.max_difference(parity.parameters(step.network.model), own) == 0
+    assert {p.name for p in step.state() if p.name.startswith("average.")} == {f"average.{name}" for name in own}
+
+
+# Half precision.
+
+
+def test_mixed_precision_keeps_float32_weights_and_losses(pynative):
+    step = make(runtime=MIXED)
+    (result,), values = run(step, 1)
+    (expected,), plain_values = run(make(), 1)
+    assert {p.dtype for p in (*step.network.model.get_parameters(), *step.state())} == {ms.float32}
+    assert result.loss == pytest.approx(expected.loss, rel=2e-3) and result.loss != expected.loss
+    assert result.gradient_norm == pytest.approx(expected.gradient_norm, rel=2e-2)
+    assert not result.skipped and parity.max_difference(values, plain_values) < 3 * RATE
+
+
+def test_only_products_are_half(pynative):
+    """Features, and so similarity and losses, are float32; every matrix product of the towers is not."""
+    model = make(runtime=MIXED).network.model
+    products = [cell for _, cell in model.cells_and_names() if isinstance(cell, Product)]
+    assert len(products) == 4 * 6 + 3 and all(cell.half for cell in products)
+    images, sketches, token_ids = parity.to_ms(batch())
+    assert {t.dtype for t in model(images, sketches, token_ids)} == {ms.float32}
+    big = Tensor(np.full((2, 2), 300.0, np.float32))
+    product = Product()
+    assert np.isfinite(product(big, big).asnumpy()).all()
+    product.half = True
+    assert np.isinf(product(big, big).asnumpy()).all() and product(big, big).dtype == ms.float32
+
+
+def test_an_overflow_skips_the_step(mode):
+    step = make(runtime=replace(MIXED, initial_loss_scale=1e12, max_overflows=50))
+    start = parity.parameters(step.network.model)
+    result = step(*batch(), RATE)
+    assert result.skipped and not np.isfinite(result.gradient_norm) and np.isfinite(result.loss)
+    assert parity.max_difference(parity.parameters(step.network.model), start) == 0
+    assert all(not moment.asnumpy().any() for moment in step.optimizer.exp_avg)
+    assert step.loss_scale.value == 5e11 and step.loss_scale.overflows == 1
+    for number in range(49):
+        if not step(*batch(number), RATE).skipped:
+            break
+    assert step.loss_scale.in_a_row == 0 and step.loss_scale.value < 1e9
+    assert parity.max_difference(parity.parameters(step.network.model), start) > 0
+
+
+def scaler(**values) -> LossScale:
+    return LossScale(RuntimeConfig(precision="mixed", initial_loss_scale=8.0, **values))
+
+
+def test_a_dynamic_scale_grows_and_shrinks():
+    scale = scaler(loss_scale_window=3)
+    seen = []
+    for finite in (True, True, True, True, False, True, True, True, False, False, False, False, False, False):
+        scale.update(finite)
+        seen.append(scale.value)
+    assert seen == [8, 8, 16, 16, 8, 8, 8, 16, 8, 4, 2, 1, 1, 1]
+    assert scale.overflows == 7 and scale.in_a_row == 6
+    other = scaler(loss_scale_window=3)
+    other.restore(scale.state())
+    assert other.state() == scale.state()
+
+
+def test_a_static_scale_stays():
+    scale = scaler(loss_scale="static", loss_scale_window=1)
+    for finite in (True, False, True):
+        scale.update(finite)
+    assert scale.value == 8 and scale.overflows == 1
+
+
+def test_too_many_overflows_in_a_row_stop_the_run():
+    scale = scaler(max_overflows=3)
+    for finite in (False, False, True, False, False):
+        scale.update(finite)
+    with pytest.raises(TooManyOverflows, match=r"overflowed in 3 steps in a row.* runtime\.precision=fp32"):
+        scale.update(False)
+
+
+def test_float32_has_no_scale():
+    assert LossScale(RuntimeConfig()).value == 1 and not LossScale(RuntimeConfig()).active
