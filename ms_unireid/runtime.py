@@ -13,6 +13,7 @@ from ms_unireid.config import RuntimeConfig
 from ms_unireid.errors import EnvironmentProblem
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
+_LAUNCHED_BY_MSRUN = "MS_ROLE"  # a variable that msrun sets in its processes
 REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "pillow", "tokenizers", "ftfy")
 
 
@@ -34,7 +35,9 @@ def check_packages() -> None:
 
 
 def prepare(config: RuntimeConfig) -> str:
-    """Check the packages, select the device and the execution mode; return the device's name.
+    """Check the packages, select device, execution mode and determinism; return the device's name.
+
+    Under msrun each process takes the device that msrun gives it, and `config.device_id` is not used.
 
     Raises:
         EnvironmentProblem: For unsupported packages or a device that cannot be used.
@@ -43,6 +46,8 @@ def prepare(config: RuntimeConfig) -> str:
     import mindspore as ms
 
     device = _select_device(config)
+    if config.deterministic:
+        _make_deterministic()
     ms.set_context(mode=ms.GRAPH_MODE if config.graph_mode else ms.PYNATIVE_MODE)
     return device
 
@@ -66,10 +71,12 @@ def _select_device(config: RuntimeConfig) -> str:
     # MindSpore starts with the best device that its package and the machine's drivers offer.
     current = ms.get_context("device_target")
     name = current if config.device == "auto" else config.device
-    if name == current and (name == "CPU" or ms.get_context("device_id") == config.device_id):
+    # msrun gives each process a device of its own, as long as none is named.
+    numbered = name != "CPU" and _LAUNCHED_BY_MSRUN not in os.environ
+    if name == current and not (numbered and ms.get_context("device_id") != config.device_id):
         return name  # once a kernel has run, MindSpore refuses to set even the device it is on
     try:
-        if name == "CPU":
+        if not numbered:
             ms.set_device(name)
         else:
             ms.set_device(name, config.device_id)
@@ -80,6 +87,15 @@ def _select_device(config: RuntimeConfig) -> str:
             "for it, or set runtime.device=CPU"
         ) from error
     return name
+
+
+def _make_deterministic() -> None:
+    import mindspore as ms
+
+    # MindSpore refuses to be told twice. Of its own draws we use none; they are seeded for what may come to draw.
+    if ms.get_context("deterministic") != "ON":
+        ms.set_deterministic(True)
+    ms.set_seed(1)
 
 
 def _version(package: str) -> str | None:

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -82,6 +84,36 @@ def test_auto_takes_the_device_mindspore_found(mode):
 
     found = ms.get_context("device_target")
     assert runtime.prepare(RuntimeConfig()) == found
+
+
+@pytest.mark.parametrize(("role", "told"), [(None, ("Ascend", 3)), ("MS_WORKER", ("Ascend",))])
+def test_msrun_and_not_the_config_numbers_the_devices_of_its_processes(monkeypatch, mode, role, told):
+    import mindspore as ms
+
+    if role:
+        monkeypatch.setenv("MS_ROLE", role)
+    else:
+        monkeypatch.delenv("MS_ROLE", raising=False)
+    calls = []
+    monkeypatch.setattr(ms, "set_device", lambda *arguments: calls.append(arguments))
+    assert runtime.prepare(RuntimeConfig(device="Ascend", device_id=3)) == "Ascend"
+    assert calls == [told]
+
+
+@pytest.mark.parametrize(("deterministic", "state"), [(True, "ON"), (False, "OFF")])
+def test_deterministic_reaches_mindspore_and_may_be_asked_for_again(deterministic, state):
+    # In a process of its own: MindSpore does not take it back.
+    script = (
+        "import mindspore as ms, numpy as np\n"
+        "from ms_unireid.config import RuntimeConfig\n"
+        "from ms_unireid.runtime import prepare\n"
+        f"config = RuntimeConfig(device='CPU', deterministic={deterministic})\n"
+        "draws = [(prepare(config), ms.ops.uniform((3,), ms.Tensor(0.0), ms.Tensor(1.0)).asnumpy().tolist()) "
+        "for _ in range(2)]\n"
+        "print('state', ms.get_context('deterministic'), draws[0] == draws[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert f"state {state} {deterministic}" in done.stdout, done.stderr
 
 
 def test_environment_of_a_run(installed):

@@ -14,7 +14,19 @@ PACKAGE = "ms_unireid"
 
 # Bottom to top. A file may import what comes before it in its own list, and all of a lower floor.
 FLOORS = [
-    {"": ["errors", "architectures", "config_schema", "config", "files", "command_line", "runtime"]},
+    {
+        "": [
+            "errors",
+            "architectures",
+            "config_schema",
+            "config",
+            "files",
+            "command_line",
+            "runtime",
+            "processes",
+            "distributed",
+        ]
+    },
     {
         "data": [
             "annotations",
@@ -32,7 +44,7 @@ FLOORS = [
             "synthetic_drawing",
             "synthetic",
         ],
-        "models": ["transformer", "positions", "vision", "clip", "unireid"],
+        "models": ["products", "transformer", "positions", "vision", "clip", "unireid"],
         "losses": ["contrastive", "dynamic", "interaction", "objective"],
     },
     {
@@ -64,7 +76,27 @@ FLOORS = [
         ],
         "evaluation": ["metrics", "protocols", "features", "evaluator"],
     },
-    {"training": ["optimizer", "train_step", "checkpoint", "run_folder", "trainer"]},
+    {
+        "training": [
+            "optimizer",
+            "network",
+            "gradient",
+            "loss_scale",
+            "update",
+            "train_step",
+            "checkpoint",
+            "run_folder",
+            "stop_request",
+            "curves",
+            "monitor",
+            "seeds",
+            "trainer",
+            "findings",
+            "doctor_packages",
+            "doctor_child",
+            "doctor",
+        ]
+    },
     {"retrieval": ["figures"]},
 ]
 
@@ -115,7 +147,16 @@ WITHOUT_MINDSPORE = [
     "evaluation.metrics",
     "evaluation.protocols",
     "evaluation.evaluator",
+    "processes",
     "training.run_folder",
+    "training.loss_scale",
+    "training.curves",
+    "training.monitor",
+    "training.seeds",
+    "training.findings",
+    "training.doctor_packages",
+    "training.doctor_child",
+    "training.doctor",
     "retrieval.figures",
 ]
 

@@ -25,7 +25,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="example: python tools/evaluate.py --checkpoint runs/demo/best_average.ckpt --split val --json out.json",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run folder")
-    parser.add_argument("--config", type=Path, help="YAML file; the config saved in the checkpoint otherwise")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        help="YAML file, a later one wins; the config saved in the checkpoint otherwise",
+    )
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument(
         "--protocol",

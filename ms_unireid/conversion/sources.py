@@ -26,7 +26,7 @@ _CLIP_ANCHOR = "visual.conv1.weight"
 _HUGGINGFACE_ANCHOR = "vision_model.embeddings.patch_embedding.weight"
 _TOWERS = ("visual.", "transformer.", "text.", "vision_model.", "text_model.")
 _BUFFERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "position_ids")
-_OPTIMIZER = ("optimizer.", "scheduler.", "scaler.", "exp_avg", "beta1_power", "beta2_power")
+_OPTIMIZER = ("optimizer.", "scheduler.", "scaler.", "exp_avg", "beta1_power", "beta2_power", "average.")
 # Picture sizes (height, width) in use where a position table is not square, the authors' first.
 _USUAL_SIZES = ((384, 128), (256, 128))
 

@@ -17,6 +17,7 @@ from ms_unireid.data.pictures import load_picture
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform, evaluation_transform
 from ms_unireid.errors import UserError
+from ms_unireid.processes import ALONE, Processes
 
 
 class TrainingSource:
@@ -24,11 +25,12 @@ class TrainingSource:
 
     Args:
         pairs: All training pairs.
-        batches: Pair indices of each batch, from `epoch_batches`.
+        batches: Pair indices of each batch, from `epoch_batches`, or this process's share of them.
         transform: Augmentation.
         tokenizer: Caption to token ids.
         seed: The run's seed.
         epoch: 1-based; with the seed and the pair's index it decides the augmentation.
+        processes: Those that share the batches; a pair's augmentation does not depend on how many there are.
     """
 
     columns = ("images", "sketches", "token_ids")
@@ -41,10 +43,11 @@ class TrainingSource:
         tokenizer: Tokenizer,
         seed: int,
         epoch: int,
+        processes: Processes = ALONE,
     ):
         self.pairs, self.batches = pairs, batches
         self.transform, self.tokenizer = transform, tokenizer
-        self.seed, self.epoch = seed, epoch
+        self.seed, self.epoch, self.processes = seed, epoch, processes
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -58,10 +61,11 @@ class TrainingSource:
         return np.stack(images), np.stack(sketches), self.tokenizer(captions)
 
     def _pictures(self, index: int, place: int) -> tuple[np.ndarray, np.ndarray]:
-        number = int(self.batches[index][place])
+        batch = self.batches[index]
+        number = int(batch[place])
         pair = self.pairs[number]
-        # The place in the batch separates repeats of one pair, which the `identity` sampler may draw.
-        rng = np.random.default_rng((self.seed, self.epoch, number, place))
+        # The place in the global batch separates repeats of one pair, which the `identity` sampler may draw.
+        rng = np.random.default_rng((self.seed, self.epoch, number, self.processes.rank * len(batch) + place))
         return self.transform(load_picture(pair.photo), load_picture(pair.sketch), rng)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ms_unireid.config import DataConfig
 from ms_unireid.errors import DataError
+from ms_unireid.processes import Processes
 
 
 def epoch_batches(person_ids: Sequence[int], config: DataConfig, seed: int, epoch: int) -> list[np.ndarray]:
@@ -40,6 +41,20 @@ def epoch_batches(person_ids: Sequence[int], config: DataConfig, seed: int, epoc
             f"data.batch_size={config.batch_size} with data.sampler={config.sampler}; lower data.batch_size"
         )
     return batches
+
+
+def share(batches: Sequence[np.ndarray], processes: Processes) -> list[np.ndarray]:
+    """Return one process's part of each batch: a block of it, so that the blocks in rank order are the batch.
+
+    All processes get equally many pairs, of equally many batches. Of a batch that they do not divide, an epoch's last
+    as a rule, up to `size - 1` pairs at its end are left out; one with fewer pairs than processes is left out whole.
+
+    Args:
+        batches: The global batches, from `epoch_batches`.
+        processes: Whose part.
+    """
+    whole = [batch[: len(batch) - len(batch) % processes.size] for batch in batches]
+    return [batch[processes.block(len(batch))] for batch in whole if len(batch)]
 
 
 def _shuffled(count: int, config: DataConfig, rng: np.random.Generator) -> list[np.ndarray]:

@@ -1,4 +1,7 @@
-"""Features of a split: each distinct photo, sketch and caption encoded once, in batches of one shape."""
+"""Features of a split: each distinct photo, sketch and caption encoded once, in batches of one shape.
+
+Several processes share the batches, whole and in order, so that each is the batch that one process would encode.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -6,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor, nn
 
+from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import Config
 from ms_unireid.data.annotations import Annotation
 from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.distributed import all_gather_rows
 from ms_unireid.evaluation.protocols import SplitFeatures
 from ms_unireid.models.unireid import UNIReID
+from ms_unireid.processes import ALONE, Processes
 
 
 class _ImageEncoder(nn.Cell):
@@ -42,11 +48,19 @@ class FeatureExtractor:
     Args:
         model: The trained model.
         config: Image size, context length, batch size and workers.
-        progress: Called with (done, total) batches of what is being encoded.
+        progress: Called with (done, total) batches of what is being encoded, as seen by this process; equally often
+            in every process, so that it may talk to the others.
+        processes: Those that share the work; each calls the same methods with the same arguments.
     """
 
-    def __init__(self, model: UNIReID, config: Config, progress: Callable[[int, int], None] | None = None):
-        self.config, self.progress = config, progress
+    def __init__(
+        self,
+        model: UNIReID,
+        config: Config,
+        progress: Callable[[int, int], None] | None = None,
+        processes: Processes = ALONE,
+    ):
+        self.config, self.progress, self.processes = config, progress, processes
         self.image_encoder, self.text_encoder = _ImageEncoder(model), _TextEncoder(model)
         self.tokenizer = Tokenizer(config.model.context_length)
 
@@ -56,8 +70,9 @@ class FeatureExtractor:
         Raises:
             DataError: If a picture cannot be read.
         """
-        source = PictureSource(paths, self.config.eval.batch_size, self.config.model.image_size)
-        batches = (batch for (batch,) in iterate(source, self.config.runtime))
+        own = paths[self._own_rows(len(paths))]
+        source = PictureSource(own, self.config.eval.batch_size, self.config.model.image_size)
+        batches = (batch for (batch,) in iterate(source, self.config.runtime)) if own else iter(())
         return self._encode(self.image_encoder, batches, len(paths))
 
     def captions(self, captions: Sequence[str]) -> np.ndarray:
@@ -65,9 +80,8 @@ class FeatureExtractor:
         size = self.config.eval.batch_size
         token_ids = self.tokenizer(captions)
         filled = np.concatenate([token_ids, np.repeat(token_ids[:1], -len(token_ids) % size, axis=0)])
-        return self._encode(
-            self.text_encoder, (filled[i : i + size] for i in range(0, len(filled), size)), len(captions)
-        )
+        own = filled[self._own_rows(len(filled))]
+        return self._encode(self.text_encoder, (own[i : i + size] for i in range(0, len(own), size)), len(captions))
 
     def split(self, annotations: Sequence[Annotation]) -> SplitFeatures:
         """Encode a split: every photo and sketch, and every distinct caption once.
@@ -87,12 +101,22 @@ class FeatureExtractor:
             caption_photos=np.array([image_id for _, image_id in captions]),
         )
 
+    def _own_rows(self, count: int) -> slice:
+        """Return which rows are in this process's batches."""
+        size = self.config.eval.batch_size
+        batches = self.processes.block(-(-count // size))
+        return slice(batches.start * size, batches.stop * size)
+
     def _encode(self, encoder: nn.Cell, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
         encoder.set_train(False)
-        total = -(-count // self.config.eval.batch_size)
-        feats = []
-        for batch in batches:
-            feats.append(encoder(Tensor(batch)).asnumpy())
+        size = self.config.eval.batch_size
+        # Processes at the end may have fewer batches or none; their missing rows come last and are cut off.
+        rounds = -(-count // (size * self.processes.size))
+        feats = np.zeros((rounds * size, ARCHITECTURES[self.config.model.architecture].embed_dim), np.float32)
+        for done in range(rounds):
+            batch = next(batches, None)
+            if batch is not None:
+                feats[done * size : (done + 1) * size] = encoder(Tensor(batch)).asnumpy()
             if self.progress:
-                self.progress(len(feats), total)
-        return np.concatenate(feats)[:count]
+                self.progress(done + 1, rounds)
+        return all_gather_rows(feats, self.processes)[:count]

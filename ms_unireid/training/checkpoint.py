@@ -19,7 +19,7 @@ from ms_unireid.conversion.tensor_file import Entry
 from ms_unireid.errors import CheckpointError
 from ms_unireid.files import replacing
 
-OPTIMIZER_PREFIXES = ("exp_avg", "beta1_power", "beta2_power")
+OPTIMIZER_PREFIXES = ("exp_avg", "beta1_power", "beta2_power", "average.")
 
 
 @dataclass(frozen=True)

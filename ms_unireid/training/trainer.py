@@ -2,62 +2,36 @@
 
 import dataclasses
 import math
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor
 from tqdm import tqdm
 
 from ms_unireid.config import TASKS, Config, to_dict
 from ms_unireid.data.annotations import Annotation, training_pairs
 from ms_unireid.data.loading import load_splits
 from ms_unireid.data.pipeline import TrainingSource, iterate
-from ms_unireid.data.samplers import epoch_batches
+from ms_unireid.data.samplers import epoch_batches, share
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform
 from ms_unireid.data.tri_pedes import available_splits
-from ms_unireid.errors import ConfigError, Interrupted, UserError
+from ms_unireid.distributed import any_process, broadcast_parameters, mean_over_processes
+from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError
 from ms_unireid.evaluation.evaluator import Results, evaluate_features, to_json, to_table
 from ms_unireid.evaluation.features import FeatureExtractor
+from ms_unireid.files import write_json
 from ms_unireid.models.unireid import build_model
-from ms_unireid.training.checkpoint import fill, load_pretrained, read_checkpoint, save_checkpoint
+from ms_unireid.processes import ALONE, Processes, check_batch_size
+from ms_unireid.training.checkpoint import Checkpoint, fill, load_pretrained, read_checkpoint, save_checkpoint
+from ms_unireid.training.loss_scale import TooManyOverflows
+from ms_unireid.training.monitor import BAR_FORMAT, Monitor
 from ms_unireid.training.optimizer import learning_rates
 from ms_unireid.training.run_folder import RunFolder
-from ms_unireid.training.train_step import TrainStep
-
-
-class _StopRequest:
-    """Notes SIGINT and SIGTERM while active; a second one acts at once, as without us."""
-
-    def __init__(self, advice: str) -> None:
-        self.advice = advice
-        self.signal_number: int | None = None
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.signal_number = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def check(self) -> None:
-        """Raise Interrupted if a signal came."""
-        if self.signal_number is not None:
-            raise Interrupted(self.signal_number, self.advice)
+from ms_unireid.training.stop_request import StopRequest
+from ms_unireid.training.train_step import StepResult, TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,53 +65,78 @@ def plan_data(config: Config) -> _Plan:
     return _Plan(load_splits(data, needed), reported, selection)
 
 
+def _open_folder(config: Config) -> tuple[RunFolder, bool]:
+    """Return the run folder and whether its run goes on."""
+    train = config.train
+    if train.resume is None or train.resume == "auto":
+        folder = RunFolder(train.output)
+        if train.resume is None:
+            folder.check_unused()
+        return folder, folder.holds_run()
+    return RunFolder(train.resume), True
+
+
 class Trainer:
     """Trains and evaluates one config; `fit` runs it to the end or to an interruption.
 
     Args:
         config: The experiment.
         environment: Versions and device, kept beside the results.
+        processes: Those that train together; each makes a Trainer of the same config.
 
     Raises:
         UserError: For anything wrong with config, data, run folder or checkpoint, before training starts.
     """
 
-    def __init__(self, config: Config, environment: dict[str, Any]):
-        self.config = config
-        resume = config.train.resume
-        self.folder = RunFolder(resume or config.train.output)
-        if resume:
-            self.folder.check_resumable(config)
-        else:
-            self.folder.check_unused()
+    def __init__(self, config: Config, environment: dict[str, Any], processes: Processes = ALONE):
+        self.config, self.processes = config, processes
+        check_batch_size(config.data.batch_size, processes)
+        self.folder, resumed = _open_folder(config)
+        changes = self.folder.check_resumable(config) if resumed else {}
         self.plan = plan_data(config)
         self.pairs = training_pairs(self.plan.splits["train"])
         self.person_ids = [pair.person_id for pair in self.pairs]
         self.batches_of(1)
-        self.rates = learning_rates(config.train)
+        self.rates = learning_rates(config)
         self.tokenizer = Tokenizer(config.model.context_length)
         self.transform = TrainTransform(config.model.image_size, config.data.augment)
 
         self.model = build_model(config.model, config.train.seed)
-        if config.model.pretrained and not (resume and self.folder.last.exists()):
+        if config.model.pretrained and not (resumed and self.folder.has_state()):
             load_pretrained(self.model, config.model.pretrained, config.model)
-        self.step = TrainStep(self.model, config)
-        self.stop = _StopRequest(f"go on with train.resume={self.folder.root}")
-        self.extractor = FeatureExtractor(self.model, config, lambda done, total: self.stop.check())
+        self.step = TrainStep(self.model, config, processes)
+        self.stop = StopRequest(f"go on with train.resume={self.folder.root}", processes)
+        self.extractor = FeatureExtractor(self.model, config, lambda done, total: self.stop.check(), processes)
         self.epoch, self.done, self.global_step = 1, 0, 0
-        if resume:
+        if resumed:
             self._restore()
-        else:
-            self.folder.create(config, environment)
+        broadcast_parameters(self._state(), processes)
+        self.results: dict[str, Any] = {"best": {}, "evaluations": []}
+        self._wait_for_all()  # nobody writes before everybody has looked
+        if processes.first:
+            self._prepare_folder(environment, changes, resumed)
+        self._wait_for_all()
         self.results = self.folder.results()
+        self.monitor = Monitor(self.folder, config, self.results, self.global_step) if processes.first else None
+
+    def _prepare_folder(self, environment: dict[str, Any], changes: dict[str, Any], resumed: bool) -> None:
+        if not resumed:
+            self.folder.create(self.config, environment)
+            return
+        finished = self.done >= len(self.batches_of(self.epoch))
+        self.folder.rewind(self.global_step, self.epoch if finished else self.epoch - 1)
+        self.folder.accept(changes, self.global_step)
+
+    def _wait_for_all(self) -> None:
+        any_process(False, self.processes)
 
     def batches_of(self, epoch: int) -> list[Any]:
-        """Draw the batches of an epoch (1-based).
+        """Draw this process's part of the batches of an epoch (1-based).
 
         Raises:
             DataError: If the split cannot fill a batch.
         """
-        return epoch_batches(self.person_ids, self.config.data, self.config.train.seed, epoch)
+        return share(epoch_batches(self.person_ids, self.config.data, self.config.train.seed, epoch), self.processes)
 
     def fit(self) -> dict[str, Any]:
         """Train what is left of the run and return the contents of results.json.
@@ -151,6 +150,8 @@ class Trainer:
         with (
             self.stop,
             tqdm(
+                disable=not self.processes.first,
+                bar_format=BAR_FORMAT,
                 total=self.config.train.epochs * steps * size,
                 initial=self.global_step * size,
                 unit="pair",
@@ -163,6 +164,9 @@ class Trainer:
                 self._train_epoch(epoch)
                 if epoch % self.config.train.eval_every == 0 or epoch == self.config.train.epochs:
                     self._evaluate(epoch)
+        if self.monitor:
+            self.monitor.close()
+            print(self.monitor.summary_line(self.results), file=sys.stderr)
         return self.results
 
     def _train_epoch(self, epoch: int) -> None:
@@ -180,62 +184,94 @@ class Trainer:
 
     def _train_batches(self, epoch: int, batches: list[Any]) -> None:
         self.step.set_train()
-        rate = Tensor(self.rates[epoch - 1], ms.float32)
         seed = self.config.train.seed
-        source = TrainingSource(self.pairs, batches, self.transform, self.tokenizer, seed, epoch)
+        source = TrainingSource(self.pairs, batches, self.transform, self.tokenizer, seed, epoch, self.processes)
+        steps = self.done + len(batches)
         clock, seen = time.perf_counter(), 0
         for images, sketches, token_ids in iterate(source, self.config.runtime):
-            loss, parts = self.step(Tensor(images), Tensor(sketches), Tensor(token_ids), rate)
             self.done += 1
             self.global_step += 1
-            seen += len(images)
-            self.bar.update(len(images))
-            value = self._checked_loss(epoch, loss)
+            result = self._take_step(epoch, images, sketches, token_ids)
+            pairs = len(images) * self.processes.size
+            seen += pairs
+            self.bar.update(pairs)
             if self.global_step % self.config.train.log_every == 0 or self.done == 1:
-                self._log_step(epoch, value, parts, seen / (time.perf_counter() - clock))
+                self._log_step(epoch, result, seen / (time.perf_counter() - clock))
                 clock, seen = time.perf_counter(), 0
             self.stop.check()
+            self._save_within_epoch(left=steps - self.done)
 
-    def _checked_loss(self, epoch: int, loss: Tensor) -> float:
-        value = float(loss.asnumpy())
-        if not math.isfinite(value):
+    def _take_step(self, epoch: int, *batch: Any) -> StepResult:
+        """Take a step; a loss that is not finite, or too many overflows, leave the batch's names behind.
+
+        Raises:
+            UserError: For either.
+        """
+        place = f"at epoch {epoch}, step {self.global_step}"
+        try:
+            result = self.step(*batch, self.rates[epoch - 1])
+        except TooManyOverflows as error:
+            raise UserError(f"{self.folder.root}: {place} {error}; {self._bad_batch(epoch)}") from error
+        names = list(result.parts)
+        loss, *parts = mean_over_processes([result.loss, *result.parts.values()], self.processes)
+        if not math.isfinite(loss):
             raise UserError(
-                f"{self.folder.root}: the loss is {value} at epoch {epoch}, step {self.global_step}; lower "
-                "train.learning_rate or raise train.eps. last.ckpt is of an earlier step"
+                f"{self.folder.root}: the loss is {loss} {place}; lower train.learning_rate or raise train.eps; "
+                f"{self._bad_batch(epoch)}"
             )
-        self.bar.set_postfix({"epoch": epoch, "loss": f"{value:.3f}"}, refresh=False)
-        return value
+        return dataclasses.replace(result, loss=loss, parts=dict(zip(names, parts, strict=True)))
 
-    def _log_step(self, epoch: int, loss: float, parts: tuple[Tensor, ...], rate: float) -> None:
-        values = {name: float(part.asnumpy()) for name, part in zip(self.step.part_names, parts, strict=True)}
-        self.folder.log(
-            {
-                "kind": "step",
-                "epoch": epoch,
-                "step": self.global_step,
-                "learning_rate": self.rates[epoch - 1],
-                "loss": loss,
-                **values,
-                "pairs_per_second": round(rate, 2),
-            }
-        )
+    def _bad_batch(self, epoch: int) -> str:
+        if self.processes.first:
+            self._save_bad_batch(epoch)
+        return f"its batch is listed in {self.folder.bad_batch_file}; last.ckpt is of an earlier step"
+
+    def _save_bad_batch(self, epoch: int) -> None:
+        """Save the pairs of the batch just trained, those of all processes, for the user to look at."""
+        data, seed = self.config.data, self.config.train.seed
+        pairs = [self.pairs[i] for i in epoch_batches(self.person_ids, data, seed, epoch)[self.done - 1]]
+        listed = [{"photo": str(p.photo), "sketch": str(p.sketch), "caption": p.caption} for p in pairs]
+        write_json(self.folder.bad_batch_file, {"epoch": epoch, "step": self.global_step, "pairs": listed})
+
+    def _log_step(self, epoch: int, result: StepResult, speed: float) -> None:
+        if not self.monitor:
+            return
+        entry = {
+            "kind": "step",
+            "epoch": epoch,
+            "step": self.global_step,
+            "learning_rate": self.rates[epoch - 1],
+            "loss": result.loss,
+            **result.parts,
+            "gradient_norm": result.gradient_norm if math.isfinite(result.gradient_norm) else None,
+            **self.step.loss_scale.report(),
+            "pairs_per_second": round(speed, 2),
+        }
+        self.folder.log(entry)
+        self.monitor.step(entry)
+        self.bar.set_postfix_str(self.monitor.postfix(), refresh=False)
 
     def _evaluate(self, epoch: int) -> None:
         if any(entry["epoch"] == epoch for entry in self.results["evaluations"]):
             return
-        self.model.set_train(False)
         start = time.perf_counter()
-        splits = {name: evaluate_features(self.extractor.split(self.plan.splits[name])) for name in self.plan.reported}
+        self.model.set_train(False)
+        with self.step.averaged():
+            names = self.plan.reported
+            splits = {name: evaluate_features(self.extractor.split(self.plan.splits[name])) for name in names}
+            rows = {name: to_json(results) for name, results in splits.items()}
+            self._keep_best(epoch, splits[self.plan.selection], rows)
         self.model.set_train(True)
-        rows = {name: to_json(results) for name, results in splits.items()}
         entry = {"epoch": epoch, "seconds": round(time.perf_counter() - start, 2), "splits": rows}
-        self._keep_best(epoch, splits[self.plan.selection], rows)
         self.results["evaluations"].append(entry)
         self.results["selection_split"] = self.plan.selection
-        self.folder.log({"kind": "evaluation", "step": self.global_step, **entry})
-        self.folder.write_results(self.results)
-        title = f"epoch {epoch}, {self.plan.selection}"
-        self.bar.write(f"{title}\n{to_table(rows[self.plan.selection])}", file=sys.stderr)
+        if self.monitor:
+            line = {"kind": "evaluation", "step": self.global_step, **entry}
+            self.folder.log(line)
+            self.folder.write_results(self.results)
+            self.monitor.evaluation(line, self.results)
+            title = f"epoch {epoch}, {self.plan.selection}"
+            self.bar.write(f"{title}\n{to_table(rows[self.plan.selection])}", file=sys.stderr)
 
     def _keep_best(self, epoch: int, results: Results, rows: dict[str, Any]) -> None:
         text_protocol = self.config.eval.selection_text_protocol
@@ -249,28 +285,63 @@ class Trainer:
             best = self.results["best"].get(task)
             if best is None or score > best["R1"]:
                 entry = {"epoch": epoch, "R1": score, "splits": rows}
-                save_checkpoint(self.folder.best(task), self.model.get_parameters(), self._meta(task=task, **entry))
+                if self.processes.first:
+                    meta = self._meta(task=task, **entry)
+                    save_checkpoint(self.folder.best(task), self.model.get_parameters(), meta)
                 self.results["best"][task] = {"checkpoint": self.folder.best(task).name, **entry}
 
     def _meta(self, **values: Any) -> dict[str, Any]:
         return {"config": to_dict(self.config), **values}
 
+    def _save_within_epoch(self, left: int) -> None:
+        """Save every `checkpoint_every` steps; the epoch's end, `left` steps away, saves in any case."""
+        every = self.config.train.checkpoint_every
+        if every is not None and left and self.global_step % every == 0:
+            self._save_last()
+
     def _save_last(self) -> None:
-        position = {"epoch": self.epoch, "done": self.done, "step": self.global_step}
-        save_checkpoint(self.folder.last, self._state(), self._meta(**position))
+        if self.processes.first:
+            position = {"epoch": self.epoch, "done": self.done, "step": self.global_step}
+            meta = self._meta(**position, loss_scale=self.step.loss_scale.state())
+            save_checkpoint(self.folder.next, self._state(), meta)
+            self.folder.rotate()
 
     def _state(self) -> list[ms.Parameter]:
-        optimizer = self.step.optimizer
-        powers = [optimizer.beta1_power, optimizer.beta2_power]
-        return [*self.model.get_parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq, *powers]
+        return [*self.model.get_parameters(), *self.step.state()]
 
     def _restore(self) -> None:
-        if not self.folder.last.exists():
-            # Stopped before the first epoch ended by something that left no time to save: start over.
-            self.folder.rewind_log(0)
-            return
-        checkpoint = read_checkpoint(self.folder.last)
-        fill(self._state(), checkpoint)
-        meta = checkpoint.meta
-        self.epoch, self.done, self.global_step = meta["epoch"], meta["done"], meta["step"]
-        self.folder.rewind_log(self.global_step)
+        """Take up the newest state that can be read; without any, the run starts over."""
+        if self.folder.has_state():
+            checkpoint = self._read_state()
+            fill(self._state(), checkpoint)
+            meta = checkpoint.meta
+            self.epoch, self.done, self.global_step = meta["epoch"], meta["done"], meta["step"]
+            if self.epoch > self.config.train.epochs:
+                raise ConfigError(f"train.epochs={self.config.train.epochs}: the run is in epoch {self.epoch} already")
+            self.step.loss_scale.restore(meta.get("loss_scale", {}))
+            if checkpoint.path == self.folder.previous and self.processes.first:
+                self.folder.fall_back()
+
+    def _read_state(self) -> Checkpoint:
+        """Read last.ckpt, or previous.ckpt where that is damaged or missing; tell so on stderr.
+
+        Raises:
+            CheckpointError: If neither can be read.
+        """
+        last, previous = self.folder.last, self.folder.previous
+        try:
+            return read_checkpoint(last)
+        except CheckpointError as error:
+            if not previous.exists():
+                raise
+            damage = error
+        try:
+            checkpoint = read_checkpoint(previous)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"neither state of the run can be read: {damage}; {error}; put back a copy of one of them, or delete "
+                "both to train the run again from its start"
+            ) from error
+        place = f"epoch {checkpoint.meta['epoch']}, step {checkpoint.meta['step']}"
+        print(f"warning: {' '.join(str(damage).split())}; going on from {previous} ({place})", file=sys.stderr)
+        return checkpoint

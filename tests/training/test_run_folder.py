@@ -1,12 +1,14 @@
-"""The run folder: used ones refused, continuations checked, the log rewound."""
+"""The run folder: used ones refused, continuations checked, states rotated, log and results rewound."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import yaml
 
-from ms_unireid.config import load_config
+from ms_unireid.config import load_config, to_dict
 from ms_unireid.errors import ConfigError, UserError
-from ms_unireid.training.run_folder import RunFolder
+from ms_unireid.training.run_folder import FREE_KEYS, RunFolder
 
 
 @pytest.fixture
@@ -47,10 +49,19 @@ def test_a_folder_that_cannot_be_made(tmp_path, config):
 
 
 def test_the_same_config_and_free_keys_continue(folder):
-    folder.check_resumable(load_config(folder.config_file))
-    overrides = ["train.output=elsewhere", f"train.resume={folder.root}", "train.log_every=1", "runtime.workers=5"]
-    overrides += ["data.root=moved", "eval.splits=[test]"]
-    folder.check_resumable(load_config(folder.config_file, overrides))
+    assert folder.check_resumable(load_config(folder.config_file)) == {}
+    overrides = ["train.output=elsewhere", "train.resume=auto", "train.log_every=1", "runtime.workers=5"]
+    overrides += ["data.root=moved", "eval.splits=[test]", "train.tensorboard=true", "train.checkpoint_every=3"]
+    overrides += ["runtime.device=GPU", "runtime.device_id=1", "runtime.graph_mode=false", "runtime.prefetch=1"]
+    overrides += ["runtime.max_overflows=3", "train.seeds=[1, 2]", "train.allow_changes=[train.epochs]"]
+    assert folder.check_resumable(load_config(folder.config_file, overrides)) == {}
+
+
+def test_free_keys_exist(config):
+    values = to_dict(config)
+    for key in FREE_KEYS:
+        section, name = key.split(".")
+        assert name in values[section]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +74,12 @@ def test_the_same_config_and_free_keys_continue(folder):
         ("model.image_size=[96, 48]", "model.image_size: [96, 32] -> [96, 48]"),
         ("data.augment.flip=0", "data.augment.flip: 0.5 -> 0.0"),
         ("objective.gamma=1", "objective.gamma: 3.5 -> 1.0"),
+        ("runtime.precision=mixed", "runtime.precision: fp32 -> mixed"),
+        ("runtime.loss_scale=static", "runtime.loss_scale: dynamic -> static"),
+        ("runtime.initial_loss_scale=2", "runtime.initial_loss_scale: 65536.0 -> 2.0"),
+        ("runtime.loss_scale_window=5", "runtime.loss_scale_window: 2000 -> 5"),
+        ("runtime.recompute=true", "runtime.recompute: False -> True"),
+        ("runtime.deterministic=true", "runtime.deterministic: False -> True"),
     ],
 )
 def test_a_changed_value_is_refused_by_name(folder, override, told):
@@ -77,6 +94,83 @@ def test_all_changed_keys_are_listed(folder):
     assert "(data.batch_size: 64 -> 8; train.seed: 1 -> 2)" in str(caught.value)
 
 
+def test_the_refusal_names_the_way_to_insist(folder):
+    overrides = ["train.seed=2", "data.batch_size=8", "train.allow_changes=[train.seed]"]
+    with pytest.raises(ConfigError) as caught:
+        folder.check_resumable(load_config(folder.config_file, overrides))
+    assert "(data.batch_size: 64 -> 8)" in str(caught.value)
+    assert "train.allow_changes=[data.batch_size,train.seed]" in str(caught.value)
+
+
+def test_a_key_that_is_none_cannot_be_allowed(folder):
+    with pytest.raises(ConfigError, match=r"train\.allow_changes: 'train\.seeed' is no key"):
+        folder.check_resumable(load_config(folder.config_file, ["train.allow_changes=[train.seeed]"]))
+
+
+def test_allowed_changes_are_noted_and_become_the_runs_own(folder, config):
+    allowed = "train.allow_changes=[train.epochs,model.image_size,train.seed]"
+    changed = load_config(
+        folder.config_file, ["train.epochs=61", "model.image_size=[96, 48]", "train.log_every=7", allowed]
+    )
+    changes = folder.check_resumable(changed)
+    assert changes == {"model.image_size": ([96, 32], [96, 48]), "train.epochs": (60, 61)}
+    folder.accept(changes, 5)
+    (entry,) = lines(folder)
+    noted = {"model.image_size": [[96, 32], [96, 48]], "train.epochs": [60, 61]}
+    assert entry == {"kind": "config", "step": 5, "changes": noted}
+    model, train = replace(config.model, image_size=(96, 48)), replace(config.train, epochs=61)
+    assert load_config(folder.config_file) == replace(config, model=model, train=train)
+    assert folder.check_resumable(load_config(folder.config_file)) == {}
+
+
+def test_without_changes_nothing_is_written(folder):
+    before = folder.config_file.stat().st_mtime_ns
+    folder.accept({}, 5)
+    assert folder.config_file.stat().st_mtime_ns == before and not folder.log_file.exists()
+
+
+def test_a_folder_of_an_older_version_goes_on(folder, config):
+    values = to_dict(config)
+    for section, key in (("train", "checkpoint_every"), ("train", "clip_norm"), ("runtime", "precision")):
+        del values[section][key]
+    folder.config_file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert folder.check_resumable(config) == {}
+    with pytest.raises(ConfigError, match=r"train\.clip_norm: None -> 1\.0"):
+        folder.check_resumable(load_config(folder.config_file, ["train.clip_norm=1"]))
+
+
+def write_state(folder: RunFolder, content: str) -> None:
+    folder.next.write_text(content, encoding="utf-8")
+    folder.rotate()
+
+
+def test_a_new_state_moves_the_last_one_back(folder):
+    assert not folder.has_state()
+    write_state(folder, "1")
+    assert folder.has_state() and not folder.previous.exists()
+    write_state(folder, "2")
+    write_state(folder, "3")
+    assert (folder.last.read_text(), folder.previous.read_text(), folder.next.exists()) == ("3", "2", False)
+
+
+def test_a_kill_between_the_renames_leaves_a_state(folder):
+    write_state(folder, "1")
+    folder.last.rename(folder.previous)
+    assert folder.has_state()
+    folder.fall_back()
+    assert folder.last.read_text() == "1" and not folder.previous.exists()
+
+
+def test_states_that_cannot_be_renamed(folder):
+    folder.next.write_text("", encoding="utf-8")
+    folder.last.mkdir()
+    (folder.last / "file").touch()
+    folder.previous.mkdir()
+    (folder.previous / "file").touch()
+    with pytest.raises(UserError, match=r"last\.ckpt: cannot be replaced"):
+        folder.rotate()
+
+
 def test_what_is_no_run_folder_cannot_be_resumed(tmp_path, config):
     with pytest.raises(ConfigError, match="is not a run folder"):
         RunFolder(tmp_path / "nowhere").check_resumable(config)
@@ -89,23 +183,59 @@ def test_results_round_trip_to_the_last_digit(folder):
     assert folder.results() == results
 
 
+def test_damaged_results_are_told(folder):
+    folder.results_file.write_text('{"best"', encoding="utf-8")
+    with pytest.raises(UserError, match=r"results\.json: is damaged .* delete it"):
+        folder.results()
+
+
 def test_rewind_drops_later_lines_and_a_torn_one(folder):
     for step in (1, 2, 3):
         folder.log({"kind": "step", "step": step, "loss": step / 3})
     with folder.log_file.open("a", encoding="utf-8") as file:
         file.write('{"kind": "step", "st')
-    folder.rewind_log(2)
+    folder.rewind(2, 1)
     assert lines(folder) == [{"kind": "step", "step": 1, "loss": 1 / 3}, {"kind": "step", "step": 2, "loss": 2 / 3}]
     folder.log({"step": 3})
     assert [entry["step"] for entry in lines(folder)] == [1, 2, 3]
 
 
 def test_rewind_to_the_start_and_without_a_log(folder):
-    folder.rewind_log(0)
+    folder.rewind(0, 0)
     assert not folder.log_file.exists()
-    folder.log({"step": 1})
-    folder.rewind_log(0)
+    folder.log({"kind": "step", "step": 1})
+    folder.rewind(0, 0)
     assert lines(folder) == []
+
+
+def test_rewind_keeps_evaluations_that_count_and_config_changes(folder):
+    folder.write_results({"best": {}, "evaluations": [{"epoch": 1}]})
+    evaluations = [{"kind": "evaluation", "step": 2 * epoch, "epoch": epoch} for epoch in (1, 2)]
+    change = {"kind": "config", "step": 9, "changes": {}}
+    for entry in (*evaluations, change):
+        folder.log(entry)
+    folder.rewind(4, 2)
+    assert lines(folder) == [evaluations[0], change]
+
+
+def test_rewind_forgets_evaluations_of_epochs_that_are_trained_again(folder):
+    best = {"text": {"epoch": 1}, "sketch": {"epoch": 3}}
+    folder.write_results({"best": best, "evaluations": [{"epoch": 1}, {"epoch": 3}], "selection_split": "val"})
+    folder.rewind(25, 2)
+    assert folder.results() == {
+        "best": {"text": {"epoch": 1}},
+        "evaluations": [{"epoch": 1}],
+        "selection_split": "val",
+    }
+
+
+def test_rewind_removes_what_a_kill_left_half_written(folder):
+    leftovers = (".last.partial.ckpt", ".best_text.partial.ckpt", ".log.partial.jsonl", folder.next.name)
+    for name in (*leftovers, ".kept", "best_text.ckpt"):
+        (folder.root / name).touch()
+    folder.rewind(0, 0)
+    names = {p.name for p in folder.root.iterdir()}
+    assert names == {".kept", "best_text.ckpt", "config.yaml", "environment.json"}
 
 
 def test_a_log_that_cannot_be_written(folder):

@@ -1,0 +1,198 @@
+"""The learning curves of a run as one picture, drawn from its log. No MindSpore."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ms_unireid.evaluation.protocols import TASK_SYMBOLS
+from ms_unireid.files import replacing
+
+WIDTH, TOP, ROW = 16.0, 5.0, 3.2  # inches: the picture, its upper row and each lower one
+DOTS_PER_INCH = 100
+# About what a panel has pixels for; longer series are averaged down to it.
+POINTS = 400
+MARKED_POINTS = 60
+# Told apart by colour-blind readers too (Okabe and Ito).
+COLORS = {"text": "#0072B2", "sketch": "#D55E00", "fusion": "#009E73"}
+PROTOCOL_COLORS = {("text", "full_gallery"): "#56B4E9", ("sketch", "full_gallery"): "#E69F00"}
+SPLIT_STYLES = {"val": "-", "test": "--", "train": ":"}
+
+# (key of the log, label, colour, line style)
+_Line = tuple[str, str, str, str]
+LOSS_LINES: tuple[_Line, ...] = (
+    ("loss", "loss", "black", "-"),
+    ("loss_text", "text", COLORS["text"], "-"),
+    ("loss_sketch", "sketch", COLORS["sketch"], "-"),
+    ("loss_fusion", "fusion", COLORS["fusion"], "-"),
+    ("interaction", "interaction", "#CC79A7", "-"),
+)
+# Title, lines, and whether the vertical axis is logarithmic.
+LOWER_PANELS: tuple[tuple[str, tuple[_Line, ...], bool], ...] = (
+    ("learning rate", (("learning_rate", "", "black", "-"),), False),
+    ("temperature", (("temperature", "", "black", "-"),), False),
+    (
+        "weights and confidences, batch means",
+        (
+            ("weight_text", "$w_T$", COLORS["text"], "-"),
+            ("weight_sketch", "$w_S$", COLORS["sketch"], "-"),
+            ("confidence_text", "$p_T$", COLORS["text"], "--"),
+            ("confidence_sketch", "$p_S$", COLORS["sketch"], "--"),
+        ),
+        False,
+    ),
+    ("gradient norm", (("gradient_norm", "", "black", "-"),), True),
+    ("loss scale", (("loss_scale", "", "black", "-"),), True),
+    ("pairs per second", (("pairs_per_second", "", "black", "-"),), False),
+)
+
+
+def draw_curves(log_file: Path, output: Path) -> None:
+    """Draw what a run has logged so far; values that it does not log or that are not finite are left out.
+
+    Args:
+        log_file: The run's log.jsonl; a line that is not whole is passed over.
+        output: PNG to write, 1600 pixels wide.
+
+    Raises:
+        UserError: If the picture cannot be written.
+    """
+    entries = _read(log_file)
+    steps = [entry for entry in entries if entry["kind"] == "step"]
+    evaluations = [entry for entry in entries if entry["kind"] == "evaluation"]
+    panels = [panel for panel in LOWER_PANELS if any(key in entry for key, *_ in panel[1] for entry in steps)]
+    figure, upper, lower = _lay_out(len(panels))
+    _draw_lines(upper[0], "loss and its parts", LOSS_LINES, steps)
+    _draw_accuracy(upper[1], evaluations)
+    for axes, (title, lines, logarithmic) in zip(lower, panels, strict=True):
+        _draw_lines(axes, title, lines, steps, logarithmic)
+    figure.suptitle(_title(log_file, entries), y=1 - 0.12 / figure.get_figheight(), va="top")
+    with replacing(output) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)
+
+
+def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Reduce a series (N,) to at most `points` groups of neighbours.
+
+    Returns:
+        The groups' last x, and mean, smallest and largest finite y; NaN where a group has no finite y.
+    """
+    count = min(len(x), points)
+    starts = np.arange(count) * len(x) // max(count, 1)
+    if not count:
+        return x, y, y, y
+    finite = np.isfinite(y)
+    counts = np.add.reduceat(finite.astype(int), starts)
+    known = np.where(counts > 0, 1.0, np.nan)
+    mean = np.add.reduceat(np.where(finite, y, 0.0), starts) / np.maximum(counts, 1)
+    low = np.minimum.reduceat(np.where(finite, y, np.inf), starts)
+    high = np.maximum.reduceat(np.where(finite, y, -np.inf), starts)
+    ends = np.append(starts[1:], len(x)) - 1
+    return x[ends], mean * known, np.where(counts > 0, low, np.nan), np.where(counts > 0, high, np.nan)
+
+
+def _lay_out(count: int) -> tuple[Figure, list[Axes], list[Axes]]:
+    """Return a figure with its two upper panels and `count` lower ones."""
+    columns = 4 if count == 4 else 3
+    rows = -(-count // columns)
+    height = TOP + rows * ROW
+    # Fixed margins: a layout that measures every label takes longer than all the drawing.
+    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH)
+    figure.subplots_adjust(0.04, 0.5 / height, 0.985, 1 - 0.7 / height, wspace=0.9, hspace=0.27)
+    grid = figure.add_gridspec(1 + rows, 12, height_ratios=[TOP, *[ROW] * rows])
+    upper = [figure.add_subplot(grid[0, :6]), figure.add_subplot(grid[0, 6:])]
+    span = 12 // columns
+    places = [divmod(place, columns) for place in range(count)]
+    lower = [figure.add_subplot(grid[1 + row, span * column : span * (column + 1)]) for row, column in places]
+    return figure, upper, lower
+
+
+def _read(log_file: Path) -> list[dict[str, Any]]:
+    entries = []
+    for line in log_file.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+def _title(log_file: Path, entries: Sequence[dict[str, Any]]) -> str:
+    name = log_file.resolve().parent.name
+    last = next((e for e in reversed(entries) if "epoch" in e), None)
+    return name if last is None else f"{name}: epoch {last['epoch']}, step {last['step']}"
+
+
+def _draw_lines(
+    axes: Axes, title: str, lines: Sequence[_Line], steps: Sequence[dict[str, Any]], logarithmic: bool = False
+) -> None:
+    """Draw series over steps: means, and behind them the range that each mean stands for."""
+    for key, label, color, style in lines:
+        points = [(e["step"], np.nan if e[key] is None else e[key]) for e in steps if key in e]
+        x, mean, low, high = thin(*np.array(points, float).reshape(-1, 2).T)
+        if not np.isfinite(mean).any():
+            continue
+        marker = "." if len(x) <= MARKED_POINTS else ""
+        axes.plot(x, mean, color=color, linestyle=style, marker=marker, linewidth=1.3, label=label)
+        if len(points) > len(x):
+            axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+    if logarithmic and any((line.get_ydata() > 0).any() for line in axes.lines):
+        axes.set_yscale("log", nonpositive="mask")
+    else:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
+    _finish(axes, title, "step", [line for line in axes.lines if not line.get_label().startswith("_")])
+
+
+def _draw_accuracy(axes: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
+    """Draw R1 over epochs: a colour for each task and protocol, a line style for each split."""
+    curves: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    for entry in evaluations:
+        for split, rows in entry["splits"].items():
+            for row in rows:
+                points = curves.setdefault((row["task"], row["protocol"], split), [])
+                points.append((entry["epoch"], row["R1"]))
+    for (task, protocol, split), points in curves.items():
+        color, style = PROTOCOL_COLORS.get((task, protocol), COLORS[task]), SPLIT_STYLES[split]
+        marker = "." if len(points) <= MARKED_POINTS else ""
+        axes.plot(*zip(*points, strict=True), color=color, linestyle=style, marker=marker, linewidth=1.6)
+    axes.set_ylim(bottom=0)
+    _finish(axes, "R1 in percent", "epoch", _accuracy_legend(curves))
+
+
+def _accuracy_legend(curves: dict[tuple[str, str, str], Any]) -> list[Line2D]:
+    rows = dict.fromkeys((task, protocol) for task, protocol, _ in curves)
+    splits = dict.fromkeys(split for *_, split in curves)
+    colors = [
+        Line2D(
+            [],
+            [],
+            color=PROTOCOL_COLORS.get((task, protocol), COLORS[task]),
+            linewidth=3,
+            label=f"{TASK_SYMBOLS[task].replace('->', ' → ')}, {protocol.replace('_', ' ')}",
+        )
+        for task, protocol in rows
+    ]
+    return [*colors, *(Line2D([], [], color="black", linestyle=SPLIT_STYLES[s], label=s) for s in splits)]
+
+
+def _finish(axes: Axes, title: str, x_label: str, handles: Sequence[Line2D]) -> None:
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x_label, fontsize=9)
+    axes.tick_params(labelsize=9)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    left, right = axes.get_xlim()
+    if right - left < 1:  # a single point
+        axes.set_xlim(left - 1, right + 1)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    if not axes.lines:
+        axes.text(0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", color="gray")
+    elif handles:
+        axes.legend(handles=handles, fontsize=9, framealpha=0.7, edgecolor="none")

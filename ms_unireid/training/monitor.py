@@ -1,0 +1,184 @@
+"""What a user watches: the progress bar's text, event files for TensorBoard, learning curves, the line at the end.
+
+No MindSpore.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from ms_unireid.config import Config
+from ms_unireid.errors import EnvironmentProblem, UserError
+from ms_unireid.training.curves import draw_curves
+from ms_unireid.training.run_folder import RunFolder
+
+# For tqdm: leaves the postfix 61 of 100 columns; the epoch is in it, the pairs done are not.
+BAR_FORMAT = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}"
+SHORT_NAMES = {"loss_text": "T", "loss_sketch": "S", "loss_fusion": "F", "interaction": "c"}
+PLOTTED_METRICS = ("R1", "R5", "R10", "mAP", "mINP")
+
+
+class Monitor:
+    """Shows what a run logs as it is logged, in the process that logs it.
+
+    Args:
+        folder: The run folder; takes `curves.png` and, with `train.tensorboard`, `tensorboard/`.
+        config: The experiment.
+        results: What results.json holds so far.
+        step: The run's last finished step; event files go on behind it.
+
+    Raises:
+        EnvironmentProblem: If event files are asked for and their writer is not installed.
+        UserError: If they cannot be written.
+    """
+
+    def __init__(self, folder: RunFolder, config: Config, results: dict[str, Any], step: int = 0):
+        self.folder, self.config = folder, config
+        self.start = time.monotonic()
+        self.step_text, self.accuracy_text = "", self._accuracy(results)
+        self.events = _EventFile(folder, step) if config.train.tensorboard else None
+
+    def step(self, entry: dict[str, Any]) -> None:
+        """Show an entry of kind `step` that was just logged.
+
+        Raises:
+            UserError: If the event file cannot be written.
+        """
+        parts = [f"{short}{_fit(entry[key], 3)}" for key, short in SHORT_NAMES.items() if key in entry]
+        self.step_text = " ".join([f"e{entry['epoch']}", f"loss {_fit(entry['loss'], 4)}", *parts])
+        if self.events:
+            named = {f"step/{key}": value for key, value in entry.items() if key not in ("kind", "epoch", "step")}
+            self.events.write(entry["step"], named)
+
+    def evaluation(self, entry: dict[str, Any], results: dict[str, Any]) -> None:
+        """Show an entry of kind `evaluation` that was just logged, after results.json was written.
+
+        Raises:
+            UserError: If the event file or the picture cannot be written.
+        """
+        self.accuracy_text = self._accuracy(results)
+        if self.events:
+            self.events.write(entry["step"], dict(_scores(entry["splits"])))
+        draw_curves(self.folder.log_file, self.folder.root / "curves.png")
+
+    def postfix(self) -> str:
+        """Return the text behind the progress bar.
+
+        It has the epoch, the loss and its parts (T, S, F: the tasks; c: interaction), R1 of the latest evaluation by
+        text, sketch and both on the split that selects, and the best average of the three.
+        """
+        return " ".join(text for text in (self.step_text, self.accuracy_text) if text)
+
+    def summary_line(self, results: dict[str, Any]) -> str:
+        """Return the line at the end of a run: the best average's epoch and scores, the time, and where the files are.
+
+        Args:
+            results: What results.json holds, at least one evaluation.
+        """
+        best, split = results["best"]["average"], results["selection_split"]
+        scores = ", ".join(f"{task} {R1:.2f}" for task, R1 in self._selected(best["splits"][split]).items())
+        spent = timedelta(seconds=round(time.monotonic() - self.start))
+        return (
+            f"best average R1 {best['R1']:.2f} on {split} at epoch {best['epoch']} of {self.config.train.epochs} "
+            f"({scores}); took {spent}; files in {self.folder.root}"
+        )
+
+    def close(self) -> None:
+        """Close the event file, if there is one."""
+        if self.events:
+            self.events.close()
+
+    def _accuracy(self, results: dict[str, Any]) -> str:
+        if not results["evaluations"]:
+            return ""
+        latest = results["evaluations"][-1]["splits"][results["selection_split"]]
+        scores = "/".join(_fit(R1, 4) for R1 in self._selected(latest).values())
+        best = results["best"].get("average")
+        return f"R1 {scores}" + (f" best {_fit(best['R1'], 4)}" if best else "")
+
+    def _selected(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        """Return each task's R1 under the protocol that chooses its best checkpoint."""
+        chosen = {
+            "text": self.config.eval.selection_text_protocol,
+            "sketch": "exclude_source_photo",
+            "fusion": "exclude_source_photo",
+        }
+        found = {row["task"]: row["R1"] for row in rows if row["protocol"] == chosen[row["task"]]}
+        return {task: found[task] for task in chosen}
+
+
+class _EventFile:
+    """Writes scalars for TensorBoard, each entry on disk when `write` returns.
+
+    The package's SummaryWriter hands events to a thread, which dies on a full disk and leaves the run waiting for it
+    for ever; the class below it, used here, writes in the caller's thread and raises.
+    """
+
+    def __init__(self, folder: RunFolder, step: int):
+        self.messages, writer = _load_tensorboard()
+        self.root = folder.root / "tensorboard"
+        with self._told():
+            self.root.mkdir(parents=True, exist_ok=True)
+            # The package names files by the second; a continuation within the same one needs another name.
+            self.writer = writer(str(self.root / "events"), f".{os.getpid()}.{step}")
+        if step:
+            # TensorBoard then forgets what the interrupted run wrote of later steps.
+            log = self.messages.SessionLog(status=self.messages.SessionLog.START)
+            self._append(step=step + 1, session_log=log)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        summary = self.messages.Event().summary
+        for name, value in scalars.items():
+            summary.value.add(tag=name, simple_value=math.nan if value is None else value)
+        self._append(step=step, summary=summary)
+
+    def close(self) -> None:
+        with self._told():
+            self.writer.close()
+
+    def _append(self, **content: Any) -> None:
+        with self._told():
+            self.writer.write_event(self.messages.Event(wall_time=time.time(), **content))
+            self.writer.flush()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.root}: event files cannot be written ({error.strerror}); make room on the disk, or set "
+                "train.tensorboard=false"
+            ) from error
+
+
+def _load_tensorboard() -> tuple[Any, Any]:
+    """Return the module of the event messages and the class that writes them."""
+    # As MindSpore does, which fails to load (2.7) behind a protobuf that was loaded without it.
+    os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+    try:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f"train.tensorboard=true: the writer cannot be loaded ({error}); install it with: pip install "
+            "'tensorboardX>=2.6.2.2', or set train.tensorboard=false"
+        ) from error
+    return event_pb2, EventsWriter
+
+
+def _scores(splits: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, float]]:
+    for split, rows in splits.items():
+        for row in rows:
+            for metric in PLOTTED_METRICS:
+                yield f"eval/{split}/{row['task']}/{row['protocol']}/{metric}", row[metric]
+
+
+def _fit(value: float, width: int) -> str:
+    """Write a number with as many decimals as `width` characters hold."""
+    whole = len(f"{value:.0f}")
+    return f"{value:.{max(0, width - whole - 1)}f}"

@@ -1,0 +1,155 @@
+"""One run for each of several seeds, and mean and standard deviation of their scores. No MindSpore."""
+
+import dataclasses
+import gc
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ms_unireid.config import Config
+from ms_unireid.errors import ConfigError, Interrupted
+from ms_unireid.evaluation.protocols import TASK_SYMBOLS
+from ms_unireid.files import write_json, write_text
+from ms_unireid.processes import Processes
+from ms_unireid.training.run_folder import RunFolder
+
+ALONE = Processes()
+METRICS = ("R1", "R5", "R10", "mAP", "mINP")
+
+
+def train_seeds(
+    config: Config, train: Callable[[Config], dict[str, Any]], processes: Processes = ALONE
+) -> dict[str, Any]:
+    """Train once with each of `train.seeds`, in `train.output`/seed_N, and write seeds.json and seeds.md beside.
+
+    With `train.resume=auto` finished runs are kept, an interrupted one goes on, and missing ones start.
+
+    Args:
+        config: The experiment, with `train.seeds`.
+        train: Trains one config and returns what its results.json holds.
+        processes: The processes that train together; all call this, and the first writes the report.
+
+    Returns:
+        What seeds.json holds: for each split, task and protocol the scores of the checkpoints with the best average.
+        Empty in all processes but the first.
+
+    Raises:
+        ConfigError: If the output holds a single run, runs of these seeds without `train.resume=auto`, or a run with
+            other values.
+        Interrupted: After a signal; the run that was stopped can go on.
+        UserError: What `train` raises, or a file that cannot be written.
+    """
+    root = Path(config.train.output)
+    runs = {seed: _of_seed(config, seed) for seed in config.train.seeds or ()}
+    _check(root, runs)
+    results = {}
+    for seed, run in runs.items():
+        finished = _finished_results(run)
+        try:
+            results[seed] = train(run) if finished is None else finished
+        except Interrupted as error:
+            advice = f"in seed {seed}; go on with the same command and train.resume=auto"
+            raise Interrupted(error.signal_number, advice) from error
+        gc.collect()  # a trainer refers to itself: its weights and moments would lie beside the next one's
+    if not processes.first:
+        return {}
+    report = report_seeds(results)
+    write_json(root / "seeds.json", report)
+    write_text(root / "seeds.md", seeds_markdown(report))
+    return report
+
+
+def report_seeds(results: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Compare the best-average checkpoints of several runs.
+
+    Args:
+        results: What each seed's results.json holds, at least one evaluation.
+
+    Returns:
+        `seeds`, `selection_split`, `runs` (each one's folder, best epoch and average R1) and `splits`: for each split
+        that all runs report, rows with task, protocol, and for each metric its mean, its sample standard deviation
+        (None for a single seed) and the values in the order of `seeds`.
+    """
+    best = {seed: result["best"]["average"] for seed, result in results.items()}
+    runs = {
+        str(seed): {"folder": _folder_name(seed), "epoch": b["epoch"], "average_R1": b["R1"]}
+        for seed, b in best.items()
+    }
+    first, *others = [b["splits"] for b in best.values()]
+    common = [split for split in first if all(split in splits for splits in others)]
+    return {
+        "seeds": list(results),
+        "selection_split": next(iter(results.values()))["selection_split"],
+        "runs": runs,
+        "splits": {split: _compare([b["splits"][split] for b in best.values()]) for split in common},
+    }
+
+
+def seeds_markdown(report: dict[str, Any]) -> str:
+    """Lay out a report as Markdown: a table of mean ± standard deviation for each split."""
+    seeds, split = ", ".join(map(str, report["seeds"])), report["selection_split"]
+    how = "mean ± sample standard deviation" if len(report["seeds"]) > 1 else "a single run"
+    epochs = ", ".join(str(run["epoch"]) for run in report["runs"].values())
+    lines = [f"Seeds {seeds}: {how}, each at its best average R1 on {split} (epochs {epochs})."]
+    for name, rows in report["splits"].items():
+        lines += ["", f"**{name}**", "", "| " + " | ".join(("task", "protocol", *METRICS)) + " |"]
+        lines.append("| --- | --- |" + " ---: |" * len(METRICS))
+        for row in rows:
+            cells = (TASK_SYMBOLS[row["task"]], row["protocol"], *(_cell(row[metric]) for metric in METRICS))
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _of_seed(config: Config, seed: int) -> Config:
+    output = str(Path(config.train.output) / _folder_name(seed))
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed, output=output, seeds=None))
+
+
+def _folder_name(seed: int) -> str:
+    return f"seed_{seed}"
+
+
+def _check(root: Path, runs: dict[int, Config]) -> None:
+    """Refuse what would only show after hours of training."""
+    if RunFolder(root).holds_run():
+        raise ConfigError(
+            f"{root}: holds a single run, and train.seeds wants a folder of runs; choose another train.output"
+        )
+    for run in runs.values():
+        folder = RunFolder(run.train.output)
+        if folder.holds_run():
+            if run.train.resume is None:
+                raise ConfigError(
+                    f"{folder.root}: holds a run already; go on with train.resume=auto, or choose another train.output"
+                )
+            folder.check_resumable(run)
+
+
+def _finished_results(run: Config) -> dict[str, Any] | None:
+    """Return the results of a run whose last epoch is evaluated."""
+    results = RunFolder(run.train.output).results()
+    done = any(entry["epoch"] == run.train.epochs for entry in results["evaluations"])
+    return results if done else None
+
+
+def _compare(tables: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    indexed = [{(row["task"], row["protocol"]): row for row in rows} for rows in tables]
+    return [
+        {
+            "task": task,
+            "protocol": protocol,
+            **{metric: _spread([table[task, protocol][metric] for table in indexed]) for metric in METRICS},
+        }
+        for task, protocol in indexed[0]
+    ]
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "standard_deviation": deviation, "values": values}
+
+
+def _cell(spread: dict[str, Any]) -> str:
+    deviation = spread["standard_deviation"]
+    return f"{spread['mean']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")

@@ -1,0 +1,49 @@
+"""Two processes that train together end where one process ends with the same global batches."""
+
+from pathlib import Path
+
+import numpy as np
+import parity
+import pytest
+from distributed.launcher import launch
+from tool_runner import SMALL_DATA, TOOLS, load_tool, log_lines, run_tool, train_arguments
+
+from ms_unireid.config import load_config
+from ms_unireid.models.unireid import build_model
+from ms_unireid.training.checkpoint import read_checkpoint
+
+# The authors' epsilon: a tiny one would blow up the noise of gradients that vanish, such as the key's bias.
+TRAINING = ("train.epochs=2", "train.global_batch_objective=true", "eval.splits=[test]", "train.eps=1e-3")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    done = run_tool("make_synthetic.py", "--output", root, *SMALL_DATA)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def steps(run: Path) -> list[dict]:
+    return log_lines(run, "step")
+
+
+@pytest.mark.parametrize("options", [(), ("train.cache_chunk=2",)], ids=["whole", "cached"])
+def test_two_processes_equal_one(data, tmp_path, options):
+    launched = launch(
+        TOOLS / "train.py", *train_arguments(data, tmp_path / "two", *TRAINING, *options), folder=tmp_path / "logs"
+    )
+    assert launched.returncode == 0, launched.explain()
+    load_tool("train.py").main(train_arguments(data, tmp_path / "one", *TRAINING))
+    one, two = (steps(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 18
+    for ours, theirs in zip(two, one, strict=True):
+        for key in ("loss", "gradient_norm", "weight_text", "interaction"):
+            assert ours[key] == pytest.approx(theirs[key], rel=2e-4), (ours["step"], key)
+    found, expected = (read_checkpoint(tmp_path / name / "last.ckpt").tensors for name in ("two", "one"))
+    weights = [name for name in expected if not name.startswith(("exp_avg", "beta"))]
+    assert found.keys() == expected.keys()
+    differences = {name: float(np.abs(found[name] - expected[name]).max()) for name in weights}
+    assert max(differences.values()) < 1e-5, max(differences, key=differences.get)
+    start = parity.parameters(build_model(load_config(tmp_path / "one" / "config.yaml").model, 1))
+    assert max(float(np.abs(expected[name] - start[name]).max()) for name in weights) > 1e-3

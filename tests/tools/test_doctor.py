@@ -1,0 +1,38 @@
+"""The doctor through its command line: on this installation, and on a Python that has no package at all."""
+
+import json
+import subprocess
+import sys
+
+from tool_runner import CONFIGS, TINY, TOOLS, load_tool, run_tool
+
+
+def test_this_installation_trains_and_the_data_are_found(data, tmp_path):
+    file = tmp_path / "doctor.json"
+    base = CONFIGS / "base.yaml"
+    overrides = [*TINY, f"data.root={data}", f"train.output={tmp_path / 'run'}"]
+    done = run_tool("doctor.py", "--config", base, "--json", file, *overrides, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    findings = {finding["what"]: finding for finding in json.loads(file.read_text(encoding="utf-8"))}
+    assert {"Python", "mindspore", "numpy", "dependencies", "devices", "memory", "disk"} <= findings.keys()
+    assert findings["step CPU fp32"]["detail"].endswith("as known")
+    assert findings["data set"]["state"] == findings["model.pretrained"]["state"] == "ok"
+    assert "problem" not in {finding["state"] for finding in findings.values()}
+    assert done.stdout.splitlines()[0].split() == ["state", "what", "found"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_any_package_it_says_what_to_install():
+    command = [sys.executable, "-S", str(TOOLS / "doctor.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "mindspore            not installed, expected mindspore>=" in done.stdout
+    assert "MindSpore is not installed: no device can be used" in done.stdout
+
+
+def test_several_configs_are_read_as_training_reads_them():
+    tool = load_tool("doctor.py")
+    files = [str(CONFIGS / "tri_icfg_pedes" / "unireid.yaml"), str(CONFIGS / "devices" / "cpu.yaml")]
+    config = tool.config_of(tool.parse(["--config", files[0], "--config", files[1], "train.epochs=2"]))
+    assert (config.data.name, config.runtime.device, config.train.epochs) == ("icfg_pedes", "CPU", 2)
