@@ -58,8 +58,10 @@ class GatherWithGradient(nn.Cell):
         """Join rows (B, ...) float32 to (size * B, ...), the same in every process."""
         blocks = rows.expand_dims(0)
         own = self.own.reshape((-1,) + (1,) * rows.ndim)
-        padded = ops.where(own, blocks, ops.zeros_like(blocks))  # (size, B, ...)
-        return self.sum(padded.reshape((-1,) + rows.shape[1:]))
+        joined = self.sum(ops.where(own, blocks, ops.zeros_like(blocks)))  # (size, B, ...)
+        # Something must stand between the sum and what follows: MindSpore rewrites AllReduce(x) * y + z, for the sake
+        # of weight decay, as AllReduce(x + z) * y, which in the gradient of a normalisation is wrong.
+        return joined.reshape((-1,) + rows.shape[1:])
 
 
 def gradient_reducer(params: Sequence[Parameter], processes: Processes) -> nn.Cell | None:
