@@ -108,6 +108,7 @@ class Trainer:
         self.stop = StopRequest(f"go on with train.resume={self.folder.root}", processes)
         self.extractor = FeatureExtractor(self.model, config, lambda done, total: self.stop.check(), processes)
         self.epoch, self.done, self.global_step = 1, 0, 0
+        self.fell_back = False
         if resumed:
             self._restore()
         broadcast_parameters(self._state(), processes)
@@ -123,6 +124,8 @@ class Trainer:
         if not resumed:
             self.folder.create(self.config, environment)
             return
+        if self.fell_back:
+            self.folder.fall_back()
         finished = self.done >= len(self.batches_of(self.epoch))
         self.folder.rewind(self.global_step, self.epoch if finished else self.epoch - 1)
         self.folder.accept(changes, self.global_step)
@@ -319,8 +322,7 @@ class Trainer:
             if self.epoch > self.config.train.epochs:
                 raise ConfigError(f"train.epochs={self.config.train.epochs}: the run is in epoch {self.epoch} already")
             self.step.loss_scale.restore(meta.get("loss_scale", {}))
-            if checkpoint.path == self.folder.previous and self.processes.first:
-                self.folder.fall_back()
+            self.fell_back = checkpoint.path == self.folder.previous
 
     def _read_state(self) -> Checkpoint:
         """Read last.ckpt, or previous.ckpt where that is damaged or missing; tell so on stderr.
