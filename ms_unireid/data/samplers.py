@@ -1,4 +1,7 @@
-"""Which pairs make up each batch of an epoch; decided by (seed, epoch) alone."""
+"""Which pairs make up each batch of an epoch; decided by (seed, epoch) alone.
+
+Not MindCV's distributed sampler: it repeats samples to fill an epoch up, and knows no identities.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""Pictures to arrays: evaluation pixels equal to PIL's, and the authors' training augmentation (numpy and PIL)."""
+"""Pictures to arrays: evaluation pixels equal to PIL's, and the authors' training augmentation (numpy and PIL).
+
+Not MindCV's: its erasing draws from a state of its own, so that a resumed run would erase elsewhere.
+"""
 
 import math
 

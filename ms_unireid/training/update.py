@@ -42,7 +42,10 @@ class Collect(nn.Cell):
 
 
 class MovingAverage(nn.Cell):
-    """An exponential moving average of the weights, which starts as their first values."""
+    """An exponential moving average of the weights, which starts as their first values.
+
+    Not MindCV's: it lives in MindCV's own training step, and its decay changes as training goes on.
+    """
 
     def __init__(self, params: ParameterTuple, decay: float):
         super().__init__(auto_prefix=False)

@@ -281,19 +281,26 @@ def test_fewer_epochs_than_were_begun_are_refused(train, straight):
         train(straight, "train.epochs=1", "train.allow_changes=[train.epochs]")
 
 
-def test_the_batch_of_a_loss_that_is_not_finite_is_saved(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("overflows", "told"),
+    [(False, "the loss is nan at epoch 2, step 5; "), (True, r"at epoch 2, step 5 .*overflowed in 2 steps in a row")],
+)
+def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overflows, told):
     step = CheapStep.__call__
     seen = []
 
     def spoiled(self, images, sketches, token_ids, learning_rate):
         seen.append(token_ids)
         result = step(self, images, sketches, token_ids, learning_rate)
+        if overflows:
+            self.loss_scale.update(finite=len(seen) not in (2, 4, 5))
+            return result
         return result if len(seen) < 5 else StepResult(float("nan"), result.parts, 1.0, False)
 
     monkeypatch.setattr(CheapStep, "__call__", spoiled)
     run = tmp_path / "run"
-    with pytest.raises(UserError, match=r"the loss is nan at epoch 2, step 5; .*bad_batch\.json; last\.ckpt") as caught:
-        train(run)
+    with pytest.raises(UserError, match=rf"{told}.*bad_batch\.json; last\.ckpt") as caught:
+        train(run, "runtime.max_overflows=2", "runtime.precision=mixed")
     assert str(run / "bad_batch.json") in str(caught.value)
     bad = json.loads((run / "bad_batch.json").read_text(encoding="utf-8"))
     assert (bad["epoch"], bad["step"], len(bad["pairs"])) == (2, 5, 24)
