@@ -1,0 +1,81 @@
+"""The rows of the paper's Tables 2 to 6 and their published numbers, read from paper_tables.yaml; no MindSpore."""
+
+import functools
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from ms_unireid.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One line of a table for one data set.
+
+    Attributes:
+        table: Number of the table.
+        dataset: What it is evaluated on.
+        trained_on: The data set it is trained on.
+        row: The experiment, a config of configs/DATASET/.
+        label: What the paper calls it.
+        task: `text`, `sketch` or `fusion`.
+        protocol: How it is evaluated.
+        published: The paper's numbers in percent, by metric.
+    """
+
+    table: int
+    dataset: str
+    trained_on: str
+    row: str
+    label: str
+    task: str
+    protocol: str
+    published: dict[str, float]
+
+
+def table_numbers() -> tuple[int, ...]:
+    """List the tables that can be reproduced."""
+    return tuple(_contents()["tables"])
+
+
+def row_labels() -> dict[str, str]:
+    """Map each experiment to what the paper calls it."""
+    return dict(_contents()["rows"])
+
+
+def paper_rows(table: int) -> tuple[PaperRow, ...]:
+    """List a table's lines, data set by data set, in the paper's order.
+
+    Raises:
+        ConfigError: If the paper has no such table of its own models.
+    """
+    tables = _contents()["tables"]
+    if table not in tables:
+        raise ConfigError(f"table {table}: expected one of {', '.join(map(str, tables))}")
+    content = tables[table]
+    return tuple(
+        _row(table, content, line, dataset, values)
+        for place, dataset in enumerate(content["datasets"])
+        for line in content["published"]
+        for values in [line["values"][place]]
+    )
+
+
+def _row(table: int, content: dict[str, Any], line: dict[str, Any], dataset: str, values: list[float]) -> PaperRow:
+    return PaperRow(
+        table=table,
+        dataset=dataset,
+        trained_on=content.get("trained_on", dataset),
+        row=line["row"],
+        label=_contents()["rows"][line["row"]],
+        task=line["task"],
+        protocol=content["protocol"],
+        published=dict(zip(content["metrics"], values, strict=True)),
+    )
+
+
+@functools.cache
+def _contents() -> dict[str, Any]:
+    return yaml.safe_load(resources.files(__package__).joinpath("paper_tables.yaml").read_text(encoding="utf-8"))
