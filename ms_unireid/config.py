@@ -267,7 +267,10 @@ def _train_rules(config: Config) -> _Rules:
 
 
 def _runtime_rules(config: Config) -> _Rules:
-    yield config.eval.batch_size >= 1, "eval.batch_size", "must be at least 1"
+    for key in ("batch_size", "multi_query_photos"):
+        yield getattr(config.eval, key) >= 1, f"eval.{key}", "must be at least 1"
+    within = all(0 <= share <= 1 for share in config.eval.missing_shares)
+    yield within, "eval.missing_shares", "must lie between 0 and 1"
     for key in ("workers", "prefetch", "loss_scale_window", "max_overflows"):
         yield getattr(config.runtime, key) >= 1, f"runtime.{key}", "must be at least 1"
     yield config.runtime.initial_loss_scale >= 1, "runtime.initial_loss_scale", "must be at least 1"

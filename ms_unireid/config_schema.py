@@ -64,7 +64,7 @@ class DataConfig:
     """The data set and how batches are drawn from it.
 
     Attributes:
-        name: `cuhk_pedes`, `icfg_pedes` or `rstp_reid`.
+        name: `cuhk_pedes`, `icfg_pedes` or `rstp_reid`; `pku_sketch` or `market_sketch` to evaluate on.
         root: The folder that holds the data set's folder, or that folder itself.
         batch_size: Pairs per step, all processes together.
         sampler: `shuffle` (the authors' code: every (photo, sketch, caption) once an epoch),
@@ -72,16 +72,22 @@ class DataConfig:
         instances: K of the `identity` sampler.
         drop_last: Leave out the last, smaller batch of an epoch; the authors keep it.
         allow_identity_gaps: Accept training identities that are not consecutive.
+        allow_partial: Accept a part of PKU-Sketch.
+        captions: A file of captions for `pku_sketch` or `market_sketch`, which have none of their own.
+        trials: A file of the ten trials of `pku_sketch`; null draws them by a fixed rule.
         augment: Training augmentation.
     """
 
-    name: Literal["cuhk_pedes", "icfg_pedes", "rstp_reid"] = "cuhk_pedes"
+    name: Literal["cuhk_pedes", "icfg_pedes", "rstp_reid", "pku_sketch", "market_sketch"] = "cuhk_pedes"
     root: str = "data"
     batch_size: int = 64
     sampler: Literal["shuffle", "distinct_identities", "identity"] = "shuffle"
     instances: int = 4
     drop_last: bool = False
     allow_identity_gaps: bool = False
+    allow_partial: bool = False
+    captions: str | None = None
+    trials: str | None = None
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -182,12 +188,17 @@ class EvalConfig:
             The authors choose on test.
         selection_text_protocol: Which text R1 chooses `best_text` and enters the average;
             the authors take the full gallery.
+        multi_query_photos: With protocol `multi_query`: photos of a person whose captions or sketches make its query,
+            where these belong to photos.
+        missing_shares: With protocol `missing_modality`: shares 0-1 of the queries that lose text or sketch.
         batch_size: Pictures or captions encoded at once.
     """
 
     splits: tuple[Literal["train", "val", "test"], ...] | None = None
     selection_split: Literal["auto", "train", "val", "test"] = "auto"
     selection_text_protocol: Literal["full_gallery", "exclude_source_photo"] = "full_gallery"
+    multi_query_photos: int = 2
+    missing_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     batch_size: int = 64
 
 

@@ -4,32 +4,23 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from ms_unireid.config import EvalConfig
 from ms_unireid.errors import CheckpointError
-from ms_unireid.evaluation.metrics import RetrievalMetrics
-from ms_unireid.evaluation.protocols import PAPER_ROWS, PROTOCOLS, TASK_SYMBOLS, SplitFeatures, evaluate_row
-
-# (task, protocol) to metrics.
-Results = dict[tuple[str, str], RetrievalMetrics]
+from ms_unireid.evaluation.protocols import Results, evaluate_protocol
+from ms_unireid.evaluation.questions import TASK_SYMBOLS, SplitFeatures
 
 HEADER = ("task", "protocol", "R1", "R5", "R10", "mAP", "mINP", "chance R1", "queries", "no match")
 
 
-def rows_of(protocol: str) -> tuple[tuple[str, str], ...]:
-    """List the rows of `paper` (Table 2's three and T->R on the full gallery), one protocol, or `all`."""
-    if protocol == "paper":
-        return PAPER_ROWS
-    chosen = PROTOCOLS if protocol == "all" else (protocol,)
-    return tuple((task, name) for name in chosen for task in TASK_SYMBOLS)
-
-
-def evaluate_features(feats: SplitFeatures, rows: Sequence[tuple[str, str]] = PAPER_ROWS) -> Results:
-    """Evaluate rows on the features of a split.
+def evaluate_features(feats: SplitFeatures, protocol: str = "paper", settings: EvalConfig | None = None) -> Results:
+    """Evaluate the features of a split under a protocol, `paper` or `all`; see `evaluate_protocol`.
 
     Raises:
+        ConfigError: If the data set has not what the protocol needs.
         CheckpointError: If the features are not finite.
     """
     try:
-        return {(task, protocol): evaluate_row(task, protocol, feats) for task, protocol in rows}
+        return evaluate_protocol(protocol, feats, settings)
     except ValueError as error:
         raise CheckpointError(
             f"{error}; train again with a lower learning rate or take an earlier checkpoint"

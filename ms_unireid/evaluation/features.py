@@ -11,11 +11,11 @@ from mindspore import Tensor, nn
 
 from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import Config
-from ms_unireid.data.annotations import Annotation
+from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.distributed import all_gather_rows
-from ms_unireid.evaluation.protocols import SplitFeatures
+from ms_unireid.evaluation.questions import SplitFeatures
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.processes import ALONE, Processes
 
@@ -83,22 +83,25 @@ class FeatureExtractor:
         own = filled[self._own_rows(len(filled))]
         return self._encode(self.text_encoder, (own[i : i + size] for i in range(0, len(own), size)), len(captions))
 
-    def split(self, annotations: Sequence[Annotation]) -> SplitFeatures:
-        """Encode a split: every photo and sketch, and every distinct caption once.
+    def encode(self, data: EvaluationSet) -> SplitFeatures:
+        """Encode every photo and sketch, and every distinct caption once.
 
         Raises:
             DataError: If a picture cannot be read.
         """
-        captions = [(caption, a.image_id) for a in annotations for caption in a.captions]
-        distinct = {caption: None for caption, _ in captions}
-        rows = {caption: row for row, caption in enumerate(distinct)}
-        text = self.captions(list(distinct))[[rows[caption] for caption, _ in captions]]
+        rows = {caption: row for row, caption in enumerate(dict.fromkeys(data.captions))}
+        width = ARCHITECTURES[self.config.model.architecture].embed_dim
+        distinct = self.captions(list(rows)) if rows else np.zeros((0, width), np.float32)
         return SplitFeatures(
-            photo=self.pictures([a.photo for a in annotations]),
-            sketch=self.pictures([a.sketch for a in annotations]),
-            text=text,
-            person_ids=np.array([a.person_id for a in annotations]),
-            caption_photos=np.array([image_id for _, image_id in captions]),
+            photo=self.pictures(data.photos),
+            sketch=self.pictures(data.sketches),
+            text=distinct[[rows[caption] for caption in data.captions]] if rows else distinct,
+            person_ids=data.person_ids,
+            caption_photos=data.caption_photos,
+            caption_persons=data.caption_persons,
+            sketch_persons=data.sketch_persons,
+            cameras=data.cameras,
+            trials=data.trials,
         )
 
     def _own_rows(self, count: int) -> slice:

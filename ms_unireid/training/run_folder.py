@@ -14,6 +14,10 @@ from ms_unireid.files import write_json, write_text
 # What may change between a run and its continuation: it alters no number of the run.
 FREE_KEYS = {
     "data.root",
+    "data.captions",
+    "data.trials",
+    "eval.missing_shares",
+    "eval.multi_query_photos",
     "eval.splits",
     "runtime.device",
     "runtime.device_id",

@@ -1,0 +1,123 @@
+"""What a checkpoint is evaluated on, of whatever data set: a gallery, and the sketches and captions that ask for it.
+
+No MindSpore, and no pixels.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from ms_unireid.config import DataConfig
+from ms_unireid.data import market_sketch, pku_sketch
+from ms_unireid.data.annotations import Annotation
+from ms_unireid.data.loading import load_splits
+from ms_unireid.data.pictures import check_pictures
+from ms_unireid.data.pku_trials import trials
+from ms_unireid.data.sketch_sets import SketchSet
+from ms_unireid.data.tri_pedes import DATASETS
+
+# Where a photo's name tells its camera: both data sets took their photos, and these names, from MSMT17.
+_CAMERAS: Mapping[str, re.Pattern] = MappingProxyType(
+    {
+        "icfg_pedes": re.compile(r"\d+_\d+_(\d+)_\d{4}(?:morning|noon|afternoon)"),
+        "rstp_reid": re.compile(r"\d+_c(\d+)_\d+"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A gallery and its queries; see `SplitFeatures` for what belongs to what.
+
+    Attributes:
+        photos: The N photos of the gallery.
+        sketches: The S sketches.
+        captions: The C captions, raw.
+        person_ids: (N,) person of each photo.
+        caption_photos: (C,) the photo a caption belongs to; None where captions belong to persons.
+        caption_persons: (C,) the person a caption belongs to; None where it follows from the photo.
+        sketch_persons: (S,) the person a sketch belongs to; None where sketch i was drawn from photo i.
+        styles: The style, artist or sub-folder of each sketch.
+        cameras: (N,) camera of each photo; None if the names do not tell.
+        trials: The persons tested in each trial, where there are trials.
+    """
+
+    photos: tuple[Path, ...]
+    sketches: tuple[Path, ...]
+    captions: tuple[str, ...]
+    person_ids: np.ndarray
+    styles: tuple[str, ...]
+    caption_photos: np.ndarray | None = None
+    caption_persons: np.ndarray | None = None
+    sketch_persons: np.ndarray | None = None
+    cameras: np.ndarray | None = None
+    trials: tuple[np.ndarray, ...] = ()
+
+
+def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
+    """Load what a split evaluates, every photo and sketch checked; PKU-Sketch is whole in its trials, without splits.
+
+    Raises:
+        DataError: For anything wrong with the data set.
+    """
+    if config.name in DATASETS:
+        return from_annotations(load_splits(config, [split])[split], config.name)
+    captions = None if config.captions is None else Path(config.captions)
+    root, tested = Path(config.root), ()
+    if config.name == pku_sketch.NAME:
+        sketch_set = pku_sketch.load_pku_sketch(root, captions, config.allow_partial)
+        drawn = trials(sketch_set, file=None if config.trials is None else Path(config.trials))
+        tested = tuple(np.array(trial.test) for trial in drawn)
+    else:
+        sketch_set = market_sketch.load_market_sketch(root, split, captions=captions)
+    check_pictures(record.path for record in (*sketch_set.photos, *sketch_set.sketches))
+    return from_sketch_set(sketch_set, tested)
+
+
+def from_annotations(annotations: Sequence[Annotation], name: str = "") -> EvaluationSet:
+    """Turn the annotations of one split of a Tri data set into its evaluation.
+
+    Args:
+        annotations: The annotations.
+        name: The data set, which decides how cameras are read.
+    """
+    captions = [(caption, a.image_id) for a in annotations for caption in a.captions]
+    return EvaluationSet(
+        photos=tuple(a.photo for a in annotations),
+        sketches=tuple(a.sketch for a in annotations),
+        captions=tuple(caption for caption, _ in captions),
+        person_ids=np.array([a.person_id for a in annotations]),
+        styles=tuple(a.sketch.parent.name for a in annotations),
+        caption_photos=np.array([image_id for _, image_id in captions]),
+        cameras=_cameras([a.photo for a in annotations], name),
+    )
+
+
+def from_sketch_set(sketch_set: SketchSet, tested: tuple[np.ndarray, ...] = ()) -> EvaluationSet:
+    """Turn photos and sketches of persons into their evaluation."""
+    captions = [(text, person) for person, texts in sketch_set.captions.items() for text in texts]
+    cameras = [photo.camera for photo in sketch_set.photos]
+    return EvaluationSet(
+        photos=tuple(photo.path for photo in sketch_set.photos),
+        sketches=tuple(sketch.path for sketch in sketch_set.sketches),
+        captions=tuple(text for text, _ in captions),
+        person_ids=np.array([photo.person_id for photo in sketch_set.photos]),
+        styles=tuple(sketch.style or "" for sketch in sketch_set.sketches),
+        caption_persons=np.array([person for _, person in captions], int),
+        sketch_persons=np.array([sketch.person_id for sketch in sketch_set.sketches]),
+        cameras=None if None in cameras else np.array(cameras),
+        trials=tested,
+    )
+
+
+def _cameras(photos: Sequence[Path], name: str) -> np.ndarray | None:
+    pattern = _CAMERAS.get(name)
+    if pattern is None:
+        return None
+    found = [pattern.match(photo.name) for photo in photos]
+    # A protocol that needs cameras says so; a data set with photos of other names has none, not some.
+    return np.array([int(match[1]) for match in found]) if all(found) else None
