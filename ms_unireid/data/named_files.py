@@ -32,7 +32,7 @@ def named_files(folder: Path, pattern: re.Pattern, form: str) -> tuple[list[re.M
         parent = folder.parent
         there = f"{parent} holds {contents(parent)}" if parent.is_dir() else f"there is no {parent}"
         return [], [_nothing(folder, f"the folder is missing; {there}")]
-    names = sorted(name for name in list_files(folder) if not _LEFT_BEHIND.search(name))
+    names = sorted(name for name in list_files(folder) if not is_left_behind(name))
     found = [(name, pattern.fullmatch(name)) for name in names if "/" not in name]
     findings = _too_deep(folder, [name for name in names if "/" in name])
     if not names:
@@ -41,6 +41,11 @@ def named_files(folder: Path, pattern: re.Pattern, form: str) -> tuple[list[re.M
     fix = "rename them, or move them elsewhere"
     findings += count_defects(what, folder, ("problem", strange, f"files with another name than {form}", fix))
     return [match for _, match in found if match is not None], findings
+
+
+def is_left_behind(path: str) -> bool:
+    """Tell whether a file is none of the data set's but of a file manager or archiver, or hidden."""
+    return _LEFT_BEHIND.search(path) is not None
 
 
 def _nothing(folder: Path, detail: str) -> DataFinding:

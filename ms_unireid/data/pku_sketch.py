@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ms_unireid.data.data_findings import DataFinding, count_defects, raise_problem
+from ms_unireid.data.data_findings import DataFinding, count_defects, from_error, raise_problem
 from ms_unireid.data.folders import find_folder
 from ms_unireid.data.json_file import read_text
 from ms_unireid.data.named_files import EXTENSIONS, named_files
 from ms_unireid.data.person_captions import read_person_captions
 from ms_unireid.data.sketch_sets import PersonPhoto, PersonSketch, SketchSet
+from ms_unireid.errors import DataError
 from ms_unireid.findings import State
 
 NAME = "pku_sketch"
@@ -109,7 +110,12 @@ def _read_styles(folder: Path) -> tuple[dict[str, list[int]], list[DataFinding]]
     files, findings = named_files(folder, _STYLE, "<a to e>_<count>.txt")
     styles: dict[str, list[int]] = {}
     for match in files:
-        lines = [line.strip() for line in read_text(folder / match[0], f"Fix: {_STYLE_FIX}.").split("\n")]
+        try:
+            text = read_text(folder / match[0], f"Fix: {_STYLE_FIX}.")
+        except DataError as error:
+            findings.append(from_error("styles", error))
+            continue
+        lines = [line.strip() for line in text.split("\n")]
         wrong = [line for line in lines if line and not _IDENTITY.fullmatch(line)]
         check = ("problem", wrong, "lines that are not an identity", _STYLE_FIX)
         findings += count_defects("styles", folder / match[0], check)
