@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ms_unireid.command_line import run
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.files import write_json
+from ms_unireid.findings import to_json, to_table
 from ms_unireid.training.doctor import examine
-from ms_unireid.training.findings import to_json, to_table
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

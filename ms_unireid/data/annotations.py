@@ -1,14 +1,15 @@
 """What a data set says about its photos: the records every other module takes, and the caption file behind them.
 
-The parsers (``tri_pedes``, ``pku_sketch``) make the records; samplers, pipeline and evaluation take them. Where a
-data set keeps its files is the parsers' business: nothing here looks at a folder.
+The parser ``tri_pedes`` makes the records; samplers, pipeline and evaluation take them. Where a data set keeps its
+files is the parser's business: nothing here looks at a folder. Sets whose sketches belong to persons are in
+``sketch_sets``.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ms_unireid.data.json_file import read_json
 from ms_unireid.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -103,22 +104,31 @@ def read_captions(file: Path, path_key: str) -> list[CaptionEntry]:
         DataError: If the file is unreadable, an entry is malformed, a photo comes twice, or a path leads out of the
             photo folder.
     """
-    fix = "Fix: copy the file again from the data set's download."
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}). Fix: check its permissions.") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not valid JSON, truncated or damaged ({error}). {fix}") from error
-    if not isinstance(raw, list) or not raw:
-        what = "an empty list" if raw == [] else f"a JSON {type(raw).__name__}"
-        raise DataError(f"{file}: expected a JSON list with one object per photo, found {what}. {fix}")
-    entries = [_parse_entry(path_key, file, index, entry) for index, entry in enumerate(raw)]
+    entries = [parse_entry(path_key, file, index, entry) for index, entry in enumerate(read_entries(file))]
     _check_photo_names(file, entries)
     return entries
 
 
-def _parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionEntry:
+def read_entries(file: Path) -> list[object]:
+    """Read the entries of a caption file, unchecked.
+
+    Raises:
+        DataError: If the file is unreadable or not a JSON list with at least one entry.
+    """
+    fix = "Fix: copy the file again from the data set's download."
+    raw = read_json(file, fix)
+    if not isinstance(raw, list) or not raw:
+        what = "an empty list" if raw == [] else f"a JSON {type(raw).__name__}"
+        raise DataError(f"{file}: expected a JSON list with one object per photo, found {what}. {fix}")
+    return raw
+
+
+def parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionEntry:
+    """Check one entry of a caption file; see `read_captions`.
+
+    Raises:
+        DataError: If it is malformed; the message names the file, the entry's index, what was expected and the fix.
+    """
     where = f"{file}, entry {index}"
     fix = "Fix: correct this entry, or copy the file again from the data set's download."
     if not isinstance(raw, dict):
@@ -131,13 +141,18 @@ def _parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionE
         raise DataError(f"{where}: 'split' must be a string, found {raw['split']!r:.80}. {fix}")
     split = raw["split"] if raw["split"] in ("train", "test") else "val"  # as the authors do
     try:
-        person_id = _identity(raw["id"])
-        return CaptionEntry(index, split, person_id, _photo_name(raw[path_key]), _captions(raw["captions"]))
+        person_id = parse_identity(raw["id"])
+        return CaptionEntry(index, split, person_id, _photo_name(raw[path_key]), check_captions(raw["captions"]))
     except ValueError as error:
         raise DataError(f"{where}: {error}. {fix}") from error
 
 
-def _identity(value: object) -> int:
+def parse_identity(value: object) -> int:
+    """Return an identity given as an integer or a string of digits.
+
+    Raises:
+        ValueError: If it is neither, negative or too large for an int32 label.
+    """
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 12:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_ID:
@@ -154,7 +169,12 @@ def _photo_name(value: object) -> str:
     return "/".join(part for part in value.split("/") if part not in ("", "."))  # pathlib would take a second or two
 
 
-def _captions(value: object) -> tuple[str, ...]:
+def check_captions(value: object) -> tuple[str, ...]:
+    """Return a list of captions that are not blank, as they are.
+
+    Raises:
+        ValueError: If it is not such a list, or empty.
+    """
     if not isinstance(value, list) or not value:
         raise ValueError(f"'captions' must be a list of at least one caption, found {value!r:.80}")
     for caption in value:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -28,7 +29,7 @@ class _UnusableError(Exception):
 
 
 # What Pillow's decoders are known to raise on damaged files; KeyError: a format this Pillow was built without.
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error, zlib.error,
     Image.DecompressionBombError, _UnusableError,
 )  # fmt: skip
@@ -53,8 +54,8 @@ def load_picture(path: Path) -> Image.Image:
     """
     try:
         return _decode(Path(path))
-    except _DECODE_ERRORS as error:
-        raise DataError(f"{path}: {_describe(error)}. {_FIX}") from error
+    except DECODE_ERRORS as error:
+        raise DataError(f"{path}: {describe_defect(error)}. {_FIX}") from error
 
 
 def check_pictures(paths: Iterable[Path]) -> None:
@@ -115,16 +116,35 @@ def list_files(folder: Path) -> frozenset[str]:
 
 
 def _decode(path: Path) -> Image.Image:
-    if path.stat().st_size == 0:
+    with open(path, "rb") as file:
+        return decode_picture(file)
+
+
+def decode_picture(file: BinaryIO) -> Image.Image:
+    """Decode one picture completely.
+
+    Args:
+        file: An open picture file, or its bytes in memory.
+
+    Returns:
+        The picture in mode RGB, see `load_picture`.
+
+    Raises:
+        Exception: One of ``DECODE_ERRORS`` if it is empty, not a picture, truncated or unreasonably large;
+            `describe_defect` puts it into words.
+    """
+    if not file.read(1):
         raise _UnusableError("the file is empty (0 bytes)")
-    with Image.open(path, formats=FORMATS) as picture:
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as picture:
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise _UnusableError(f"{width}x{height} pixels, expected at most {MAX_PIXELS}")
         return picture.convert("RGB")
 
 
-def _describe(error: Exception) -> str:
+def describe_defect(error: Exception) -> str:
+    """Say in words what one of ``DECODE_ERRORS`` means."""
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
     if isinstance(error, IsADirectoryError):
@@ -150,14 +170,19 @@ def _defects(paths: list[Path]) -> list[tuple[Path, str]]:
     found = []
     for path in paths:
         try:
-            if not _looks_whole(path):
+            if not looks_whole(path):
                 _decode(Path(path))
-        except _DECODE_ERRORS as error:
-            found.append((path, _describe(error)))
+        except DECODE_ERRORS as error:
+            found.append((path, describe_defect(error)))
     return found
 
 
-def _looks_whole(path: Path) -> bool:
+def looks_whole(path: Path) -> bool:
+    """Tell whether a file begins and ends as a PNG or a JPEG does; nothing in between is read.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
     with open(path, "rb", buffering=0) as file:
         head = file.read(8)
         size = file.seek(0, os.SEEK_END)

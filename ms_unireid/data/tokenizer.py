@@ -83,6 +83,17 @@ class Tokenizer:
             row[: len(ids)] = ids
         return rows
 
+    def lengths(self, texts: Iterable[str]) -> list[int]:
+        """Count the ids of captions before they are cut.
+
+        Args:
+            texts: Captions, raw.
+
+        Returns:
+            Of each caption the number of its ids, start and end token included; more than `context_length` are cut.
+        """
+        return [len(_encode(_clean(text))) + 2 for text in texts]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of one row of ids.
 

@@ -1,21 +1,22 @@
 """Tri-CUHK-PEDES, Tri-ICFG-PEDES and Tri-RSTPReid: caption files, photos and the authors' sketches.
 
 One parser for the three; ``DATASETS`` says where they differ. Everything a download can have wrong is found here,
-before training, and reported as one error. Pixels are not read: see ``pictures.check_pictures``.
+before training, and reported as one error; `tools/verify_dataset.py` reports all of them. Pixels are not read: see
+``pictures.check_pictures``.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from ms_unireid.data.annotations import SPLITS, Annotation, CaptionEntry, read_captions
+from ms_unireid.data.folders import by_folder, contents, find_folder, listed
 from ms_unireid.data.pictures import list_files
 from ms_unireid.errors import DataError
 
-_PHOTOS = "imgs"
-_NAMED = 5
+PHOTOS = "imgs"
+RAW_DOWNLOAD = "caption_all.json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class TriPedesLayout:
     sketch_folder: str
     first_train_identity: int
     splits: tuple[str, ...]
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Return what tells the data set's folder from others."""
+        return (*self.annotation_files, RAW_DOWNLOAD, PHOTOS)
+
+    @property
+    def sketch_prefixes(self) -> tuple[str, ...]:
+        """Return where the photos' relative paths may start below the sketch folder: archives differ in this."""
+        return ("", f"{PHOTOS}/", f"{self.folder}/", f"{self.folder}/{PHOTOS}/")
 
 
 DATASETS: Mapping[str, TriPedesLayout] = MappingProxyType(
@@ -63,17 +74,8 @@ def find_root(name: str, root: Path) -> Path:
     Raises:
         DataError: If the data set is unknown or its folder is not there.
     """
-    layout, root = _layout(name), Path(root)
-    if (root / layout.folder).is_dir():
-        return root / layout.folder
-    own = (*layout.annotation_files, "caption_all.json", _PHOTOS)
-    if root.is_dir() and (root.name == layout.folder or any((root / known).exists() for known in own)):
-        return root
-    found = f"it holds {_contents(root)}" if root.is_dir() else "there is no such folder"
-    raise DataError(
-        f"{root}: expected the folder {layout.folder}/ of {name}, or one that contains it; {found}. "
-        "Fix: set the data root to the folder the data set was unpacked into."
-    )
+    layout = layout_of(name)
+    return find_folder(name, root, layout.folder, layout.marks)
 
 
 def available_splits(name: str, root: Path) -> tuple[str, ...]:
@@ -89,8 +91,8 @@ def available_splits(name: str, root: Path) -> tuple[str, ...]:
     Raises:
         DataError: If the caption file is missing, damaged or malformed.
     """
-    layout = _layout(name)
-    return _present(read_captions(_annotation_file(layout, find_root(name, root)), layout.path_key))
+    layout = layout_of(name)
+    return present_splits(read_captions(caption_file(layout, find_root(name, root)), layout.path_key))
 
 
 def load_tri_pedes(
@@ -111,16 +113,16 @@ def load_tri_pedes(
     Raises:
         DataError: If a file is missing, damaged or malformed, or the identities of the splits are inconsistent.
     """
-    layout, folder = _layout(name), find_root(name, root)
-    file = _annotation_file(layout, folder)
+    layout, folder = layout_of(name), find_root(name, root)
+    file = caption_file(layout, folder)
     entries = read_captions(file, layout.path_key)
-    _check_splits(file, splits, _present(entries))
+    _check_splits(file, splits, present_splits(entries))
     if "train" in splits and not allow_identity_gaps:
-        _check_contiguous(file, layout, {entry.person_id for entry in entries if entry.split == "train"})
+        check_contiguous(file, layout, {entry.person_id for entry in entries if entry.split == "train"})
     wanted = [entry for entry in entries if entry.split in splits]
-    photo_root, sketch_root = folder / _PHOTOS, folder / layout.sketch_folder
-    _check_photos(file, photo_root, wanted)
-    sketches = _find_sketches(layout, folder, wanted, {entry.photo for entry in entries})
+    photo_root, sketch_root = folder / PHOTOS, folder / layout.sketch_folder
+    _check_photos(name, file, photo_root, wanted)
+    sketches = _find_sketches(name, folder, wanted, {entry.photo for entry in entries})
     annotations: dict[str, list[Annotation]] = {split: [] for split in splits}
     for entry in wanted:
         rows = annotations[entry.split]
@@ -129,40 +131,41 @@ def load_tri_pedes(
     return {split: tuple(rows) for split, rows in annotations.items()}
 
 
-def _layout(name: str) -> TriPedesLayout:
+def layout_of(name: str) -> TriPedesLayout:
+    """Return the layout of a data set.
+
+    Raises:
+        DataError: If it is not one of ``DATASETS``.
+    """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}. Fix: use one of {', '.join(DATASETS)}.")
     return DATASETS[name]
 
 
-def _contents(folder: Path) -> str:
-    names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in folder.iterdir())
-    return _listed(names, 10) if names else "nothing"
+def caption_file(layout: TriPedesLayout, folder: Path) -> Path:
+    """Return the caption file in a data set's folder.
 
-
-def _listed(names: Sequence[str], limit: int = _NAMED) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
-def _annotation_file(layout: TriPedesLayout, folder: Path) -> Path:
+    Raises:
+        DataError: If it is missing; the raw download is recognised.
+    """
     for file_name in layout.annotation_files:
         if (folder / file_name).is_file():
             return folder / file_name
     expected = " or ".join(layout.annotation_files)
-    if (folder / "caption_all.json").is_file():
+    if (folder / RAW_DOWNLOAD).is_file():
         raise DataError(
-            f"{folder}: holds caption_all.json, expected {expected}. caption_all.json is the raw download: it has "
+            f"{folder}: holds {RAW_DOWNLOAD}, expected {expected}. {RAW_DOWNLOAD} is the raw download: it has "
             f"no split and numbers the identities differently, so the published splits cannot be made from it. "
             f"Fix: ask the data set's authors for {expected} and put it here."
         )
     raise DataError(
-        f"{folder}: the caption file {expected} is missing; the folder holds {_contents(folder)}. "
+        f"{folder}: the caption file {expected} is missing; the folder holds {contents(folder)}. "
         f"Fix: copy {expected} from the data set's download into this folder."
     )
 
 
-def _present(entries: Iterable[CaptionEntry]) -> tuple[str, ...]:
+def present_splits(entries: Iterable[CaptionEntry]) -> tuple[str, ...]:
+    """Return the splits that have an entry, in the order train, val, test."""
     found = {entry.split for entry in entries}
     return tuple(split for split in SPLITS if split in found)
 
@@ -176,7 +179,12 @@ def _check_splits(file: Path, splits: Sequence[str], present: Sequence[str]) -> 
         )
 
 
-def _check_contiguous(file: Path, layout: TriPedesLayout, identities: set[int]) -> None:
+def check_contiguous(file: Path, layout: TriPedesLayout, identities: set[int]) -> None:
+    """Check that training identities are numbered without gaps.
+
+    Raises:
+        DataError: If they are not; the message names the first gap.
+    """
     start = layout.first_train_identity
     if identities == set(range(start, start + len(identities))):
         return
@@ -190,10 +198,10 @@ def _check_contiguous(file: Path, layout: TriPedesLayout, identities: set[int]) 
     )
 
 
-def _check_photos(file: Path, photos: Path, entries: Sequence[CaptionEntry]) -> None:
+def _check_photos(name: str, file: Path, photos: Path, entries: Sequence[CaptionEntry]) -> None:
     if not photos.is_dir():
         raise DataError(
-            f"{photos}: the photo folder is missing; {photos.parent} holds {_contents(photos.parent)}. "
+            f"{photos}: the photo folder is missing; {photos.parent} holds {contents(photos.parent)}. "
             f"Fix: unpack the data set's photos into {photos}."
         )
     present = list_files(photos)
@@ -201,47 +209,67 @@ def _check_photos(file: Path, photos: Path, entries: Sequence[CaptionEntry]) -> 
     if missing:
         raise DataError(
             f"{photos}: {len(missing)} of {len(entries)} photos named by {file.name} are missing. By sub-folder: "
-            f"{_by_folder(missing, [entry.photo for entry in entries])}. First: {_listed(missing)}. Fix: the download "
-            "is incomplete, get these sub-folders from the data set's authors (letter case of names counts)."
+            f"{by_folder(missing, [entry.photo for entry in entries])}. First: {listed(missing)}. Fix: the download "
+            "is incomplete, get these sub-folders from the data set's authors (letter case of names counts). "
+            f"{advice(name, photos.parent)}"
         )
 
 
-def _by_folder(missing: Iterable[str], named: Iterable[str]) -> str:
-    def top(path: str) -> str:
-        return path.split("/")[0] if "/" in path else "."
-
-    totals = Counter(map(top, named))
-    return ", ".join(f"{folder} {count} of {totals[folder]}" for folder, count in Counter(map(top, missing)).items())
-
-
-def _find_sketches(
-    layout: TriPedesLayout, folder: Path, entries: Sequence[CaptionEntry], photos: set[str]
-) -> dict[str, str]:
+def _find_sketches(name: str, folder: Path, entries: Sequence[CaptionEntry], photos: set[str]) -> dict[str, str]:
+    layout = layout_of(name)
     root = folder / layout.sketch_folder
-    fix = (
-        f"Fix: unpack the authors' sketches (links in the UNIReID repository) into {root}, or draw some with "
-        f"python tools/build_sketches.py --photos {folder / _PHOTOS} --output {root}"
-    )
+    fix = sketch_fix(folder, root)
     if not root.is_dir():
-        raise DataError(f"{root}: the sketch folder is missing; {folder} holds {_contents(folder)}. {fix}")
-    present = list_files(root)
-    best: dict[str, str] = {}
-    for prefix in ("", f"{_PHOTOS}/", f"{layout.folder}/", f"{layout.folder}/{_PHOTOS}/"):
-        names = ((entry.photo, _sketch_name(prefix, entry.photo, present, photos)) for entry in entries)
-        found = {photo: sketch for photo, sketch in names if sketch is not None}
-        best = found if len(found) > len(best) else best
-        if len(best) == len(entries):
-            break
-    missing = [entry.photo for entry in entries if entry.photo not in best]
+        raise DataError(f"{root}: the sketch folder is missing; {folder} holds {contents(folder)}. {fix}.")
+    named = [entry.photo for entry in entries]
+    found = match_sketches(layout, named, list_files(root), photos)
+    missing = [photo for photo in named if photo not in found]
     if missing:
         raise DataError(
-            f"{root}: the sketches of {len(missing)} of {len(entries)} photos are missing. By sub-folder: "
-            f"{_by_folder(missing, [entry.photo for entry in entries])}. First: {_listed(missing)}. {fix}"
+            f"{root}: the sketches of {len(missing)} of {len(named)} photos are missing. By sub-folder: "
+            f"{by_folder(missing, named)}. First: {listed(missing)}. {fix}. {advice(name, folder)}"
         )
+    return found
+
+
+def match_sketches(
+    layout: TriPedesLayout, wanted: Sequence[str], present: frozenset[str], photos: Collection[str]
+) -> dict[str, str]:
+    """Find the sketch of each photo in the layout that fits most of them.
+
+    Args:
+        layout: The data set's.
+        wanted: Photos whose sketches are wanted, below the photo folder.
+        present: Files below the sketch folder.
+        photos: All photos of the data set, below the photo folder.
+
+    Returns:
+        For each photo that has one, the path of its sketch below the sketch folder.
+    """
+    best: dict[str, str] = {}
+    for prefix in layout.sketch_prefixes:
+        names = ((photo, _sketch_name(prefix, photo, present, photos)) for photo in wanted)
+        found = {photo: sketch for photo, sketch in names if sketch is not None}
+        best = found if len(found) > len(best) else best
+        if len(best) == len(wanted):
+            break
     return best
 
 
-def _sketch_name(prefix: str, photo: str, present: frozenset[str], photos: set[str]) -> str | None:
+def sketch_fix(folder: Path, root: Path) -> str:
+    """Say where missing sketches come from: `Fix: ...` without a full stop."""
+    return (
+        f"Fix: unpack the authors' sketches (links in the UNIReID repository) into {root}, or draw some with "
+        f"python tools/build_sketches.py --photos {folder / PHOTOS} --output {root}"
+    )
+
+
+def advice(name: str, folder: Path) -> str:
+    """Name the command that finds everything that is wrong with a data set."""
+    return f"All that is wrong: python tools/verify_dataset.py --dataset {name} --root {folder}"
+
+
+def _sketch_name(prefix: str, photo: str, present: frozenset[str], photos: Collection[str]) -> str | None:
     if prefix + photo in present:
         return prefix + photo
     stem = photo.removesuffix(PurePosixPath(photo).suffix)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_unireid.errors import UserError
+from ms_unireid.findings import Finding
 from ms_unireid.training import doctor_child
 from ms_unireid.training.doctor_packages import check_conflicts, check_packages, check_python
-from ms_unireid.training.findings import Finding
 
 if TYPE_CHECKING:
     from ms_unireid.config import Config

@@ -176,7 +176,7 @@ def test_damaged_annotation_file(tmp_path, text):
 
 def test_annotation_file_in_another_encoding(tmp_path):
     (build(tmp_path, NAME) / "reid_raw.json").write_bytes('["é"]'.encode("utf-16"))
-    with pytest.raises(DataError, match=r"reid_raw\.json: not valid JSON"):
+    with pytest.raises(DataError, match=r"reid_raw\.json: not a text in UTF-8"):
         load(tmp_path)
 
 

@@ -11,8 +11,8 @@ import pytest
 from tool_runner import CONFIGS
 
 from ms_unireid.config import load_config
+from ms_unireid.findings import Finding, to_json, to_table
 from ms_unireid.training import doctor, doctor_child, doctor_packages
-from ms_unireid.training.findings import Finding, to_json, to_table
 
 PAPER = CONFIGS / "tri_cuhk_pedes" / "unireid.yaml"
 GOOD = {"features": 0.9056, "losses": [6.217, 5.221, 4.346, 3.968]}

@@ -1,4 +1,7 @@
-"""What the doctor's checks return, as a table and as JSON. The standard library only: a doctor must always run."""
+"""What checks of a machine or a data set return, as a table and as JSON.
+
+The standard library only: the doctor must always run.
+"""
 
 import dataclasses
 from collections.abc import Iterable
@@ -25,17 +28,20 @@ class Finding:
     detail: str
     fix: str = ""
 
+    def notes(self) -> list[str]:
+        """Return what belongs in lines of its own below the finding."""
+        return [f"fix: {self.fix}"] if self.fix else []
+
 
 def to_table(findings: Iterable[Finding]) -> str:
-    """Write findings as a table, each fix in a line of its own below its finding."""
+    """Write findings as a table, each with its notes below."""
     lines = [f"{'state':8} {'what':{_WIDTH}} found"]
     for finding in findings:
         lines.append(f"{finding.state:8} {finding.what:{_WIDTH}} {finding.detail}")
-        if finding.fix:
-            lines.append(f"{'':8} {'':{_WIDTH}} fix: {finding.fix}")
+        lines += [f"{'':8} {'':{_WIDTH}} {note}" for note in finding.notes()]
     return "\n".join(lines)
 
 
 def to_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Turn findings into dictionaries with the keys what, state, detail and fix."""
+    """Turn findings into dictionaries with the keys what, state, detail, fix and those of the finding's own kind."""
     return [dataclasses.asdict(finding) for finding in findings]

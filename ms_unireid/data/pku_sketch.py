@@ -1,0 +1,165 @@
+"""PKU-Sketch (``PKUSketchRE-ID_V1``): 200 persons, each with one artist's sketch and two photos.
+
+Layout, as the data set's own ReadMe.txt describes it: ``photo/ID_CAMERA_FRAME.jpg``, ``sketch/ID.jpg``, and
+``styleAnnotation/<letter>_<count>.txt``, one file for each of five drawing styles with the identities drawn in it, one
+a line. Published by Pang et al., "Cross-Domain Adversarial Feature Learning for Sketch Re-identification", ACM MM
+2018. The ten trials of its protocol are in ``pku_trials``. Pixels are not read.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ms_unireid.data.data_findings import DataFinding, count_defects, from_error, raise_problem
+from ms_unireid.data.folders import find_folder
+from ms_unireid.data.json_file import read_text
+from ms_unireid.data.named_files import EXTENSIONS, named_files
+from ms_unireid.data.person_captions import read_person_captions
+from ms_unireid.data.sketch_sets import PersonPhoto, PersonSketch, SketchSet
+from ms_unireid.errors import DataError
+from ms_unireid.findings import State
+
+NAME = "pku_sketch"
+FOLDER = "PKUSketchRE-ID_V1"
+OTHER_FOLDERS = ("PKU*",)
+PHOTOS, SKETCHES, STYLES = "photo", "sketch", "styleAnnotation"
+MARKS = (PHOTOS, SKETCHES, STYLES)
+STYLE_NAMES = "abcde"
+PHOTOS_EACH = 2
+
+_PHOTO = re.compile(rf"(\d{{1,6}})_(\d{{1,3}})_(\d+){EXTENSIONS}", re.IGNORECASE | re.ASCII)
+_SKETCH = re.compile(rf"(\d{{1,6}}){EXTENSIONS}", re.IGNORECASE | re.ASCII)
+_STYLE = re.compile(rf"([{STYLE_NAMES}])_(\d+)\.txt", re.ASCII)
+_IDENTITY = re.compile(r"\d{1,6}", re.ASCII)
+_STYLE_FIX = "copy the style files again from the data set's download"
+_PART = "to read a part of the data set, allow_partial=True"
+_PART_FIX = f"{_STYLE_FIX}; {_PART}"
+
+
+def find_root(root: Path) -> Path:
+    """Find the folder of PKU-Sketch.
+
+    Args:
+        root: That folder, or the one that contains it as ``PKUSketchRE-ID_V1`` or another name that begins with PKU.
+
+    Returns:
+        The folder that holds ``photo/``, ``sketch/`` and ``styleAnnotation/``.
+
+    Raises:
+        DataError: If it is not there, or several could be meant.
+    """
+    return find_folder(NAME, root, FOLDER, MARKS, OTHER_FOLDERS)
+
+
+def load_pku_sketch(root: Path, captions: Path | None = None, allow_partial: bool = False) -> SketchSet:
+    """Read PKU-Sketch and check that all of it is there.
+
+    Args:
+        root: The data set's folder, or the one that contains it.
+        captions: A file with captions of every person, see ``person_captions``; without it the set has none.
+        allow_partial: Accept a part of the data set: style files that name more or fewer identities than are there, and
+            persons with one photo.
+
+    Returns:
+        Photos and sketches in the order of identities; the style of a sketch is its letter, a to e.
+
+    Raises:
+        DataError: If a folder or style file is missing, a file has an unknown name, an identity has a sketch and no
+            photo or the reverse, or no style or two, or the captions do not fit; the message names the first defect.
+    """
+    folder = find_root(root)
+    sketch_set, findings = examine(folder, allow_partial)
+    raise_problem(findings, f"All that is wrong: python tools/verify_dataset.py --dataset {NAME} --root {folder}")
+    if captions is None:
+        return sketch_set
+    return SketchSet(sketch_set.photos, sketch_set.sketches, read_person_captions(captions, sketch_set.persons))
+
+
+def examine(folder: Path, allow_partial: bool) -> tuple[SketchSet, list[DataFinding]]:
+    """Read what can be read of PKU-Sketch, and find what is wrong with its files.
+
+    Args:
+        folder: The data set's folder.
+        allow_partial: Whether what is only incomplete is a warning.
+
+    Returns:
+        Photos and sketches without captions, and the findings that are not ok.
+    """
+    photo_names, findings = named_files(folder / PHOTOS, _PHOTO, "ID_CAMERA_FRAME.jpg")
+    sketch_names, sketch_findings = named_files(folder / SKETCHES, _SKETCH, "ID.jpg")
+    styles, style_findings = _read_styles(folder / STYLES)
+    letters = {person: stem[0] for stem, persons in styles.items() for person in persons}
+    photos = [PersonPhoto(int(name[1]), folder / PHOTOS / name[0], int(name[2])) for name in photo_names]
+    sketches = [
+        PersonSketch(int(name[1]), folder / SKETCHES / name[0], letters.get(int(name[1]))) for name in sketch_names
+    ]
+    photos.sort(key=lambda photo: (photo.person_id, photo.camera, photo.path.name))
+    sketches.sort(key=lambda sketch: (sketch.person_id, sketch.path.name))
+    findings += [*sketch_findings, *style_findings]
+    if photos and sketches:
+        findings += _check_persons(folder, photos, sketches, "warning" if allow_partial else "problem")
+    if sketches and styles:
+        drawn = {sketch.person_id for sketch in sketches}
+        findings += _check_styles(folder / STYLES, drawn, styles, "warning" if allow_partial else "problem")
+    return SketchSet(tuple(photos), tuple(sketches)), findings
+
+
+def _read_styles(folder: Path) -> tuple[dict[str, list[int]], list[DataFinding]]:
+    """Return the identities of each style file by its stem, and what is wrong with the files."""
+    files, findings = named_files(folder, _STYLE, "<a to e>_<count>.txt")
+    styles: dict[str, list[int]] = {}
+    for match in files:
+        try:
+            text = read_text(folder / match[0], f"Fix: {_STYLE_FIX}.")
+        except DataError as error:
+            findings.append(from_error("styles", error))
+            continue
+        lines = [line.strip() for line in text.split("\n")]
+        wrong = [line for line in lines if line and not _IDENTITY.fullmatch(line)]
+        check = ("problem", wrong, "lines that are not an identity", _STYLE_FIX)
+        findings += count_defects("styles", folder / match[0], check)
+        styles[Path(match[0]).stem] = [int(line) for line in lines if _IDENTITY.fullmatch(line)]
+    return styles, findings
+
+
+def _check_persons(
+    folder: Path, photos: Sequence[PersonPhoto], sketches: Sequence[PersonSketch], part: State
+) -> Iterator[DataFinding]:
+    photographed = Counter(photo.person_id for photo in photos)
+    drawn = Counter(sketch.person_id for sketch in sketches)
+    several = sorted(person for person, count in drawn.items() if count > 1)
+    few = sorted(person for person, count in photographed.items() if count != PHOTOS_EACH)
+    fix = "copy the missing files from the data set's download, or take out the others"
+    part_fix = f"{fix}; {_PART}"
+    yield from count_defects(
+        "identities",
+        folder,
+        ("problem", sorted(drawn.keys() - photographed), "identities with a sketch and no photo", fix),
+        ("problem", sorted(photographed.keys() - drawn), "identities with photos and no sketch", fix),
+        ("problem", several, "identities with more than one sketch", fix),
+        (part, few, f"identities with another number of photos than {PHOTOS_EACH}", part_fix),
+    )
+
+
+def _check_styles(folder: Path, drawn: set[int], styles: dict[str, list[int]], part: State) -> Iterator[DataFinding]:
+    named = Counter(person for persons in styles.values() for person in persons)
+    letters = Counter(stem[0] for stem in styles)
+    wrong_counts = [
+        f"{stem}.txt names {len(persons)}" for stem, persons in styles.items() if len(persons) != int(stem[2:])
+    ]
+    yield from count_defects(
+        "styles",
+        folder,
+        ("problem", [letter for letter, count in letters.items() if count > 1], "styles with two files", _STYLE_FIX),
+        (
+            "problem",
+            sorted(p for p, count in named.items() if count > 1),
+            "identities in two styles, or twice in one",
+            _STYLE_FIX,
+        ),
+        ("problem", sorted(drawn - named.keys()), "identities with a sketch and no style", _STYLE_FIX),
+        (part, sorted(named.keys() - drawn), "identities in the style files without a sketch", _PART_FIX),
+        (part, [letter for letter in STYLE_NAMES if letter not in letters], "styles without a file", _PART_FIX),
+        (part, wrong_counts, "style files that name another number of identities than their own names say", _PART_FIX),
+    )

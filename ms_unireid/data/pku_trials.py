@@ -1,0 +1,194 @@
+"""The ten trials of PKU-Sketch: who is tested in each, by a rule that gives the same answer everywhere, or by a file.
+
+The field tests ten times on 50 of the 200 persons, drawn per style, and averages (Chen et al., "Sketch Transformer",
+ACM MM 2022, which the paper follows for Table 6). Their code draws without a seed, so each group has trials of its own:
+comparable runs need the same file. Two kinds are read: the JSON that `write_trials` writes, and a folder of the index
+lists that code in the field shares, ``test_sketch_<trial>.txt`` with a line ``sketch/ID.jpg ID CAMERA STYLE`` for each
+tested person.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from ms_unireid.data.annotations import parse_identity
+from ms_unireid.data.folders import contents, listed
+from ms_unireid.data.json_file import read_json, read_text
+from ms_unireid.data.published import ALL, PUBLISHED
+from ms_unireid.data.sketch_sets import SketchSet
+from ms_unireid.errors import DataError
+from ms_unireid.files import write_json
+
+COUNT = 10
+SEED = 0
+RULE = (
+    "trial t tests, of each style, the identities whose SHA-256 of 'pku_sketch/SEED/t/IDENTITY' comes first in "
+    "hexadecimal order; SEED, t (from 1) and IDENTITY are decimal numbers"
+)
+# Of all 200 persons; a part of the data set is drawn from in proportion.
+TEST_COUNTS: Mapping[str, int] = MappingProxyType({"a": 11, "b": 5, "c": 20, "d": 8, "e": 6})
+
+_LIST = re.compile(r"test_sketch_(\d+)\.txt", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One division of the persons.
+
+    Attributes:
+        train: Identities to train on, ascending.
+        test: Identities to test on, ascending; their sketches are the queries, their photos the gallery.
+    """
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def trials(sketch_set: SketchSet, count: int = COUNT, seed: int = SEED, file: Path | None = None) -> tuple[Trial, ...]:
+    """Return the trials of a data set.
+
+    Without a file they are drawn with a hash rather than a random generator: the same on every machine, whatever the
+    order of the files or the version of Python and numpy.
+
+    Args:
+        sketch_set: PKU-Sketch or a part of it, with styles.
+        count: How many trials.
+        seed: Other seeds draw other trials.
+        file: Trials to take instead: a JSON file of `write_trials` or a folder of index lists.
+
+    Returns:
+        The trials; each tests 50 persons of the whole data set, and at least one of every style that has two.
+
+    Raises:
+        DataError: If a sketch has no style, or the file is damaged, does not fit the data or has fewer trials.
+    """
+    styles = _styles(sketch_set)
+    if count < 1:
+        raise DataError(f"{count} trials asked for, expected at least 1. Fix: ask for {COUNT}.")
+    if file is None:
+        return tuple(_trial(styles, _drawn(styles, seed, number)) for number in range(1, count + 1))
+    tested = _read_lists(file) if file.is_dir() else _read_file(file, styles)
+    if len(tested) < count:
+        raise DataError(f"{file}: {len(tested)} trials, expected {count}. Fix: ask for fewer, or give a longer file.")
+    for number, test in enumerate(tested[:count], 1):
+        _check(f"{file}, trial {number}", test, styles)
+    return tuple(_trial(styles, test) for test in tested[:count])
+
+
+def write_trials(file: Path, sketch_set: SketchSet, count: int = COUNT, seed: int = SEED) -> None:
+    """Write drawn trials to a file that others can use, with the rule, the seed and the styles.
+
+    Raises:
+        DataError: If a sketch has no style.
+        UserError: If the file cannot be written.
+    """
+    styles = _styles(sketch_set)
+    tested = [list(trial.test) for trial in trials(sketch_set, count, seed)]
+    described = _describe_styles(Counter(styles.values()))
+    write_json(file, {"data_set": "pku_sketch", "rule": RULE, "seed": seed, "styles": described, "trials": tested})
+
+
+def counts_to_test(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return how many persons of each style are tested.
+
+    Args:
+        sizes: How many persons of each style there are.
+
+    Returns:
+        The field's counts for the whole data set; of a part the same share, rounded, at least one where there are two
+        persons or more, and never all of them.
+    """
+    published = PUBLISHED["pku_sketch"][ALL]
+    counts = {}
+    for style, size in sizes.items():
+        whole = published[f"style {style}"]
+        share = (2 * size * TEST_COUNTS[style] + whole) // (2 * whole)  # rounded, in integers
+        counts[style] = min(max(share, 1), size - 1)
+    return counts
+
+
+def _describe_styles(sizes: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    return {style: {"identities": sizes[style], "test": n} for style, n in sorted(counts_to_test(sizes).items())}
+
+
+def _styles(sketch_set: SketchSet) -> dict[int, str]:
+    styles = {sketch.person_id: sketch.style for sketch in sketch_set.sketches}
+    without = [person for person, style in styles.items() if style not in TEST_COUNTS]
+    if without or not styles:
+        raise DataError(
+            f"{len(without)} of {len(styles)} persons have no style ({', '.join(TEST_COUNTS)}): {listed(without)}. "
+            "Fix: load PKU-Sketch with its styleAnnotation folder."
+        )
+    return styles
+
+
+def _drawn(styles: Mapping[int, str], seed: int, number: int) -> list[int]:
+    counts = counts_to_test(Counter(styles.values()))
+    ranked = sorted(styles, key=lambda person: hashlib.sha256(f"pku_sketch/{seed}/{number}/{person}".encode()).digest())
+    return [person for style in counts for person in [p for p in ranked if styles[p] == style][: counts[style]]]
+
+
+def _trial(styles: Iterable[int], test: Iterable[int]) -> Trial:
+    tested = set(test)
+    return Trial(tuple(sorted(set(styles) - tested)), tuple(sorted(tested)))
+
+
+def _read_file(file: Path, styles: Mapping[int, str]) -> list[list[int]]:
+    fix = "Fix: copy the file again, or write it with write_trials."
+    raw = read_json(file, fix)
+    rows = raw.get("trials") if isinstance(raw, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise DataError(f"{file}: expected an object with 'trials', a list of lists of test identities. {fix}")
+    _check_sizes(file, raw.get("styles"), Counter(styles.values()))
+    try:
+        return [[parse_identity(value) for value in row] for row in rows]
+    except ValueError as error:
+        raise DataError(f"{file}: {error}. {fix}") from error
+
+
+def _check_sizes(file: Path, declared: object, sizes: Mapping[str, int]) -> None:
+    """Compare the styles that a file was made for, if it says so, with the data."""
+    expected = _describe_styles(sizes)
+    if declared is not None and declared != expected:
+        raise DataError(
+            f"{file}: made for styles {declared!r:.300}, expected {expected}. Fix: take the file that belongs to this "
+            "copy of the data set, or complete the data set."
+        )
+
+
+def _read_lists(folder: Path) -> list[list[int]]:
+    matches = (_LIST.fullmatch(path.name) for path in folder.iterdir())
+    names = {int(match[1]): match[0] for match in matches if match}
+    if sorted(names) != list(range(1, len(names) + 1)) or not names:
+        raise DataError(
+            f"{folder}: expected test_sketch_1.txt, test_sketch_2.txt and so on; it holds {contents(folder)}. "
+            "Fix: copy the index lists into one folder."
+        )
+    return [_read_list(folder / names[number]) for number in sorted(names)]
+
+
+def _read_list(file: Path) -> list[int]:
+    fix = "Fix: copy the list again."
+    identities = []
+    for number, line in enumerate(read_text(file, fix).split("\n"), 1):
+        parts = line.split()
+        if parts and (len(parts) < 2 or not parts[1].isdecimal() or Path(parts[0]).stem != parts[1]):
+            raise DataError(f"{file}, line {number}: expected sketch/ID.jpg ID CAMERA STYLE, found {line!r:.80}. {fix}")
+        identities += [int(parts[1])] if parts else []
+    return identities
+
+
+def _check(where: str, test: list[int], styles: Mapping[int, str]) -> None:
+    fix = "Fix: take the file that belongs to this copy of the data set."
+    unknown = sorted(set(test) - styles.keys())
+    if unknown:
+        raise DataError(f"{where}: {len(unknown)} identities are not in the data set: {listed(unknown)}. {fix}")
+    twice = sorted(person for person, count in Counter(test).items() if count > 1)
+    if twice:
+        raise DataError(f"{where}: {len(twice)} identities come twice: {listed(twice)}. {fix}")
+    if not test or len(test) == len(styles):
+        raise DataError(f"{where}: {len(test)} of {len(styles)} identities are tested. {fix}")
