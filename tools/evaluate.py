@@ -1,47 +1,72 @@
-"""Evaluate a checkpoint on a split.
+"""Evaluate checkpoints on a split, of their own data set or of others.
 
 python tools/evaluate.py --checkpoint runs/cuhk/best_average.ckpt --split test --figure ranked.png
+python tools/evaluate.py --checkpoint runs/cuhk/best_average.ckpt --target icfg_pedes=DIR --target pku_sketch=DIR
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
 from ms_unireid.command_line import run
-from ms_unireid.config import config_from_dict, load_config
-from ms_unireid.data.loading import load_splits
+from ms_unireid.errors import ConfigError
 from ms_unireid.files import write_json, write_text
-from ms_unireid.runtime import check_packages, prepare
+from ms_unireid.runtime import check_packages
+
+PROTOCOLS = (
+    "paper",
+    "exclude_source_photo",
+    "full_gallery",
+    "camera_aware",
+    "multi_query",
+    "missing_modality",
+    "ten_trials",
+    "all",
+)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Evaluate a checkpoint; the table goes to stdout.",
+        description="Evaluate checkpoints; the table goes to stdout. Several checkpoints or targets make one table, a "
+        "line for each pair.",
         epilog="example: python tools/evaluate.py --checkpoint runs/demo/best_average.ckpt --split val --json out.json",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run folder")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, action="append", help="a .ckpt of a run folder; may be given again"
+    )
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
         help="YAML file, a later one wins; the config saved in the checkpoint otherwise",
     )
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a data set to evaluate on instead of the config's, such as pku_sketch=DIR; may be given again",
+    )
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument(
         "--protocol",
         default="paper",
-        choices=("paper", "exclude_source_photo", "full_gallery", "all"),
-        help="paper: Table 2's three rows without the source photo, and text on the full gallery",
+        choices=PROTOCOLS,
+        help="paper: Table 2's three rows without the source photo, and text on the full gallery; ten trials of PKU-Sketch",
     )
+    parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     parser.add_argument("--markdown", type=Path, help="write the rows as a Markdown table")
     parser.add_argument("--figure", type=Path, help="draw ranked lists of a few queries (PNG)")
-    parser.add_argument("--queries", type=int, default=4, help="persons in the figure")
+    parser.add_argument("--queries", type=int, default=4, help="sketches in the figure")
+    parser.add_argument("--errors", type=Path, help="folder for the queries' ranks, the worst of them as pictures, and "
+        "R1 by length of caption and by style of sketch")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
 
@@ -49,31 +74,45 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     check_packages()
-    from ms_unireid.evaluation.evaluator import evaluate_features, rows_of, to_json, to_markdown, to_table
-    from ms_unireid.evaluation.features import FeatureExtractor
-    from ms_unireid.models.unireid import build_model
-    from ms_unireid.retrieval.figures import draw_ranked_lists
-    from ms_unireid.training.checkpoint import fill, read_checkpoint
+    from ms_unireid.evaluation.evaluator import to_markdown, to_table
 
-    checkpoint = read_checkpoint(options.checkpoint)
-    if options.config:
-        config = load_config(options.config, options.overrides)
-    else:
-        config = config_from_dict(checkpoint.meta["config"], str(options.checkpoint), options.overrides)
-    annotations = load_splits(config.data, [options.split])[options.split]
-    prepare(config.runtime)
-    model = build_model(config.model)
-    fill(model.get_parameters(), checkpoint)
-    with tqdm(unit="batch", desc=options.split) as bar:
-        feats = FeatureExtractor(model, config, lambda done, total: bar.update()).split(annotations)
-    rows = to_json(evaluate_features(feats, rows_of(options.protocol)))
+    evaluated = list(evaluate_all(options))
+    several = len(evaluated) > 1
+    if several and (options.figure or options.errors):
+        raise ConfigError("--figure and --errors are for one checkpoint on one data set; leave out the others")
+    rows = [about | row if several else row for about, _, rows in evaluated for row in rows]
     print(to_table(rows))
     if options.json:
-        write_json(options.json, {"checkpoint": str(options.checkpoint), "split": options.split, "rows": rows})
+        checkpoints = {"checkpoint": str(options.checkpoint[0])} if not several else {}
+        write_json(options.json, {**checkpoints, "split": options.split, "rows": rows})
     if options.markdown:
         write_text(options.markdown, to_markdown(rows) + "\n")
+    _, one, _ = evaluated[0]
     if options.figure:
-        draw_ranked_lists(feats, annotations, options.figure, options.queries)
+        from ms_unireid.retrieval.figures import draw_ranked_lists
+
+        draw_ranked_lists(one.feats, one.data, options.figure, options.queries)
+    if options.errors:
+        from ms_unireid.retrieval.error_analysis import analyse_errors
+
+        analyse_errors(one.feats, one.data, options.errors)
+
+
+def evaluate_all(options: argparse.Namespace) -> Iterator[tuple[dict[str, str], Any, list[dict[str, Any]]]]:
+    """Yield what was evaluated on what, its features and its rows, for each checkpoint and target."""
+    from ms_unireid.evaluation.evaluator import evaluate_reranked, to_json
+    from ms_unireid.training.checkpoint_evaluation import CheckpointEvaluator, parse_targets
+
+    for path in options.checkpoint:
+        with tqdm(unit="batch", desc=path.stem) as bar:
+            evaluator = CheckpointEvaluator(
+                path, options.config, options.overrides, lambda done, total, bar=bar: bar.update()
+            )
+            for data in parse_targets(options.target, evaluator.config) or [evaluator.config.data]:
+                one = evaluator.evaluate(options.split, options.protocol, data)
+                results = one.results | (evaluate_reranked(one.feats, one.results) if options.rerank else {})
+                about = {"checkpoint": str(path), "trained_on": evaluator.trained_on, "dataset": one.dataset}
+                yield about, one, to_json(results)
 
 
 if __name__ == "__main__":

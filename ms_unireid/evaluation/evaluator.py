@@ -9,7 +9,9 @@ from ms_unireid.errors import CheckpointError
 from ms_unireid.evaluation.protocols import Results, evaluate_protocol
 from ms_unireid.evaluation.questions import TASK_SYMBOLS, SplitFeatures
 
-HEADER = ("task", "protocol", "R1", "R5", "R10", "mAP", "mINP", "chance R1", "queries", "no match")
+NUMBERS = ("R1", "R5", "R10", "mAP", "mINP", "chance R1", "queries", "no match")
+# What rows of several evaluations have before their task.
+LEADING = {"checkpoint": "checkpoint", "trained_on": "trained on", "dataset": "evaluated on"}
 
 
 def evaluate_features(feats: SplitFeatures, protocol: str = "paper", settings: EvalConfig | None = None) -> Results:
@@ -33,23 +35,38 @@ def to_json(results: Results) -> list[dict[str, Any]]:
 
 
 def to_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Lay out rows of `to_json` for a terminal."""
-    cells = [HEADER, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
+    """Lay out rows of `to_json` for a terminal.
+
+    Rows of several evaluations may have the keys of `LEADING`, which then come first.
+    """
+    cells = [_header(rows), *(_cells(row) for row in rows)]
+    texts = len(cells[0]) - len(NUMBERS)
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     aligned = [
-        [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        [c.ljust(w) if i < texts else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
         for line in cells
     ]
     return "\n".join("  ".join(line).rstrip() for line in aligned)
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Lay out rows of `to_json` as a Markdown table."""
-    lines = [HEADER, ("---", "---", *("---:",) * (len(HEADER) - 2)), *(_cells(row) for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """Lay out rows as `to_table` does, as a Markdown table."""
+    header = _header(rows)
+    rules = ("---",) * (len(header) - len(NUMBERS)) + ("---:",) * len(NUMBERS)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rules, *(_cells(row) for row in rows)])
+
+
+def _header(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    return *(LEADING[key] for key in LEADING if rows and key in rows[0]), "task", "protocol", *NUMBERS
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    numbers = (f"{row[name]:.2f}" for name in ("R1", "R5", "R10", "mAP", "mINP", "chance_R1"))
+    leading = (row[key] for key in LEADING if key in row)
+    deviation = row.get("deviation", {})
+    numbers = (_number(row[name], deviation.get(name)) for name in ("R1", "R5", "R10", "mAP", "mINP", "chance_R1"))
     counts = (str(row["queries"]), str(row["queries_without_match"]))
-    return TASK_SYMBOLS[row["task"]], row["protocol"], *numbers, *counts
+    return *leading, TASK_SYMBOLS[row["task"]], row["protocol"], *numbers, *counts
+
+
+def _number(mean: float, deviation: float | None) -> str:
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ms_unireid.evaluation.protocols import TASK_SYMBOLS
+from ms_unireid.evaluation.questions import TASK_SYMBOLS
 from ms_unireid.files import replacing
 
 WIDTH, TOP, ROW = 16.0, 5.0, 3.2  # inches: the picture, its upper row and each lower one

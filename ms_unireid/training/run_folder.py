@@ -183,6 +183,15 @@ class RunFolder:
                 "so far"
             ) from error
 
+    def finished_results(self, epochs: int) -> dict[str, Any] | None:
+        """Read results.json of a run whose last epoch, `epochs`, is evaluated; None for any other.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        results = self.results()
+        return results if any(entry["epoch"] == epochs for entry in results["evaluations"]) else None
+
     def write_results(self, results: dict[str, Any]) -> None:
         """Replace results.json.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ms_unireid.config import Config
 from ms_unireid.errors import ConfigError, Interrupted
-from ms_unireid.evaluation.protocols import TASK_SYMBOLS
+from ms_unireid.evaluation.questions import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
 from ms_unireid.processes import Processes
 from ms_unireid.training.run_folder import RunFolder
@@ -45,7 +45,7 @@ def train_seeds(
     _check(root, runs)
     results = {}
     for seed, run in runs.items():
-        finished = _finished_results(run)
+        finished = RunFolder(run.train.output).finished_results(run.train.epochs)
         try:
             results[seed] = train(run) if finished is None else finished
         except Interrupted as error:
@@ -124,13 +124,6 @@ def _check(root: Path, runs: dict[int, Config]) -> None:
                     f"{folder.root}: holds a run already; go on with train.resume=auto, or choose another train.output"
                 )
             folder.check_resumable(run)
-
-
-def _finished_results(run: Config) -> dict[str, Any] | None:
-    """Return the results of a run whose last epoch is evaluated."""
-    results = RunFolder(run.train.output).results()
-    done = any(entry["epoch"] == run.train.epochs for entry in results["evaluations"])
-    return results if done else None
 
 
 def _compare(tables: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:

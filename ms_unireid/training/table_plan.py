@@ -15,6 +15,7 @@ from ms_unireid.config import Config, load_config
 from ms_unireid.data.samplers import epoch_batches
 from ms_unireid.data.tri_pedes import training_persons
 from ms_unireid.errors import ConfigError, DataError
+from ms_unireid.models.positions import model_grid
 from ms_unireid.evaluation.paper_tables import PaperRow, paper_rows
 from ms_unireid.training.run_folder import RunFolder
 
@@ -204,11 +205,10 @@ def _progress(run: PlannedRun) -> tuple[int, float | None]:
 def operations_per_pair(config: Config) -> float:
     """Count the floating-point operations that one pair costs a training step, matrix products only."""
     sizes, model = ARCHITECTURES[config.model.architecture], config.model
-    grid = math.prod((side - sizes.patch_size) // model.patch_stride + 1 for side in model.image_size)
     tasks = set(config.objective.tasks)
     pictures = 2 if tasks & {"sketch", "fusion"} else 1
     captions = 1 if tasks & {"text", "fusion"} else 0
-    forward = pictures * _tower(sizes.vision, grid + 1) + captions * _tower(sizes.text, model.context_length)
+    forward = pictures * _tower(sizes.vision, math.prod(model_grid(model)) + 1) + captions * _tower(sizes.text, model.context_length)
     # The backward pass costs two forward ones; a chunk is encoded twice, recomputed blocks once more.
     return forward * (3 + (config.train.cache_chunk is not None) + config.runtime.recompute)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_unireid.evaluation.paper_tables import PaperRow
-from ms_unireid.evaluation.protocols import TASK_SYMBOLS
+from ms_unireid.evaluation.questions import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
 
 EMPTY = "-"

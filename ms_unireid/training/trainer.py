@@ -12,16 +12,19 @@ from tqdm import tqdm
 
 from ms_unireid.config import TASKS, Config, to_dict
 from ms_unireid.data.annotations import Annotation, training_pairs
+from ms_unireid.data.evaluation_sets import from_annotations
 from ms_unireid.data.loading import load_splits
 from ms_unireid.data.pipeline import TrainingSource, iterate
 from ms_unireid.data.samplers import epoch_batches, share
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform
-from ms_unireid.data.tri_pedes import available_splits
+from ms_unireid.data.tri_pedes import DATASETS, available_splits
 from ms_unireid.distributed import any_process, broadcast_parameters, mean_over_processes
 from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError
-from ms_unireid.evaluation.evaluator import Results, evaluate_features, to_json, to_table
+from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
 from ms_unireid.evaluation.features import FeatureExtractor
+from ms_unireid.evaluation.protocols import Results
+from ms_unireid.evaluation.questions import SplitFeatures
 from ms_unireid.files import write_json
 from ms_unireid.models.unireid import build_model
 from ms_unireid.processes import ALONE, Processes, check_batch_size
@@ -51,6 +54,8 @@ def plan_data(config: Config) -> _Plan:
         ConfigError: If the selection split does not exist.
     """
     data, evaluation = config.data, config.eval
+    if data.name not in DATASETS:
+        raise ConfigError(f"data.name={data.name}: is to evaluate on; train on one of {', '.join(DATASETS)}")
     present = available_splits(data.name, Path(data.root))
     selection = evaluation.selection_split
     if selection == "auto":
@@ -261,7 +266,7 @@ class Trainer:
         self.model.set_train(False)
         with self.step.averaged():
             names = self.plan.reported
-            splits = {name: evaluate_features(self.extractor.split(self.plan.splits[name])) for name in names}
+            splits = {name: evaluate_features(self._features(name)) for name in names}
             rows = {name: to_json(results) for name, results in splits.items()}
             self._keep_best(epoch, splits[self.plan.selection], rows)
         self.model.set_train(True)
@@ -275,6 +280,9 @@ class Trainer:
             self.monitor.evaluation(line, self.results)
             title = f"epoch {epoch}, {self.plan.selection}"
             self.bar.write(f"{title}\n{to_table(rows[self.plan.selection])}", file=sys.stderr)
+
+    def _features(self, split: str) -> SplitFeatures:
+        return self.extractor.encode(from_annotations(self.plan.splits[split], self.config.data.name))
 
     def _keep_best(self, epoch: int, results: Results, rows: dict[str, Any]) -> None:
         text_protocol = self.config.eval.selection_text_protocol

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_unireid.config import Config, DataConfig, EvalConfig, ModelConfig
-from ms_unireid.data.loading import load_splits
+from ms_unireid.data.evaluation_sets import load_evaluation_set
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.models.unireid import build_model
 from ms_unireid.processes import ALONE, Processes
@@ -86,5 +86,5 @@ def evaluate(data: Path, batch_size: int, processes: Processes = ALONE) -> dict[
     )
     told = []
     extractor = FeatureExtractor(build_model(config.model, 3), config, lambda *now: told.append(now), processes)
-    feats = extractor.split(load_splits(config.data, ["test"])["test"])
+    feats = extractor.encode(load_evaluation_set(config.data, "test"))
     return {"photo": feats.photo, "sketch": feats.sketch, "text": feats.text, "progress": np.array(told)}

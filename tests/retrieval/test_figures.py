@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from ms_unireid.data.annotations import Annotation
+from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.errors import DataError, UserError
-from ms_unireid.evaluation.protocols import SplitFeatures
+from ms_unireid.evaluation.questions import SplitFeatures, ask
 from ms_unireid.retrieval import figures
-from ms_unireid.retrieval.figures import FRAME, GAP, HIT, MISS, QUERY_WIDTH, TITLE, draw_ranked_lists, rank_for_photo
+from ms_unireid.retrieval.figures import FRAME, GAP, HIT, MISS, QUERY_WIDTH, TITLE, draw_ranked_lists, rank_query
 
 PERSONS = (1, 1, 2, 2, 3, 3)
 WHITE = (255, 255, 255)
@@ -31,11 +32,17 @@ def put(path: Path, colour: tuple[int, int, int]) -> Path:
     return path
 
 
+def rank_for_photo(feats: SplitFeatures, photo: int, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rank for the first query made from a photo."""
+    questions = ask(task, feats)
+    return rank_query(feats, questions, int(np.flatnonzero(questions.photos == photo)[0]))
+
+
 @pytest.fixture
-def annotations(tmp_path) -> list[Annotation]:
+def data(tmp_path) -> EvaluationSet:
     tmp_path = tmp_path / "pictures"
     tmp_path.mkdir()
-    return [
+    made = [
         Annotation(
             person,
             i,
@@ -45,6 +52,7 @@ def annotations(tmp_path) -> list[Annotation]:
         )
         for i, person in enumerate(PERSONS)
     ]
+    return from_annotations(made)
 
 
 @pytest.fixture
@@ -74,8 +82,8 @@ def inside(sheet: Image.Image, row: int, rank: int) -> tuple[int, int, int]:
     return sheet.getpixel((left + CELL_WIDTH // 2, top + CELL_HEIGHT // 2))
 
 
-def draw(feats, annotations, path: Path, **options) -> Image.Image:
-    draw_ranked_lists(feats, annotations, path, **options)
+def draw(feats, data, path: Path, **options) -> Image.Image:
+    draw_ranked_lists(feats, data, path, **options)
     with Image.open(path) as sheet:
         assert sheet.format == "PNG"
         return sheet.convert("RGB")
@@ -98,8 +106,8 @@ def test_ranks_and_similarities(feats):
     assert set(order[:2].tolist()) == {1, 3} and scores[0] == pytest.approx(3 / np.sqrt(54), abs=1e-6)
 
 
-def test_frames_tell_hits_from_misses(feats, annotations, tmp_path):
-    sheet = draw(feats, annotations, tmp_path / "new" / "ranked.png", count=2, top_k=3)
+def test_frames_tell_hits_from_misses(feats, data, tmp_path):
+    sheet = draw(feats, data, tmp_path / "new" / "ranked.png", count=2, top_k=3)
     text, sketch, fusion, second_text = range(4)
     assert [frame(sheet, text, rank) for rank in range(3)] == [HIT, MISS, MISS]
     assert [frame(sheet, sketch, rank) for rank in range(3)] == [MISS, HIT, MISS]
@@ -108,33 +116,33 @@ def test_frames_tell_hits_from_misses(feats, annotations, tmp_path):
     assert sheet.height == TITLE + 2 * 3 * ROW
 
 
-def test_the_right_photos_are_shown(feats, annotations, tmp_path):
-    sheet = draw(feats, annotations, tmp_path / "ranked.png", count=1, top_k=2)
+def test_the_right_photos_are_shown(feats, data, tmp_path):
+    sheet = draw(feats, data, tmp_path / "ranked.png", count=1, top_k=2)
     assert [inside(sheet, 0, rank) for rank in range(2)] == [(0, 0, 40), (0, 0, 120)]
     assert [inside(sheet, 1, rank) for rank in range(2)] == [(0, 0, 120), (0, 0, 40)]
 
 
-def test_fewer_photos_than_asked_for(feats, annotations, tmp_path):
-    sheet = draw(feats, annotations, tmp_path / "ranked.png", count=99, top_k=8)
+def test_fewer_photos_than_asked_for(feats, data, tmp_path):
+    sheet = draw(feats, data, tmp_path / "ranked.png", count=99, top_k=8)
     assert sheet.height == TITLE + 6 * 3 * ROW
     assert frame(sheet, 0, 4) == MISS
     assert all(inside(sheet, row, rank) == WHITE for row in range(18) for rank in (5, 6, 7))
 
 
-def test_only_the_figure_is_left(feats, annotations, tmp_path):
-    draw(feats, annotations, tmp_path / "out" / "ranked.png", count=1)
+def test_only_the_figure_is_left(feats, data, tmp_path):
+    draw(feats, data, tmp_path / "out" / "ranked.png", count=1)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["ranked.png"]
 
 
-def test_a_missing_photo_is_named_and_the_old_figure_stays(feats, annotations, tmp_path):
+def test_a_missing_photo_is_named_and_the_old_figure_stays(feats, data, tmp_path):
     (tmp_path / "ranked.png").write_bytes(b"old")
-    annotations[1].photo.unlink()
+    data.photos[1].unlink()
     with pytest.raises(DataError, match=r"photo1\.png"):
-        draw_ranked_lists(feats, annotations, tmp_path / "ranked.png")
+        draw_ranked_lists(feats, data, tmp_path / "ranked.png")
     assert (tmp_path / "ranked.png").read_bytes() == b"old"
 
 
-def test_a_place_that_cannot_be_written(feats, annotations, tmp_path):
+def test_a_place_that_cannot_be_written(feats, data, tmp_path):
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be written"):
-        draw_ranked_lists(feats, annotations, tmp_path / "taken" / "ranked.png", count=1)
+        draw_ranked_lists(feats, data, tmp_path / "taken" / "ranked.png", count=1)

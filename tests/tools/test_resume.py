@@ -22,7 +22,7 @@ from tool_runner import CONFIGS, log_lines, run_tool, train_arguments
 from ms_unireid.config import load_config
 from ms_unireid.conversion import names
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
-from ms_unireid.evaluation.protocols import SplitFeatures
+from ms_unireid.evaluation.questions import SplitFeatures
 from ms_unireid.models import clip
 from ms_unireid.training import trainer
 from ms_unireid.training.checkpoint import read_checkpoint
@@ -54,12 +54,11 @@ class CheapFeatures:
     def __init__(self, model, *_):
         self.scale = model.logit_scale
 
-    def split(self, annotations):
+    def encode(self, data):
         chance = np.random.default_rng(np.frombuffer(self.scale.asnumpy().tobytes(), np.uint32))
-        count = len(annotations)
+        count = len(data.photos)
         photo, sketch, text = chance.normal(size=(3, count, 8)).astype(np.float32)
-        persons = np.array([a.person_id for a in annotations])
-        return SplitFeatures(photo, sketch, text, persons, np.arange(count))
+        return SplitFeatures(photo, sketch, text, data.person_ids, np.arange(count))
 
 
 @pytest.fixture(autouse=True)
