@@ -74,7 +74,7 @@ FLOORS = [
             "mindnlp_child",
             "mindnlp_bridge",
         ],
-        "evaluation": ["metrics", "protocols", "features", "evaluator"],
+        "evaluation": ["similarity", "ranking", "metrics", "reranking", "protocols", "features", "evaluator"],
     },
     {
         "training": [
@@ -144,7 +144,10 @@ WITHOUT_MINDSPORE = [
     "conversion.report",
     "conversion.mindnlp_child",
     "conversion.mindnlp_bridge",
+    "evaluation.similarity",
+    "evaluation.ranking",
     "evaluation.metrics",
+    "evaluation.reranking",
     "evaluation.protocols",
     "evaluation.evaluator",
     "processes",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ms_unireid.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
+from ms_unireid.evaluation.metrics import Gallery, Queries, RetrievalMetrics, evaluate_retrieval
 
 TASK_SYMBOLS = {"text": "T->R", "sketch": "S->R", "fusion": "T+S->R"}
 PROTOCOLS = ("exclude_source_photo", "full_gallery")
@@ -56,4 +56,5 @@ def evaluate_row(task: str, protocol: str, feats: SplitFeatures) -> RetrievalMet
     """
     query_feats, photos = queries(task, feats)
     excluded = photos if protocol == "exclude_source_photo" else None
-    return evaluate_retrieval(query_feats, feats.photo, feats.person_ids[photos], feats.person_ids, excluded)
+    asked = Queries(query_feats, feats.person_ids[photos], excluded)
+    return evaluate_retrieval(asked, Gallery(feats.photo, feats.person_ids))

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ms_unireid.data.annotations import Annotation
 from ms_unireid.data.pictures import load_picture
-from ms_unireid.evaluation.metrics import normalize_rows, rank_gallery
-from ms_unireid.evaluation.protocols import TASK_SYMBOLS, SplitFeatures
+from ms_unireid.evaluation.metrics import Gallery, Queries, ranked_list
+from ms_unireid.evaluation.protocols import TASK_SYMBOLS, SplitFeatures, queries
 from ms_unireid.files import replacing
 
 CELL = (72, 168)
@@ -52,12 +52,9 @@ def rank_for_photo(feats: SplitFeatures, photo: int, task: str) -> tuple[np.ndar
     Returns:
         Gallery indices best first, without the photo itself, and their cosine similarities.
     """
-    text = feats.text[np.flatnonzero(feats.caption_photos == photo)[0]]
-    query = {"text": text, "sketch": feats.sketch[photo], "fusion": text + feats.sketch[photo]}[task]
-    similarity = normalize_rows(query[None]) @ normalize_rows(feats.photo).T
-    kept = np.arange(len(feats.photo))[None] != photo
-    order = rank_gallery(similarity, kept)[0, :-1]
-    return order, similarity[0, order]
+    query_feats, photos = queries(task, feats)
+    asked = Queries(query_feats, feats.person_ids[photos], photos)
+    return ranked_list(asked, Gallery(feats.photo, feats.person_ids), int(np.flatnonzero(photos == photo)[0]))
 
 
 def _strip(feats: SplitFeatures, annotations: Sequence[Annotation], photo: int, task: str, top_k: int) -> Image.Image:
