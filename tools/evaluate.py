@@ -58,15 +58,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--protocol",
         default="paper",
         choices=PROTOCOLS,
-        help="paper: Table 2's three rows without the source photo, and text on the full gallery; ten trials of PKU-Sketch",
+        help="paper: Table 2's three rows without the source photo, and text on the full gallery; or ten trials",
     )
     parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     parser.add_argument("--markdown", type=Path, help="write the rows as a Markdown table")
     parser.add_argument("--figure", type=Path, help="draw ranked lists of a few queries (PNG)")
     parser.add_argument("--queries", type=int, default=4, help="sketches in the figure")
-    parser.add_argument("--errors", type=Path, help="folder for the queries' ranks, the worst of them as pictures, and "
-        "R1 by length of caption and by style of sketch")
+    parser.add_argument(
+        "--errors",
+        type=Path,
+        help="folder for the queries' ranks, the worst of them as pictures, and "
+        "R1 by length of caption and by style of sketch",
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
 
@@ -100,7 +104,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def evaluate_all(options: argparse.Namespace) -> Iterator[tuple[dict[str, str], Any, list[dict[str, Any]]]]:
     """Yield what was evaluated on what, its features and its rows, for each checkpoint and target."""
-    from ms_unireid.evaluation.evaluator import evaluate_reranked, to_json
+    from ms_unireid.evaluation.evaluator import to_json
+    from ms_unireid.evaluation.protocols import evaluate_reranked
     from ms_unireid.training.checkpoint_evaluation import CheckpointEvaluator, parse_targets
 
     for path in options.checkpoint:
@@ -110,7 +115,7 @@ def evaluate_all(options: argparse.Namespace) -> Iterator[tuple[dict[str, str], 
             )
             for data in parse_targets(options.target, evaluator.config) or [evaluator.config.data]:
                 one = evaluator.evaluate(options.split, options.protocol, data)
-                results = one.results | (evaluate_reranked(one.feats, one.results) if options.rerank else {})
+                results = one.results | (evaluate_reranked(one.results, one.feats) if options.rerank else {})
                 about = {"checkpoint": str(path), "trained_on": evaluator.trained_on, "dataset": one.dataset}
                 yield about, one, to_json(results)
 

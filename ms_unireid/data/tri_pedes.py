@@ -91,8 +91,25 @@ def available_splits(name: str, root: Path) -> tuple[str, ...]:
     Raises:
         DataError: If the caption file is missing, damaged or malformed.
     """
+    return present_splits(_entries(name, root))
+
+
+def training_persons(name: str, root: Path) -> list[int]:
+    """Return the person of each training pair, in file order; no picture is looked at.
+
+    Args:
+        name: A key of ``DATASETS``.
+        root: The data set's folder, or the one that contains it.
+
+    Raises:
+        DataError: If the caption file is missing, damaged or malformed.
+    """
+    return [entry.person_id for entry in _entries(name, root) if entry.split == "train" for _ in entry.captions]
+
+
+def _entries(name: str, root: Path) -> list[CaptionEntry]:
     layout = layout_of(name)
-    return present_splits(read_captions(caption_file(layout, find_root(name, root)), layout.path_key))
+    return read_captions(caption_file(layout, find_root(name, root)), layout.path_key)
 
 
 def load_tri_pedes(

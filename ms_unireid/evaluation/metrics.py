@@ -1,10 +1,79 @@
-"""Rank-k, mAP and mINP in numpy; no MindSpore."""
+"""Rank-k, mAP and mINP in numpy, from features or from a similarity matrix; no MindSpore."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-QUERIES_AT_ONCE = 256
+from ms_unireid.evaluation.ranking import rank_entries, rank_gallery
+from ms_unireid.evaluation.similarity import given_blocks, similarity_blocks, similarity_row
+
+MATCHES_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The photos that are searched.
+
+    Attributes:
+        feats: (G, D) un-normalised.
+        person_ids: (G,) person of each photo.
+        cameras: (G,) camera of each photo, or None where it is not known.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+
+    feats: np.ndarray
+    person_ids: np.ndarray
+    cameras: np.ndarray | None = None
+
+    def __post_init__(self):
+        _check_lengths(self)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What is asked, and which of the person's own photos are left out of the gallery for it.
+
+    Attributes:
+        feats: (Q, D) un-normalised.
+        person_ids: (Q,) person of each query.
+        source_photos: (Q,) int, gallery index of the photo a query was made from, which is left out for it; -1: none.
+            None: nothing is left out for this reason.
+        cameras: (Q,) camera of each query; the person's photos by that camera are left out for it. None: nothing is
+            left out for this reason.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+
+    feats: np.ndarray
+    person_ids: np.ndarray
+    source_photos: np.ndarray | None = None
+    cameras: np.ndarray | None = None
+
+    def __post_init__(self):
+        _check_lengths(self)
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """Scores of each query, in the queries' order; all are 0 for a query without a match.
+
+    Attributes:
+        first_rank: (Q,) int64, rank of the first match, from 1.
+        AP: (Q,) float64, average precision, fraction 0-1.
+        INP: (Q,) float64, inverse negative penalty: number of matches over the rank of the last one, fraction 0-1.
+        chance: (Q,) float64, share of matches among the query's candidates, fraction 0-1.
+        matches: (Q,) int64, number of matches.
+    """
+
+    first_rank: np.ndarray
+    AP: np.ndarray
+    INP: np.ndarray
+    chance: np.ndarray
+    matches: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,103 +101,164 @@ class RetrievalMetrics:
     queries_without_match: int
 
 
-def normalize_rows(feats: np.ndarray) -> np.ndarray:
-    """Divide each row (..., D) by its L2 norm, as float32.
+def evaluate_retrieval(queries: Queries, gallery: Gallery) -> RetrievalMetrics:
+    """Rank the gallery for every query by cosine similarity and average the scores; see `score_queries`."""
+    return average(score_queries(queries, gallery))
+
+
+def score_queries(queries: Queries, gallery: Gallery) -> QueryScores:
+    """Rank the gallery for every query by cosine similarity and score each.
+
+    Besides the features and the scores it holds at most `4 G D + 2048 G` bytes (the gallery's normalised copy and the
+    similarities of 512 queries) and 16 MiB, however many queries and matches there are.
 
     Raises:
-        ValueError: If a feature is not finite.
+        ValueError: If a feature is not finite, or the queries leave out photos that they cannot.
     """
-    if not np.isfinite(feats).all():
-        raise ValueError("features hold NaN or infinity: the checkpoint's weights are not usable")
-    norms = np.linalg.norm(feats, axis=-1, keepdims=True)
-    return (feats / np.maximum(norms, 1e-12)).astype(np.float32)
+    return _score_blocks(similarity_blocks(queries.feats, gallery.feats), queries, gallery)
 
 
-def rank_gallery(similarity: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
-    """Order the gallery of each query, best first; ties keep the gallery's order and removed entries come last.
+def score_similarity(similarity: np.ndarray, queries: Queries, gallery: Gallery) -> QueryScores:
+    """Score each query by given similarities, those of a re-ranked list for example; the features play no part.
 
     Args:
-        similarity: (Q, G) float.
-        kept: (Q, G) bool, False where an entry does not take part.
-
-    Returns:
-        (Q, G) gallery indices.
-    """
-    scores = similarity if kept is None else np.where(kept, similarity, -np.inf)
-    return np.argsort(-scores, axis=1, kind="stable")
-
-
-def score_rankings(
-    similarity: np.ndarray, matches: np.ndarray, kept: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
-    """Score each query's ranking.
-
-    Args:
-        similarity: (Q, G) float.
-        matches: (Q, G) bool, True where the gallery entry shows the query's person.
-        kept: (Q, G) bool, False where an entry does not take part.
-
-    Returns:
-        Per query (Q,): `R1`, `R5`, `R10`, `AP`, `INP`, `chance` as fractions 0-1 and `matches`, a count;
-        queries without a match score 0.
-    """
-    kept = np.ones_like(matches) if kept is None else kept
-    matches = matches & kept
-    hits = np.take_along_axis(matches, rank_gallery(similarity, kept), axis=1)
-    ranks = np.arange(1, hits.shape[1] + 1)
-    count = hits.sum(axis=1)
-    divisor = np.maximum(count, 1)
-    last = (hits * ranks).max(axis=1, initial=0)
-    scores = {f"R{k}": hits[:, :k].any(axis=1).astype(np.float64) for k in (1, 5, 10)}
-    scores["AP"] = (hits * np.cumsum(hits, axis=1) / ranks).sum(axis=1) / divisor
-    scores["INP"] = count / np.maximum(last, 1)
-    scores["chance"] = count / np.maximum(kept.sum(axis=1), 1)
-    return {**scores, "matches": count}
-
-
-def evaluate_retrieval(
-    query_feats: np.ndarray,
-    gallery_feats: np.ndarray,
-    query_ids: np.ndarray,
-    gallery_ids: np.ndarray,
-    source_photos: np.ndarray | None = None,
-) -> RetrievalMetrics:
-    """Rank the gallery for every query by cosine similarity and average the scores.
-
-    Works through blocks of queries: besides the features it holds a few arrays of 256 x G.
-
-    Args:
-        query_feats: (Q, D) un-normalised.
-        gallery_feats: (G, D) un-normalised.
-        query_ids: (Q,) person of each query.
-        gallery_ids: (G,) person of each gallery photo.
-        source_photos: (Q,) gallery index of the photo a query was made from, which is then left out for it.
+        similarity: (Q, G) float, larger is nearer.
+        queries: Their persons, and what is left out.
+        gallery: Its persons and cameras.
 
     Raises:
-        ValueError: If a feature is not finite.
+        ValueError: If the shape is another or a similarity is NaN, or the queries leave out photos that they cannot.
     """
-    queries, gallery = normalize_rows(query_feats), normalize_rows(gallery_feats)
-    blocks = []
-    for start in range(0, len(queries), QUERIES_AT_ONCE):
-        block = slice(start, start + QUERIES_AT_ONCE)
-        similarity = queries[block] @ gallery.T
-        matches = query_ids[block, None] == gallery_ids[None]
-        kept = None if source_photos is None else source_photos[block, None] != np.arange(len(gallery))[None]
-        blocks.append(score_rankings(similarity, matches, kept))
-    scores = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
-    return _average(scores)
+    shape = len(queries.person_ids), len(gallery.person_ids)
+    if similarity.shape != shape:
+        raise ValueError(f"similarities of shape {similarity.shape} for {shape[0]} queries and {shape[1]} photos")
+    return _score_blocks(given_blocks(similarity), queries, gallery)
 
 
-def _average(scores: dict[str, np.ndarray]) -> RetrievalMetrics:
-    valid = scores["matches"] > 0
-    mean = {name: 100 * float(values[valid].mean()) if valid.any() else 0.0 for name, values in scores.items()}
+def average(scores: QueryScores) -> RetrievalMetrics:
+    """Average over the queries that have a match; all is 0 where none has."""
+    valid = scores.matches > 0
+
+    def percent(values: np.ndarray) -> float:
+        return 100 * float(values[valid].mean()) if valid.any() else 0.0
+
     return RetrievalMetrics(
-        R1=mean["R1"],
-        R5=mean["R5"],
-        R10=mean["R10"],
-        mAP=mean["AP"],
-        mINP=mean["INP"],
-        chance_R1=mean["chance"],
+        **{f"R{k}": percent(scores.first_rank <= k) for k in (1, 5, 10)},
+        mAP=percent(scores.AP),
+        mINP=percent(scores.INP),
+        chance_R1=percent(scores.chance),
         queries=int(valid.sum()),
         queries_without_match=int((~valid).sum()),
     )
+
+
+def ranked_list(queries: Queries, gallery: Gallery, query: int) -> tuple[np.ndarray, np.ndarray]:
+    """List the gallery for one query in the order that its scores are computed from.
+
+    Returns:
+        Gallery indices best first, without the photos left out, and their cosine similarities.
+
+    Raises:
+        ValueError: If a feature is not finite, or the queries leave out photos that they cannot.
+    """
+    matches = _Matches(queries, gallery)
+    row = np.array([query])
+    photos = matches.photos(row)
+    kept = np.ones((1, len(gallery.feats)), np.bool_)
+    kept[0, photos[matches.left_out(row, photos)]] = False
+    similarity = similarity_row(queries.feats, gallery.feats, query)
+    order = rank_gallery(similarity[None], kept)[0, : kept.sum()]
+    return order, similarity[order]
+
+
+class _Matches:
+    """Which photos show each query's person, and which of them are left out.
+
+    Raises:
+        ValueError: If the queries leave out photos that they cannot.
+    """
+
+    def __init__(self, queries: Queries, gallery: Gallery):
+        self.queries, self.gallery = queries, gallery
+        self._check_source_photos()
+        if queries.cameras is not None and gallery.cameras is None:
+            raise ValueError("photos of the same camera can be left out only where the gallery's cameras are known")
+        self.by_person = np.argsort(gallery.person_ids, kind="stable")
+        persons = gallery.person_ids[self.by_person]
+        self.start = np.searchsorted(persons, queries.person_ids, side="left")
+        self.count = np.searchsorted(persons, queries.person_ids, side="right") - self.start
+
+    def photos(self, rows: np.ndarray) -> np.ndarray:
+        """Return the photos (R, M) of queries (R,) that have M of them each, in the gallery's order."""
+        return self.by_person[self.start[rows][:, None] + np.arange(self.count[rows[0]])]
+
+    def left_out(self, rows: np.ndarray, photos: np.ndarray) -> np.ndarray:
+        """Tell which of their person's photos (R, M) are left out for queries (R,)."""
+        left_out = np.zeros(photos.shape, np.bool_)
+        if self.queries.source_photos is not None:
+            left_out |= photos == self.queries.source_photos[rows][:, None]
+        if self.queries.cameras is not None:
+            left_out |= self.gallery.cameras[photos] == self.queries.cameras[rows][:, None]
+        return left_out
+
+    def _check_source_photos(self) -> None:
+        if self.queries.source_photos is None:
+            return
+        given = self.queries.source_photos >= 0
+        photos = self.queries.source_photos[given]
+        inside = (photos < len(self.gallery.person_ids)).all()
+        if not inside or (self.gallery.person_ids[photos] != self.queries.person_ids[given]).any():
+            raise ValueError("a query's source photo must be a photo of its own person in the gallery, or -1")
+
+
+def _score_blocks(blocks: Iterator[tuple[slice, np.ndarray]], queries: Queries, gallery: Gallery) -> QueryScores:
+    matches = _Matches(queries, gallery)
+    count = len(queries.person_ids)
+    scores = QueryScores(*(np.zeros(count, t) for t in (np.int64, np.float64, np.float64, np.float64, np.int64)))
+    for block, similarity in blocks:
+        for rows in _alike(matches.count[block]):
+            queried = block.start + rows
+            photos = matches.photos(queried)
+            ranks = rank_entries(similarity, rows, photos)
+            found = _score(ranks, matches.left_out(queried, photos), len(gallery.person_ids))
+            for field in fields(QueryScores):
+                getattr(scores, field.name)[queried] = getattr(found, field.name)
+    return scores
+
+
+def _alike(counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the queries that have photos of their person, those with the same number of photos together."""
+    for count in np.unique(counts[counts > 0]):
+        rows = np.flatnonzero(counts == count)
+        size = max(1, MATCHES_AT_ONCE // count)
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _score(ranks: np.ndarray, left_out: np.ndarray, candidates: int) -> QueryScores:
+    """Score queries from the ranks (R, M) of all their person's photos, of which some are left out.
+
+    Args:
+        ranks: In the whole gallery.
+        left_out: (R, M) bool.
+        candidates: Size of the whole gallery.
+    """
+    order = np.argsort(ranks, axis=1)
+    ranks, left_out = (np.take_along_axis(values, order, axis=1) for values in (ranks, left_out))
+    kept = ~left_out
+    ranks = np.where(kept, ranks - np.cumsum(left_out, axis=1), 0)
+    hits = np.cumsum(kept, axis=1)
+    matches = hits[:, -1]
+    divisor = np.maximum(matches, 1)
+    return QueryScores(
+        first_rank=np.take_along_axis(ranks, kept.argmax(axis=1)[:, None], axis=1)[:, 0],
+        AP=(kept * hits / np.maximum(ranks, 1)).sum(axis=1) / divisor,
+        INP=matches / np.maximum(ranks.max(axis=1), 1),
+        chance=matches / np.maximum(candidates - left_out.sum(axis=1), 1),
+        matches=matches,
+    )
+
+
+def _check_lengths(holder: Gallery | Queries) -> None:
+    lengths = {f.name: len(value) for f in fields(holder) if (value := getattr(holder, f.name)) is not None}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"{type(holder).__name__} of different lengths: {lengths}")

@@ -1,15 +1,23 @@
 """How a split is evaluated, by name: which queries meet which gallery, and what is averaged; no MindSpore."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ms_unireid.config import TASKS, EvalConfig
 from ms_unireid.errors import ConfigError
-from ms_unireid.evaluation.metrics import Gallery, Queries, RetrievalMetrics, evaluate_retrieval
+from ms_unireid.evaluation.metrics import (
+    Gallery,
+    Queries,
+    RetrievalMetrics,
+    average,
+    evaluate_retrieval,
+    score_similarity,
+)
 from ms_unireid.evaluation.questions import NONE, Questions, SplitFeatures, against_gallery, ask
+from ms_unireid.evaluation.reranking import rerank
 
 # (task, protocol) to metrics.
 Results = dict[tuple[str, str], RetrievalMetrics]
@@ -71,6 +79,26 @@ def evaluate_row(task: str, protocol: str, feats: SplitFeatures) -> RetrievalMet
         ValueError: If a feature is not finite.
     """
     return evaluate_retrieval(*against_gallery(ask(task, feats), feats, protocol))
+
+
+def evaluate_reranked(keys: Iterable[tuple[str, str]], feats: SplitFeatures) -> Results:
+    """Evaluate rows again with k-reciprocal re-ranking; those under `GALLERY_RULES`, their protocol marked `reranked`.
+
+    Args:
+        keys: Task and protocol of rows.
+        feats: Features of the split.
+
+    Raises:
+        ValueError: If a feature is not finite.
+    """
+    found, similarity = {}, {}
+    for task, protocol in keys:
+        if protocol in GALLERY_RULES:
+            asked = against_gallery(ask(task, feats), feats, protocol)
+            if task not in similarity:
+                similarity[task] = rerank(asked[0].feats, asked[1].feats)
+            found[task, f"{protocol} reranked"] = average(score_similarity(similarity[task], *asked))
+    return found
 
 
 def tasks_of(feats: SplitFeatures) -> tuple[str, ...]:

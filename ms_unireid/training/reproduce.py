@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import mindspore as ms
+from mindspore import ops
 
 from ms_unireid.config import Config, DataConfig
 from ms_unireid.conversion.convert import sha256
@@ -145,8 +149,10 @@ def evaluation_of(
 
 
 def _overrides(run: PlannedRun) -> list[str]:
-    runtime, evaluation = run.config.runtime, run.config.eval
-    return [f"runtime.device={runtime.device}", f"runtime.workers={runtime.workers}", f"eval.batch_size={evaluation.batch_size}"]
+    """Return where and how to encode; what to encode with is the checkpoint's."""
+    runtime = run.config.runtime
+    choices = {"device": runtime.device, "device_id": runtime.device_id, "workers": runtime.workers}
+    return [*(f"runtime.{k}={v}" for k, v in choices.items()), f"eval.batch_size={run.config.eval.batch_size}"]
 
 
 def _digest(path: Path) -> str:
@@ -167,3 +173,15 @@ def _read(path: Path) -> dict[str, Any]:
 def needs_synthetic(lines: Sequence[PlannedLine]) -> bool:
     """Tell whether a plan trains on the synthetic data set, which can be drawn if it is not there."""
     return any(line.paper.trained_on == SYNTHETIC for line in lines)
+
+
+def multiplication_rate(seconds: float = 0.5) -> float:
+    """Measure how many floating-point operations per second float32 matrix products of a tower's size reach here."""
+    size, multiply = 768, ops.MatMul()
+    a = ops.ones((size, size), ms.float32)
+    multiply(a, a).asnumpy()
+    done, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        multiply(a, a).asnumpy()
+        done += 1
+    return done * 2 * size**3 / spent

@@ -3,20 +3,18 @@
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ms_unireid.architectures import ARCHITECTURES, TowerSize
 from ms_unireid.config import Config, load_config
+from ms_unireid.data.published import PUBLISHED
 from ms_unireid.data.samplers import epoch_batches
 from ms_unireid.data.tri_pedes import training_persons
 from ms_unireid.errors import ConfigError, DataError
-from ms_unireid.models.positions import model_grid
 from ms_unireid.evaluation.paper_tables import PaperRow, paper_rows
+from ms_unireid.models.positions import model_grid
 from ms_unireid.training.run_folder import RunFolder
 
 # Stands for the data set that tools/make_synthetic.py draws: CUHK-PEDES in layout, nobody's published numbers.
@@ -160,7 +158,7 @@ def estimate(run: PlannedRun, rate: float | None = None) -> Estimate:
 
     Args:
         run: The run.
-        rate: Floating-point operations per second, as from `multiplication_rate`.
+        rate: Floating-point operations per second, as from `reproduce.multiplication_rate`.
     """
     steps_an_epoch = _steps_an_epoch(run.config)
     if steps_an_epoch is None:
@@ -174,15 +172,19 @@ def estimate(run: PlannedRun, rate: float | None = None) -> Estimate:
         return Estimate(steps, left, left * size / speed, "its own log")
     if rate is None:
         return Estimate(steps, left, None, "unknown")
-    return Estimate(steps, left, left * size * operations_per_pair(run.config) / rate, "matrix products of this CPU")
+    return Estimate(
+        steps, left, left * size * operations_per_pair(run.config) / rate, "the rate of matrix products here"
+    )
 
 
 def _steps_an_epoch(config: Config) -> int | None:
     try:
         persons = training_persons(config.data.name, Path(config.data.root))
-        return len(epoch_batches(persons, config.data, config.train.seed, 1))
     except DataError:
-        return None
+        if config.data.sampler != "shuffle":
+            return None  # it depends on who is on the photos
+        persons = range(PUBLISHED[config.data.name]["train"]["captions"])
+    return len(epoch_batches(persons, config.data, config.train.seed, 1))
 
 
 def _progress(run: PlannedRun) -> tuple[int, float | None]:
@@ -208,21 +210,11 @@ def operations_per_pair(config: Config) -> float:
     tasks = set(config.objective.tasks)
     pictures = 2 if tasks & {"sketch", "fusion"} else 1
     captions = 1 if tasks & {"text", "fusion"} else 0
-    forward = pictures * _tower(sizes.vision, math.prod(model_grid(model)) + 1) + captions * _tower(sizes.text, model.context_length)
+    vision, text = _tower(sizes.vision, math.prod(model_grid(model)) + 1), _tower(sizes.text, model.context_length)
+    forward = pictures * vision + captions * text
     # The backward pass costs two forward ones; a chunk is encoded twice, recomputed blocks once more.
     return forward * (3 + (config.train.cache_chunk is not None) + config.runtime.recompute)
 
 
 def _tower(size: TowerSize, tokens: int) -> float:
     return size.layers * tokens * (24 * size.width**2 + 4 * tokens * size.width)
-
-
-def multiplication_rate(seconds: float = 0.3) -> float:
-    """Measure how many floating-point operations per second numpy's float32 matrix product reaches here."""
-    a = np.ones((768, 768), np.float32)
-    a @ a
-    done, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds:
-        a @ a
-        done += 1
-    return done * 2 * 768**3 / spent

@@ -14,6 +14,9 @@ from ms_unireid.evaluation.questions import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
 
 EMPTY = "-"
+CSV_COLUMNS = (
+    "dataset", "trained_on", "task", "row", "protocol", "metric", "ours", "deviation", "seeds", "paper", "difference",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,7 @@ def to_csv(lines: Sequence[Line]) -> str:
     """Write one record for each number, unrounded."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        ["dataset", "trained_on", "task", "row", "protocol", "metric", "ours", "deviation", "seeds", "paper", "difference"]
-    )
+    writer.writerow(CSV_COLUMNS)
     for line in lines:
         p = line.paper
         names = [p.dataset, p.trained_on, p.task, p.row, p.protocol]

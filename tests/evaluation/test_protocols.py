@@ -5,7 +5,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from ms_unireid.evaluation.protocols import PAPER_ROWS, PROTOCOLS, TASK_SYMBOLS, SplitFeatures, evaluate_row, queries
+from ms_unireid.evaluation.protocols import PAPER_ROWS, evaluate_row
+from ms_unireid.evaluation.questions import TASK_SYMBOLS, SplitFeatures, ask
 from reference import metrics as reference
 
 NAMES = ("R1", "R5", "R10", "mAP", "mINP")
@@ -48,17 +49,16 @@ def by_definition(task, protocol, feats):
 
 def test_the_papers_rows():
     assert set(PAPER_ROWS) == {(t, "exclude_source_photo") for t in TASK_SYMBOLS} | {("text", "full_gallery")}
-    assert {protocol for _, protocol in PAPER_ROWS} == set(PROTOCOLS)
     assert TASK_SYMBOLS == {"text": "T->R", "sketch": "S->R", "fusion": "T+S->R"}
 
 
 def test_queries():
     feats = hand_made()
-    assert [len(queries(task, feats)[0]) for task in ("text", "sketch", "fusion")] == [6, 5, 6]
-    fused, photos = queries("fusion", feats)
-    assert photos.tolist() == [0, 1, 2, 3, 3, 4]
-    np.testing.assert_array_equal(fused[4], feats.text[4] + feats.sketch[3])
-    np.testing.assert_array_equal(queries("sketch", feats)[1], np.arange(5))
+    assert [len(ask(task, feats).feats) for task in ("text", "sketch", "fusion")] == [6, 5, 6]
+    fused = ask("fusion", feats)
+    assert fused.photos.tolist() == [0, 1, 2, 3, 3, 4]
+    np.testing.assert_array_equal(fused.feats[4], feats.text[4] + feats.sketch[3])
+    np.testing.assert_array_equal(ask("sketch", feats).photos, np.arange(5))
 
 
 # Worked out by hand; ties stay in gallery order, and caption 2 and sketch 2 have nobody left without their photo.
@@ -79,7 +79,7 @@ def test_hand_made_split(task, protocol):
 
 
 @pytest.mark.parametrize("task", TASK_SYMBOLS)
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", ["exclude_source_photo", "full_gallery"])
 def test_random_splits_equal_the_definition(task, protocol):
     for seed in range(3):
         feats = random_split(seed)

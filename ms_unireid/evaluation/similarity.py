@@ -1,0 +1,96 @@
+"""Cosine similarities of queries and a gallery, a block of queries at a time; no MindSpore."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.linalg.blas import sgemm
+
+QUERIES_AT_ONCE = 512
+ROWS_AT_ONCE = 1024
+
+
+def normalize_rows(feats: np.ndarray) -> np.ndarray:
+    """Divide each row (N, D) by its L2 norm, as float32.
+
+    Raises:
+        ValueError: If a feature is not finite.
+    """
+    normalized = np.empty(feats.shape, np.float32)
+    for start in range(0, len(feats), ROWS_AT_ONCE):
+        rows = feats[start : start + ROWS_AT_ONCE]
+        if not np.isfinite(rows).all():
+            raise ValueError("features hold NaN or infinity: the checkpoint's weights are not usable")
+        norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+        normalized[start : start + ROWS_AT_ONCE] = rows / np.maximum(norms, 1e-12)
+    return normalized
+
+
+def similarity_blocks(query_feats: np.ndarray, gallery_feats: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield the cosine similarities of up to 512 queries at a time with the whole gallery.
+
+    Photos with the same features get the same similarity bit for bit, wherever they stand: a matrix product alone does
+    not promise that, since its kernels add in another order at the edges. For the same reason the last bits depend on a
+    query's place in its block, so what must agree with an evaluation has to take the same blocks.
+
+    Holds the gallery's normalised copy (G, D) and one block (512, G), both float32.
+
+    Args:
+        query_feats: (Q, D) un-normalised.
+        gallery_feats: (G, D) un-normalised.
+
+    Yields:
+        Which queries, and their similarities (B, G) float32, which the next block overwrites.
+
+    Raises:
+        ValueError: If a feature is not finite.
+    """
+    gallery = normalize_rows(gallery_feats)
+    copies, originals = _repeated_rows(gallery)
+    buffer = np.zeros((min(QUERIES_AT_ONCE, len(query_feats)), len(gallery)), np.float32)
+    for start in range(0, len(query_feats), QUERIES_AT_ONCE):
+        queries = normalize_rows(query_feats[start : start + QUERIES_AT_ONCE])
+        block = buffer[: len(queries)]
+        if block.size:
+            _multiply(queries, gallery, block)
+        block[:, copies] = block[:, originals]
+        yield slice(start, start + len(queries)), block
+
+
+def similarity_row(query_feats: np.ndarray, gallery_feats: np.ndarray, query: int) -> np.ndarray:
+    """Return the similarities (G,) float32 of one query, bit for bit as `similarity_blocks` of all queries has them.
+
+    Raises:
+        ValueError: If a feature is not finite.
+    """
+    start = query - query % QUERIES_AT_ONCE
+    ((_, block),) = similarity_blocks(query_feats[start : start + QUERIES_AT_ONCE], gallery_feats)
+    return block[query - start]
+
+
+def given_blocks(similarity: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield similarities (Q, G) that are there already, as `similarity_blocks` yields those that it computes.
+
+    Raises:
+        ValueError: If a similarity is NaN.
+    """
+    for start in range(0, len(similarity), QUERIES_AT_ONCE):
+        block = similarity[start : start + QUERIES_AT_ONCE]
+        if np.isnan(block).any():
+            raise ValueError("similarities hold NaN")
+        yield slice(start, start + len(block)), block
+
+
+def _multiply(queries: np.ndarray, gallery: np.ndarray, block: np.ndarray) -> None:
+    """Write queries (B, D) times gallery (G, D) transposed to block (B, G)."""
+    # scipy's BLAS, since that of numpy before 2 takes processors newer than itself for the oldest it knows.
+    sgemm(1.0, gallery.T, queries.T, c=block.T, trans_a=True, overwrite_c=True)
+
+
+def _repeated_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows repeat an earlier one, and the first that each of them repeats."""
+    _, group, count = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(count[group] > 1)  # equal rows share their first component
+    first: dict[bytes, int] = {}
+    originals = np.array([first.setdefault(rows[row].tobytes(), row) for row in suspects], dtype=np.intp)
+    repeated = originals != suspects
+    return suspects[repeated], originals[repeated]
