@@ -264,7 +264,7 @@ def test_a_sub_folder_that_was_not_handed_out(tri):
 @pytest.mark.parametrize("name", ["imgs/cam/0.JPG", "imgs/cam/0.png"])
 def test_letter_case_and_extension(tri, name):
     (tri / "imgs/cam/0.jpg").rename(tri / name)
-    assert "1 differ in extension or letter case only: rename" in the(verify(NAME, tri), "photos").fix
+    assert the(verify(NAME, tri), "photos").fix == "1 differ in extension or letter case only: rename these files"
 
 
 @pytest.mark.parametrize(
@@ -309,6 +309,13 @@ def test_missing_sketches(tri):
     found = the(report, "sketches")
     assert "1 of 6 photos have none, by sub-folder: cam 1 of 4" in found.detail and "build_sketches.py" in found.fix
     assert CountRow("all", "sketches", 5, 40206) in report.counts
+
+
+def test_a_sketch_of_a_kind_that_is_not_taken(tri):
+    (tri / "imgs-sketch2/cam/1.jpg").rename(tri / "imgs-sketch2/cam/1.bmp")
+    report = verify(NAME, tri)
+    assert "build_sketches.py" in the(report, "sketches").fix
+    assert the(report, "sketches", "warning").examples == ("cam/1.bmp",)
 
 
 def test_sketches_without_photos(tri):
@@ -447,15 +454,15 @@ def test_the_same_photo_of_one_person_is_for_information(tri):
     report = verify(NAME, tri)
     assert defects(report) == WHOLE
     assert any(
-        "2 photos in 1 groups with the same bytes; 0 groups are of several splits" in f.detail for f in report.findings
+        "2 photos in 1 groups with the same bytes; groups of several splits: 0" in f.detail for f in report.findings
     )
 
 
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
-        ("imgs/cam/0.jpg", "imgs/cam/2.jpg", "0 groups are of several splits, 1 of several persons"),
-        ("imgs/cam/0.jpg", "imgs/test/x.jpg", "1 groups are of several splits, 1 of several persons"),
+        ("imgs/cam/0.jpg", "imgs/cam/2.jpg", "groups of several splits: 0, of several persons: 1"),
+        ("imgs/cam/0.jpg", "imgs/test/x.jpg", "groups of several splits: 1, of several persons: 1"),
         ("imgs-sketch2/cam/0.jpg", "imgs-sketch2/test/x.jpg", "2 sketches in 1 groups"),
     ],
 )
@@ -505,6 +512,13 @@ def test_pku_sketch_at_the_wrong_level(tmp_path, place):
     root = tmp_path if place == ".." else folder / place
     report = verify("pku_sketch", root)
     assert f"--root {folder}" in the(report, "folder").fix and report.pictures == 18
+
+
+@pytest.mark.parametrize("place", ["sketch", "photo/train", ".."])
+def test_market_sketch_at_the_wrong_level(tmp_path, place):
+    folder = build_market(tmp_path / "somewhere", put=put_distinct)
+    report = verify("market_sketch", tmp_path if place == ".." else folder / place)
+    assert f"--root {folder}" in the(report, "folder").fix and report.pictures == 26
 
 
 def test_a_folder_of_pku_sketch_one_level_too_deep(tmp_path):
