@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ms_unireid.evaluation.metrics import Gallery, QueryScores, Queries
+from ms_unireid.evaluation.metrics import Gallery, Queries, QueryScores
 from reference import metrics as reference
 
 RULES = ((), ("source",), ("camera",), ("source", "camera"))
