@@ -4,30 +4,24 @@ python tools/benchmark.py conversion --rounds 5 --json conversion.json
 """
 
 import argparse
-import contextlib
 import json
-import os
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+TOOLS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
-import numpy as np
 from tqdm import tqdm
 
+from benchmarks import evaluation, memory
+from benchmarks.runs import MIB, alone, measured, spread, summary
 from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.command_line import run
 from ms_unireid.files import write_json
 from ms_unireid.runtime import check_packages, describe
-
-MIB, GIB = 1 << 20, 1 << 30
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -39,10 +33,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     conversion.add_argument("--source", choices=("archive", "state-dict"), default="archive", help="of float16 tensors")
     conversion.add_argument("--rounds", type=int, default=5)
     conversion.add_argument("--json", type=Path, help="write the measurements as JSON")
-    memory = commands.add_parser("memory", help="peak memory of a step of the full-size ViT-B/16, by batch and option")
-    memory.add_argument("--batches", type=int, nargs="+", default=[8, 16, 64], help="pairs in a step")
-    memory.add_argument("--limit", type=float, default=20, help="GiB that a process may reach before it is given up")
-    memory.add_argument("--json", type=Path, help="write the measurements as JSON")
+    memory.add_command(commands)
+    evaluation.add_command(commands)
     single = commands.add_parser("run-one", help="what the other commands call: one run, measured, as JSON")
     single.add_argument("job", choices=tuple(JOBS))
     single.add_argument("arguments", nargs="+")
@@ -56,8 +48,11 @@ def main(arguments: Sequence[str]) -> None:
         return
     check_packages()
     if options.command == "memory":
-        result = measure_memory(options.batches, options.limit)
-        print(memory_table(result))
+        result = memory.measure(options)
+        print(memory.to_text(result))
+    elif options.command == "evaluation":
+        result = evaluation.measure(options)
+        print(evaluation.to_text(result))
     else:
         with tempfile.TemporaryDirectory() as folder:
             result = measure_conversion(Path(folder), options.source, options.rounds)
@@ -90,88 +85,7 @@ def measure_conversion(folder: Path, source: str, rounds: int) -> dict[str, Any]
     }
 
 
-# What a step can do about its memory.
-MEMORY_OPTIONS = {
-    "plain": (),
-    "runtime.recompute=true": ("runtime.recompute=true",),
-    "train.cache_chunk=8": ("train.cache_chunk=8",),
-    "both": ("train.cache_chunk=8", "runtime.recompute=true"),
-}
-
-
-def measure_memory(batches: Sequence[int], limit: float) -> dict[str, Any]:
-    rows = []
-    for pairs in tqdm(batches, unit="batch"):
-        for name, overrides in MEMORY_OPTIONS.items():
-            command = [sys.executable, __file__, "run-one", "step", f"data.batch_size={pairs}", *overrides]
-            rows.append({"pairs": pairs, "options": name, **watched(command, limit)})
-    return {
-        "what": "one step of ViT-B/16 at 384x128, float32",
-        "limit_gib": limit,
-        "rows": rows,
-        "machine": describe("CPU"),
-    }
-
-
-def watched(command: list[str], limit: float) -> dict[str, float | None]:
-    """Run one job, ended when its resident memory passes `limit` GiB; None stands for what it did not live to tell."""
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    status = Path(f"/proc/{started.pid}/statm")
-    page = os.sysconf("SC_PAGE_SIZE")
-    while started.poll() is None:
-        with contextlib.suppress(OSError):
-            if int(status.read_text().split()[1]) * page > limit * GIB:
-                started.kill()
-        time.sleep(0.02)
-    if started.returncode:
-        return {"seconds": None, "peak_bytes": None}
-    return json.loads(started.stdout.read().splitlines()[-1])
-
-
-def memory_table(result: dict[str, Any]) -> str:
-    lines = ["| pairs | options | peak GiB | seconds, compilation left out |", "| ---: | --- | ---: | ---: |"]
-    for row in result["rows"]:
-        peak, seconds = f"more than {result['limit_gib']:g}", ""
-        if row["peak_bytes"] is not None:
-            peak, seconds = f"{row['peak_bytes'] / GIB:.1f}", f"{row['seconds']:.1f}"
-        lines.append(f"| {row['pairs']} | {row['options']} | {peak} | {seconds} |")
-    return "\n".join(lines)
-
-
-def train_step(*overrides: str) -> dict[str, float]:
-    from ms_unireid.config import load_config
-    from ms_unireid.models.unireid import build_model
-    from ms_unireid.runtime import prepare
-    from ms_unireid.training.train_step import TrainStep
-
-    config = load_config(None, list(overrides))
-    prepare(config.runtime)
-    rng, pairs = np.random.default_rng(1), config.data.batch_size
-    photos, sketches = rng.standard_normal((2, pairs, 3, *config.model.image_size), dtype=np.float32)
-    captions = rng.integers(1, 49406, (pairs, config.model.context_length)).astype(np.int32)
-    captions[:, 60] = 49407
-    step = TrainStep(build_model(config.model, 1), config)
-    step.set_train()
-    step(photos, sketches, captions, 1e-5)
-    return measured(lambda: step(photos, sketches, captions, 1e-5))
-
-
-def alone(job: str, *paths: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "run-one", job, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{job} failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
 def to_text(result: dict[str, Any]) -> str:
-    def spread(values: dict[str, float], unit: str = "") -> str:
-        return f"{values['median']:.2f}{unit} [{values['min']:.2f}..{values['max']:.2f}]"
-
     ours, theirs = (result["peak_memory_per_file_size"][name] for name in ("ours", "baseline"))
     seconds = result["seconds"]
     return "\n".join(
@@ -182,14 +96,6 @@ def to_text(result: dict[str, Any]) -> str:
             f"peak memory of the process / file: ours {spread(ours)}, baseline {spread(theirs)}",
         ]
     )
-
-
-def measured(work: Callable[[], None]) -> dict[str, float]:
-    os.sync()  # nobody pays for what another wrote
-    start = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def convert_ours(file: str, output: str) -> dict[str, float]:
@@ -245,7 +151,8 @@ def make_archive(file: str) -> dict[str, float]:
 
 
 JOBS = {
-    "step": train_step,
+    **evaluation.JOBS,
+    **memory.JOBS,
     "make-archive": make_archive,
     "make-state-dict": make_state_dict,
     "convert-ours": convert_ours,

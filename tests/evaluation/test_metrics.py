@@ -235,7 +235,7 @@ def test_cameras_must_be_known():
 
 
 def test_lengths_must_agree():
-    with pytest.raises(ValueError, match=r"Gallery of different lengths: {'feats': 2, 'person_ids': 3}"):
+    with pytest.raises(ValueError, match=r"Gallery of different lengths: \{'feats': 2, 'person_ids': 3\}"):
         Gallery(np.ones((2, 4)), np.arange(3))
     with pytest.raises(ValueError, match="Queries of different lengths"):
         Queries(np.ones((2, 4)), np.arange(2), cameras=np.arange(1))

@@ -1,0 +1,58 @@
+"""What every benchmark shares: runs in processes of their own, in turns, and the spread of their figures."""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+MIB = 1 << 20
+TOOL = Path(__file__).resolve().parent.parent / "benchmark.py"
+
+# Figure to value, of one run.
+Run = dict[str, float]
+
+
+def alone(job: str, *arguments: object) -> Run:
+    """Run one of the tool's jobs in a process of its own."""
+    command = [sys.executable, str(TOOL), "run-one", job, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{job} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_turns(jobs: Mapping[str, Sequence[object]], rounds: int, what: str) -> dict[str, list[Run]]:
+    """Run every job once a round, so that a busy time of the machine meets all of them."""
+    runs: dict[str, list[Run]] = {name: [] for name in jobs}
+    for _ in tqdm(range(rounds), desc=what, unit="round"):
+        for name, arguments in jobs.items():
+            runs[name].append(alone(*arguments))
+    return runs
+
+
+def measured(work: Callable[[], None]) -> Run:
+    """Time some work; memory is the process's peak, and how far that lies above what it held before."""
+    os.sync()  # nobody pays for what another wrote
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    start, cpu_start = time.perf_counter(), time.process_time()
+    work()
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": peak, "extra_bytes": peak - held}
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Return median, least and most."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def spread(values: Mapping[str, float]) -> str:
+    """Lay out a `summary`."""
+    return f"{values['median']:.2f} [{values['min']:.2f}..{values['max']:.2f}]"
