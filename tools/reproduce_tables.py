@@ -118,9 +118,7 @@ def show_plan(plan: Sequence) -> None:
         steps = "unknown" if found.steps is None else f"{found.steps_left} of {found.steps}"
         name = f"{one.dataset:12} {one.row:8} seed {one.config.train.seed}"
         print(f"{name}: steps left {steps}, time {time} ({found.basis})")
-    print(
-        f"{len(runs)} runs for {len(plan)} lines; in all about {timedelta(seconds=round(total))}, evaluation left out"
-    )
+    print(f"runs: {len(runs)}, lines: {len(plan)}; about {timedelta(seconds=round(total))} in all, evaluation left out")
 
 
 def draw_synthetic(plan: Sequence) -> None:

@@ -4,6 +4,7 @@ python tools/verify_dataset.py --dataset cuhk_pedes --root data/CUHK-PEDES
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,15 +39,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     bars = []
+    with contextlib.ExitStack() as stack:
 
-    def show(done: int, total: int) -> None:
-        if not bars:  # no bar for a data set that is not there
-            bars.append(tqdm(total=total, unit="picture", mininterval=1.0))
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
+        def show(done: int, total: int) -> None:
+            if not bars:  # no bar for a data set that is not there
+                bars.append(stack.enter_context(tqdm(total=total, unit="picture", mininterval=1.0)))
+            bars[0].update(done - bars[0].n)
 
-    report = verify(options.dataset, options.root, options.captions, options.workers, options.quick, show)
+        report = verify(options.dataset, options.root, options.captions, options.workers, options.quick, show)
     print(to_text(report))
     if options.json:
         write_json(options.json, to_json(report))

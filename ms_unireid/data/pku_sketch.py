@@ -33,7 +33,7 @@ _SKETCH = re.compile(rf"(\d{{1,6}}){EXTENSIONS}", re.IGNORECASE | re.ASCII)
 _STYLE = re.compile(rf"([{STYLE_NAMES}])_(\d+)\.txt", re.ASCII)
 _IDENTITY = re.compile(r"\d{1,6}", re.ASCII)
 _STYLE_FIX = "copy the style files again from the data set's download"
-_PART = "to read a part of the data set, allow_partial=True"
+_PART = "to read a part of the data set, set data.allow_partial=true"
 _PART_FIX = f"{_STYLE_FIX}; {_PART}"
 
 

@@ -106,7 +106,7 @@ def _examine_pictures(checked: Mapping[Path, CheckedPicture], quick: bool) -> It
         "pictures",
         "",
         ("problem", unreadable, "pictures that cannot be read", _COPY),
-        ("warning", damaged, "pictures with damage inside, of which a part is decoded wrongly", _COPY),
+        ("warning", damaged, "pictures with damage inside, of which a part may be decoded wrongly", _COPY),
     )
     if checked and not unreadable and not damaged:
         how = "begin and end as they should" if quick else "decode to their last pixel"
@@ -137,15 +137,16 @@ def _examine_alike(
     kinds = {"photo": "photos", "sketch": "sketches"}[kind]
     if not groups:
         return DataFinding("duplicates", "ok", f"no {kinds} with the same bytes")
-    splits = [group for group in groups if len({by_name[name].split for name in group}) > 1]
-    persons = [group for group in groups if len({by_name[name].person for name in group}) > 1]
+    splits = [len({by_name[name].split for name in group}) for group in groups]
+    persons = [len({by_name[name].person for name in group}) for group in groups]
     detail = (
-        f"{sum(map(len, groups)):,} {kinds} in {len(groups):,} groups with the same bytes; {len(splits)} groups are of "
-        f"several splits, {len(persons)} of several persons"
+        f"{sum(map(len, groups)):,} {kinds} in {len(groups):,} groups with the same bytes; groups of several splits: "
+        f"{sum(n > 1 for n in splits):,}, of several persons: {sum(n > 1 for n in persons):,}"
     )
-    if not persons and not splits:
+    rated = sorted(zip(splits, persons, groups, strict=True), key=lambda item: item[:2], reverse=True)
+    worst = [group for split_count, person_count, group in rated if split_count > 1 or person_count > 1]
+    if not worst:
         return finding("duplicates", "ok", detail, folder, _pairs(groups))
-    worst = [*splits, *(group for group in persons if group not in splits)]
     fix = "ask the data set's authors which is right; a model cannot tell such pictures apart"
     return finding("duplicates", "warning", detail, folder, _pairs(worst), fix)
 

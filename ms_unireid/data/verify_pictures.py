@@ -61,14 +61,11 @@ def check_all(
     if not quick and importlib.util.find_spec("simplejpeg") is None:
         raise EnvironmentProblem("simplejpeg is not installed; install it with: pip install -r requirements.txt")
     unique = list(dict.fromkeys(paths))
-    pool = ThreadPoolExecutor(workers or min(2 * (os.cpu_count() or 1), _MOST_THREADS))
     found: dict[Path, CheckedPicture] = {}
-    try:
+    with ThreadPoolExecutor(workers or min(2 * (os.cpu_count() or 1), _MOST_THREADS)) as pool:
         for chunk in pool.map(lambda part: [(path, _check(path, quick)) for path in part], _chunks(unique)):
             found.update(chunk)
             progress(len(found), len(unique))
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interruption does not wait for tens of thousands of pictures
     return found
 
 

@@ -68,6 +68,7 @@ def test_persons_are_tested_about_equally_often():
         (SIZES, {"a": 11, "b": 5, "c": 20, "d": 8, "e": 6}),
         ({"a": 4, "b": 1, "c": 7, "e": 2}, {"a": 1, "b": 0, "c": 2, "e": 1}),
         ({"a": 23, "c": 2}, {"a": 6, "c": 1}),
+        ({"a": 2, "d": 3}, {"a": 1, "d": 1}),
     ],
 )
 def test_a_part_is_divided_in_proportion(sizes, expected):

@@ -170,3 +170,11 @@ def test_this_part_of_the_package_needs_no_mindspore():
     )
     environment = {**os.environ, "PYTHONPATH": str(VOCABULARY.parents[2])}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+def test_lengths_before_the_cut():
+    tokenizer = Tokenizer(8)
+    texts = ["", "a man", "red " * 20, "!" * 3]
+    whole = Tokenizer(100)(texts)
+    lengths = [row.index(Tokenizer.end_token) + 1 for row in whole.tolist()]
+    assert tokenizer.lengths(texts) == lengths == [2, 4, 22, 3]

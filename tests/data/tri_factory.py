@@ -1,9 +1,13 @@
 """Tiny data sets in the layout of the published ones, for the tests of this folder."""
 
+import hashlib
+import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -40,13 +44,35 @@ def put_picture(path: Path, size: tuple[int, int] = (4, 8), format: str = "JPEG"
     return path
 
 
+def put_distinct(path: Path) -> Path:
+    """Write a picture whose colours follow from its path: no two have the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = hashlib.sha256(str(path).encode()).digest() * 3
+    Image.frombytes("RGB", (4, 8), colours).save(path, format="PNG")
+    return path
+
+
+def noise_bytes(format: str, **options: object) -> bytes:
+    """Return a picture of noise: no part of the file is without meaning."""
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 60, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=format, **options)
+    return file.getvalue()
+
+
 def touch(path: Path) -> None:
     """Write a file that the parser only looks for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
 
 
-def build(root: Path, name: str, entries: list | None = None, sketch_prefix: str = "") -> Path:
+def build(
+    root: Path,
+    name: str,
+    entries: list | None = None,
+    sketch_prefix: str = "",
+    put: Callable[[Path], object] = touch,
+) -> Path:
     """Write a data set below ``root`` and return its folder."""
     layout = DATASETS[name]
     folder = root / layout.folder
@@ -54,8 +80,8 @@ def build(root: Path, name: str, entries: list | None = None, sketch_prefix: str
     for item in entries:
         photo = item.get(layout.path_key) if isinstance(item, dict) else None
         if isinstance(photo, str) and photo.strip(" ./") and ".." not in photo and not photo.startswith("/"):
-            touch(folder / "imgs" / photo)
-            touch(folder / layout.sketch_folder / sketch_prefix / photo)
+            put(folder / "imgs" / photo)
+            put(folder / layout.sketch_folder / sketch_prefix / photo)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / layout.annotation_files[0]).write_text(json.dumps(entries), encoding="utf-8")
     return folder
