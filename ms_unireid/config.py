@@ -13,6 +13,8 @@ import yaml
 
 from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config_schema import (
+    GALLERY_RULES,
+    PROTOCOLS,
     TASKS,
     AugmentConfig,
     Config,
@@ -26,6 +28,8 @@ from ms_unireid.config_schema import (
 from ms_unireid.errors import ConfigError
 
 __all__ = [
+    "GALLERY_RULES",
+    "PROTOCOLS",
     "TASKS",
     "AugmentConfig",
     "Config",

@@ -6,6 +6,9 @@ from typing import Literal
 from ms_unireid.architectures import ARCHITECTURES
 
 TASKS = ("text", "sketch", "fusion")
+# Evaluation protocols by name; see ms_unireid.evaluation.protocols.
+GALLERY_RULES = ("exclude_source_photo", "full_gallery", "camera_aware")
+PROTOCOLS = (*GALLERY_RULES, "multi_query", "missing_modality", "ten_trials")
 
 
 @dataclass(frozen=True)

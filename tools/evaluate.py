@@ -6,29 +6,18 @@ python tools/evaluate.py --checkpoint runs/cuhk/best_average.ckpt --target icfg_
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
 from ms_unireid.command_line import run
+from ms_unireid.config_schema import PROTOCOLS
 from ms_unireid.errors import ConfigError
 from ms_unireid.files import write_json, write_text
 from ms_unireid.runtime import check_packages
-
-PROTOCOLS = (
-    "paper",
-    "exclude_source_photo",
-    "full_gallery",
-    "camera_aware",
-    "multi_query",
-    "missing_modality",
-    "ten_trials",
-    "all",
-)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -57,8 +46,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--protocol",
         default="paper",
-        choices=PROTOCOLS,
-        help="paper: Table 2's three rows without the source photo, and text on the full gallery; or ten trials",
+        choices=("paper", *PROTOCOLS, "all"),
+        help="paper: Table 2's three rows without the source photo, and text on the full gallery, or PKU-Sketch's ten "
+        "trials; all: every rule of the gallery, and trials; each one's definition is in docs/evaluation.md",
     )
     parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
@@ -77,47 +67,42 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    check_packages()
-    from ms_unireid.evaluation.evaluator import to_markdown, to_table
-
-    evaluated = list(evaluate_all(options))
-    several = len(evaluated) > 1
-    if several and (options.figure or options.errors):
+    single = len(options.checkpoint) == 1 and not options.target
+    if (len(options.checkpoint) > 1 or len(options.target) > 1) and (options.figure or options.errors):
         raise ConfigError("--figure and --errors are for one checkpoint on one data set; leave out the others")
-    rows = [about | row if several else row for about, _, rows in evaluated for row in rows]
+    if options.queries < 1:
+        raise ConfigError(f"--queries {options.queries}: expected at least 1")
+    check_packages()
+    from ms_unireid.evaluation.evaluator import to_json, to_markdown, to_table
+    from ms_unireid.training.checkpoint_evaluation import evaluate_checkpoints
+
+    rows = []
+    with tqdm(unit="batch", desc=options.split) as bar:
+        for evaluated in evaluate_checkpoints(
+            options.checkpoint,
+            options.target,
+            split=options.split,
+            protocol=options.protocol,
+            reranked=options.rerank,
+            files=options.config,
+            overrides=options.overrides,
+            progress=lambda done, total: bar.update(),
+        ):
+            rows += to_json(evaluated.results) if single else evaluated.rows()
     print(to_table(rows))
     if options.json:
-        checkpoints = {"checkpoint": str(options.checkpoint[0])} if not several else {}
-        write_json(options.json, {**checkpoints, "split": options.split, "rows": rows})
+        checkpoint = {"checkpoint": str(options.checkpoint[0])} if single else {}
+        write_json(options.json, {**checkpoint, "split": options.split, "rows": rows})
     if options.markdown:
         write_text(options.markdown, to_markdown(rows) + "\n")
-    _, one, _ = evaluated[0]
     if options.figure:
         from ms_unireid.retrieval.figures import draw_ranked_lists
 
-        draw_ranked_lists(one.feats, one.data, options.figure, options.queries)
+        draw_ranked_lists(evaluated.feats, evaluated.data, options.figure, options.queries)
     if options.errors:
         from ms_unireid.retrieval.error_analysis import analyse_errors
 
-        analyse_errors(one.feats, one.data, options.errors)
-
-
-def evaluate_all(options: argparse.Namespace) -> Iterator[tuple[dict[str, str], Any, list[dict[str, Any]]]]:
-    """Yield what was evaluated on what, its features and its rows, for each checkpoint and target."""
-    from ms_unireid.evaluation.evaluator import to_json
-    from ms_unireid.evaluation.protocols import evaluate_reranked
-    from ms_unireid.training.checkpoint_evaluation import CheckpointEvaluator, parse_targets
-
-    for path in options.checkpoint:
-        with tqdm(unit="batch", desc=path.stem) as bar:
-            evaluator = CheckpointEvaluator(
-                path, options.config, options.overrides, lambda done, total, bar=bar: bar.update()
-            )
-            for data in parse_targets(options.target, evaluator.config) or [evaluator.config.data]:
-                one = evaluator.evaluate(options.split, options.protocol, data)
-                results = one.results | (evaluate_reranked(one.results, one.feats) if options.rerank else {})
-                about = {"checkpoint": str(path), "trained_on": evaluator.trained_on, "dataset": one.dataset}
-                yield about, one, to_json(results)
+        analyse_errors(evaluated.feats, evaluated.data, options.errors)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ms_unireid.data.pictures import check_pictures
 from ms_unireid.data.pku_trials import trials
 from ms_unireid.data.sketch_sets import SketchSet
 from ms_unireid.data.tri_pedes import DATASETS
+from ms_unireid.errors import DataError
 
 # Where a photo's name tells its camera: both data sets took their photos, and these names, from MSMT17.
 _CAMERAS: Mapping[str, re.Pattern] = MappingProxyType(
@@ -39,8 +40,8 @@ class EvaluationSet:
         captions: The C captions, raw.
         person_ids: (N,) person of each photo.
         caption_photos: (C,) the photo a caption belongs to; None where captions belong to persons.
-        caption_persons: (C,) the person a caption belongs to; None where it follows from the photo.
-        sketch_persons: (S,) the person a sketch belongs to; None where sketch i was drawn from photo i.
+        caption_persons: (C,) the person a caption belongs to; follows from `caption_photos` if that is given.
+        sketch_persons: (S,) the person a sketch belongs to; likewise, sketch i having been drawn from photo i.
         styles: The style, artist or sub-folder of each sketch.
         cameras: (N,) camera of each photo; None if the names do not tell.
         trials: The persons tested in each trial, where there are trials.
@@ -57,25 +58,27 @@ class EvaluationSet:
     cameras: np.ndarray | None = None
     trials: tuple[np.ndarray, ...] = ()
 
+    def __post_init__(self):
+        if self.caption_photos is not None:
+            object.__setattr__(self, "caption_persons", self.person_ids[self.caption_photos])
+            object.__setattr__(self, "sketch_persons", self.person_ids)
+
 
 def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
-    """Load what a split evaluates, every photo and sketch checked; PKU-Sketch is whole in its trials, without splits.
+    """Load what a split evaluates, every photo and sketch checked.
+
+    PKU-Sketch has no splits: its test split is all of it, with the persons of each of its ten trials.
 
     Raises:
-        DataError: For anything wrong with the data set.
+        DataError: For anything wrong with the data set, or a split that it does not have.
     """
     if config.name in DATASETS:
         return from_annotations(load_splits(config, [split])[split], config.name)
     captions = None if config.captions is None else Path(config.captions)
-    root, tested = Path(config.root), ()
     if config.name == pku_sketch.NAME:
-        sketch_set = pku_sketch.load_pku_sketch(root, captions, config.allow_partial)
-        drawn = trials(sketch_set, file=None if config.trials is None else Path(config.trials))
-        tested = tuple(np.array(trial.test) for trial in drawn)
-    else:
-        sketch_set = market_sketch.load_market_sketch(root, split, captions=captions)
-    check_pictures(record.path for record in (*sketch_set.photos, *sketch_set.sketches))
-    return from_sketch_set(sketch_set, tested)
+        return _load_pku_sketch(config, split, captions)
+    sketch_set = market_sketch.load_market_sketch(Path(config.root), split, captions=captions)
+    return from_sketch_set(sketch_set)
 
 
 def from_annotations(annotations: Sequence[Annotation], name: str = "") -> EvaluationSet:
@@ -97,8 +100,25 @@ def from_annotations(annotations: Sequence[Annotation], name: str = "") -> Evalu
     )
 
 
+def _load_pku_sketch(config: DataConfig, split: str, captions: Path | None) -> EvaluationSet:
+    if split != "test":
+        raise DataError(f"{config.name} has no split {split!r}. Fix: use test, which is all of it and its ten trials.")
+    sketch_set = pku_sketch.load_pku_sketch(Path(config.root), captions, config.allow_partial)
+    drawn = trials(sketch_set, file=None if config.trials is None else Path(config.trials))
+    return from_sketch_set(sketch_set, tuple(np.array(trial.test) for trial in drawn))
+
+
 def from_sketch_set(sketch_set: SketchSet, tested: tuple[np.ndarray, ...] = ()) -> EvaluationSet:
-    """Turn photos and sketches of persons into their evaluation."""
+    """Turn photos and sketches of persons into their evaluation, every one of them checked.
+
+    Args:
+        sketch_set: The photos, sketches and captions.
+        tested: The persons tested in each trial, where there are trials.
+
+    Raises:
+        DataError: If a picture is missing or not whole.
+    """
+    check_pictures(record.path for record in (*sketch_set.photos, *sketch_set.sketches))
     captions = [(text, person) for person, texts in sketch_set.captions.items() for text in texts]
     cameras = [photo.camera for photo in sketch_set.photos]
     return EvaluationSet(

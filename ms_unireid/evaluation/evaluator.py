@@ -6,7 +6,7 @@ from typing import Any
 
 from ms_unireid.config import EvalConfig
 from ms_unireid.errors import CheckpointError
-from ms_unireid.evaluation.protocols import Results, evaluate_protocol
+from ms_unireid.evaluation.protocols import Results, evaluate_protocol, evaluate_reranked
 from ms_unireid.evaluation.questions import TASK_SYMBOLS, SplitFeatures
 
 NUMBERS = ("R1", "R5", "R10", "mAP", "mINP", "chance R1", "queries", "no match")
@@ -14,15 +14,24 @@ NUMBERS = ("R1", "R5", "R10", "mAP", "mINP", "chance R1", "queries", "no match")
 LEADING = {"checkpoint": "checkpoint", "trained_on": "trained on", "dataset": "evaluated on"}
 
 
-def evaluate_features(feats: SplitFeatures, protocol: str = "paper", settings: EvalConfig | None = None) -> Results:
-    """Evaluate the features of a split under a protocol, `paper` or `all`; see `evaluate_protocol`.
+def evaluate_features(
+    feats: SplitFeatures, protocol: str = "paper", settings: EvalConfig | None = None, reranked: bool = False
+) -> Results:
+    """Evaluate the features of a split.
+
+    Args:
+        feats: Features of the split.
+        protocol: As `evaluate_protocol` takes it.
+        settings: As there.
+        reranked: Add each row once more with re-ranking.
 
     Raises:
-        ConfigError: If the data set has not what the protocol needs.
+        ConfigError: If the data set lacks what the protocol needs.
         CheckpointError: If the features are not finite.
     """
     try:
-        return evaluate_protocol(protocol, feats, settings)
+        results = evaluate_protocol(protocol, feats, settings)
+        return results | evaluate_reranked(protocol, feats, settings) if reranked else results
     except ValueError as error:
         raise CheckpointError(
             f"{error}; train again with a lower learning rate or take an earlier checkpoint"

@@ -1,12 +1,13 @@
 """How a split is evaluated, by name: which queries meet which gallery, and what is averaged; no MindSpore."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ms_unireid.config import TASKS, EvalConfig
+from ms_unireid.config import GALLERY_RULES, PROTOCOLS, TASKS, EvalConfig
+from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.errors import ConfigError
 from ms_unireid.evaluation.metrics import (
     Gallery,
@@ -21,11 +22,12 @@ from ms_unireid.evaluation.reranking import rerank
 
 # (task, protocol) to metrics.
 Results = dict[tuple[str, str], RetrievalMetrics]
+# ((task, protocol), queries, gallery)
+_Rows = Iterator[tuple[tuple[str, str], Queries, Gallery]]
+_Score = Callable[[Queries, Gallery], RetrievalMetrics]
 
-GALLERY_RULES = ("exclude_source_photo", "full_gallery", "camera_aware")
 # Which queries lose a modality is the same in every run, so that checkpoints can be compared.
 MISSING_SEED = 1
-PROTOCOLS = (*GALLERY_RULES, "multi_query", "missing_modality", "ten_trials")
 # The paper's: Table 2 leaves the source photo out, Tables 3-5 search the original gallery by text.
 PAPER_ROWS = (
     ("text", "exclude_source_photo"),
@@ -41,7 +43,7 @@ class TrialMetrics(RetrievalMetrics):
 
     Attributes:
         trials: How many.
-        deviation: Sample standard deviation of each metric over the trials.
+        deviation: Sample standard deviation of each metric over the trials; 0 for one trial.
     """
 
     trials: int
@@ -52,24 +54,35 @@ def evaluate_protocol(protocol: str, feats: SplitFeatures, settings: EvalConfig 
     """Evaluate every task that the split has queries for.
 
     Args:
-        protocol: One of `PROTOCOLS`, or `paper`: Table 2's rows and Tables 3-5's; ten trials where the data set has
-            them; single and multiple queries where sketches belong to persons otherwise.
+        protocol: One of `PROTOCOLS`. Or `paper`: Table 2's rows and Tables 3-5's; ten trials where the data set has
+            them; else, where sketches belong to persons, single and multiple queries. Or `all`: every rule of the
+            gallery that the data set allows, and its trials.
         feats: Features of the split.
         settings: For `multi_query` and `missing_modality`.
 
     Raises:
-        ConfigError: If the data set has not what the protocol needs.
+        ConfigError: If the data set lacks what the protocol needs.
         ValueError: If a feature is not finite.
     """
-    settings = settings or EvalConfig()
-    if protocol == "paper":
-        return _paper(feats, settings)
-    if protocol == "all":
-        return {key: value for name in _possible(feats) for key, value in _PROTOCOLS[name](feats, settings).items()}
-    missing = _lacks(protocol, feats)
-    if missing:
-        raise ConfigError(f"protocol {protocol}: the data set {missing}; choose one of {', '.join(_possible(feats))}")
-    return _PROTOCOLS[protocol](feats, settings)
+    return _evaluate(protocol, feats, settings, evaluate_retrieval)
+
+
+def evaluate_reranked(protocol: str, feats: SplitFeatures, settings: EvalConfig | None = None) -> Results:
+    """Evaluate as `evaluate_protocol` does, with k-reciprocal re-ranking; every protocol is marked `reranked`.
+
+    Queries and gallery of a row are each other's neighbours; those of a trial among themselves.
+
+    Args:
+        protocol: As there.
+        feats: Features of the split.
+        settings: For `multi_query` and `missing_modality`.
+
+    Raises:
+        ConfigError: If the data set lacks what the protocol needs.
+        ValueError: If a feature is not finite.
+    """
+    results = _evaluate(protocol, feats, settings, _score_reranked)
+    return {(task, f"{name} reranked"): metrics for (task, name), metrics in results.items()}
 
 
 def evaluate_row(task: str, protocol: str, feats: SplitFeatures) -> RetrievalMetrics:
@@ -81,141 +94,161 @@ def evaluate_row(task: str, protocol: str, feats: SplitFeatures) -> RetrievalMet
     return evaluate_retrieval(*against_gallery(ask(task, feats), feats, protocol))
 
 
-def evaluate_reranked(keys: Iterable[tuple[str, str]], feats: SplitFeatures) -> Results:
-    """Evaluate rows again with k-reciprocal re-ranking; those under `GALLERY_RULES`, their protocol marked `reranked`.
-
-    Args:
-        keys: Task and protocol of rows.
-        feats: Features of the split.
-
-    Raises:
-        ValueError: If a feature is not finite.
-    """
-    found, similarity = {}, {}
-    for task, protocol in keys:
-        if protocol in GALLERY_RULES:
-            asked = against_gallery(ask(task, feats), feats, protocol)
-            if task not in similarity:
-                similarity[task] = rerank(asked[0].feats, asked[1].feats)
-            found[task, f"{protocol} reranked"] = average(score_similarity(similarity[task], *asked))
-    return found
-
-
 def tasks_of(feats: SplitFeatures) -> tuple[str, ...]:
     """List the tasks that a split has queries for: without captions, sketch only."""
     return TASKS if len(feats.text) else ("sketch",)
 
 
-def _possible(feats: SplitFeatures) -> list[str]:
-    return [name for name in PROTOCOLS if not _lacks(name, feats)]
+def check_protocol(protocol: str, data: EvaluationSet | SplitFeatures) -> None:
+    """Refuse a protocol that needs what the data set lacks.
+
+    Args:
+        protocol: As `evaluate_protocol` takes it.
+        data: What is to be encoded, or its features.
+
+    Raises:
+        ConfigError: Naming the protocols that are possible.
+    """
+    lacking = _lacks(protocol, data)
+    if lacking:
+        possible = ["paper", "all", *(name for name in PROTOCOLS if not _lacks(name, data))]
+        raise ConfigError(f"protocol {protocol}: the data set {lacking}; choose one of {', '.join(possible)}")
 
 
-def _lacks(protocol: str, feats: SplitFeatures) -> str:
-    """Say what the data set has not that a protocol needs; nothing if it has all."""
-    tied_to_photos = feats.caption_photos is not None
-    if protocol == "camera_aware" and feats.cameras is None:
+def _lacks(protocol: str, data: EvaluationSet | SplitFeatures) -> str:
+    """Say what the data set lacks that a protocol needs; nothing if it has all."""
+    if protocol == "camera_aware" and data.cameras is None:
         return "does not tell the cameras of its photos"
-    if protocol in ("exclude_source_photo", "camera_aware") and not tied_to_photos:
+    if protocol in ("exclude_source_photo", "camera_aware") and data.caption_photos is None:
         return "has no photo behind a query"
-    if protocol == "missing_modality" and not len(feats.text):
+    if protocol == "missing_modality" and not len(data.caption_persons):
         return "has no captions"
-    if protocol == "ten_trials" and not feats.trials:
+    if protocol == "ten_trials" and not data.trials:
         return "has no trials"
     return ""
 
 
-def _paper(feats: SplitFeatures, settings: EvalConfig) -> Results:
-    if feats.trials:
-        return _ten_trials(feats, settings)
-    if feats.caption_photos is None:
-        return _rule("full_gallery")(feats, settings) | _multi_query(feats, settings)
-    return {(task, protocol): evaluate_row(task, protocol, feats) for task, protocol in PAPER_ROWS}
+def _evaluate(protocol: str, feats: SplitFeatures, settings: EvalConfig | None, score: _Score) -> Results:
+    check_protocol(protocol, feats)
+    found: Results = {}
+    for name in _named(protocol, feats):
+        if name == "ten_trials":
+            found |= _ten_trials(feats, score)
+        else:
+            rows = _ROWS[name](feats, settings or EvalConfig())
+            found |= {key: score(queries, gallery) for key, queries, gallery in rows}
+    return found
 
 
-def _rule(protocol: str) -> Callable[[SplitFeatures, EvalConfig], Results]:
-    def evaluate(feats: SplitFeatures, _: EvalConfig) -> Results:
-        return {(task, protocol): evaluate_row(task, protocol, feats) for task in tasks_of(feats)}
+def _named(protocol: str, feats: SplitFeatures) -> Sequence[str]:
+    """Return the protocols that a name stands for."""
+    if protocol == "paper" and feats.trials:
+        return ["ten_trials"]
+    if protocol == "paper" and feats.caption_photos is None:
+        return ["full_gallery", "multi_query"]
+    if protocol == "all":
+        return [name for name in (*GALLERY_RULES, "ten_trials") if not _lacks(name, feats)]
+    return [protocol]
 
-    return evaluate
+
+def _score_reranked(queries: Queries, gallery: Gallery) -> RetrievalMetrics:
+    return average(score_similarity(rerank(queries.feats, gallery.feats), queries, gallery))
 
 
-def _multi_query(feats: SplitFeatures, settings: EvalConfig) -> Results:
-    """One query a person: the mean of the features of several captions, or sketches, or both means added.
+def _paper(feats: SplitFeatures, _: EvalConfig) -> _Rows:
+    for task, protocol in PAPER_ROWS:
+        yield (task, protocol), *against_gallery(ask(task, feats), feats, protocol)
 
-    Where queries belong to photos they are those of the person's first `multi_query_photos` photos, which then are left
-    out of the gallery; otherwise all of the person's.
+
+def _rule(protocol: str) -> Callable[[SplitFeatures, EvalConfig], _Rows]:
+    def rows(feats: SplitFeatures, _: EvalConfig) -> _Rows:
+        for task in tasks_of(feats):
+            yield (task, protocol), *against_gallery(ask(task, feats), feats, protocol)
+
+    return rows
+
+
+def _multi_query(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
+    """One query a person: the mean feature of several captions, or of several sketches, or both means added.
+
+    Where queries belong to photos they are those of the person's first `multi_query_photos` photos, which are then left
+    out of the gallery for it; otherwise all of the person's.
     """
-    asked = np.ones(len(feats.person_ids), bool)
-    if feats.caption_photos is not None:
-        asked = _first_photos(feats.person_ids, settings.multi_query_photos)
-    # Photos in two groups, and the person's own in the group that asks are left out: the rule of cameras.
-    left_out = asked.astype(int) if feats.caption_photos is not None else None
-    gallery, found = Gallery(feats.photo, feats.person_ids, left_out), {}
-    means = {task: _mean_by_person(ask(task, feats), asked) for task in tasks_of(feats) if task != "fusion"}
+    by_photo = feats.caption_photos is not None
+    asking = _first_photos(feats.person_ids, settings.multi_query_photos if by_photo else 0)
+    # The rule of cameras leaves a person's own asking photos out.
+    gallery = Gallery(feats.photo, feats.person_ids, asking.astype(int) if by_photo else None)
+    for task, (means, persons) in _means(feats, asking).items():
+        cameras = np.ones_like(persons) if by_photo else None
+        yield (task, "multi_query"), Queries(means, persons, cameras=cameras), gallery
+
+
+def _means(feats: SplitFeatures, asking: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return each task's queries (P, D), one a person, and the persons (P,) in ascending order."""
+    means = {task: _mean_by_person(ask(task, feats), asking) for task in tasks_of(feats) if task != "fusion"}
     if "text" in means:
         persons = np.intersect1d(means["text"][1], means["sketch"][1])
-        means["fusion"] = sum(rows[np.isin(owners, persons)] for rows, owners in means.values()), persons
-    for task, (rows, persons) in means.items():
-        cameras = None if left_out is None else np.ones(len(persons), int)
-        found[task, "multi_query"] = evaluate_retrieval(Queries(rows, persons, cameras=cameras), gallery)
-    return found
+        text, sketch = (rows[np.isin(owners, persons)] for rows, owners in means.values())
+        means["fusion"] = text + sketch, persons
+    return means
 
 
 def _first_photos(person_ids: np.ndarray, count: int) -> np.ndarray:
     """Mark each person's first photos (N,)."""
-    seen: dict[int, int] = {}
-    places = []
-    for person in person_ids.tolist():
-        places.append(seen.get(person, 0))
-        seen[person] = places[-1] + 1
-    return np.array(places) < count
+    first = np.zeros(len(person_ids), np.bool_)
+    for person in np.unique(person_ids):
+        first[np.flatnonzero(person_ids == person)[:count]] = True
+    return first
 
 
-def _mean_by_person(questions: Questions, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean feature of each person's queries, of those about `asked` photos, and the persons in order."""
-    used = (questions.photos == NONE) | asked[questions.photos]
+def _mean_by_person(questions: Questions, asking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average each person's queries about the photos that ask (N,), and those that are about no photo."""
+    used = (questions.photos == NONE) | asking[questions.photos]
     persons, places, counts = np.unique(questions.person_ids[used], return_inverse=True, return_counts=True)
     sums = np.zeros((len(persons), questions.feats.shape[1]), np.float64)
     np.add.at(sums, places, questions.feats[used])
     return (sums / counts[:, None]).astype(np.float32), persons
 
 
-def _missing_modality(feats: SplitFeatures, settings: EvalConfig) -> Results:
+def _missing_modality(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
     """Fusion queries of which a share lost the text or the sketch, half of them each, and ask with what is left.
 
     Who loses what is drawn once: with a larger share the same queries and more.
     """
-    questions, found = ask("fusion", feats), {}
+    questions = ask("fusion", feats)
     order = np.random.default_rng(MISSING_SEED).permutation(len(questions.feats))
     rule = "full_gallery" if feats.caption_photos is None else "exclude_source_photo"
     for share in settings.missing_shares:
         lost = order[: round(share * len(order))]
+        sketch_lost, text_lost = lost[::2], lost[1::2]
         rows = questions.feats.copy()
-        rows[lost[::2]] = feats.text[questions.captions[lost[::2]]]
-        rows[lost[1::2]] = feats.sketch[questions.sketches[lost[1::2]]]
+        rows[sketch_lost] = feats.text[questions.captions[sketch_lost]]
+        rows[text_lost] = feats.sketch[questions.sketches[text_lost]]
         asked = against_gallery(dataclasses.replace(questions, feats=rows), feats, rule)
-        found["fusion", f"missing_modality {100 * share:g}%"] = evaluate_retrieval(*asked)
+        yield ("fusion", f"missing_modality {100 * share:g}%"), *asked
+
+
+def _ten_trials(feats: SplitFeatures, score: _Score) -> Results:
+    """Mean and deviation over the trials, each with its own persons as queries and as gallery."""
+    parts = [feats.of_persons(persons) for persons in feats.trials]
+    found: Results = {}
+    for task in tasks_of(feats):
+        asked = (against_gallery(ask(task, part), part, "full_gallery") for part in parts)
+        found[task, "ten_trials"] = _over_trials([score(queries, gallery) for queries, gallery in asked])
     return found
 
 
-def _ten_trials(feats: SplitFeatures, settings: EvalConfig) -> Results:
-    """Mean and deviation over the trials, each with its own persons as queries and as gallery."""
-    parts = [_rule("full_gallery")(feats.of_persons(persons), settings) for persons in feats.trials]
-    tasks = [task for task in tasks_of(feats) if all((task, "full_gallery") in part for part in parts)]
-    return {(task, "ten_trials"): _over_trials([part[task, "full_gallery"] for part in parts]) for task in tasks}
-
-
-def _over_trials(results: list[RetrievalMetrics]) -> TrialMetrics:
-    values = {name: [getattr(one, name) for one in results] for name in RetrievalMetrics.__dataclass_fields__}
+def _over_trials(results: Sequence[RetrievalMetrics]) -> TrialMetrics:
+    values = {f.name: [getattr(one, f.name) for one in results] for f in dataclasses.fields(RetrievalMetrics)}
     counts = {name: sum(values.pop(name)) for name in ("queries", "queries_without_match")}
     deviation = {name: float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for name, v in values.items()}
     means = {name: float(np.mean(v)) for name, v in values.items()}
     return TrialMetrics(**means, **counts, trials=len(results), deviation=deviation)
 
 
-_PROTOCOLS: dict[str, Callable[[SplitFeatures, EvalConfig], Results]] = {
+_ROWS: dict[str, Callable[[SplitFeatures, EvalConfig], _Rows]] = {
     **{name: _rule(name) for name in GALLERY_RULES},
+    "paper": _paper,
     "multi_query": _multi_query,
     "missing_modality": _missing_modality,
-    "ten_trials": _ten_trials,
 }

@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.data.pictures import load_picture
 from ms_unireid.evaluation.metrics import ranked_list
-from ms_unireid.evaluation.protocols import tasks_of
 from ms_unireid.evaluation.questions import NONE, TASK_SYMBOLS, Questions, SplitFeatures, against_gallery, ask
 from ms_unireid.files import replacing
 
 CELL = (72, 168)
 FRAME, GAP, LABEL, QUERY_WIDTH, TITLE = 4, 8, 16, 240, 28
 HIT, MISS, INK = (22, 150, 60), (205, 40, 40), (30, 30, 30)
-_EXPLANATION = "green: the person, red: someone else; the photo behind the query is left out"
+_COLOURS = "green: the person, red: someone else"
+_LEFT_OUT = "; the photo behind the query is left out"
 
 
 def draw_ranked_lists(feats: SplitFeatures, data: EvaluationSet, path: Path, count: int = 4, top_k: int = 5) -> None:
@@ -65,7 +65,8 @@ def draw_queries(
     strips = [_strip(feats, data, questions[task], task, query, top_k) for task, query in asked]
     width, height = strips[0].size
     sheet = Image.new("RGB", (width, TITLE + height * len(strips)), "white")
-    ImageDraw.Draw(sheet).text((GAP, GAP), f"{title}; {_EXPLANATION}", INK, _font(12))
+    explanation = _COLOURS if feats.caption_photos is None else _COLOURS + _LEFT_OUT
+    ImageDraw.Draw(sheet).text((GAP, GAP), f"{title}; {explanation}", INK, _font(12))
     for row, strip in enumerate(strips):
         sheet.paste(strip, (0, TITLE + row * height))
     with replacing(Path(path)) as temporary:
@@ -82,11 +83,14 @@ def rank_query(feats: SplitFeatures, questions: Questions, query: int) -> tuple[
 
 
 def _queries_with(sketch: int, feats: SplitFeatures) -> list[tuple[str, int]]:
-    """Return task and row of the sketch's query, of the first caption beside it, and of both together."""
-    if tasks_of(feats) == ("sketch",):
-        return [("sketch", sketch)]
+    """Return task and row of the sketch's query, of the first caption beside it, and of both together.
+
+    The sketch's alone where there is no caption.
+    """
     fused = ask("fusion", feats)
     rows = np.flatnonzero(fused.sketches == sketch)
+    if not len(rows):
+        return [("sketch", sketch)]
     return [("text", int(fused.captions[rows[0]])), ("sketch", sketch), ("fusion", int(rows[0]))]
 
 

@@ -1,15 +1,17 @@
-"""A checkpoint on any data set: its model built once, each data set encoded and evaluated."""
+"""Checkpoints on any data sets: each model built once, each data set encoded and evaluated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ms_unireid.config import Config, DataConfig, config_from_dict, load_config, to_dict
+from ms_unireid.conversion.sources import open_source
 from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set
 from ms_unireid.errors import ConfigError
-from ms_unireid.evaluation.evaluator import evaluate_features
+from ms_unireid.evaluation.evaluator import evaluate_features, to_json
 from ms_unireid.evaluation.features import FeatureExtractor
-from ms_unireid.evaluation.protocols import Results
+from ms_unireid.evaluation.protocols import Results, check_protocol
 from ms_unireid.evaluation.questions import SplitFeatures
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import prepare
@@ -21,18 +23,27 @@ class Evaluated:
     """A checkpoint on one split of a data set.
 
     Attributes:
-        dataset: Its name.
+        checkpoint: The file.
+        trained_on: The data set that it says it was trained on.
+        dataset: Name of the data set that it was evaluated on.
         split: The split.
         data: What was encoded.
         feats: Its features.
         results: Its metrics.
     """
 
+    checkpoint: Path
+    trained_on: str
     dataset: str
     split: str
     data: EvaluationSet
     feats: SplitFeatures
     results: Results
+
+    def rows(self) -> list[dict[str, Any]]:
+        """List the rows of `to_json`, with the evaluation that each is of: `LEADING` in evaluator."""
+        about = {"checkpoint": str(self.checkpoint), "trained_on": self.trained_on, "dataset": self.dataset}
+        return [about | row for row in to_json(self.results)]
 
 
 class CheckpointEvaluator:
@@ -67,24 +78,32 @@ class CheckpointEvaluator:
 
     @property
     def trained_on(self) -> str:
-        """The data set that the checkpoint says it was trained on."""
-        return self.checkpoint.meta["config"].get("data", {}).get("name", "")
+        """The data set that the checkpoint says it was trained on; `unknown` for a file of others."""
+        meta = self.checkpoint.meta
+        # What training did not write has a config of defaults.
+        return meta["config"].get("data", {}).get("name", "unknown") if "epoch" in meta else "unknown"
 
-    def evaluate(self, split: str, protocol: str = "paper", data: DataConfig | None = None) -> Evaluated:
+    def evaluate(
+        self, split: str, protocol: str = "paper", data: DataConfig | None = None, reranked: bool = False
+    ) -> Evaluated:
         """Encode and evaluate a split.
 
         Args:
             split: train, val or test.
-            protocol: See `evaluate_protocol`.
+            protocol: As `evaluate_protocol` takes it.
             data: The data set; None takes the config's.
+            reranked: Add each row once more with re-ranking.
 
         Raises:
-            UserError: If the data set is wrong, or the checkpoint does not fit the config's model.
+            UserError: If the data set is wrong or lacks what the protocol needs, or the checkpoint does not fit the
+                config's model.
         """
         data = data or self.config.data
         loaded = load_evaluation_set(data, split)  # before the model is built: mistakes show at once
+        check_protocol(protocol, loaded)
         feats = self._extractor().encode(loaded)
-        return Evaluated(data.name, split, loaded, feats, evaluate_features(feats, protocol, self.config.eval))
+        results = evaluate_features(feats, protocol, self.config.eval, reranked)
+        return Evaluated(self.path, self.trained_on, data.name, split, loaded, feats, results)
 
     def _extractor(self) -> FeatureExtractor:
         if self.extractor is None:
@@ -93,6 +112,44 @@ class CheckpointEvaluator:
             fill(model.get_parameters(), self.checkpoint)
             self.extractor = FeatureExtractor(model, self.config, self.progress)
         return self.extractor
+
+
+def evaluate_checkpoints(
+    checkpoints: Sequence[Path],
+    targets: Sequence[str] = (),
+    split: str = "test",
+    protocol: str = "paper",
+    reranked: bool = False,
+    files: Sequence[Path] | None = None,
+    overrides: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Evaluated]:
+    """Evaluate each checkpoint on each data set, checkpoint by checkpoint.
+
+    Args:
+        checkpoints: Their files.
+        targets: `NAME=FOLDER` texts; without any, each checkpoint on the data set of its config.
+        split: train, val or test.
+        protocol: As `evaluate_protocol` takes it.
+        reranked: Add each row once more with re-ranking.
+        files: As `CheckpointEvaluator` takes them.
+        overrides: As there.
+        progress: As there.
+
+    Raises:
+        UserError: As `CheckpointEvaluator` and its `evaluate`; before anything is encoded if a checkpoint cannot be
+            read, or a data set of the first one is wrong.
+    """
+    for path in checkpoints[1:]:
+        open_source(path)
+    for number, path in enumerate(checkpoints):
+        evaluator = CheckpointEvaluator(path, files, overrides, progress)
+        data = parse_targets(targets, evaluator.config) or [evaluator.config.data]
+        if number == 0:
+            for one in data[1:]:
+                check_protocol(protocol, load_evaluation_set(one, split))
+        for one in data:
+            yield evaluator.evaluate(split, protocol, one, reranked)
 
 
 def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
@@ -106,6 +163,7 @@ def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
         name, _, folder = text.partition("=")
         if not folder:
             raise ConfigError(f"target {text}: expected NAME=FOLDER, for example icfg_pedes=data")
-        overrides = [f"data.name={name}", f"data.root={folder}"]
-        found.append(config_from_dict(to_dict(config), f"target {text}", overrides).data)
+        values = to_dict(config)
+        values["data"] |= {"name": name, "root": folder}
+        found.append(config_from_dict(values, f"target {text}").data)
     return found
