@@ -17,6 +17,7 @@ FLOORS = [
     {
         "": [
             "errors",
+            "picture_files",
             "architectures",
             "config_schema",
             "config",
@@ -25,6 +26,30 @@ FLOORS = [
             "runtime",
             "processes",
             "distributed",
+        ]
+    },
+    {
+        "sketch": [
+            "extras",
+            "pictures",
+            "masks",
+            "onnx_model",
+            "background",
+            "strokes",
+            "pencil",
+            "lines",
+            "external",
+            "synthesis",
+            "recipe",
+            "artist",
+            "naming",
+            "sketch_file",
+            "manifest",
+            "workers",
+            "build",
+            "contact_sheet",
+            "merging",
+            "quality",
         ]
     },
     {
