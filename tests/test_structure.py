@@ -57,6 +57,7 @@ FLOORS = [
             "annotations",
             "pictures",
             "tri_pedes",
+            "photo_sets",
             "loading",
             "tokenizer",
             "transforms",
@@ -126,6 +127,8 @@ FLOORS = [
 ]
 
 WITHOUT_MINDSPORE = [
+    "picture_files",
+    *(f"sketch.{name}" for name in FLOORS[1]["sketch"]),
     "config",
     "config_schema",
     "architectures",
@@ -136,6 +139,7 @@ WITHOUT_MINDSPORE = [
     "data.annotations",
     "data.pictures",
     "data.tri_pedes",
+    "data.photo_sets",
     "data.loading",
     "data.tokenizer",
     "data.transforms",
@@ -194,6 +198,8 @@ SHIPPED_FILES = (
     "pyproject.toml",
     "requirements.txt",
     "requirements-mindnlp.txt",
+    "requirements-sketch.txt",
+    "requirements-onnx.txt",
 )
 
 
@@ -300,6 +306,16 @@ def test_modules_that_need_no_mindspore_import_none():
 @pytest.mark.parametrize("module", sorted(module_files()))
 def test_everything_public_is_documented(module):
     assert not undocumented(module_files()[module])
+
+
+def test_the_sketches_stand_alone_at_the_bottom():
+    """They are of use without the rest, and draw without OpenCV: only what is asked for by name is imported."""
+    lowest = {"errors", "files", "picture_files", "config"}
+    folder = ROOT / PACKAGE / "sketch"
+    found = {name for path in folder.glob("*.py") for name in own_imports(path) if not name.startswith("sketch.")}
+    assert found == lowest
+    optional = {"cv2", "mediapipe", "onnxruntime", "rembg"}
+    assert not {name for path in folder.glob("*.py") for name in imported(path)} & optional
 
 
 def test_no_machine_paths_are_shipped():

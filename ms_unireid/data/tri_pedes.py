@@ -93,6 +93,23 @@ def available_splits(name: str, root: Path) -> tuple[str, ...]:
     return _present(read_captions(_annotation_file(layout, find_root(name, root)), layout.path_key))
 
 
+def read_entries(name: str, root: Path) -> tuple[Path, list[CaptionEntry]]:
+    """Read a data set's caption file alone; its photos and sketches are not looked at.
+
+    Args:
+        name: A key of ``DATASETS``.
+        root: The data set's folder, or the one that contains it.
+
+    Returns:
+        The data set's folder, and its entries in file order.
+
+    Raises:
+        DataError: If the folder or the caption file is missing, damaged or malformed.
+    """
+    layout, folder = _layout(name), find_root(name, root)
+    return folder, read_captions(_annotation_file(layout, folder), layout.path_key)
+
+
 def load_tri_pedes(
     name: str, root: Path, splits: Sequence[str], allow_identity_gaps: bool = False
 ) -> dict[str, tuple[Annotation, ...]]:

@@ -118,10 +118,12 @@ class _Worker:
             return _Result(note=note_of(there[1]))
         try:
             note = self._draw(photo, {number: paths[number] for number in missing})
-        except UserError as error:
-            if not isinstance(error, DataError):
-                raise  # the disk, a package or an option: no other photo would do better
-            return _Result(failure=self._without_folder(error))
+        except DataError as error:
+            return _Result(failure=self._without_folder(str(error)))
+        except UserError:
+            raise  # the disk, a package or an option: no other photo would do better
+        except Exception as error:  # whatever a library thinks of this photo
+            return _Result(failure=self._without_folder(f"{photo}: {type(error).__name__}: {error}"))
         return _Result(drawn=True, note=note)
 
     def _draw(self, photo: str, paths: Mapping[int, Path]) -> str:
@@ -130,9 +132,9 @@ class _Worker:
             write_sketch(path, self.artist.draw(cut, photo, number), photo, self.digest, cut.note)
         return cut.note
 
-    def _without_folder(self, error: DataError) -> str:
+    def _without_folder(self, message: str) -> str:
         """Word a failure so that the record does not depend on where the folder lies."""
-        return str(error).replace(f"{self.photos}/", "")
+        return " ".join(message.replace(f"{self.photos}/", "").split())
 
 
 _worker: _Worker | None = None

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from ms_unireid.errors import ConfigError
 from ms_unireid.sketch.pictures import resize
-from ms_unireid.sketch.strokes import NOMINAL_HEIGHT, lightness, smooth, to_grey, wander
+from ms_unireid.sketch.strokes import NOMINAL_HEIGHT, lightness, readable, smooth, to_grey, wander
 
 _DOG_RATIO = 1.6  # of the two Gaussians: Marr and Hildreth's approximation of the Laplacian
 _SUPERSAMPLING = 2
@@ -27,6 +27,7 @@ class Lines:
         shortest: Strokes of fewer pixels are left out.
         width: Of the strokes, in pixels of a drawing 384 high.
         detail: Exponent of the lightness; below 1 it lifts what dark clothes hide.
+        outline: How much darker than paper the person is at least, 0-1: it gives white clothes an outline.
         wander: How far the hand strays, in pixels of a drawing 384 high.
     """
 
@@ -36,6 +37,7 @@ class Lines:
     shortest: float = 16.0
     width: float = 1.6
     detail: float = 0.7
+    outline: float = 0.25
     wander: float = 0.0
 
     def versions(self) -> dict[str, str]:
@@ -68,7 +70,7 @@ class Lines:
         """Draw a cut-out: uint8 (H, W, 3) and float32 (H, W) to uint8 (H, W)."""
         size = cutout.shape[:2]
         unit = size[0] * _SUPERSAMPLING / NOMINAL_HEIGHT
-        light = lightness(cutout) ** self.detail
+        light = readable(lightness(cutout), mask, self.detail, self.outline)
         light = resize(light, (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING))
         edges, strength = self._edges(light, unit)
         if not edges.any():
@@ -86,9 +88,9 @@ class Lines:
         strokes, count = ndimage.label(faint, _EVERYWHERE)
         if count == 0:
             return faint, strength
-        length = np.bincount(strokes.ravel())
-        peak = ndimage.maximum(strength, strokes, np.arange(count + 1))
-        kept = (length >= self.shortest * unit) & (np.asarray(peak) > self.strong)
+        length, peak = np.bincount(strokes.ravel()), np.zeros(count + 1, np.float32)
+        np.maximum.at(peak, strokes[faint], strength[faint])
+        kept = (length >= self.shortest * unit) & (peak > self.strong)
         kept[0] = False
         return kept[strokes], strength
 

@@ -26,9 +26,9 @@ def opacity(probability: np.ndarray, unsure: float, sure: float) -> np.ndarray:
     islands, count = ndimage.label(kept > 0, np.ones((3, 3)))
     if count == 0:
         return kept
-    labels = np.arange(count + 1)
-    area, peak = np.bincount(islands.ravel()), ndimage.maximum(kept, islands, labels)
-    whole = (area >= _SPECK * kept.size) & (np.asarray(peak) >= 1)
+    area, peak = np.bincount(islands.ravel()), np.zeros(count + 1, np.float32)
+    np.maximum.at(peak, islands.ravel(), kept.ravel())
+    whole = (area >= _SPECK * kept.size) & (peak >= 1)
     whole[0] = False
     return kept * whole[islands]
 

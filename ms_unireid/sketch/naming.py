@@ -33,5 +33,10 @@ def sketch_path(folder: Path, sketch: str, variation: int = 1) -> Path:
     return folder / sketch if variation == 1 else folder / VARIATIONS / str(variation) / sketch
 
 
+def find_sketch(folder: Path, photo: str, sketch: str) -> Path | None:
+    """Return the sketch of a photo, also one that others drew under the photo's own name; None if there is none."""
+    return next((path for path in (folder / sketch, folder / photo) if path.is_file()), None)
+
+
 def _stem(photo: str) -> str:
     return photo.removesuffix(PurePosixPath(photo).suffix)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ms_unireid.errors import ConfigError
-from ms_unireid.sketch.strokes import NOMINAL_HEIGHT, lightness, smooth, to_grey, unevenness, wander
+from ms_unireid.sketch.strokes import NOMINAL_HEIGHT, lightness, readable, smooth, to_grey, unevenness, wander
 
 _FLOOR = 0.06  # keeps the noise of black clothes from becoming lines
 _FAINT, _PAPER = 0.25, 0.97  # lightness ratios that become black and white
@@ -21,6 +21,7 @@ class Pencil:
         thickness: Of the lines, in pixels of a drawing 384 high.
         darkness: Of the lines; 1 is the plain ratio, more burns them darker.
         detail: Exponent of the lightness; below 1 it lifts what dark clothes hide.
+        outline: How much darker than paper the person is at least, 0-1: it gives white clothes an outline.
         tone: Strength of the hatching, 0-1.
         tone_below: Lightness under which it begins, 0-1.
         hatch_distance: Between two strokes, in pixels of a drawing 384 high.
@@ -31,6 +32,7 @@ class Pencil:
     thickness: float = 2.6
     darkness: float = 1.5
     detail: float = 0.6
+    outline: float = 0.25
     tone: float = 0.65
     tone_below: float = 0.62
     hatch_distance: float = 5.0
@@ -70,7 +72,9 @@ class Pencil:
         """Draw a cut-out: uint8 (H, W, 3) and float32 (H, W) to uint8 (H, W)."""
         unit = cutout.shape[0] / NOMINAL_HEIGHT
         light = lightness(cutout)
-        drawing = self._lines(light**self.detail, unit) * (1 - self.tone * self._hatching(light, mask, unit, rng))
+        drawing = self._lines(readable(light, mask, self.detail, self.outline), unit) * (
+            1 - self.tone * self._hatching(light, mask, unit, rng)
+        )
         if self.wander:
             drawing = wander(drawing, self.wander * unit, rng)
         return to_grey(drawing)
@@ -87,5 +91,5 @@ class Pencil:
         along = x * np.float32(np.sin(angle)) + y * np.float32(np.cos(angle))
         along = along / (self.hatch_distance * unit) + 0.35 * unevenness(light.shape, 32 * unit, rng)
         from_stroke = np.abs(along % 1 * 2 - 1)
-        pressed = dark * (1.15 + 0.15 * unevenness(light.shape, 6 * unit, rng)) - from_stroke
+        pressed = dark * (1.0 + 0.15 * unevenness(light.shape, 6 * unit, rng)) - from_stroke
         return np.clip(pressed / 0.35, 0, 1) * (0.25 + 0.75 * dark)

@@ -9,13 +9,11 @@ import numpy as np
 from scipy import ndimage
 from scipy.stats import wasserstein_distance
 
-from ms_unireid.errors import DataError
 from ms_unireid.sketch.artist import Artist
-from ms_unireid.sketch.naming import sketch_names, sketch_path
 from ms_unireid.sketch.pictures import read_grey, resize
 from ms_unireid.sketch.recipe import DEFAULT_SIZE, Recipe
 
-INK_BELOW = 160  # of 255: pencil strokes count, the smear and the paper around them do not
+INK_BELOW = 128  # mid-grey: strokes count, the smear around them does not
 BLANK, FULL = 2.0, 40.0  # percent of coverage between which a sketch is neither blank nor a blot
 _WIDTHS_PER_SKETCH = 400  # so that each sketch has the same say
 _TOLERANCE = 2  # pixels beside the mask in which an outline may lie
@@ -64,14 +62,19 @@ def stroke_widths(ink: np.ndarray) -> np.ndarray:
     return widths[np.linspace(0, len(widths) - 1, _WIDTHS_PER_SKETCH).round().astype(int)]
 
 
-def measure_folder(
+def measure_sketches(
     photos: Path,
-    names: Sequence[str],
-    sketches: Path,
+    sketches: Mapping[str, Path],
     recipe: Recipe,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, SketchMeasures]:
     """Measure the sketches of photos, with the mask that the recipe's background gives, if it gives any.
+
+    Args:
+        photos: Folder of the photos.
+        sketches: By relative path of each photo, the file of its sketch.
+        recipe: Its background tells what is beside the person; `none` leaves that out.
+        progress: Called with (sketches done, sketches in all).
 
     Raises:
         DataError: If a sketch or a photo cannot be read.
@@ -79,24 +82,21 @@ def measure_folder(
     """
     artist = Artist(recipe) if recipe.background != "none" else None
     measures = {}
-    for done, (photo, sketch) in enumerate(sketch_names(names).items(), 1):
+    for done, (photo, sketch) in enumerate(sketches.items(), 1):
         mask = artist.cut_out(photos / photo, photo).mask if artist else None
-        measures[photo] = measure(read_grey(sketch_path(sketches, sketch)), mask)
+        measures[photo] = measure(read_grey(sketch), mask)
         if progress:
-            progress(done, len(names))
+            progress(done, len(sketches))
     return measures
 
 
-def measure_references(folder: Path, names: Iterable[str]) -> list[SketchMeasures]:
-    """Measure the drawings of a folder, for example those of artists.
+def measure_references(files: Iterable[Path]) -> list[SketchMeasures]:
+    """Measure other drawings, for example those of artists.
 
     Raises:
-        DataError: If there is none, or one cannot be read.
+        DataError: If one cannot be read.
     """
-    found = [measure(read_grey(folder / name)) for name in names]
-    if not found:
-        raise DataError(f"{folder}: there is no drawing to compare with")
-    return found
+    return [measure(read_grey(file)) for file in files]
 
 
 def summarize(measures: Mapping[str, SketchMeasures], references: Sequence[SketchMeasures] = ()) -> dict[str, Any]:

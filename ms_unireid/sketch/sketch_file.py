@@ -41,7 +41,7 @@ def finished(path: Path, size: tuple[int, int], photo: str, recipe: str) -> Mapp
         with opened(path) as picture:
             if picture.format != "PNG" or picture.mode != "L" or picture.size != (size[1], size[0]):
                 return None
-            texts = dict(picture.text)
+            texts = {key: picture.info.get(key, "") for key in (_PHOTO, _RECIPE, _NOTE)}
             picture.verify()
     except DECODE_ERRORS:
         return None

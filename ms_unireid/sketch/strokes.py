@@ -15,6 +15,18 @@ def lightness(cutout: np.ndarray) -> np.ndarray:
     return cutout.astype(np.float32) @ _LUMA
 
 
+def readable(light: np.ndarray, mask: np.ndarray, detail: float, outline: float) -> np.ndarray:
+    """Make a photo's lightness fit to find lines in.
+
+    Args:
+        light: float32 (H, W), 0-1.
+        mask: Opacity of the person, float32 (H, W), 0-1.
+        detail: Exponent; below 1 it lifts what dark clothes hide.
+        outline: How much darker than paper the person is at least, 0-1: white clothes get an outline as well.
+    """
+    return light**detail * (1 - outline * mask)
+
+
 def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
     """Blur float32 (H, W) with a Gaussian of `sigma` pixels, the border repeated."""
     return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=3.0)
