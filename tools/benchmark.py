@@ -1,5 +1,7 @@
 """Measure against PyTorch or the naive way: both in the same call, in turns, each run in a process of its own.
 
+`sketches` has nothing to be measured against: it tells speed and memory.
+
 python tools/benchmark.py conversion --rounds 5 --json conversion.json
 """
 
@@ -37,6 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     conversion.add_argument("--source", choices=("archive", "state-dict"), default="archive", help="of float16 tensors")
     conversion.add_argument("--rounds", type=int, default=5)
     conversion.add_argument("--json", type=Path, help="write the measurements as JSON")
+    add_sketches(commands)
     single = commands.add_parser("run-one", help="what the other commands call: one run, measured, as JSON")
     single.add_argument("job", choices=tuple(JOBS))
     single.add_argument("paths", type=Path, nargs="+")
@@ -48,12 +51,70 @@ def main(arguments: Sequence[str]) -> None:
     if options.command == "run-one":
         print(json.dumps(JOBS[options.job](*options.paths)))
         return
+    if options.command == "sketches":
+        report_sketches(options)
+        return
     check_packages()
     with tempfile.TemporaryDirectory() as folder:
         result = measure_conversion(Path(folder), options.source, options.rounds)
     print(to_text(result))
     if options.json:
         write_json(options.json, result)
+
+
+def add_sketches(commands: Any) -> None:
+    parser = commands.add_parser("sketches", help="drawing sketches: photos per second of one core, and memory")
+    parser.add_argument("--photos", type=Path, required=True, help="folder of photos; taken again and again")
+    parser.add_argument("--count", type=int, default=500, help="photos to draw in all")
+    parser.add_argument("--background", default="mediapipe")
+    parser.add_argument("--style", default="pencil")
+    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+
+
+def report_sketches(options: argparse.Namespace) -> None:
+    from ms_unireid.data.photo_sets import folder_photos
+    from ms_unireid.sketch.recipe import make_recipe
+
+    photos, recipe = folder_photos(options.photos), make_recipe(options.background, options.style)
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure_sketches(Path(folder), [photos.folder / name for name in photos.names], recipe, options.count)
+    print(
+        f"{result['what']}: {result['photos_per_second_per_core']:.1f} photos per second of CPU time; peak memory "
+        f"{result['peak_mib_after_a_tenth']:.0f} MiB after a tenth of them, {result['peak_mib']:.0f} MiB at the end"
+    )
+    if options.json:
+        write_json(options.json, result)
+
+
+def measure_sketches(folder: Path, photos: list[Path], recipe: Any, count: int) -> dict[str, Any]:
+    """Draw `count` photos in this process through the same call as the tool, links standing for repeated ones."""
+    from ms_unireid.sketch.artist import Artist
+    from ms_unireid.sketch.build import build_sketches
+
+    (folder / "photos").mkdir()
+    names = [f"{i:06d}{photos[i % len(photos)].suffix}" for i in range(count)]
+    for i, name in enumerate(names):
+        (folder / "photos" / name).symlink_to(photos[i % len(photos)].resolve())
+    Artist(recipe).prepare()  # once per process, however many photos follow
+    peaks, start, bar = {}, time.process_time(), tqdm(total=count, unit="photo")
+
+    def sample(done: int, total: int) -> None:
+        bar.update()
+        if done in (max(1, total // 10), total):
+            peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    report = build_sketches(folder / "photos", names, folder / "sketches", recipe, progress=sample)
+    seconds = time.process_time() - start
+    bar.close()
+    return {
+        "what": f"{count} sketches of size {list(recipe.size)}, background {recipe.background}, style {recipe.style}",
+        "photos_per_second_per_core": count / seconds,
+        "cpu_milliseconds_per_photo": 1000 * seconds / count,
+        "peak_mib_after_a_tenth": peaks[max(1, count // 10)],
+        "peak_mib": peaks[count],
+        "failed": len(report.failures),
+        "machine": describe("CPU"),
+    }
 
 
 def measure_conversion(folder: Path, source: str, rounds: int) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Artist:
         Raises:
             DataError: If a program that draws fails.
         """
-        digits = hashlib.sha256(name.encode()).digest()[:8]
+        digits = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]
         rng = np.random.default_rng((self.recipe.seed, variation, int.from_bytes(digits, "big")))
         pen = self._pen if variation == 1 else self._varied(rng)
         return pen(cut.picture, cut.mask, rng)

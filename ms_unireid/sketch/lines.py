@@ -37,7 +37,7 @@ class Lines:
     shortest: float = 16.0
     width: float = 1.6
     detail: float = 0.7
-    outline: float = 0.25
+    outline: float = 0.3
     wander: float = 0.0
 
     def versions(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ms_unireid.errors import DataError
 from ms_unireid.files import write_json
+from ms_unireid.sketch.naming import printable
 from ms_unireid.sketch.recipe import Recipe
 
 FILE = "sketches.json"
@@ -72,10 +73,14 @@ def write(
         "photos": photos,
         "failed": len(failures or {}),
         "recipe": recipe.to_json(),
-        "failures": dict(sorted((failures or {}).items())),
-        "notes": dict(sorted((notes or {}).items())),
+        "failures": _sorted(failures or {}),
+        "notes": _sorted(notes or {}),
     }
     write_json(output / FILE, content)
+
+
+def _sorted(texts: Mapping[str, str]) -> dict[str, str]:
+    return {printable(name): printable(text) for name, text in sorted(texts.items())}
 
 
 def _differences(old: Any, new: dict[str, Any]) -> list[str]:

@@ -38,5 +38,10 @@ def find_sketch(folder: Path, photo: str, sketch: str) -> Path | None:
     return next((path for path in (folder / sketch, folder / photo) if path.is_file()), None)
 
 
+def printable(text: str) -> str:
+    """Replace what in a file's name is no text, so that it can be written into a file."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _stem(photo: str) -> str:
     return photo.removesuffix(PurePosixPath(photo).suffix)

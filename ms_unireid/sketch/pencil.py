@@ -30,10 +30,10 @@ class Pencil:
     """
 
     thickness: float = 2.6
-    darkness: float = 1.5
+    darkness: float = 2.0
     detail: float = 0.6
-    outline: float = 0.25
-    tone: float = 0.65
+    outline: float = 0.35
+    tone: float = 0.7
     tone_below: float = 0.62
     hatch_distance: float = 5.0
     hatch_angle: float = 62.0
@@ -72,9 +72,9 @@ class Pencil:
         """Draw a cut-out: uint8 (H, W, 3) and float32 (H, W) to uint8 (H, W)."""
         unit = cutout.shape[0] / NOMINAL_HEIGHT
         light = lightness(cutout)
-        drawing = self._lines(readable(light, mask, self.detail, self.outline), unit) * (
-            1 - self.tone * self._hatching(light, mask, unit, rng)
-        )
+        lines = self._lines(readable(light, mask, self.detail, self.outline), unit)
+        lines = 1 - (1 - lines) * np.minimum(2 * mask, 1)  # no specks where the photo fades
+        drawing = lines * (1 - self.tone * self._hatching(light, mask, unit, rng))
         if self.wander:
             drawing = wander(drawing, self.wander * unit, rng)
         return to_grey(drawing)
@@ -89,7 +89,7 @@ class Pencil:
         angle = np.deg2rad(self.hatch_angle)
         y, x = np.indices(light.shape, np.float32)
         along = x * np.float32(np.sin(angle)) + y * np.float32(np.cos(angle))
-        along = along / (self.hatch_distance * unit) + 0.35 * unevenness(light.shape, 32 * unit, rng)
+        along = along / (self.hatch_distance * unit) + 0.25 * unevenness(light.shape, 32 * unit, rng)
         from_stroke = np.abs(along % 1 * 2 - 1)
         pressed = dark * (1.0 + 0.15 * unevenness(light.shape, 6 * unit, rng)) - from_stroke
         return np.clip(pressed / 0.35, 0, 1) * (0.25 + 0.75 * dark)

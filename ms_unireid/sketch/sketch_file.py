@@ -8,6 +8,7 @@ from PIL import Image, PngImagePlugin
 
 from ms_unireid.files import replacing
 from ms_unireid.picture_files import DECODE_ERRORS, opened
+from ms_unireid.sketch.naming import printable
 
 _PHOTO, _RECIPE, _NOTE = "photo", "recipe", "note"
 
@@ -27,7 +28,7 @@ def write_sketch(path: Path, sketch: np.ndarray, photo: str, recipe: str, note: 
     """
     texts = PngImagePlugin.PngInfo()
     for key, value in ((_PHOTO, photo), (_RECIPE, recipe), (_NOTE, note)):
-        texts.add_itxt(key, value.encode(errors="surrogateescape").decode(errors="replace"))
+        texts.add_itxt(key, printable(value))
     with replacing(path) as temporary:
         Image.fromarray(sketch).save(temporary, format="PNG", pnginfo=texts, compress_level=6)
 
@@ -45,10 +46,9 @@ def finished(path: Path, size: tuple[int, int], photo: str, recipe: str) -> Mapp
             picture.verify()
     except DECODE_ERRORS:
         return None
-    readable = photo.encode(errors="surrogateescape").decode(errors="replace")
-    return texts if (texts.get(_PHOTO), texts.get(_RECIPE)) == (readable, recipe) else None
+    return texts if (texts[_PHOTO], texts[_RECIPE]) == (printable(photo), recipe) else None
 
 
 def note_of(texts: Mapping[str, str]) -> str:
     """Return the note among the texts of a sketch."""
-    return texts.get(_NOTE, "")
+    return texts[_NOTE]
