@@ -96,7 +96,7 @@ class MediaPipe:
             half-way between their mean and their maximum: a head that one look of four sees is rather a head.
         unsure: Probability of person up to which a pixel is background.
         sure: Probability from which on it is kept in full.
-        refine: Sharpen the edges with OpenCV's grabCut; about ten times slower. What was sure stays.
+        refine: Let OpenCV's grabCut decide what is unsure; slower. What is sure stays.
     """
 
     views: int = 4
@@ -122,9 +122,8 @@ class MediaPipe:
         def mask(photo: np.ndarray, name: str) -> np.ndarray:
             looks = np.stack([_look(segment, photo, *view) for view in _VIEWS[: self.views]])
             probability = (looks.mean(axis=0) + looks.max(axis=0)) / 2
-            if self.refine:
-                probability = np.where(probability >= self.sure, probability, _grab_cut(photo, probability))
-            return opacity(probability, self.unsure, self.sure)
+            kept = opacity(probability, self.unsure, self.sure)
+            return np.where(kept < 1, kept * _grab_cut(photo, probability), kept) if self.refine else kept
 
         return mask
 
@@ -250,7 +249,7 @@ def _grab_cut(photo: np.ndarray, probability: np.ndarray) -> np.ndarray:
     labels = np.where(probability > 0.4, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[probability > 0.95], labels[probability < 0.05] = cv2.GC_FGD, cv2.GC_BGD
     if not (labels % 2 == 1).any() or not (labels % 2 == 0).any():
-        return probability  # one side is empty: nothing to tell apart
+        return np.ones_like(probability)  # one side is empty: nothing to tell apart
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(np.ascontiguousarray(photo[..., ::-1]), labels, None, *models, 2, cv2.GC_INIT_WITH_MASK)
     return (labels % 2).astype(np.float32)

@@ -54,14 +54,14 @@ def test_refinement_keeps_what_was_sure(real_root, masker):
     refined = MediaPipe(refine=True).load()
     for path in some_real(real_root, 3):
         photo = read_photo(path)
-        mask = masker(photo, path.name)
-        assert refined(photo, path.name)[mask == 1].min() == 1
+        plain, sharp = masker(photo, path.name), refined(photo, path.name)
+        assert (sharp[plain == 1] == 1).all() and (sharp <= plain).all() and sharp.sum() < plain.sum()
 
 
 @pytest.mark.parametrize("style", ["pencil", "lines"])
 def test_real_photos_get_sketches_that_are_neither_blank_nor_blots(real_root, tmp_path, style):
     (tmp_path / "photos").mkdir()
-    for path in some_real(real_root, 20):
+    for path in some_real(real_root, 10):
         (tmp_path / "photos" / path.name).symlink_to(path)
     folders = [tmp_path / f"sketches{workers}" for workers in (1, 2)]
     for workers, folder in enumerate(folders, 1):
@@ -70,7 +70,7 @@ def test_real_photos_get_sketches_that_are_neither_blank_nor_blots(real_root, tm
         assert "XNNPACK" not in done.stderr  # the progress bar alone
     assert contents(folders[0]) == contents(folders[1])
     sketches = list(folders[0].glob("*.png"))
-    assert len(sketches) == 20
+    assert len(sketches) == 10
     assert all(BLANK < measure(np.asarray(Image.open(sketch))).coverage < FULL for sketch in sketches)
     done = run_tool("--photos", tmp_path / "photos", "--output", folders[0], "--evaluate")
     assert done.returncode == 0, done.stderr
