@@ -41,6 +41,7 @@ __all__ = [
     "TrainConfig",
     "config_from_dict",
     "load_config",
+    "overridden",
     "to_dict",
     "to_yaml",
 ]
@@ -92,6 +93,18 @@ def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str], file
     # A combination may come of several layers: name the files that were given and every override.
     _check(config, ", ".join([*files, *(source for source, _ in changes)]) or "defaults")
     return config
+
+
+def overridden(section: Any, values: dict[str, Any], source: str, overrides: typing.Sequence[str] = ()) -> Any:
+    """Return a frozen dataclass with values on top, then `key=value` texts; every key and type checked.
+
+    Raises:
+        ConfigError: For an unknown key or a value of a wrong type; it names `source` or the text.
+    """
+    section = _merge(section, values, source, "")
+    for text in overrides:
+        section = _merge(section, _parse_override(text), f"override '{text}'", "")
+    return section
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ FLOORS = [
     {
         "": [
             "errors",
+            "picture_files",
             "architectures",
             "config_schema",
             "config",
@@ -26,6 +27,30 @@ FLOORS = [
             "runtime",
             "processes",
             "distributed",
+        ]
+    },
+    {
+        "sketch": [
+            "extras",
+            "pictures",
+            "masks",
+            "onnx_model",
+            "background",
+            "strokes",
+            "pencil",
+            "lines",
+            "external",
+            "synthesis",
+            "recipe",
+            "artist",
+            "naming",
+            "sketch_file",
+            "manifest",
+            "workers",
+            "build",
+            "contact_sheet",
+            "merging",
+            "quality",
         ]
     },
     {
@@ -43,6 +68,7 @@ FLOORS = [
             "pku_sketch",
             "pku_trials",
             "market_sketch",
+            "photo_sets",
             "loading",
             "evaluation_sets",
             "tokenizer",
@@ -134,6 +160,8 @@ FLOORS = [
 ]
 
 WITHOUT_MINDSPORE = [
+    "picture_files",
+    *(f"sketch.{name}" for name in FLOORS[1]["sketch"]),
     "config",
     "config_schema",
     "architectures",
@@ -155,6 +183,7 @@ WITHOUT_MINDSPORE = [
     "data.pku_sketch",
     "data.pku_trials",
     "data.market_sketch",
+    "data.photo_sets",
     "data.loading",
     "data.tokenizer",
     "data.transforms",
@@ -229,6 +258,8 @@ SHIPPED_FILES = (
     "pyproject.toml",
     "requirements.txt",
     "requirements-mindnlp.txt",
+    "requirements-sketch.txt",
+    "requirements-onnx.txt",
 )
 
 
@@ -335,6 +366,16 @@ def test_modules_that_need_no_mindspore_import_none():
 @pytest.mark.parametrize("module", sorted(module_files()))
 def test_everything_public_is_documented(module):
     assert not undocumented(module_files()[module])
+
+
+def test_the_sketches_stand_alone_at_the_bottom():
+    """They are of use without the rest, and draw without OpenCV: only what is asked for by name is imported."""
+    lowest = {"errors", "files", "picture_files", "config"}
+    folder = ROOT / PACKAGE / "sketch"
+    found = {name for path in folder.glob("*.py") for name in own_imports(path) if not name.startswith("sketch.")}
+    assert found == lowest
+    optional = {"cv2", "mediapipe", "onnxruntime", "rembg"}
+    assert not {name for path in folder.glob("*.py") for name in imported(path)} & optional
 
 
 def test_no_machine_paths_are_shipped():

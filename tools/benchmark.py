@@ -1,40 +1,33 @@
 """Measure against PyTorch or the naive way: both in the same call, in turns, each run in a process of its own.
 
+Each sub-command is a module of tools/benchmarks; `memory` and `sketches` have nothing to be measured against.
+
 python tools/benchmark.py conversion --rounds 5 --json conversion.json
 """
 
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
-from tqdm import tqdm
-
-from benchmarks import evaluation, memory
-from benchmarks.runs import MIB, alone, measured, spread, summary
-from ms_unireid.architectures import ARCHITECTURES
+from benchmarks import conversion, evaluation, memory, sketches
 from ms_unireid.command_line import run
 from ms_unireid.files import write_json
-from ms_unireid.runtime import check_packages, describe
+from ms_unireid.runtime import check_packages
+
+COMMANDS = {"conversion": conversion, "evaluation": evaluation, "memory": memory, "sketches": sketches}
+JOBS = {name: job for module in COMMANDS.values() for name, job in module.JOBS.items()}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure; ratios go to stdout. Less than 1 means that ours is faster.")
     commands = parser.add_subparsers(dest="command", required=True)
-    conversion = commands.add_parser(
-        "conversion", help="converting a ViT-B/16 of random weights, beside torch.load and mindspore.save_checkpoint"
-    )
-    conversion.add_argument("--source", choices=("archive", "state-dict"), default="archive", help="of float16 tensors")
-    conversion.add_argument("--rounds", type=int, default=5)
-    conversion.add_argument("--json", type=Path, help="write the measurements as JSON")
-    memory.add_command(commands)
-    evaluation.add_command(commands)
+    for module in COMMANDS.values():
+        module.add_command(commands)
     single = commands.add_parser("run-one", help="what the other commands call: one run, measured, as JSON")
     single.add_argument("job", choices=tuple(JOBS))
     single.add_argument("arguments", nargs="+")
@@ -46,118 +39,14 @@ def main(arguments: Sequence[str]) -> None:
     if options.command == "run-one":
         print(json.dumps(JOBS[options.job](*options.arguments)))
         return
-    check_packages()
-    if options.command == "memory":
-        result = memory.measure(options)
-        print(memory.to_text(result))
-    elif options.command == "evaluation":
-        result = evaluation.measure(options)
-        print(evaluation.to_text(result))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            result = measure_conversion(Path(folder), options.source, options.rounds)
-        print(to_text(result))
+    if options.command != "sketches":  # drawing needs no MindSpore
+        check_packages()
+    module = COMMANDS[options.command]
+    result = module.measure(options)
+    print(module.to_text(result))
     if options.json:
         write_json(options.json, result)
 
-
-def measure_conversion(folder: Path, source: str, rounds: int) -> dict[str, Any]:
-    file = folder / "clip.pt"
-    alone("make-archive" if source == "archive" else "make-state-dict", file)
-    size = file.stat().st_size
-    jobs = {"ours": [file, folder / "ours.ckpt"], "baseline": [file, folder / "theirs.ckpt"]}
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
-    for _ in tqdm(range(rounds), unit="round"):
-        for name, (source_file, output) in jobs.items():
-            runs[name].append(alone(f"convert-{name}", source_file, output))
-            output.unlink()  # the next one starts anew: to write over a file is faster than to make one
-    ratios = [ours["seconds"] / theirs["seconds"] for ours, theirs in zip(runs["ours"], runs["baseline"], strict=True)]
-    return {
-        "what": f"conversion of a float16 ViT-B/16 {source} of {size / MIB:.0f} MiB to a float32 .ckpt",
-        "baseline": "torch.load (torch.jit.load of an archive) and mindspore.save_checkpoint",
-        "ratio": summary(ratios),
-        "seconds": {name: summary([one["seconds"] for one in found]) for name, found in runs.items()},
-        "peak_memory_per_file_size": {
-            name: summary([one["peak_bytes"] / size for one in found]) for name, found in runs.items()
-        },
-        "rounds": rounds,
-        "machine": describe("CPU"),
-    }
-
-
-def to_text(result: dict[str, Any]) -> str:
-    ours, theirs = (result["peak_memory_per_file_size"][name] for name in ("ours", "baseline"))
-    seconds = result["seconds"]
-    return "\n".join(
-        [
-            f"{result['what']}; {result['rounds']} rounds, median [least..most]",
-            f"time, ours / {result['baseline']}: {spread(result['ratio'])}",
-            f"seconds: ours {spread(seconds['ours'])}, baseline {spread(seconds['baseline'])}",
-            f"peak memory of the process / file: ours {spread(ours)}, baseline {spread(theirs)}",
-        ]
-    )
-
-
-def convert_ours(file: str, output: str) -> dict[str, float]:
-    from ms_unireid.conversion.convert import Options, convert
-
-    return measured(lambda: convert(Path(file), Path(output), Options()))
-
-
-def convert_baseline(file: str, output: str) -> dict[str, float]:
-    import mindspore as ms
-    import torch
-
-    def work() -> None:
-        try:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-        except RuntimeError:  # a TorchScript archive, which is ours: running what it holds is safe
-            tensors = torch.jit.load(file, map_location="cpu").state_dict()
-        pairs = [{"name": name, "data": ms.Tensor(value.float().numpy())} for name, value in tensors.items()]
-        ms.save_checkpoint(pairs, output)
-
-    return measured(work)
-
-
-def random_state() -> dict[str, Any]:
-    import torch
-
-    from ms_unireid.conversion.names import clip_shapes
-
-    generator = torch.Generator().manual_seed(1)
-    shapes = clip_shapes(ARCHITECTURES["ViT-B/16"], 77, 14 * 14)
-    return {name: torch.randn(shape, generator=generator).half() for name, shape in shapes.items()}
-
-
-def make_state_dict(file: str) -> dict[str, float]:
-    import torch
-
-    return measured(lambda: torch.save(random_state(), file))
-
-
-def make_archive(file: str) -> dict[str, float]:
-    import torch
-
-    root = torch.nn.Module()
-    for name, value in random_state().items():
-        *folders, leaf = name.split(".")
-        module = root
-        for folder in folders:
-            if not hasattr(module, folder):
-                module.add_module(folder, torch.nn.Module())
-            module = getattr(module, folder)
-        module.register_parameter(leaf, torch.nn.Parameter(value, requires_grad=False))
-    return measured(lambda: torch.jit.save(torch.jit.script(root), file))
-
-
-JOBS = {
-    **evaluation.JOBS,
-    **memory.JOBS,
-    "make-archive": make_archive,
-    "make-state-dict": make_state_dict,
-    "convert-ours": convert_ours,
-    "convert-baseline": convert_baseline,
-}
 
 if __name__ == "__main__":
     run(main)

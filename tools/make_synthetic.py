@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ms_unireid.command_line import run
 from ms_unireid.data.synthetic import SyntheticConfig, generate_tri_dataset
+from ms_unireid.data.synthetic_drawing import SKETCH_STYLES
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -31,6 +32,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--photos", type=int, default=default.photos_per_identity, help="photos of each person")
     parser.add_argument("--captions", type=int, default=default.captions_per_photo, help="captions of each photo")
     parser.add_argument("--seed", type=int, default=default.seed, help="of all random draws")
+    parser.add_argument("--sketch-style", choices=SKETCH_STYLES, help="draw the sketches from the photos in this style")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--force", action="store_true", help="replace an existing synthetic data set")
     return parser.parse_args(arguments)
@@ -39,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     identities = (options.train_identities, options.val_identities, options.test_identities)
-    config = SyntheticConfig(*identities, options.photos, options.captions, seed=options.seed)
+    config = SyntheticConfig(*identities, options.photos, options.captions, options.seed, options.sketch_style)
     bars = []
 
     def show(done: int, total: int) -> None:

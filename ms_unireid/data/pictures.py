@@ -4,35 +4,17 @@ Pixels leave this module as RGB pictures of their own size; resizing and augment
 """
 
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ms_unireid.errors import DataError
+from ms_unireid.picture_files import DECODE_ERRORS, FIX, describe, opened_file
 
-# A pedestrian crop has well under a million pixels; Pillow itself only warns at this size and refuses twice of it.
-MAX_PIXELS = 89_478_485
-# Named so that a file in disguise never reaches a decoder that starts another program (EPS) or a rarely used one.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
-
-_FIX = "Fix: copy the file again from the data set's archive; a broken download or a full disk leaves such files."
-
-
-class _UnusableError(Exception):
-    """A picture that a decoder would accept, or never see; the message is for the user."""
-
-
-# What Pillow's decoders are known to raise on damaged files; KeyError: a format this Pillow was built without.
-DECODE_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error, zlib.error,
-    Image.DecompressionBombError, _UnusableError,
-)  # fmt: skip
 _PNG_HEAD, _PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_HEAD, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _TAIL_BYTES = 64  # some cameras pad a JPEG after its end marker
@@ -44,7 +26,7 @@ def load_picture(path: Path) -> Image.Image:
     """Read one picture completely.
 
     Args:
-        path: A picture file in one of ``FORMATS``, whatever its extension.
+        path: A picture file in one of ``picture_files.FORMATS``, whatever its extension.
 
     Returns:
         The picture in mode RGB; transparency is dropped and orientation tags are not applied, as the authors do.
@@ -55,7 +37,7 @@ def load_picture(path: Path) -> Image.Image:
     try:
         return _decode(Path(path))
     except DECODE_ERRORS as error:
-        raise DataError(f"{path}: {describe_defect(error)}. {_FIX}") from error
+        raise DataError(f"{path}: {describe(error)}. {FIX}") from error
 
 
 def check_pictures(paths: Iterable[Path]) -> None:
@@ -75,7 +57,7 @@ def check_pictures(paths: Iterable[Path]) -> None:
     if bad:
         listed = "; ".join(f"{path}: {defect}" for path, defect in bad[:_NAMED])
         more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        raise DataError(f"{len(bad)} of {len(unique)} pictures cannot be used. {listed}{more}. {_FIX}")
+        raise DataError(f"{len(bad)} of {len(unique)} pictures cannot be used. {listed}{more}. {FIX}")
 
 
 def list_files(folder: Path) -> frozenset[str]:
@@ -130,34 +112,10 @@ def decode_picture(file: BinaryIO) -> Image.Image:
         The picture in mode RGB, see `load_picture`.
 
     Raises:
-        Exception: One of ``DECODE_ERRORS`` if it is empty, not a picture, truncated or unreasonably large;
-            `describe_defect` puts it into words.
+        Exception: One of ``picture_files.DECODE_ERRORS`` if it is empty, not a picture, truncated or too large.
     """
-    if not file.read(1):
-        raise _UnusableError("the file is empty (0 bytes)")
-    file.seek(0)
-    with Image.open(file, formats=FORMATS) as picture:
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise _UnusableError(f"{width}x{height} pixels, expected at most {MAX_PIXELS}")
+    with opened_file(file) as picture:
         return picture.convert("RGB")
-
-
-def describe_defect(error: Exception) -> str:
-    """Say in words what one of ``DECODE_ERRORS`` means."""
-    if isinstance(error, FileNotFoundError):
-        return "the file does not exist"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, expected a picture file"
-    if isinstance(error, UnidentifiedImageError):
-        return f"not a picture in a known format ({', '.join(FORMATS)})"
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be opened ({error.strerror})"
-    if isinstance(error, OSError):
-        return f"truncated or damaged picture ({error})"
-    if isinstance(error, Image.DecompressionBombError | _UnusableError):
-        return str(error)
-    return f"damaged picture ({type(error).__name__}: {error})"
 
 
 def _chunks(paths: list[Path]) -> Iterator[list[Path]]:
@@ -173,7 +131,7 @@ def _defects(paths: list[Path]) -> list[tuple[Path, str]]:
             if not looks_whole(path):
                 _decode(Path(path))
         except DECODE_ERRORS as error:
-            found.append((path, describe_defect(error)))
+            found.append((path, describe(error)))
     return found
 
 

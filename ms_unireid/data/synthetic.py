@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_unireid.data.synthetic_captions import caption_tokens, write_caption
-from ms_unireid.data.synthetic_drawing import draw_photo, draw_sketch, draw_view
+from ms_unireid.data.synthetic_drawing import SKETCH_STYLES, draw_from_photo, draw_photo, draw_sketch, draw_view
 from ms_unireid.data.synthetic_figure import Figure
 from ms_unireid.data.synthetic_person import Person, draw_people
 from ms_unireid.errors import DataError
@@ -45,6 +45,8 @@ class SyntheticConfig:
         photos_per_identity: Photos of each person, each with one sketch.
         captions_per_photo: Captions of each photo.
         seed: Of all random draws; not negative.
+        sketch_style: None draws each sketch from the figure behind the photo; `pencil` or `lines` draw it from the
+            photo, as `tools/build_sketches.py` does, with the figure's true mask.
     """
 
     train_identities: int = 600
@@ -53,10 +55,15 @@ class SyntheticConfig:
     photos_per_identity: int = 4
     captions_per_photo: int = 2
     seed: int = 1
+    sketch_style: str | None = None
 
     def __post_init__(self):
-        """Raise DataError for counts that make no data set."""
+        """Raise DataError for counts that make no data set, and for an unknown style."""
+        if self.sketch_style not in (None, *SKETCH_STYLES):
+            raise DataError(f"synthetic data: sketch_style must be one of {', '.join(SKETCH_STYLES)}, or none")
         for name, value in asdict(self).items():
+            if name == "sketch_style":
+                continue
             least = 1 if name.endswith(("_identity", "_photo")) else 0
             if value < least:
                 raise DataError(f"synthetic data: {name} must be at least {least}, not {value}")
@@ -134,7 +141,8 @@ def _manifest(config: SyntheticConfig) -> dict:
     return {
         "generator": "ms_unireid.data.synthetic",
         "version": GENERATOR_VERSION,
-        "config": asdict(config),
+        # Left out where it is not used: the manifests of all earlier data sets stay what they are.
+        "config": {name: value for name, value in asdict(config).items() if value is not None},
         **config.counts(),
     }
 
@@ -222,8 +230,13 @@ def _write_person(folder: Path, config: SyntheticConfig, job: tuple[int, Person]
         name = f"{SUBFOLDER}/{identity:04d}{photo:03d}.png"
         view = draw_view(scene, person)
         parts = Figure(person, view.pose).parts()
-        draw_photo(scene, parts, view).save(folder / "imgs" / name, compress_level=1)
-        draw_sketch(pencil, parts, view).save(folder / "imgs-sketch2" / name, compress_level=1)
+        picture = draw_photo(scene, parts, view)
+        if config.sketch_style is None:
+            sketch = draw_sketch(pencil, parts, view)
+        else:
+            sketch = draw_from_photo(pencil, picture, parts, view, config.sketch_style)
+        picture.save(folder / "imgs" / name, compress_level=1)
+        sketch.save(folder / "imgs-sketch2" / name, compress_level=1)
         captions = [write_caption(words, person) for _ in range(config.captions_per_photo)]
         records.append(
             {

@@ -11,7 +11,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from ms_unireid.data.synthetic_figure import Part, Pose, draw_pose
 from ms_unireid.data.synthetic_person import Person, Rgb
+from ms_unireid.sketch.masks import cut_out
+from ms_unireid.sketch.pictures import resize
+from ms_unireid.sketch.synthesis import STYLES
 
+SKETCH_STYLES = ("pencil", "lines")  # those that need nothing of the user's
 SIZE = (64, 192)  # width, height in pixels of photos and sketches
 SUPERSAMPLING = 2
 CANVAS = (SIZE[0] * SUPERSAMPLING, SIZE[1] * SUPERSAMPLING)
@@ -184,3 +188,13 @@ def draw_sketch(rng: np.random.Generator, parts: list[Part], view: View) -> Imag
     small = np.asarray(paper.reduce(SUPERSAMPLING), np.float32)
     grain = rng.standard_normal(small.shape, np.float32) * 14 * (small < 235)  # pencil on rough paper
     return Image.fromarray((small + grain).clip(0, 255).astype(np.uint8))
+
+
+def draw_from_photo(
+    rng: np.random.Generator, photo: Image.Image, parts: list[Part], view: View, style: str
+) -> Image.Image:
+    """Draw a photo of a figure in one of ``SKETCH_STYLES``, with the figure's true mask: grey ("L"), ``SIZE``."""
+    width, height = CANVAS
+    mask = resize(_paint_figure(parts, view)[1][..., 0], (height, width)).clip(0, 1)
+    cut = cut_out(resize(np.asarray(photo), (height, width)), mask)
+    return Image.fromarray(STYLES[style].load()(cut, mask, rng)).reduce(SUPERSAMPLING)

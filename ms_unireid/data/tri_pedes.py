@@ -91,7 +91,7 @@ def available_splits(name: str, root: Path) -> tuple[str, ...]:
     Raises:
         DataError: If the caption file is missing, damaged or malformed.
     """
-    return present_splits(_entries(name, root))
+    return present_splits(read_entries(name, root)[1])
 
 
 def training_persons(name: str, root: Path) -> list[int]:
@@ -104,12 +104,24 @@ def training_persons(name: str, root: Path) -> list[int]:
     Raises:
         DataError: If the caption file is missing, damaged or malformed.
     """
-    return [entry.person_id for entry in _entries(name, root) if entry.split == "train" for _ in entry.captions]
+    return [entry.person_id for entry in read_entries(name, root)[1] if entry.split == "train" for _ in entry.captions]
 
 
-def _entries(name: str, root: Path) -> list[CaptionEntry]:
-    layout = layout_of(name)
-    return read_captions(caption_file(layout, find_root(name, root)), layout.path_key)
+def read_entries(name: str, root: Path) -> tuple[Path, list[CaptionEntry]]:
+    """Read a data set's caption file alone; its photos and sketches are not looked at.
+
+    Args:
+        name: A key of ``DATASETS``.
+        root: The data set's folder, or the one that contains it.
+
+    Returns:
+        The data set's folder, and its entries in file order.
+
+    Raises:
+        DataError: If the folder or the caption file is missing, damaged or malformed.
+    """
+    layout, folder = layout_of(name), find_root(name, root)
+    return folder, read_captions(caption_file(layout, folder), layout.path_key)
 
 
 def load_tri_pedes(

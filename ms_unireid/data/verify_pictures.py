@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_unireid.data.pictures import DECODE_ERRORS, MAX_PIXELS, decode_picture, describe_defect, looks_whole
+from ms_unireid.data.pictures import decode_picture, looks_whole
 from ms_unireid.errors import EnvironmentProblem
+from ms_unireid.picture_files import DECODE_ERRORS, MAX_PIXELS, describe
 
 _JPEG = b"\xff\xd8\xff"
 _CHUNK = 64
@@ -100,7 +101,7 @@ def _check(path: Path, quick: bool) -> CheckedPicture:
             decode_picture(io.BytesIO(data))
         return CheckedPicture(defect=defect or "", digest=digest)
     except DECODE_ERRORS as error:
-        return CheckedPicture(False, describe_defect(error))
+        return CheckedPicture(False, describe(error))
 
 
 def _damage(data: bytes) -> str:

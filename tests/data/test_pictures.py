@@ -8,7 +8,7 @@ import pytest
 from data.tri_factory import put_picture, real_data, touch
 from PIL import Image
 
-from ms_unireid.data import pictures
+from ms_unireid import picture_files
 from ms_unireid.data.pictures import check_pictures, list_files, load_picture
 from ms_unireid.errors import DataError
 
@@ -87,7 +87,7 @@ def test_broken_files_are_named_with_the_fix(tmp_path, kind):
 
 def test_oversized_pictures_are_refused(tmp_path, monkeypatch):
     path = put_picture(tmp_path / "huge.png", (40, 30), "PNG")
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(picture_files, "MAX_PIXELS", 1000)
     with pytest.raises(DataError, match=r"huge\.png: 40x30 pixels, expected at most 1000"):
         load_picture(path)
 

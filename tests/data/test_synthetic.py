@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +216,26 @@ def test_missing_files_are_noticed(tmp_path):
         generate_tri_dataset(tmp_path, config)
     generate_tri_dataset(tmp_path, config, force=True)
     assert generate_tri_dataset(tmp_path, config) == folder
+
+
+@pytest.mark.parametrize("style", ["pencil", "lines"])
+def test_sketches_can_be_drawn_from_the_photos_instead(dataset, tmp_path, style):
+    """Photos and captions stay as they are; the manifest of the default does not know of styles."""
+    config = replace(CONFIG, sketch_style=style)
+    drawn = contents(generate_tri_dataset(tmp_path, config, workers=1))
+    usual = contents(dataset)
+    assert drawn.keys() == usual.keys()
+    assert {name for name in usual if drawn[name] != usual[name]} == {n for n in usual if "sketch2" in n} | {
+        "synthetic.json"
+    }
+    assert "sketch_style" not in json.loads(usual["synthetic.json"])["config"]
+    with pytest.raises(DataError, match="another configuration"):
+        generate_tri_dataset(tmp_path, CONFIG)
+    for path in (tmp_path / "CUHK-PEDES" / "imgs-sketch2").rglob("*.png"):
+        sketch = np.asarray(Image.open(path))
+        assert sketch.shape == (192, 64) and 0.01 < (sketch < 160).mean() < 0.5 and (sketch > 235).mean() > 0.4
+
+
+def test_unknown_sketch_styles_are_refused():
+    with pytest.raises(DataError, match="pencil, lines"):
+        SyntheticConfig(sketch_style="onnx")

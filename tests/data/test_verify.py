@@ -403,8 +403,8 @@ def test_quick_looks_at_the_ends_only(tri):
 
 
 def test_a_very_large_jpeg_is_not_decoded(tri, monkeypatch):
-    for module in ("pictures", "verify_pictures"):
-        monkeypatch.setattr(f"ms_unireid.data.{module}.MAX_PIXELS", 1000)
+    for module in ("picture_files", "data.verify_pictures"):
+        monkeypatch.setattr(f"ms_unireid.{module}.MAX_PIXELS", 1000)
     (tri / "imgs/cam/0.jpg").write_bytes(noise_bytes("JPEG"))
     assert "60x160 pixels" in the(verify(NAME, tri), "pictures").examples[0]
 

@@ -1,0 +1,85 @@
+"""The photos that sketches are drawn from: those of a data set's caption file, or of any folder."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ms_unireid.data.pictures import list_files
+from ms_unireid.data.tri_pedes import DATASETS, read_entries
+from ms_unireid.errors import ConfigError, DataError
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photos, and who they show where that is known.
+
+    Attributes:
+        folder: Holds the photos.
+        names: Their relative paths, sorted, with forward slashes.
+        identities: By relative path; empty where nobody says.
+        splits: By relative path; empty where there are none.
+        sketches: Folder in which the parsers look for the sketches; None for a plain folder.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    identities: dict[str, int | str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
+    sketches: Path | None = None
+
+
+def dataset_photos(name: str, root: Path) -> PhotoSet:
+    """List the photos that a data set's caption file names, whether they are there or not.
+
+    Args:
+        name: A key of ``tri_pedes.DATASETS``.
+        root: The data set's folder, or the one that contains it.
+
+    Raises:
+        DataError: If the folder or the caption file is missing or damaged.
+    """
+    folder, entries = read_entries(name, root)
+    return PhotoSet(
+        folder=folder / "imgs",
+        names=tuple(sorted(entry.photo for entry in entries)),
+        identities={entry.photo: entry.person_id for entry in entries},
+        splits={entry.photo: entry.split for entry in entries},
+        sketches=folder / DATASETS[name].sketch_folder,
+    )
+
+
+def folder_photos(folder: Path, identity_pattern: str | None = None) -> PhotoSet:
+    """List the picture files of a folder and its sub-folders; hidden ones are left out.
+
+    Args:
+        folder: Any folder.
+        identity_pattern: A regular expression whose first group, in a relative path, names the person.
+
+    Raises:
+        DataError: If the folder is missing or cannot be listed, or a name has no identity.
+        ConfigError: If the pattern is no regular expression with a group.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give the folder of the photos")
+    names = tuple(sorted(name for name in list_files(folder) if _is_picture(name)))
+    return PhotoSet(folder, names, _identities(folder, names, identity_pattern) if identity_pattern else {})
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(_ENDINGS) and not any(part.startswith(".") for part in name.split("/"))
+
+
+def _identities(folder: Path, names: tuple[str, ...], pattern: str) -> dict[str, int | str]:
+    try:
+        search = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"identity pattern {pattern!r}: not a regular expression ({error})") from error
+    if not search.groups:
+        raise ConfigError(f"identity pattern {pattern!r}: needs a group around the identity, such as '^(\\d+)_'")
+    found = {name: search.search(name) for name in names}
+    without = [name for name, match in found.items() if match is None]
+    if without:
+        raise DataError(f"{folder}: identity pattern {pattern!r} matches {len(without)} names not, first {without[0]}")
+    return {name: match.group(1) for name, match in found.items()}

@@ -1,0 +1,1 @@
+"""Sketches from photos: background removal, line drawing, whole folders of it, and measures of the result."""

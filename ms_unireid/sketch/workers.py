@@ -1,0 +1,110 @@
+"""Many jobs in a few processes, where a job may take its process down without taking the others with it."""
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from ms_unireid.errors import EnvironmentProblem
+
+# Numeric libraries would start a thread per core in each process; they read these when they are imported.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_DEATHS_IN_A_ROW = 5
+
+
+class ProcessDied(Exception):
+    """The process that did a job ended in the middle of it: a crash in a library, or no memory left."""
+
+
+def each(
+    work: Callable[[Any], Any], jobs: Sequence[Any], workers: int, start: Callable[..., None], *arguments: Any
+) -> Iterator[tuple[Any, Any]]:
+    """Do jobs in any order and yield (job, result or ProcessDied).
+
+    With one worker all is done in this process. More are spawned, so a calling script needs an
+    ``if __name__ == "__main__"``; they end with this process, even if it is killed.
+
+    Args:
+        work: Called with a job; a function of a module.
+        jobs: What to do; plain values.
+        workers: Processes, at least one.
+        start: Called first in each process, with the arguments; cheap and without failure.
+        *arguments: Plain values.
+
+    Raises:
+        EnvironmentProblem: If the processes die whatever their job is.
+        Exception: What `work` raised.
+    """
+    if workers == 1:
+        start(*arguments)
+        yield from ((job, work(job)) for job in jobs)
+        return
+    waiting, deaths = deque(jobs), 0
+    while waiting:
+        suspects: list[Any] = []
+        yield from _until_a_death(work, waiting, workers, suspects, start, arguments)
+        for job in suspects:  # one of them did it: each gets a process of its own
+            result = _alone(work, job, start, arguments)
+            deaths = deaths + 1 if isinstance(result, ProcessDied) else 0
+            if deaths >= _DEATHS_IN_A_ROW:
+                raise EnvironmentProblem(
+                    f"{deaths} worker processes died one after the other; is there memory for them? Take fewer "
+                    "--workers, or --workers 1 to see what happens"
+                )
+            yield job, result
+
+
+def _until_a_death(work, waiting: deque, workers: int, suspects: list, start, arguments) -> Iterator[tuple[Any, Any]]:
+    pool = _pool(workers, start, arguments)
+    running: dict[Future, Any] = {}
+    try:
+        while (waiting or running) and not suspects:
+            while waiting and len(running) < 3 * workers:
+                running[pool.submit(work, waiting[0])] = waiting[0]
+                waiting.popleft()
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    suspects.append(job)
+                else:
+                    yield job, future.result()
+    except BrokenProcessPool:  # it died before the next job was handed over
+        pass
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    for future, job in running.items():
+        if future.done() and not future.cancelled() and future.exception() is None:
+            yield job, future.result()
+        else:
+            suspects.append(job)
+
+
+def _alone(work, job: Any, start, arguments) -> Any:
+    with _pool(1, start, arguments) as pool:
+        try:
+            return pool.submit(work, job).result()
+        except BrokenProcessPool:
+            return ProcessDied("the process that drew it died: a crash in a library, or no memory left")
+
+
+def _pool(workers: int, start, arguments) -> ProcessPoolExecutor:
+    for name in _THREADS:
+        os.environ.setdefault(name, "1")  # inherited by the processes; this one has imported its libraries already
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin, initargs=(start, arguments))
+
+
+def _begin(start, arguments) -> None:
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    start(*arguments)
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,45 @@
+"""Which photos sketches are drawn from, and who they show."""
+
+import pytest
+from data.tri_factory import build, entry, put_picture, touch
+
+from ms_unireid.data.photo_sets import dataset_photos, folder_photos
+from ms_unireid.data.tri_pedes import DATASETS
+from ms_unireid.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize("name", list(DATASETS))
+def test_a_data_set_needs_no_sketches_and_not_all_photos(tmp_path, name):
+    entries = [entry(name, "train", 5, "cam/b.jpg"), entry(name, "test", 7, "cam/a.jpg")]
+    folder = build(tmp_path, name, entries)
+    (folder / "imgs" / "cam" / "b.jpg").unlink()
+    touch(folder / "imgs" / "cam" / "unnamed.jpg")
+    found = dataset_photos(name, tmp_path)
+    assert found.names == ("cam/a.jpg", "cam/b.jpg") and found.folder == folder / "imgs"
+    assert found.identities == {"cam/b.jpg": 5, "cam/a.jpg": 7}
+    assert found.splits == {"cam/b.jpg": "train", "cam/a.jpg": "test"}
+    assert found.sketches == folder / DATASETS[name].sketch_folder
+
+
+def test_a_folder_gives_its_visible_pictures(tmp_path):
+    for name in ("b.JPG", "x/a.png", "x/.hidden.png", ".x/c.png"):
+        put_picture(tmp_path / name)
+    touch(tmp_path / "notes.txt")
+    found = folder_photos(tmp_path, r"([ab])\.")
+    assert found.names == ("b.JPG", "x/a.png") and found.identities == {"b.JPG": "b", "x/a.png": "a"}
+    with pytest.raises(DataError, match="no such folder"):
+        folder_photos(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error", "told"),
+    [
+        ("(", ConfigError, "not a regular expression"),
+        ("b", ConfigError, "needs a group"),
+        ("(z)", DataError, "matches 1 names not"),
+    ],
+)
+def test_patterns_that_name_nobody(tmp_path, pattern, error, told):
+    put_picture(tmp_path / "b.jpg")
+    with pytest.raises(error, match=told):
+        folder_photos(tmp_path, pattern)
