@@ -1,5 +1,6 @@
 """What every benchmark shares: runs in processes of their own, in turns, and the spread of their figures."""
 
+import contextlib
 import json
 import os
 import resource
@@ -38,8 +39,10 @@ def in_turns(jobs: Mapping[str, Sequence[object]], rounds: int, what: str) -> di
 
 
 def measured(work: Callable[[], None]) -> Run:
-    """Time some work; memory is the process's peak, and how far that lies above what it held before."""
+    """Time some work; memory is the process's peak meanwhile, and how far that lies above what it held before."""
     os.sync()  # nobody pays for what another wrote
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     start, cpu_start = time.perf_counter(), time.process_time()
     work()
