@@ -110,7 +110,8 @@ def score_queries(queries: Queries, gallery: Gallery) -> QueryScores:
     """Rank the gallery for every query by cosine similarity and score each.
 
     Besides the features and the scores it holds at most `4 G D + 2048 G` bytes (the gallery's normalised copy and the
-    similarities of 512 queries) and 16 MiB, however many queries and matches there are.
+    similarities of 512 queries) and 16 MiB, however many queries and matches there are; the BLAS library's own buffers
+    come on top.
 
     Raises:
         ValueError: If a feature is not finite, or the queries leave out photos that they cannot.

@@ -35,7 +35,6 @@ def test_features_are_neither_easy_nor_hopeless(tool):
 def test_a_small_measurement(tool, tmp_path, monkeypatch, capsys):
     small = tool.evaluation.Size(queries=700, photos=40, persons=12)
     monkeypatch.setitem(tool.evaluation.SIZES, "rstp", small)
-    monkeypatch.setattr(tool.evaluation, "LOOPED_SIMILARITIES", 10**8)
     tool.main(["evaluation", "--sizes", "rstp", "--rounds", "1", "--json", str(tmp_path / "out.json")])
     result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert [row["rule"] for row in result["rows"]] == ["full_gallery", "exclude_source_photo"]
