@@ -21,7 +21,7 @@ demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output $(RUN)/drawn --sketch-style pencil --train-identities 2 --val-identities 1 \
 		--test-identities 1
 	$(PY) tools/build_sketches.py --photos $(RUN)/drawn/CUHK-PEDES/imgs --background none --style lines \
-		--output $(RUN)/sketches
+		--output $(RUN)/sketches --redo
 	@echo "table: $(RUN)/test.md   picture: $(RUN)/ranked.png"
 
 test: lint test-sketch

@@ -14,13 +14,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 from tqdm import tqdm
 
 from ms_unireid.command_line import run
+from ms_unireid.config import config_from_dict
 from ms_unireid.data.photo_sets import PhotoSet, dataset_photos, folder_photos
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.files import write_json
+from ms_unireid.runtime import check_packages, prepare
 from ms_unireid.sketch.background import BACKGROUNDS
 from ms_unireid.sketch.build import build_sketches
 from ms_unireid.sketch.contact_sheet import draw_contact_sheet
@@ -147,15 +150,10 @@ def evaluate(photos: PhotoSet, output: Path, recipe: Recipe, options: argparse.N
 
 def retrieve(photos: PhotoSet, sketches: dict[str, Path], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Search the photos by their sketches with a trained model."""
-    import numpy as np
-
-    from ms_unireid.config import config_from_dict
-    from ms_unireid.runtime import prepare
-
     names = [name for name in sketches if photos.splits.get(name, options.split) == options.split]
     if not photos.identities or not names:
         raise ConfigError("--checkpoint needs photos with identities: --dataset and --split, or --identity-pattern")
-    _, person_ids = np.unique([str(photos.identities[name]) for name in names], return_inverse=True)
+    check_packages()
     from ms_unireid.evaluation.evaluator import evaluate_features, to_json
     from ms_unireid.evaluation.features import FeatureExtractor
     from ms_unireid.evaluation.protocols import PROTOCOLS, SplitFeatures
@@ -163,11 +161,12 @@ def retrieve(photos: PhotoSet, sketches: dict[str, Path], options: argparse.Name
     from ms_unireid.training.checkpoint import fill, read_checkpoint
 
     checkpoint = read_checkpoint(options.checkpoint)
-    config = config_from_dict(checkpoint.meta["config"], str(options.checkpoint), ["runtime.device=CPU"])
+    config = config_from_dict(checkpoint.meta["config"], str(options.checkpoint))
     prepare(config.runtime)
     model = build_model(config.model)
     fill(model.get_parameters(), checkpoint)
     extractor = FeatureExtractor(model, config)
+    _, person_ids = np.unique([str(photos.identities[name]) for name in names], return_inverse=True)
     photo = extractor.pictures([photos.folder / name for name in names])
     sketch = extractor.pictures([sketches[name] for name in names])
     feats = SplitFeatures(photo, sketch, sketch[:0], person_ids, np.zeros(0, int))
