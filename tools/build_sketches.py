@@ -18,12 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_unireid.command_line import run
-from ms_unireid.config import config_from_dict
 from ms_unireid.data.photo_sets import PhotoSet, dataset_photos, folder_photos
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.files import write_json
-from ms_unireid.runtime import check_packages, prepare
+from ms_unireid.runtime import check_packages
 from ms_unireid.sketch.background import BACKGROUNDS
 from ms_unireid.sketch.build import build_sketches
 from ms_unireid.sketch.contact_sheet import draw_contact_sheet
@@ -154,23 +153,23 @@ def retrieve(photos: PhotoSet, sketches: dict[str, Path], options: argparse.Name
     if not photos.identities or not names:
         raise ConfigError("--checkpoint needs photos with identities: --dataset and --split, or --identity-pattern")
     check_packages()
-    from ms_unireid.evaluation.evaluator import evaluate_features, to_json
-    from ms_unireid.evaluation.features import FeatureExtractor
-    from ms_unireid.evaluation.protocols import PROTOCOLS, SplitFeatures
-    from ms_unireid.models.unireid import build_model
-    from ms_unireid.training.checkpoint import fill, read_checkpoint
+    from ms_unireid.data.evaluation_sets import EvaluationSet
+    from ms_unireid.evaluation.evaluator import to_json
+    from ms_unireid.evaluation.protocols import evaluate_row
+    from ms_unireid.training.checkpoint_evaluation import CheckpointEvaluator
 
-    checkpoint = read_checkpoint(options.checkpoint)
-    config = config_from_dict(checkpoint.meta["config"], str(options.checkpoint))
-    prepare(config.runtime)
-    model = build_model(config.model)
-    fill(model.get_parameters(), checkpoint)
-    extractor = FeatureExtractor(model, config)
     _, person_ids = np.unique([str(photos.identities[name]) for name in names], return_inverse=True)
-    photo = extractor.pictures([photos.folder / name for name in names])
-    sketch = extractor.pictures([sketches[name] for name in names])
-    feats = SplitFeatures(photo, sketch, sketch[:0], person_ids, np.zeros(0, int))
-    return to_json(evaluate_features(feats, [("sketch", protocol) for protocol in PROTOCOLS]))
+    drawn = EvaluationSet(
+        photos=tuple(photos.folder / name for name in names),
+        sketches=tuple(sketches[name] for name in names),
+        captions=(),
+        person_ids=person_ids,
+        styles=("",) * len(names),
+        caption_photos=np.zeros(0, int),
+    )
+    feats = CheckpointEvaluator(options.checkpoint).encode(drawn)
+    rules = ("exclude_source_photo", "full_gallery")
+    return to_json({("sketch", rule): evaluate_row("sketch", rule, feats) for rule in rules})
 
 
 def bar(unit: str, what: str) -> Callable[[int, int], None]:

@@ -101,9 +101,17 @@ class CheckpointEvaluator:
         data = data or self.config.data
         loaded = load_evaluation_set(data, split)  # before the model is built: mistakes show at once
         check_protocol(protocol, loaded)
-        feats = self._extractor().encode(loaded)
+        feats = self.encode(loaded)
         results = evaluate_features(feats, protocol, self.config.eval, reranked)
         return Evaluated(self.path, self.trained_on, data.name, split, loaded, feats, results)
+
+    def encode(self, data: EvaluationSet) -> SplitFeatures:
+        """Encode photos, sketches and captions.
+
+        Raises:
+            UserError: If a picture cannot be read, or the checkpoint does not fit the config's model.
+        """
+        return self._extractor().encode(data)
 
     def _extractor(self) -> FeatureExtractor:
         if self.extractor is None:
