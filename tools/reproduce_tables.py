@@ -61,7 +61,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    from ms_unireid.training.table_plan import TableRequest, plan_table
+    from ms_unireid.data.evaluation_sets import parse_targets
+    from ms_unireid.training.table_plan import TableRequest, check_targets, plan_table
 
     request = TableRequest(
         table=options.table,
@@ -78,18 +79,18 @@ def main(arguments: Sequence[str]) -> None:
         ),
     )
     plan = plan_table(request)
+    first = plan[0].runs[0].config
+    targets = {data.name: data for data in parse_targets(options.target, first)}
     check_packages()
     if options.dry_run:
         show_plan(plan)
         return
+    check_targets(plan, targets)
     from ms_unireid.distributed import start
-    from ms_unireid.training.checkpoint_evaluation import parse_targets
     from ms_unireid.training.reproduce import Judging, reproduce
     from ms_unireid.training.table_report import to_markdown
     from ms_unireid.training.trainer import Trainer
 
-    first = plan[0].runs[0].config
-    targets = {data.name: data for data in parse_targets(options.target, first)}
     draw_synthetic(plan)
     environment = describe(prepare(first.runtime))
     processes = start()

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ms_unireid.config import DataConfig
+from ms_unireid.config import Config, DataConfig, config_from_dict, to_dict
 from ms_unireid.data import market_sketch, pku_sketch
 from ms_unireid.data.annotations import Annotation
 from ms_unireid.data.loading import load_splits
@@ -19,7 +19,7 @@ from ms_unireid.data.pictures import check_pictures
 from ms_unireid.data.pku_trials import trials
 from ms_unireid.data.sketch_sets import SketchSet
 from ms_unireid.data.tri_pedes import DATASETS
-from ms_unireid.errors import DataError
+from ms_unireid.errors import ConfigError, DataError
 
 # Where a photo's name tells its camera: both data sets took their photos, and these names, from MSMT17.
 _CAMERAS: Mapping[str, re.Pattern] = MappingProxyType(
@@ -79,6 +79,23 @@ def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
         return _load_pku_sketch(config, split, captions)
     sketch_set = market_sketch.load_market_sketch(Path(config.root), split, captions=captions)
     return from_sketch_set(sketch_set)
+
+
+def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
+    """Turn NAME=FOLDER texts into data sections, in all else like the config's.
+
+    Raises:
+        ConfigError: If a text is of another form, or names no data set.
+    """
+    found = []
+    for text in texts:
+        name, _, folder = text.partition("=")
+        if not folder:
+            raise ConfigError(f"target {text}: expected NAME=FOLDER, for example icfg_pedes=data")
+        values = to_dict(config)
+        values["data"] |= {"name": name, "root": folder}
+        found.append(config_from_dict(values, f"target {text}").data)
+    return found
 
 
 def from_annotations(annotations: Sequence[Annotation], name: str = "") -> EvaluationSet:

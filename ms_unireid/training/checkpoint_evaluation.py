@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.config import Config, DataConfig, config_from_dict, load_config, to_dict
+from ms_unireid.config import DataConfig, config_from_dict, load_config
 from ms_unireid.conversion.sources import open_source
-from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set
-from ms_unireid.errors import ConfigError
+from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set, parse_targets
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.evaluation.protocols import Results, check_protocol
@@ -158,20 +157,3 @@ def evaluate_checkpoints(
                 check_protocol(protocol, load_evaluation_set(one, split))
         for one in data:
             yield evaluator.evaluate(split, protocol, one, reranked)
-
-
-def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
-    """Turn NAME=FOLDER texts into data sections, in all else like the config's.
-
-    Raises:
-        ConfigError: If a text is of another form, or names no data set.
-    """
-    found = []
-    for text in texts:
-        name, _, folder = text.partition("=")
-        if not folder:
-            raise ConfigError(f"target {text}: expected NAME=FOLDER, for example icfg_pedes=data")
-        values = to_dict(config)
-        values["data"] |= {"name": name, "root": folder}
-        found.append(config_from_dict(values, f"target {text}").data)
-    return found

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,20 @@ from mindspore import ops
 
 from ms_unireid.config import Config, DataConfig
 from ms_unireid.conversion.convert import sha256
-from ms_unireid.errors import CheckpointError, ConfigError
+from ms_unireid.errors import CheckpointError
 from ms_unireid.evaluation.evaluator import to_json
 from ms_unireid.files import write_json
 from ms_unireid.processes import ALONE, Processes
 from ms_unireid.training.checkpoint_evaluation import CheckpointEvaluator
-from ms_unireid.training.table_plan import SYNTHETIC, PlannedLine, PlannedRun, TableRequest, plan_table, runs_of
+from ms_unireid.training.table_plan import (
+    SYNTHETIC,
+    PlannedLine,
+    PlannedRun,
+    TableRequest,
+    check_targets,
+    plan_table,
+    runs_of,
+)
 from ms_unireid.training.table_report import Line, make_line, write_report
 
 SPLIT = "test"
@@ -69,7 +77,7 @@ def reproduce(
         UserError: What training or evaluation raise.
     """
     plan = plan_table(request)
-    _check_targets(plan, judging)
+    check_targets(plan, judging.targets)
     if judging.checkpoints is None:
         for number, run in enumerate(runs := runs_of(plan), start=1):
             finished = run.folder.finished_results(run.config.train.epochs) is not None
@@ -82,15 +90,6 @@ def reproduce(
     lines = [_fill(line, judging, tell) for line in plan]
     write_report(request.output, request.table, lines, {"select": judging.select, "split": SPLIT})
     return lines
-
-
-def _check_targets(plan: Iterable[PlannedLine], judging: Judging) -> None:
-    for line in plan:
-        if line.paper.dataset not in (line.paper.trained_on, *judging.targets):
-            raise ConfigError(
-                f"table {line.paper.table}: is evaluated on {line.paper.dataset}; say where it is, by "
-                f"--target {line.paper.dataset}=FOLDER"
-            )
 
 
 def _fill(line: PlannedLine, judging: Judging, tell: Callable[[str], None]) -> Line:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +112,20 @@ def plan_table(request: TableRequest) -> tuple[PlannedLine, ...]:
 def runs_of(lines: Sequence[PlannedLine]) -> tuple[PlannedRun, ...]:
     """List each run once, in the order of the lines."""
     return tuple({id(run): run for line in lines for run in line.runs}.values())
+
+
+def check_targets(lines: Iterable[PlannedLine], targets: Collection[str]) -> None:
+    """Check that every data set that a table is evaluated on and not trained on is given.
+
+    Raises:
+        ConfigError: Naming the one that is not.
+    """
+    for line in lines:
+        if line.paper.dataset not in (line.paper.trained_on, *targets):
+            raise ConfigError(
+                f"table {line.paper.table}: is evaluated on {line.paper.dataset}; say where it is, by "
+                f"--target {line.paper.dataset}=FOLDER"
+            )
 
 
 def _lines(request: TableRequest) -> list[PaperRow]:
