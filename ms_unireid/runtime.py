@@ -14,7 +14,7 @@ from ms_unireid.errors import EnvironmentProblem
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
 _LAUNCHED_BY_MSRUN = "MS_ROLE"  # a variable that msrun sets in its processes
-REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "pillow", "tokenizers", "ftfy")
+REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "scipy", "pillow", "tokenizers", "ftfy")
 
 
 def check_packages() -> None:
