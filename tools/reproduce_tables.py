@@ -125,7 +125,7 @@ def show_plan(plan: Sequence) -> None:
 def draw_synthetic(plan: Sequence) -> None:
     """Draw the synthetic data set where the plan needs it and nothing is there."""
     from ms_unireid.data.synthetic import SyntheticConfig, generate_tri_dataset
-    from ms_unireid.training.reproduce import needs_synthetic
+    from ms_unireid.training.table_plan import needs_synthetic
 
     root = Path(plan[0].runs[0].config.data.root)
     if needs_synthetic(plan) and not root.exists():

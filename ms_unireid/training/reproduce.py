@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from ms_unireid.files import write_json
 from ms_unireid.processes import ALONE, Processes
 from ms_unireid.training.checkpoint_evaluation import CheckpointEvaluator
 from ms_unireid.training.table_plan import (
-    SYNTHETIC,
     PlannedLine,
     PlannedRun,
     TableRequest,
@@ -72,14 +71,16 @@ def reproduce(
         The lines; empty in all processes but the first.
 
     Raises:
-        ConfigError: For an unknown table, row or data set, or a table that needs a data set that is not given.
+        ConfigError: For an unknown table, row or data set, a table that needs a data set that is not given, or a run
+            in the output that was trained with other values.
         Interrupted: After a signal; the same command goes on.
         UserError: What training or evaluation raise.
     """
     plan = plan_table(request)
     check_targets(plan, judging.targets)
     if judging.checkpoints is None:
-        for number, run in enumerate(runs := runs_of(plan), start=1):
+        _check_runs(runs := runs_of(plan))
+        for number, run in enumerate(runs, start=1):
             finished = run.folder.finished_results(run.config.train.epochs) is not None
             place = f"run {number} of {len(runs)}: {run.dataset}, {run.row}, seed {run.config.train.seed}"
             tell(f"{place}: {'finished' if finished else 'training'}")
@@ -90,6 +91,13 @@ def reproduce(
     lines = [_fill(line, judging, tell) for line in plan]
     write_report(request.output, request.table, lines, {"select": judging.select, "split": SPLIT})
     return lines
+
+
+def _check_runs(runs: Iterable[PlannedRun]) -> None:
+    """Refuse runs that were trained with other values, finished ones too: they are of another experiment."""
+    for run in runs:
+        if run.folder.holds_run():
+            run.folder.check_resumable(run.config)
 
 
 def _fill(line: PlannedLine, judging: Judging, tell: Callable[[str], None]) -> Line:
@@ -167,11 +175,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}  # it is made again
     return found if isinstance(found, dict) and "rows" in found else {}
-
-
-def needs_synthetic(lines: Sequence[PlannedLine]) -> bool:
-    """Tell whether a plan trains on the synthetic data set, which can be drawn if it is not there."""
-    return any(line.paper.trained_on == SYNTHETIC for line in lines)
 
 
 def multiplication_rate(seconds: float = 0.5) -> float:

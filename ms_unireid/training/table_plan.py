@@ -128,6 +128,11 @@ def check_targets(lines: Iterable[PlannedLine], targets: Collection[str]) -> Non
             )
 
 
+def needs_synthetic(lines: Sequence[PlannedLine]) -> bool:
+    """Tell whether a plan trains on the synthetic data set, which can be drawn if it is not there."""
+    return any(line.paper.trained_on == SYNTHETIC for line in lines)
+
+
 def _lines(request: TableRequest) -> list[PaperRow]:
     published = paper_rows(request.table)
     trained_on = tuple(dict.fromkeys(line.trained_on for line in published))

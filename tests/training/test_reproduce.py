@@ -13,7 +13,7 @@ from ms_unireid.processes import Processes
 from ms_unireid.training import reproduce as module
 from ms_unireid.training.reproduce import Judging, reproduce
 from ms_unireid.training.run_folder import RunFolder
-from ms_unireid.training.table_plan import TableRequest
+from ms_unireid.training.table_plan import TableRequest, plan_table, runs_of
 
 PAPER = [("text", "exclude_source_photo"), ("sketch", "exclude_source_photo"), ("fusion", "exclude_source_photo")]
 
@@ -117,6 +117,16 @@ def test_a_changed_checkpoint_is_evaluated_again(tmp_path, evaluations):
     damaged.write_text('{"rows"', encoding="utf-8")
     run(request(tmp_path), Trainer())
     assert len(evaluations) == before + 2
+
+
+def test_a_finished_run_of_other_values_fills_no_line(tmp_path, evaluations):
+    asked = request(tmp_path, rows=("unireid",))
+    run(asked, Trainer())
+    (planned,) = runs_of(plan_table(asked))
+    planned.folder.create(planned.config, {})
+    run(asked, Trainer())
+    with pytest.raises(ConfigError, match=r"other values \(train\.weight_decay: 4e-05 -> 0\.1\)"):
+        run(request(tmp_path, rows=("unireid",), overrides=("train.weight_decay=0.1",)), Trainer())
 
 
 @pytest.mark.parametrize(("select", "value"), [("average", 13.0), ("last", 99.0)])
