@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 
-from data.tri_factory import build, noise_bytes, put_distinct
+from data.tri_factory import build, put_distinct
+from PIL import Image
 from tool_runner import LIMIT, command, run_tool
 
 
@@ -50,7 +51,8 @@ def test_wrong_arguments(tmp_path):
 def test_an_interruption_leaves_nothing_half_written(tmp_path):
     folder = build(tmp_path / "data", "cuhk_pedes", [])
     picture = tmp_path / "picture.png"
-    picture.write_bytes(noise_bytes("PNG"))
+    # So large that a minute's work is ahead when the signal comes, however late that is.
+    Image.effect_noise((900, 900), 90).convert("RGB").save(picture)
     (folder / "imgs/cam").mkdir(parents=True)
     for index in range(6000):
         (folder / "imgs/cam" / f"{index}.png").symlink_to(picture)
