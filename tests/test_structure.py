@@ -165,6 +165,7 @@ FLOORS = [
             "scanning",
             "indexing",
             "nearest",
+            "approximate",
             "queries",
             "searcher",
             "search_report",
@@ -265,6 +266,7 @@ WITHOUT_MINDSPORE = [
     "retrieval.index",
     "retrieval.scanning",
     "retrieval.nearest",
+    "retrieval.approximate",
     "retrieval.queries",
     "retrieval.search_report",
 ]
@@ -280,6 +282,7 @@ SHIPPED_FILES = (
     "requirements-mindnlp.txt",
     "requirements-sketch.txt",
     "requirements-onnx.txt",
+    "requirements-faiss.txt",
 )
 
 
