@@ -13,9 +13,9 @@ from ms_unireid.errors import ConfigError, DataError
 
 _HEAD = """# Performance
 
-Written by `tools/benchmark.py document` from the files in `docs/measurements`, which the commands below wrote. Each
-measures ours and a baseline in the same call, in turns. A ratio is one of two runs that followed each other; it is given
-as median [least..most]. Seconds are of the machine named with them and say little about another.
+Written by `tools/benchmark.py document` from the files in `docs/measurements`, which the commands below wrote.
+Each measures ours and a baseline in the same call, in turns. A ratio is one of two runs that followed each other; it is
+given as median [least..most]. Seconds are of the machine named with them and say little about another.
 """
 
 
