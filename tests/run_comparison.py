@@ -14,6 +14,7 @@ RUN_FILES = BEST | {
     "previous.ckpt",
     "results.json",
     "curves.png",
+    "ranked_val.png",
 }
 _SPEEDS = ("seconds", "pairs_per_second")
 

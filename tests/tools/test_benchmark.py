@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from evaluation.cases import RULES, assert_same, exact_similarity, literal_scores, random_case
-from tool_runner import load_tool, run_tool
+from tool_runner import ROOT, load_tool, run_tool
 
+from ms_unireid.errors import UserError
 from ms_unireid.evaluation.metrics import Gallery, Queries, evaluate_retrieval
 
 
@@ -73,3 +74,18 @@ def test_indexing_beside_the_bare_model(tool, tmp_path):
     result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     speed = {name: values["median"] for name, values in result["photos_per_second"].items()}
     assert result["throughput_of_the_bare_model"]["median"] == pytest.approx(speed["ours"] / speed["bare"])
+
+
+def test_the_performance_notes_are_those_of_the_measurements(tool, tmp_path):
+    files = sorted((ROOT / "docs" / "measurements").glob("*.json"))
+    assert {file.name.split(".")[0] for file in files} == set(tool.COMMANDS)
+    tool.main(["document", *map(str, files), "--output", str(tmp_path / "performance.md")])
+    assert (tmp_path / "performance.md").read_text("utf-8") == (ROOT / "docs" / "performance.md").read_text("utf-8")
+
+
+def test_a_file_that_is_no_measurement(tool, tmp_path):
+    for name, content in (("unknown.json", "{}"), ("search.json", "{}"), ("search.json", "{")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=name):
+            tool.main(["document", str(tmp_path / name), "--output", str(tmp_path / "out.md")])
+    assert not (tmp_path / "out.md").exists()
