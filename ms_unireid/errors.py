@@ -17,6 +17,10 @@ class CheckpointError(UserError):
     """A checkpoint cannot be read or does not fit the model."""
 
 
+class ExportError(UserError):
+    """An exported file cannot be written, or does not give what the checkpoint gives."""
+
+
 class EnvironmentProblem(UserError):
     """The installed packages or the requested device cannot run the project."""
 

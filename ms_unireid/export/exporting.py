@@ -1,0 +1,201 @@
+"""A checkpoint to a folder of exported files and their description: whole, and compared with it, or not at all."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+
+from ms_unireid.config import Config, config_from_dict
+from ms_unireid.conversion.convert import sha256
+from ms_unireid.data.pictures import load_picture
+from ms_unireid.errors import ConfigError, UserError
+from ms_unireid.export import onnx_files, specification, verification
+from ms_unireid.export.parts import Part, make_parts, open_inputs
+from ms_unireid.export.samples import find_samples
+from ms_unireid.files import replacing_folder, write_json
+from ms_unireid.models.positions import model_grid
+from ms_unireid.models.unireid import UNIReID, build_model
+from ms_unireid.runtime import prepare
+from ms_unireid.training.checkpoint import Checkpoint, fill, read_checkpoint
+
+FORMATS = ("mindir", "onnx")
+PRECISIONS = ("float32", "int8")
+# An export is a matter of float32 on the processor, wherever the checkpoint was trained.
+_OVERRIDES = ("runtime.device=CPU", "runtime.precision=fp32", "runtime.graph_mode=true")
+_READABLE = 0o644
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write.
+
+    Attributes:
+        formats: Of `FORMATS`.
+        precision: Of `PRECISIONS`; int8 is for ONNX and for the two encoders, fusion has no weights.
+        normalized: Give features of unit length.
+        redo: Replace an earlier export in the folder.
+    """
+
+    formats: tuple[str, ...] = FORMATS
+    precision: str = "float32"
+    normalized: bool = False
+    redo: bool = False
+
+
+def export_checkpoint(
+    path: Path,
+    output: Path,
+    options: ExportOptions,
+    pictures: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Export a checkpoint and compare every file with it.
+
+    Args:
+        path: A checkpoint of ours, or any other file that holds a whole model.
+        output: The folder to make.
+        options: What to write.
+        pictures: Picture files to compare on; else those of the checkpoint's data set, or drawn persons.
+        overrides: `section.key=value` strings on top of the checkpoint's config.
+        progress: Called with (steps done, steps in all): each file written, each format compared.
+
+    Returns:
+        The description, as it is in the folder.
+
+    Raises:
+        ExportError: If a file cannot be written, or does not give what the checkpoint gives; nothing is left then.
+        UserError: If checkpoint, pictures, packages or folder are wrong.
+    """
+    _check(output, options)
+    for picture in pictures:
+        load_picture(picture)
+    checkpoint = read_checkpoint(path)
+    config = config_from_dict(checkpoint.meta["config"], str(path), [*overrides, *_OVERRIDES])
+    prepare(config.runtime)
+    model = build_model(config.model)
+    fill(model.get_parameters(), checkpoint)
+    samples = find_samples(config, pictures)
+    parts = make_parts(model, samples, options.normalized)
+    with replacing_folder(output) as folder:
+        files = _write_all(folder, parts, model, config, options, progress)
+        vocabulary = specification.vocabulary_file()
+        shutil.copyfile(vocabulary, folder / vocabulary.name)
+        description = _describe(checkpoint, config, parts, options, samples.source, files)
+        write_json(folder / specification.FILE_NAME, description)
+    return description
+
+
+def _check(output: Path, options: ExportOptions) -> None:
+    """Refuse what cannot be done before anything is read."""
+    if options.precision == "int8" and options.formats != ("onnx",):
+        raise ConfigError("--precision int8 is for ONNX files alone; give --formats onnx")
+    if "onnx" in options.formats:
+        onnx_files.need_onnx()
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not (output / specification.FILE_NAME).is_file():
+        raise UserError(f"{output}: exists and is no export of ours; choose another folder or move it away")
+    if not options.redo:
+        raise UserError(f"{output}: holds an export; choose another folder, or replace it with --redo")
+
+
+def _write_all(
+    folder: Path,
+    parts: Sequence[Part],
+    model: UNIReID,
+    config: Config,
+    options: ExportOptions,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, dict[str, Any]]:
+    """Write and compare every file; return what there is to say of each."""
+    jobs = [(kind, part) for kind in options.formats for part in parts]
+    sizes = {size for p in model.get_parameters() for size in p.shape} | {*config.model.image_size}
+    batch, steps = onnx_files.telling_batch(sizes | {*model_grid(config.model)}), len(jobs) + len(options.formats)
+    for done, (kind, part) in enumerate(jobs, 1):
+        _write(folder / f"{part.name}.{kind}", part, batch, _precision(part, options))
+        if progress:
+            progress(done, steps)
+    files = {}
+    for done, kind in enumerate(options.formats, len(jobs) + 1):
+        files |= _compare_all(folder, kind, parts, options)
+        if progress:
+            progress(done, steps)
+    return files
+
+
+def _precision(part: Part, options: ExportOptions) -> str:
+    """Return the precision of one network: fusion has no weights that could be rounded."""
+    return "float32" if part.name == "fusion" else options.precision
+
+
+def _compare_all(folder: Path, kind: str, parts: Sequence[Part], options: ExportOptions) -> dict[str, dict[str, Any]]:
+    """Compare the files of one format; return what there is to say of each."""
+    files = {folder / f"{part.name}.{kind}": part for part in parts}
+    found = verification.run_in_fresh_process(list(files), {part.name: part.inputs for part in parts})
+    told = {}
+    for file, part in files.items():
+        agreement, precision = verification.compare(file, found[file], part.expected), _precision(part, options)
+        verification.check(file, agreement, precision)
+        opset = {"opset": onnx_files.opset(file)} if kind == "onnx" else {}
+        about = {"sha256": sha256(file.open("rb")), "bytes": file.stat().st_size, "precision": precision}
+        told[file.name] = about | opset | asdict(agreement)
+    return told
+
+
+def _write(file: Path, part: Part, batch: int, precision: str) -> None:
+    if file.suffix == ".mindir":
+        _write_mindir(file, part)
+    else:
+        _write_onnx(file, part, batch, precision)
+
+
+def _write_mindir(file: Path, part: Part) -> None:
+    ms.export(part.cell, *open_inputs(part, None), file_name=str(file), file_format="MINDIR")
+    file.chmod(_READABLE)
+
+
+def _write_onnx(file: Path, part: Part, batch: int, precision: str) -> None:
+    ms.export(part.cell, *open_inputs(part, batch), file_name=str(file), file_format="ONNX")
+    file.chmod(_READABLE)
+    onnx_files.open_batch(file, batch, list(part.inputs), part.outputs)
+    if precision == "int8":
+        exact = file.with_suffix(".float32.onnx")
+        os.replace(file, exact)
+        onnx_files.quantize(exact, file)
+        exact.unlink()
+
+
+def _describe(
+    checkpoint: Checkpoint,
+    config: Config,
+    parts: Sequence[Part],
+    options: ExportOptions,
+    source: str,
+    files: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    model = specification.describe_model(config.model)
+    outputs = {part.name: part.outputs for part in parts}
+    path = checkpoint.path
+    return {
+        "format_version": specification.FORMAT_VERSION,
+        "model": model,
+        "checkpoint": {"file": path.name, "sha256": sha256(path.open("rb")), "epoch": checkpoint.meta.get("epoch")},
+        "inputs": specification.describe_inputs(config.model),
+        "outputs": specification.describe_outputs(outputs, options.normalized, model["feature_size"]),
+        "precision": options.precision,
+        "files": files,
+        "comparison": {
+            "with": "the checkpoint in MindSpore, float32, CPU",
+            "inputs": source,
+            "rows": sum(verification.BATCH_SIZES),
+            "batch_sizes": list(verification.BATCH_SIZES),
+            "largest_difference_allowed": verification.TOLERANCE if options.precision == "float32" else None,
+            "least_cosine_allowed": verification.LEAST_COSINE,
+        },
+        "versions": specification.package_versions(),
+    }
