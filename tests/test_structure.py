@@ -156,7 +156,20 @@ FLOORS = [
             "doctor",
         ]
     },
-    {"retrieval": ["figures", "error_analysis"]},
+    {
+        "retrieval": ["figures", "error_analysis"],
+        "export": [
+            "cells",
+            "onnx_files",
+            "loading",
+            "samples",
+            "parts",
+            "runner",
+            "verification",
+            "specification",
+            "exporting",
+        ],
+    },
 ]
 
 WITHOUT_MINDSPORE = [
@@ -247,6 +260,11 @@ WITHOUT_MINDSPORE = [
     "training.doctor_child",
     "training.doctor",
     "retrieval.figures",
+    "export.onnx_files",
+    "export.samples",
+    "export.runner",
+    "export.verification",
+    "export.specification",
 ]
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")

@@ -1,5 +1,6 @@
 """A checkpoint to a folder of exported files and their description: whole, and compared with it, or not at all."""
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,23 +10,18 @@ from typing import Any
 
 import mindspore as ms
 
-from ms_unireid.config import Config, config_from_dict
 from ms_unireid.conversion.convert import sha256
 from ms_unireid.data.pictures import load_picture
 from ms_unireid.errors import ConfigError, UserError
 from ms_unireid.export import onnx_files, specification, verification
+from ms_unireid.export.loading import LoadedModel, load_model
 from ms_unireid.export.parts import Part, make_parts, open_inputs
 from ms_unireid.export.samples import find_samples
 from ms_unireid.files import replacing_folder, write_json
 from ms_unireid.models.positions import model_grid
-from ms_unireid.models.unireid import UNIReID, build_model
-from ms_unireid.runtime import prepare
-from ms_unireid.training.checkpoint import Checkpoint, fill, read_checkpoint
 
 FORMATS = ("mindir", "onnx")
 PRECISIONS = ("float32", "int8")
-# An export is a matter of float32 on the processor, wherever the checkpoint was trained.
-_OVERRIDES = ("runtime.device=CPU", "runtime.precision=fp32", "runtime.graph_mode=true")
 _READABLE = 0o644
 
 
@@ -74,18 +70,14 @@ def export_checkpoint(
     _check(output, options)
     for picture in pictures:
         load_picture(picture)
-    checkpoint = read_checkpoint(path)
-    config = config_from_dict(checkpoint.meta["config"], str(path), [*overrides, *_OVERRIDES])
-    prepare(config.runtime)
-    model = build_model(config.model)
-    fill(model.get_parameters(), checkpoint)
-    samples = find_samples(config, pictures)
-    parts = make_parts(model, samples, options.normalized)
+    loaded = load_model(path, overrides)
+    samples = find_samples(loaded.config, pictures)
+    parts = make_parts(loaded.model, samples, options.normalized)
     with replacing_folder(output) as folder:
-        files = _write_all(folder, parts, model, config, options, progress)
+        files = _write_all(folder, parts, loaded, options, progress)
         vocabulary = specification.vocabulary_file()
         shutil.copyfile(vocabulary, folder / vocabulary.name)
-        description = _describe(checkpoint, config, parts, options, samples.source, files)
+        description = _describe(loaded, parts, options, samples.source, files)
         write_json(folder / specification.FILE_NAME, description)
     return description
 
@@ -107,15 +99,13 @@ def _check(output: Path, options: ExportOptions) -> None:
 def _write_all(
     folder: Path,
     parts: Sequence[Part],
-    model: UNIReID,
-    config: Config,
+    loaded: LoadedModel,
     options: ExportOptions,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, dict[str, Any]]:
     """Write and compare every file; return what there is to say of each."""
     jobs = [(kind, part) for kind in options.formats for part in parts]
-    sizes = {size for p in model.get_parameters() for size in p.shape} | {*config.model.image_size}
-    batch, steps = onnx_files.telling_batch(sizes | {*model_grid(config.model)}), len(jobs) + len(options.formats)
+    batch, steps = onnx_files.telling_batch(_sizes(loaded)), len(jobs) + len(options.formats)
     for done, (kind, part) in enumerate(jobs, 1):
         _write(folder / f"{part.name}.{kind}", part, batch, _precision(part, options))
         if progress:
@@ -126,6 +116,12 @@ def _write_all(
         if progress:
             progress(done, steps)
     return files
+
+
+def _sizes(loaded: LoadedModel) -> set[int]:
+    """List every length that an axis of the model's tensors can have, or that is a factor of one."""
+    config = loaded.config.model
+    return {size for p in loaded.model.get_parameters() for size in p.shape} | {*config.image_size, *model_grid(config)}
 
 
 def _precision(part: Part, options: ExportOptions) -> str:
@@ -160,7 +156,11 @@ def _write_mindir(file: Path, part: Part) -> None:
 
 
 def _write_onnx(file: Path, part: Part, batch: int, precision: str) -> None:
-    ms.export(part.cell, *open_inputs(part, batch), file_name=str(file), file_format="ONNX")
+    inputs = open_inputs(part, batch)
+    if importlib.util.find_spec("mindspore.onnx"):  # from 2.7.1 on, where the other way is announced to go
+        importlib.import_module("mindspore.onnx").export(part.cell, *inputs, file_name=str(file))
+    else:
+        ms.export(part.cell, *inputs, file_name=str(file), file_format="ONNX")
     file.chmod(_READABLE)
     onnx_files.open_batch(file, batch, list(part.inputs), part.outputs)
     if precision == "int8":
@@ -171,21 +171,24 @@ def _write_onnx(file: Path, part: Part, batch: int, precision: str) -> None:
 
 
 def _describe(
-    checkpoint: Checkpoint,
-    config: Config,
+    loaded: LoadedModel,
     parts: Sequence[Part],
     options: ExportOptions,
     source: str,
     files: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    model = specification.describe_model(config.model)
+    model = specification.describe_model(loaded.config.model)
     outputs = {part.name: part.outputs for part in parts}
-    path = checkpoint.path
+    checkpoint = loaded.checkpoint
     return {
         "format_version": specification.FORMAT_VERSION,
         "model": model,
-        "checkpoint": {"file": path.name, "sha256": sha256(path.open("rb")), "epoch": checkpoint.meta.get("epoch")},
-        "inputs": specification.describe_inputs(config.model),
+        "checkpoint": {
+            "file": checkpoint.path.name,
+            "sha256": sha256(checkpoint.path.open("rb")),
+            "epoch": checkpoint.meta.get("epoch"),
+        },
+        "inputs": specification.describe_inputs(loaded.config.model),
         "outputs": specification.describe_outputs(outputs, options.normalized, model["feature_size"]),
         "precision": options.precision,
         "files": files,

@@ -4,6 +4,7 @@ MindSpore writes ONNX for one batch size only, as numbers in the target shapes o
 that is a prime and divides no size of the model, those numbers can be told from all others.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -71,9 +72,13 @@ def quantize(source: Path, target: Path) -> None:
     need_onnx()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(
-        str(source), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
-    )
+    logging.disable(logging.WARNING)  # it advises a preparation that is for other kinds of networks
+    try:
+        quantize_dynamic(
+            str(source), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+        )
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def opset(path: Path) -> int:
@@ -104,6 +109,10 @@ def _open_reshapes(onnx: ModuleType, graph: Any, shapes: dict[str, list[int]], b
         target = onnx.helper.make_tensor(f"open_shape_{number}", onnx.TensorProto.INT64, [len(opened)], opened)
         graph.initializer.append(target)
         node.input[1] = target.name
+    used = {name for node in graph.node for name in node.input}
+    for constant in constants.values():
+        if constant.output[0] not in used:
+            graph.node.remove(constant)
 
 
 def _rename(graph: Any, value: Any, name: str) -> None:

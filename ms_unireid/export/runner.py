@@ -35,7 +35,8 @@ def _open_mindir(path: Path) -> Run:
     import mindspore as ms
     from mindspore import Tensor, nn
 
-    ms.set_device("CPU")
+    if ms.get_context("device_target") != "CPU":  # MindSpore may refuse to be told twice
+        ms.set_device("CPU")
     ms.set_context(mode=ms.GRAPH_MODE)
     cell = nn.GraphCell(ms.load(str(path)))
 
