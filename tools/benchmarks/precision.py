@@ -18,7 +18,7 @@ from ms_unireid.runtime import describe
 
 # Measured in turns; each is named after what it computes with.
 KINDS = ("mindspore", "float32", "int8")
-_REPEATS = 3
+_REPEATS = 1
 _CLOCKS = ("seconds", "cpu_seconds")
 _Encoder = Callable[[np.ndarray], np.ndarray]
 
