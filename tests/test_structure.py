@@ -159,6 +159,7 @@ FLOORS = [
     {
         "retrieval": ["figures", "error_analysis"],
         "export": [
+            "options",
             "cells",
             "onnx_files",
             "loading",
@@ -260,6 +261,7 @@ WITHOUT_MINDSPORE = [
     "training.doctor_child",
     "training.doctor",
     "retrieval.figures",
+    "export.options",
     "export.onnx_files",
     "export.samples",
     "export.runner",

@@ -13,9 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from ms_unireid.command_line import run
+from ms_unireid.export.options import FORMATS, PRECISIONS, ExportOptions
 from ms_unireid.runtime import check_packages
-
-FORMATS = ("mindir", "onnx")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -28,7 +27,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run folder, or a whole model")
     parser.add_argument("--output", type=Path, required=True, help="folder of the files; made whole or not at all")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, help="both by default; onnx with --precision int8")
-    parser.add_argument("--precision", default="float32", choices=("float32", "int8"), help="int8: ONNX on a CPU")
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="int8: ONNX on a CPU")
     parser.add_argument("--normalised", action="store_true", help="give features of unit length")
     parser.add_argument(
         "--pictures", type=Path, nargs="+", default=[], help="compare on these, not on those of the data set"
@@ -41,7 +40,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     check_packages()
-    from ms_unireid.export.exporting import ExportOptions, export_checkpoint
+    from ms_unireid.export.exporting import export_checkpoint
 
     formats = options.formats or (["onnx"] if options.precision == "int8" else FORMATS)
     wanted = ExportOptions(tuple(dict.fromkeys(formats)), options.precision, options.normalised, options.redo)

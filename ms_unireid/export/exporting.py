@@ -4,7 +4,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,17 @@ import mindspore as ms
 
 from ms_unireid.conversion.convert import sha256
 from ms_unireid.data.pictures import load_picture
-from ms_unireid.errors import ConfigError, UserError
+from ms_unireid.data.tokenizer import VOCABULARY
+from ms_unireid.errors import ConfigError, ExportError, UserError
 from ms_unireid.export import onnx_files, specification, verification
 from ms_unireid.export.loading import LoadedModel, load_model
+from ms_unireid.export.options import ExportOptions
 from ms_unireid.export.parts import Part, make_parts, open_inputs
 from ms_unireid.export.samples import find_samples
 from ms_unireid.files import replacing_folder, write_json
 from ms_unireid.models.positions import model_grid
 
-FORMATS = ("mindir", "onnx")
-PRECISIONS = ("float32", "int8")
 _READABLE = 0o644
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to write.
-
-    Attributes:
-        formats: Of `FORMATS`.
-        precision: Of `PRECISIONS`; int8 is for ONNX and for the two encoders, fusion has no weights.
-        normalized: Give features of unit length.
-        redo: Replace an earlier export in the folder.
-    """
-
-    formats: tuple[str, ...] = FORMATS
-    precision: str = "float32"
-    normalized: bool = False
-    redo: bool = False
 
 
 def export_checkpoint(
@@ -75,8 +58,7 @@ def export_checkpoint(
     parts = make_parts(loaded.model, samples, options.normalized)
     with replacing_folder(output) as folder:
         files = _write_all(folder, parts, loaded, options, progress)
-        vocabulary = specification.vocabulary_file()
-        shutil.copyfile(vocabulary, folder / vocabulary.name)
+        shutil.copyfile(VOCABULARY, folder / VOCABULARY.name)
         description = _describe(loaded, parts, options, samples.source, files)
         write_json(folder / specification.FILE_NAME, description)
     return description
@@ -144,10 +126,14 @@ def _compare_all(folder: Path, kind: str, parts: Sequence[Part], options: Export
 
 
 def _write(file: Path, part: Part, batch: int, precision: str) -> None:
-    if file.suffix == ".mindir":
-        _write_mindir(file, part)
-    else:
-        _write_onnx(file, part, batch, precision)
+    try:
+        if file.suffix == ".mindir":
+            _write_mindir(file, part)
+        else:
+            _write_onnx(file, part, batch, precision)
+    except (RuntimeError, TypeError, ValueError) as error:  # whatever MindSpore's exporters end with
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"{file.name}: cannot be written ({type(error).__name__}: {reason})") from error
 
 
 def _write_mindir(file: Path, part: Part) -> None:
@@ -185,7 +171,8 @@ def _describe(
         "model": model,
         "checkpoint": {
             "file": checkpoint.path.name,
-            "sha256": sha256(checkpoint.path.open("rb")),
+            # A model in several files has no hash of its own.
+            "sha256": sha256(checkpoint.path.open("rb")) if checkpoint.path.is_file() else None,
             "epoch": checkpoint.meta.get("epoch"),
         },
         "inputs": specification.describe_inputs(loaded.config.model),
@@ -197,8 +184,10 @@ def _describe(
             "inputs": source,
             "rows": sum(verification.BATCH_SIZES),
             "batch_sizes": list(verification.BATCH_SIZES),
-            "largest_difference_allowed": verification.TOLERANCE if options.precision == "float32" else None,
-            "least_cosine_allowed": verification.LEAST_COSINE,
+            "allowed": {
+                "float32": {"largest_difference": verification.TOLERANCE},
+                "int8": {"least_cosine": verification.LEAST_COSINE},
+            },
         },
         "versions": specification.package_versions(),
     }

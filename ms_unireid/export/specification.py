@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ms_unireid.architectures import ARCHITECTURES
@@ -88,8 +87,3 @@ def describe_outputs(outputs: Mapping[str, tuple[str, ...]], normalized: bool, d
 def package_versions() -> dict[str, str]:
     """Return the versions of what had a part in the files."""
     return versions(_PACKAGES)
-
-
-def vocabulary_file() -> Path:
-    """Return the tokenizer's vocabulary, which goes beside the files."""
-    return VOCABULARY

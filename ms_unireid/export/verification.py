@@ -18,6 +18,7 @@ from ms_unireid.export import runner
 BATCH_SIZES = (1, 2, 5)
 # Largest absolute difference of a float32 file, least cosine similarity of an int8 one.
 TOLERANCE, LEAST_COSINE = 1e-4, 0.99
+_END = "nothing is kept"
 _EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Fail|InvalidProtobuf|InvalidGraph|InvalidArgument)\b.*: ")
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,9 +49,9 @@ def compare(file: Path, found: Sequence[np.ndarray], expected: Sequence[np.ndarr
     """
     shapes, wanted = [array.shape for array in found], [array.shape for array in expected]
     if shapes != wanted:
-        raise ExportError(f"{file.name}: gives arrays of shapes {shapes}, not {wanted}; nothing is kept")
+        raise ExportError(f"{file.name}: gives arrays of shapes {shapes}, not {wanted}; {_END}")
     if not all(np.isfinite(array).all() for array in found):
-        raise ExportError(f"{file.name}: gives values that are not finite; nothing is kept")
+        raise ExportError(f"{file.name}: gives values that are not finite; {_END}")
     pairs = list(zip(found, expected, strict=True))
     return Agreement(
         largest_difference=max(float(np.abs(a - b).max()) for a, b in pairs),
@@ -90,12 +91,13 @@ def check(file: Path, agreement: Agreement, precision: str) -> None:
     Raises:
         ExportError: If it differs from the checkpoint by more.
     """
-    if precision == "float32" and not agreement.largest_difference <= TOLERANCE:
+    if precision == "int8":
+        if not agreement.least_cosine >= LEAST_COSINE:
+            cosine = f"{agreement.least_cosine:.4f}, less than {LEAST_COSINE}"
+            raise ExportError(f"{file.name}: its least cosine similarity to the checkpoint is {cosine}; {_END}")
+    elif not agreement.largest_difference <= TOLERANCE:
         difference = f"{agreement.largest_difference:.1e}, more than {TOLERANCE:.0e}"
-        raise ExportError(f"{file.name}: its largest difference from the checkpoint is {difference}; nothing is kept")
-    if not agreement.least_cosine >= LEAST_COSINE:
-        cosine = f"{agreement.least_cosine:.4f}, less than {LEAST_COSINE}"
-        raise ExportError(f"{file.name}: its least cosine similarity to the checkpoint is {cosine}; nothing is kept")
+        raise ExportError(f"{file.name}: its largest difference from the checkpoint is {difference}; {_END}")
 
 
 def _arrays(file: Path) -> list[np.ndarray]:

@@ -184,7 +184,8 @@ def test_normalised_features(checkpoint, model, tmp_path):
 def test_int8(checkpoint, model, exported, tmp_path):
     told = export(checkpoint, tmp_path / "out", "--precision", "int8")
     assert [file["precision"] for file in told["files"].values()] == ["int8", "int8", "float32"]
-    assert told["comparison"]["least_cosine_allowed"] >= 0.99
+    assert told["comparison"]["allowed"]["int8"] == {"least_cosine": 0.99}
+    assert all(told["files"][f"{stem}.onnx"]["least_cosine"] >= 0.99 for stem in STEMS)
     inputs = random_inputs(8)["image_encoder"]
     (found,) = open_exported(tmp_path / "out" / "image_encoder.onnx")(inputs)
     expected = of_model(model, "image_encoder", inputs)

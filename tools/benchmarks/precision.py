@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.runs import Run, in_turns, measured, spread, summary
+from ms_unireid.export.options import ExportOptions
 from ms_unireid.runtime import describe
 
 # Measured in turns; each is named after what it computes with.
@@ -37,7 +38,7 @@ def add_command(commands: Any) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Export both precisions, time each kind in turns, and compare features and accuracy if there is a data set."""
-    from ms_unireid.export.exporting import ExportOptions, export_checkpoint
+    from ms_unireid.export.exporting import export_checkpoint
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
