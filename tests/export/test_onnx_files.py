@@ -1,5 +1,6 @@
 """ONNX files of one batch size become files of any: the number that tells, what is opened, what cannot be."""
 
+import mindspore  # noqa: F401 - 2.7.0 cannot be imported behind onnx
 import numpy as np
 import onnx
 import onnxruntime

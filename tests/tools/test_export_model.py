@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore  # noqa: F401 - 2.7.0 cannot be imported behind onnx
 import numpy as np
 import onnx
 import pytest
