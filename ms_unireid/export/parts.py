@@ -36,10 +36,8 @@ class Part:
 
 def make_parts(model: UNIReID, samples: Samples, normalized: bool) -> tuple[Part, ...]:
     """Set up the three networks; the samples' second half of pictures are the sketches of the fusion."""
-    images, texts = (
-        _encode(encode, rows)
-        for encode, rows in ((model.encode_image, samples.images), (model.encode_text, samples.token_ids))
-    )
+    images = model.encode_image(Tensor(samples.images)).asnumpy()
+    texts = model.encode_text(Tensor(samples.token_ids)).asnumpy()
     sketches = np.roll(images, len(images) // 2, 0)
     fused = model.fuse(Tensor(sketches), Tensor(texts)).asnumpy()
     fusion_inputs = {"sketch_feats": sketches, "text_feats": texts}
@@ -54,10 +52,6 @@ def open_inputs(part: Part, batch: int | None) -> list[Tensor]:
     """Return what the exporter takes for inputs: types and shapes, without values; None leaves the batch size open."""
     types = {"float32": ms.float32, "int32": ms.int32}
     return [Tensor(shape=(batch, *a.shape[1:]), dtype=types[a.dtype.name]) for a in part.inputs.values()]
-
-
-def _encode(encode, rows: np.ndarray) -> np.ndarray:
-    return encode(Tensor(rows)).asnumpy()
 
 
 def _part(name: str, cell: nn.Cell, inputs: dict[str, np.ndarray], feats: np.ndarray, normalized: bool) -> Part:

@@ -42,8 +42,8 @@ def describe_inputs(model: ModelConfig) -> dict[str, Any]:
             "resize": "to exactly height x width, proportions not kept",
             "interpolation": "bilinear with antialiasing, Pillow's Image.Resampling.BILINEAR on 8-bit values",
             "value_range": [0.0, 1.0],
-            "mean": [float(f"{value:.8g}") for value in MEAN],
-            "deviation": [float(f"{value:.8g}") for value in STD],
+            "mean": [float(str(value)) for value in MEAN],
+            "deviation": [float(str(value)) for value in STD],
             "formula": "(pixel / 255 - mean) / deviation",
         },
         "token_ids": {

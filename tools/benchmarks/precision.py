@@ -47,7 +47,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             precision: export_checkpoint(checkpoint, folder / precision, ExportOptions(("onnx",), precision))
             for precision in KINDS[1:]
         }
-        jobs = {kind: ("encode", kind, checkpoint, folder / kind, options.batch, options.core) for kind in KINDS}
+        jobs = {
+            kind: ("encode-precision", kind, checkpoint, folder / kind, options.batch, options.core) for kind in KINDS
+        }
         runs = in_turns(jobs, options.rounds, "encoding")
         accuracy = _accuracy(checkpoint, folder, options.root, options.split) if options.root else {}
     model = told["float32"]["model"]
@@ -176,4 +178,4 @@ def _accuracy(checkpoint: Path, folder: Path, root: str, split: str) -> dict[str
     }
 
 
-JOBS = {"encode": encode}
+JOBS = {"encode-precision": encode}
