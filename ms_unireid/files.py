@@ -50,10 +50,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         yield fresh
+        shutil.rmtree(old, ignore_errors=True)
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
-        fresh.rename(path)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
