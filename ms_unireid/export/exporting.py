@@ -126,6 +126,7 @@ def _compare_all(folder: Path, kind: str, parts: Sequence[Part], options: Export
 
 
 def _write(file: Path, part: Part, batch: int, precision: str) -> None:
+    folder_mode = file.parent.stat().st_mode
     try:
         if file.suffix == ".mindir":
             _write_mindir(file, part)
@@ -134,11 +135,13 @@ def _write(file: Path, part: Part, batch: int, precision: str) -> None:
     except (RuntimeError, TypeError, ValueError) as error:  # whatever MindSpore's exporters end with
         reason = " ".join(str(error).split())[:200]
         raise ExportError(f"{file.name}: cannot be written ({type(error).__name__}: {reason})") from error
+    # MindSpore closes file and folder to all others, and the file to writing.
+    file.chmod(_READABLE)
+    file.parent.chmod(folder_mode)
 
 
 def _write_mindir(file: Path, part: Part) -> None:
     ms.export(part.cell, *open_inputs(part, None), file_name=str(file), file_format="MINDIR")
-    file.chmod(_READABLE)
 
 
 def _write_onnx(file: Path, part: Part, batch: int, precision: str) -> None:
@@ -147,7 +150,7 @@ def _write_onnx(file: Path, part: Part, batch: int, precision: str) -> None:
         importlib.import_module("mindspore.onnx").export(part.cell, *inputs, file_name=str(file))
     else:
         ms.export(part.cell, *inputs, file_name=str(file), file_format="ONNX")
-    file.chmod(_READABLE)
+    file.chmod(_READABLE)  # it is written anew
     onnx_files.open_batch(file, batch, list(part.inputs), part.outputs)
     if precision == "int8":
         exact = file.with_suffix(".float32.onnx")

@@ -130,6 +130,12 @@ def test_the_description(exported, checkpoint):
     assert told["outputs"]["normalised"] is False and told["versions"]["mindspore"]
 
 
+def test_files_and_folder_are_as_open_as_others(exported, tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert exported[0].stat().st_mode == (tmp_path / "folder").stat().st_mode
+    assert all(path.stat().st_mode & 0o600 == 0o600 for path in exported[0].iterdir())
+
+
 def test_the_description_of_inputs_is_what_evaluation_does(exported, tmp_path):
     """Follow the description by hand and arrive at the project's own pixels and tokens."""
     inputs = read(exported[0])["inputs"]
