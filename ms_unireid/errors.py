@@ -21,6 +21,10 @@ class QueryError(UserError):
     """A query is empty, or holds what cannot be searched for."""
 
 
+class ExportError(UserError):
+    """An exported file cannot be written, or does not give what the checkpoint gives."""
+
+
 class EnvironmentProblem(UserError):
     """The installed packages or the requested device cannot run the project."""
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ms_unireid.errors import UserError
-from ms_unireid.files import replacing, write_json, write_text
+from ms_unireid.files import replacing, replacing_folder, write_json, write_text
 
 
 def names(folder) -> list[str]:
@@ -68,3 +68,28 @@ def test_a_file_in_the_way_of_the_folder_is_told(tmp_path):
     (tmp_path / "taken").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be written"):
         write_text(tmp_path / "taken" / "a.txt", "x")
+
+
+def test_a_new_folder_takes_the_place_of_the_old_with_all_in_it(tmp_path):
+    path = tmp_path / "new" / "a"
+    for content in ("old", "new"):
+        with replacing_folder(path) as folder:
+            write_text(folder / f"{content}.txt", content)
+            assert names(path) == ["old.txt"] if path.exists() else content == "old"
+        assert (names(path), names(path.parent)) == ([f"{content}.txt"], ["a"])
+
+
+@pytest.mark.parametrize(("raised", "seen"), [(OSError(28, "No space left"), UserError), (KeyError("x"), KeyError)])
+def test_a_failure_midway_leaves_the_old_folder_alone(tmp_path, raised, seen):
+    write_text(tmp_path / "a" / "old.txt", "old")
+    with pytest.raises(seen), replacing_folder(tmp_path / "a") as folder:
+        write_text(folder / "new.txt", "new")
+        raise raised
+    assert (names(tmp_path), names(tmp_path / "a")) == (["a"], ["old.txt"])
+
+
+def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path):
+    write_text(tmp_path / "a" / "old.txt", "old")
+    with pytest.raises(UserError, match="cannot be written"), replacing_folder(tmp_path / "a") as folder:
+        folder.rmdir()
+    assert (names(tmp_path), names(tmp_path / "a")) == (["a"], ["old.txt"])

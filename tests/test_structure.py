@@ -170,7 +170,19 @@ FLOORS = [
             "searcher",
             "search_report",
             "search_figure",
-        ]
+        ],
+        "export": [
+            "options",
+            "cells",
+            "onnx_files",
+            "loading",
+            "samples",
+            "parts",
+            "runner",
+            "verification",
+            "specification",
+            "exporting",
+        ],
     },
 ]
 
@@ -269,6 +281,12 @@ WITHOUT_MINDSPORE = [
     "retrieval.approximate",
     "retrieval.queries",
     "retrieval.search_report",
+    "export.options",
+    "export.onnx_files",
+    "export.samples",
+    "export.runner",
+    "export.verification",
+    "export.specification",
 ]
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")

@@ -14,7 +14,7 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
-from benchmarks import conversion, evaluation, index, memory, search, sketches
+from benchmarks import conversion, evaluation, index, memory, precision, search, sketches
 from benchmarks.document import document
 from ms_unireid.command_line import run
 from ms_unireid.files import write_json, write_text
@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluation": evaluation,
     "index": index,
     "memory": memory,
+    "precision": precision,
     "search": search,
     "sketches": sketches,
 }

@@ -24,6 +24,7 @@ from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.retrieval.index import DTYPES, IndexWriter, describe, model_overrides
 from ms_unireid.retrieval.manifest import FILE, Photo, Skipped, Source
 from ms_unireid.retrieval.scanning import Changes, Listing, find_changes, is_same
+from ms_unireid.training.checkpoint import checkpoint_digest
 from ms_unireid.training.checkpoint_evaluation import CheckpointEvaluator
 
 # Called with (what, done, total) as the work goes on.
@@ -67,14 +68,6 @@ def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, An
         "dtype": dtype,
         "dim": ARCHITECTURES[config.model.architecture].embed_dim,
     }
-
-
-def checkpoint_digest(checkpoint: Path) -> str:
-    """Return the SHA-256 of a checkpoint; of a folder, that of its files' digests."""
-    if not checkpoint.is_dir():
-        return sha256(checkpoint.open("rb"))
-    digests = [f"{sha256(file.open('rb'))} {file.name}\n" for file in sorted(checkpoint.iterdir()) if file.is_file()]
-    return sha256(io.BytesIO("".join(digests).encode()))
 
 
 def photo_source(folder: Path) -> Source:

@@ -18,9 +18,9 @@ from ms_unireid.models.rollout import attention_rollout
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.retrieval.approximate import ApproximateIndex
 from ms_unireid.retrieval.index import PhotoIndex, model_overrides
-from ms_unireid.retrieval.indexing import checkpoint_digest
 from ms_unireid.retrieval.nearest import nearest
 from ms_unireid.retrieval.queries import Query, make_query, read_query_picture
+from ms_unireid.training.checkpoint import checkpoint_digest
 from ms_unireid.training.checkpoint_evaluation import CheckpointEvaluator
 
 

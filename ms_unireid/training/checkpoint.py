@@ -1,5 +1,6 @@
 """Checkpoints of training and evaluation: our parameters to a file, and any file's tensors to our parameters."""
 
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from ms_unireid.config import Config, ModelConfig, to_dict
+from ms_unireid.conversion.convert import sha256
 from ms_unireid.conversion.dtypes import aligned
 from ms_unireid.conversion.fitting import NAMED_TENSORS, fit, float32_entries
 from ms_unireid.conversion.mindspore_file import write_mindspore
@@ -59,6 +61,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     kept = {name for name, what in source.surplus.items() if source.kind == OURS or what == "tower"}
     meta = source.meta or {"config": to_dict(Config(model=source.model))}
     return Checkpoint(source.file.path, tensors | {name: source.file.tensors[name] for name in kept}, meta)
+
+
+def checkpoint_digest(checkpoint: Path) -> str:
+    """Return the SHA-256 of a checkpoint; of a folder, that of its files' digests."""
+    if not checkpoint.is_dir():
+        return sha256(checkpoint.open("rb"))
+    digests = [f"{sha256(file.open('rb'))} {file.name}\n" for file in sorted(checkpoint.iterdir()) if file.is_file()]
+    return sha256(io.BytesIO("".join(digests).encode()))
 
 
 def load_checkpoint(model: nn.Cell, path: str | Path) -> dict[str, Any]:

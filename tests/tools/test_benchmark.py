@@ -1,6 +1,7 @@
-"""The benchmark of the evaluation: its baseline is the definition, and its figures are of real runs."""
+"""The benchmarks of the evaluation and of exported encoders: the baseline is the definition, figures of real runs."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -53,6 +54,26 @@ def test_only_a_block_of_a_large_size_is_looped(tool):
     assert tool.evaluation._looped(all_of.queries, all_of.photos) == slice(0, all_of.queries)
     part = tool.evaluation._looped(large.queries, large.photos)
     assert part.start % 512 == 0 and len(np.arange(large.queries)[part]) == 512
+
+
+def test_precisions_of_a_tiny_model(tool, data, tmp_path, capsys):
+    from ms_unireid.config import load_config, to_dict
+    from ms_unireid.models.unireid import build_model
+    from ms_unireid.training.checkpoint import save_checkpoint
+
+    sizes = ["model.architecture=tiny", "model.image_size=[32, 16]", "model.context_length=24", "eval.batch_size=16"]
+    config, checkpoint, out = load_config(None, sizes), tmp_path / "tiny.ckpt", tmp_path / "out.json"
+    save_checkpoint(checkpoint, build_model(config.model, 1).get_parameters(), {"config": to_dict(config)})
+    core = min(os.sched_getaffinity(0))
+    chosen = ["--checkpoint", checkpoint, "--root", data, "--batch", 3, "--rounds", 1, "--core", core, "--json", out]
+    tool.main(["precision", *map(str, chosen)])
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["split"] == "cuhk_pedes test" and result["cosine"]["float32"]["min"] > 0.99999
+    assert 0.98 < result["cosine"]["int8"]["min"] < 0.99999
+    assert all(0 <= score <= 100 for scores in result["R1"].values() for score in scores.values())
+    assert all(scores["float32"] == pytest.approx(scores["mindspore"], abs=1) for scores in result["mAP"].values())
+    assert result["times"]["mindspore"]["seconds"]["median"] == 1 and result["times"]["int8"]["seconds"]["min"] > 0
+    assert "R1 fusion full_gallery: mindspore " in capsys.readouterr().out
 
 
 def test_a_size_that_does_not_exist():

@@ -1,0 +1,100 @@
+"""The model in forms that MindSpore's exporters can write with an open batch size.
+
+The same parameters as `UNIReID`, and the same numbers; two steps differ in form, since theirs would fix the batch size
+in the file. The class token goes in by padding instead of by tiling, and the features of the class and end-of-text
+tokens are picked without slices and without row numbers that count through the batch.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ms_unireid.models.unireid import UNIReID
+
+_LEAST_NORM = 1e-12
+
+
+class _Output(nn.Cell):
+    """Features as they are, or divided by their L2 norm."""
+
+    def __init__(self, normalized: bool):
+        super().__init__()
+        self.normalized = normalized
+        self.sum = ops.ReduceSum(keep_dims=True)
+
+    def construct(self, feats: Tensor) -> Tensor:
+        if not self.normalized:
+            return feats
+        return feats / ops.maximum(ops.sqrt(self.sum(feats * feats, -1)), _LEAST_NORM)
+
+
+class ImageEncoder(nn.Cell):
+    """The tower of photos and sketches.
+
+    Args:
+        model: Whose parameters are taken.
+        normalized: Give features of unit length, and the un-normalised ones, which fusion takes, as second output.
+    """
+
+    def __init__(self, model: UNIReID, normalized: bool = False):
+        super().__init__(auto_prefix=False)
+        self.tower, self.normalized = model.base_model.visual, normalized
+        self.make_room = ops.Pad(((0, 0), (1, 0), (0, 0)))
+        self.first = Tensor(0, ms.int32)
+        self.output = _Output(normalized)
+
+    def construct(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Encode images (B, 3, H, W) float32 as features (B, D) float32."""
+        tower = self.tower
+        positions = tower.positional_embedding
+        class_token = tower.class_embedding.reshape(1, -1) + positions[:1]
+        x = self.make_room(tower.conv1(images)) + ops.concat((class_token, positions[1:]), 0)
+        x = tower.transformer(tower.ln_pre(x))
+        feats = tower.product(tower.ln_post(ops.gather(x, self.first, 1)), tower.proj)
+        return (self.output(feats), feats) if self.normalized else feats
+
+
+class TextEncoder(nn.Cell):
+    """The tower of captions.
+
+    Args:
+        model: Whose parameters are taken.
+        normalized: As in `ImageEncoder`.
+    """
+
+    def __init__(self, model: UNIReID, normalized: bool = False):
+        super().__init__(auto_prefix=False)
+        self.clip, self.normalized = model.base_model, normalized
+        length = self.clip.positional_embedding.shape[0]
+        self.places = Tensor(np.arange(length, dtype=np.int32)[None])
+        self.pick = ops.BatchMatMul()
+        self.output = _Output(normalized)
+
+    def construct(self, token_ids: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Encode token_ids (B, L) int32 as features (B, D) float32."""
+        clip = self.clip
+        x = clip.token_embedding(token_ids) + clip.positional_embedding
+        x = clip.transformer(x, clip.causal_mask)
+        end = clip.argmax(token_ids.astype("float32")).expand_dims(1)
+        at_end = (self.places == end).astype("float32").expand_dims(1)  # (B, 1, L), a single one in each row
+        x = self.pick(at_end, x).squeeze(1)
+        feats = clip.product(clip.ln_final(x), clip.text_projection)
+        return (self.output(feats), feats) if self.normalized else feats
+
+
+class Fusion(nn.Cell):
+    """Sketch and text features to the features of both.
+
+    Args:
+        model: Whose rule is taken.
+        normalized: Give features of unit length; what goes in is un-normalised either way.
+    """
+
+    def __init__(self, model: UNIReID, normalized: bool = False):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.output = _Output(normalized)
+
+    def construct(self, sketch_feats: Tensor, text_feats: Tensor) -> Tensor:
+        """Fuse features (B, D) float32."""
+        return self.output(self.model.fuse(sketch_feats, text_feats))
