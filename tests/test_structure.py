@@ -90,7 +90,7 @@ FLOORS = [
             "synthetic_drawing",
             "synthetic",
         ],
-        "models": ["products", "transformer", "positions", "vision", "clip", "unireid"],
+        "models": ["products", "ops", "transformer", "positions", "vision", "clip", "unireid"],
         "losses": ["contrastive", "dynamic", "interaction", "objective"],
     },
     {

@@ -1,4 +1,4 @@
-"""Measure against PyTorch or the naive way: both in the same call, in turns, each run in a process of its own.
+"""Measure against PyTorch or the naive way: both in the same call, in turns, in processes of their own.
 
 Each sub-command is a module of tools/benchmarks; `memory` and `sketches` have nothing to be measured against.
 
@@ -14,12 +14,19 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
-from benchmarks import conversion, evaluation, memory, sketches
+from benchmarks import conversion, encode, evaluation, memory, sketches, train_step
 from ms_unireid.command_line import run
 from ms_unireid.files import write_json
 from ms_unireid.runtime import check_packages
 
-COMMANDS = {"conversion": conversion, "evaluation": evaluation, "memory": memory, "sketches": sketches}
+COMMANDS = {
+    "conversion": conversion,
+    "encode": encode,
+    "evaluation": evaluation,
+    "memory": memory,
+    "sketches": sketches,
+    "train-step": train_step,
+}
 JOBS = {name: job for module in COMMANDS.values() for name, job in module.JOBS.items()}
 
 
