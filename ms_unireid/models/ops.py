@@ -1,8 +1,9 @@
 """The towers' building operations, and for each a fast form with a gradient of its own.
 
 MindSpore derives gradients operation by operation: on a CPU those of bias, LayerNorm and softmax run on one core, and
-every intermediate is kept for them. A fast form computes the same forward by the same kernels, sums over rows by
-matrix products, and computes cheap things again rather than keep them.
+every intermediate is kept for them. Worse, each of its transposes and of its operations that broadcast keeps a list of
+8 or 16 bytes for every element as long as the graph lives. A fast form sums and spreads over rows by matrix products,
+takes heads apart by split and concatenation, and computes cheap things again rather than keep them.
 """
 
 import mindspore as ms
@@ -17,6 +18,11 @@ _SLOPE = 1.702  # of QuickGELU's sigmoid
 def _row_sums(x: Tensor) -> Tensor:
     """Sum x (rows, D) over rows, (D,)."""
     return ops.MatMul()(ops.ones((1, x.shape[0]), ms.float32), x).reshape(-1)
+
+
+def _spread(column: Tensor, width: int) -> Tensor:
+    """Repeat a column (rows, 1) as (rows, width)."""
+    return ops.MatMul()(column, ops.ones((1, width), ms.float32))
 
 
 class Affine(nn.Cell):
@@ -65,6 +71,7 @@ class FastQuickGELUAffine(QuickGELUAffine):
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of x, weight and bias."""
+        x = ops.depend(x, dout)  # or it would be activated early, and kept
         gate = ops.sigmoid(_SLOPE * x)
         active = x * gate
         slope = gate * (_SLOPE * (x - active) + 1)
@@ -96,19 +103,21 @@ class Normalize(nn.Cell):
 
 
 class FastNormalize(Normalize):
-    """`Normalize` whose backward pass takes its means by matrix products."""
+    """`Normalize` whose backward pass takes and spreads its means by matrix products."""
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, ...]:
         """Return the gradients of x, weight and bias."""
-        _, mean, variance = out
-        dy = dout[0]
-        inverse = ops.rsqrt(variance + LAYER_NORM_EPS)
-        normal = (x - mean) * inverse
-        scaled = dy * normal
-        average = weight.reshape(-1, 1) / x.shape[-1]  # times it: the mean over a row of dy * weight
+        (_, mean, variance), dy = out, dout[0]
+        width = x.shape[1]
         product = ops.MatMul()
-        dx = (dy * weight - product(dy, average) - normal * product(scaled, average)) * inverse
-        return dx, _row_sums(scaled), _row_sums(dy)
+        inverse = ops.rsqrt(variance + LAYER_NORM_EPS)  # (rows, 1), as all of these columns
+        centred = ops.depend(x, dy) - _spread(mean, width)
+        scaled = dy * centred
+        average = weight.reshape(-1, 1) / width  # times it: the mean over a row of what is also times the weight
+        constant = inverse * product(dy, average)
+        slope = inverse * inverse * inverse * product(scaled, average)
+        dx = dy * product(inverse, weight.reshape(1, -1)) - centred * _spread(slope, width) - _spread(constant, width)
+        return dx, product(inverse.reshape(1, -1), scaled).reshape(-1), _row_sums(dy)
 
 
 class AttentionCore(nn.Cell):
@@ -132,13 +141,16 @@ class AttentionCore(nn.Cell):
         Returns:
             The values mixed, (B, L, D), and the attention weights (B, heads, L, L), which nothing may be derived from.
         """
-        length = qkv.shape[1]
         q, k, v = self._by_head(qkv)
+        weights = self._attend(q, k)
+        return self._join(self.mix(weights, v)), weights
+
+    def _attend(self, q: Tensor, k: Tensor) -> Tensor:
+        length = q.shape[-2]
         scores = self.scores(q, k)
         if self.masks:
             scores = scores + self.mask[:length, :length]
-        weights = self.softmax(scores)
-        return self._join(self.mix(weights, v)), weights
+        return self.softmax(scores)
 
     def _by_head(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, scaled, keys and values, each (B, heads, L, D / heads)."""
@@ -156,29 +168,57 @@ class AttentionCore(nn.Cell):
 
 
 class FastAttentionCore(AttentionCore):
-    """`AttentionCore` that keeps qkv, the attention weights and its result, and sums softmax's gradient by products."""
+    """`AttentionCore` that keeps qkv, the attention weights and its result.
+
+    Heads lead: a tensor by head is (heads * B, L, D / heads).
+    """
 
     def __init__(self, heads: int, mask: Tensor | None = None):
         super().__init__(heads, mask)
         self.transposed_mix = Product(batched=True, transpose_a=True)
 
+    def construct(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Return as `AttentionCore`, but the weights as (heads * B, L, L)."""
+        q, k, v = self._by_head(qkv)
+        weights = self._attend(q, k)
+        return ops.Concat(-1)(self._heads_of(self.mix(weights, v))).reshape(qkv.shape[0], qkv.shape[1], -1), weights
+
     def bprop(self, qkv: Tensor, out: tuple, dout: tuple) -> Tensor:
         """Return the gradient of qkv."""
         (mixed, weights), dmixed = out, dout[0]
-        q, k, v = self._by_head(qkv)
-        dout_by_head = self._split(dmixed)
-        dscores = weights * (self.scores(dout_by_head, v) - self._sums_by_head(dmixed * mixed))
-        dq = self.mix(dscores, k) * q.shape[3] ** -0.5
+        q, k, v = self._by_head(ops.depend(qkv, dmixed))
+        dmixed_by_head = self._leading(ops.Split(-1, self.heads)(self._rows(dmixed)), q.shape)
+        sums = _spread(self._sums_by_head(dmixed * mixed), q.shape[1]).reshape(weights.shape)
+        dscores = weights * (self.scores(dmixed_by_head, v) - sums)
+        dq = self.mix(dscores, k) * q.shape[2] ** -0.5
         dk = self.transposed_mix(dscores, q)
-        dv = self.transposed_mix(weights, dout_by_head)
-        return (ops.concat((self._join(dq), self._join(dk), self._join(dv)), -1),)
+        dv = self.transposed_mix(weights, dmixed_by_head)
+        pieces = (*self._heads_of(dq), *self._heads_of(dk), *self._heads_of(dv))
+        return (ops.Concat(-1)(pieces).reshape(qkv.shape),)
+
+    def _by_head(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, length, width = qkv.shape
+        heads, share = self.heads, width // 3 // self.heads
+        pieces = ops.Split(-1, 3 * heads)(self._rows(qkv))
+        shape = (heads * batch, length, share)
+        q = self._leading(pieces[:heads], shape) * share**-0.5
+        return q, self._leading(pieces[heads : 2 * heads], shape), self._leading(pieces[2 * heads :], shape)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, x.shape[-1])
+
+    def _leading(self, pieces: tuple[Tensor, ...], shape: tuple[int, ...]) -> Tensor:
+        return ops.Concat(0)(pieces).reshape(shape)
+
+    def _heads_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Take (heads * B, L, D / heads) apart into each head's rows (B * L, D / heads)."""
+        return ops.Split(0, self.heads)(self._rows(x))
 
     def _sums_by_head(self, x: Tensor) -> Tensor:
-        """Sum x (B, L, D) over each head's share of D, (B, heads, L, 1)."""
-        batch, length, width = x.shape
-        share = width // self.heads
+        """Sum x (B, L, D) over each head's share of D, (heads * B * L, 1)."""
+        share = x.shape[2] // self.heads
         sums = ops.MatMul()(x.reshape(-1, share), ops.ones((share, 1), ms.float32))
-        return sums.reshape(batch, length, self.heads, 1).transpose(0, 2, 1, 3)
+        return sums.reshape(-1, self.heads).transpose(1, 0).reshape(-1, 1)
 
 
 def use_fast_gradients(model: nn.Cell) -> None:
