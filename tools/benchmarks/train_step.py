@@ -24,6 +24,7 @@ TUNED = {
     "MALLOC_ARENA_MAX": "1",
 }
 BASELINES = {"pytorch": {}, "pytorch_tuned": TUNED}
+WORDS = {"pytorch": "PyTorch as installed", "pytorch_tuned": f"PyTorch with {TUNED}"}
 
 
 def add_command(commands: Any) -> None:
@@ -31,6 +32,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("train-step", help="a whole training step of the full-size ViT-B/16, beside PyTorch's")
     parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--baselines", nargs="+", choices=tuple(BASELINES), default=list(BASELINES))
     parser.add_argument("--threads", type=int, default=2, help="PyTorch's; MindSpore's follow the cores it may run on")
     parser.add_argument("--json", type=Path, help="write the measurements as JSON")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the configuration")
@@ -41,8 +43,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     arguments = [f"data.batch_size={options.batch}", *options.overrides]
     with contextlib.ExitStack() as stack:
         sides = {"ours": Standby("step-ours", options.threads, *arguments)}
-        for name, environment in BASELINES.items():
-            sides[name] = Standby("step-pytorch", options.threads, *arguments, environment=environment)
+        for name in options.baselines:
+            sides[name] = Standby("step-pytorch", options.threads, *arguments, environment=BASELINES[name])
         for side in sides.values():
             stack.enter_context(side)
         first = {name: side.work("step") for name, side in sides.items()}
@@ -52,11 +54,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 runs[name].append(side.work("step"))
     return {
         "what": f"a training step of {options.batch} pairs, {' '.join(arguments)}",
-        "baselines": {"pytorch": "PyTorch as installed", "pytorch_tuned": f"PyTorch with {TUNED}"},
+        "baselines": {name: WORDS[name] for name in options.baselines},
         "rounds": options.rounds,
         "threads": options.threads,
-        "ratio": {name: _ratio(runs["ours"], runs[name], "seconds") for name in BASELINES},
-        "cpu_ratio": {name: _ratio(runs["ours"], runs[name], "cpu_seconds") for name in BASELINES},
+        "ratio": {name: _ratio(runs["ours"], runs[name], "seconds") for name in options.baselines},
+        "cpu_ratio": {name: _ratio(runs["ours"], runs[name], "cpu_seconds") for name in options.baselines},
         "seconds": {name: summary([run["seconds"] for run in found]) for name, found in runs.items()},
         "first_step_seconds": {name: run["seconds"] for name, run in first.items()},
         "peak_gib": {name: max(run["peak_bytes"] for run in found) / GIB for name, found in runs.items()},
@@ -73,7 +75,9 @@ def to_text(result: dict[str, Any]) -> str:
     for name, seconds in result["seconds"].items():
         first, peak = result["first_step_seconds"][name], result["peak_gib"][name]
         lines.append(f"{name}: {spread(seconds)} s, the first {first:.1f} s, peak {peak:.2f} GiB")
-    lines.append(f"peak memory, ours / PyTorch's: {result['peak_gib']['ours'] / result['peak_gib']['pytorch']:.2f}")
+    for name, words in result["baselines"].items():
+        peaks = result["peak_gib"]
+        lines.append(f"peak memory, ours / {words}: {peaks['ours'] / peaks[name]:.2f}")
     return "\n".join(lines)
 
 
