@@ -19,8 +19,10 @@ from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.distributed import all_gather_rows
 from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.processes import ALONE, Processes
+from ms_unireid.runtime import uses_fast_ops
 
 # Captions are cut to a multiple of this many tokens.
 LENGTH_STEP = 16
@@ -74,7 +76,7 @@ class FeatureExtractor:
 
     Args:
         model: The trained model.
-        config: Image size, context length, batch size and workers.
+        config: Image size, context length, batch size, workers and the form of the operations.
         progress: Called with (done, total) batches of what is being encoded, as seen by this process; equally often
             in every process, so that it may talk to the others.
         processes: Those that share the work; each calls the same methods with the same arguments.
@@ -88,6 +90,8 @@ class FeatureExtractor:
         processes: Processes = ALONE,
     ):
         self.config, self.progress, self.processes = config, progress, processes
+        if uses_fast_ops(config.runtime):
+            use_fast_ops(model)
         self.image_encoder, self.text_encoder = _ImageEncoder(model), _TextEncoder(model)
         self.tokenizer = Tokenizer(config.model.context_length)
 

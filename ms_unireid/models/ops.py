@@ -221,8 +221,11 @@ class FastAttentionCore(AttentionCore):
         return sums.reshape(-1, self.heads).transpose(1, 0).reshape(-1, 1)
 
 
-def use_fast_gradients(model: nn.Cell) -> None:
-    """Put the fast forms in the plain ones' place; call it before half precision is chosen or anything compiled."""
+def use_fast_ops(model: nn.Cell) -> None:
+    """Put the fast forms in the plain ones' place; call it before half precision is chosen or anything compiled.
+
+    Parameters and their names stay; a second call changes nothing.
+    """
     for _, cell in list(model.cells_and_names()):
         for name, child in cell.name_cells().items():
             fast = _fast_form(child)

@@ -63,7 +63,7 @@ CASES = {
 
 
 class Holder(nn.Cell):
-    """What `use_fast_gradients` looks through."""
+    """What `use_fast_ops` looks through."""
 
     def __init__(self, cell):
         super().__init__()
@@ -76,7 +76,7 @@ class Holder(nn.Cell):
 def form(maker, fast, half=False):
     holder = Holder(maker())
     if fast:
-        ops.use_fast_gradients(holder)
+        ops.use_fast_ops(holder)
         assert any(type(cell).__name__.startswith("Fast") for _, cell in holder.cells_and_names())
     if half:
         use_half_precision(holder)
@@ -152,5 +152,5 @@ def test_half_precision_in_both_forms(case, pynative):
 def test_a_second_call_changes_nothing():
     holder = form(ops.Affine, True)
     before = holder.held
-    ops.use_fast_gradients(holder)
+    ops.use_fast_ops(holder)
     assert holder.held is before
