@@ -221,6 +221,9 @@ class RuntimeConfig:
         loss_scale_window: Steps without an overflow before the scale doubles.
         max_overflows: Overflows in a row that stop the run; each one skips its step.
         recompute: Compute the blocks' activations again in the backward pass instead of keeping them.
+        fused_ops: The towers' operations: `plain` are MindSpore's with its gradients, `fast` our own forms, with the
+            same values but for rounding of gradients, and with less memory and time on a CPU; `auto` is fast on a CPU,
+            the one device where they were measured, and plain elsewhere. What is exported is plain.
         deterministic: Make two runs with the same seed identical on Ascend and GPU too; on a CPU they are anyway.
         workers: Threads that read and augment batches.
         prefetch: Batches kept ready.
@@ -235,6 +238,7 @@ class RuntimeConfig:
     loss_scale_window: int = 2000
     max_overflows: int = 20
     recompute: bool = False
+    fused_ops: Literal["auto", "plain", "fast"] = "auto"
     deterministic: bool = False
     workers: int = 2
     prefetch: int = 4

@@ -52,6 +52,15 @@ def prepare(config: RuntimeConfig) -> str:
     return device
 
 
+def uses_fast_ops(config: RuntimeConfig) -> bool:
+    """Tell whether training takes the fast forms of the model's operations; `auto` does on a CPU."""
+    import mindspore as ms
+
+    if config.fused_ops == "auto":
+        return ms.get_context("device_target") == "CPU"
+    return config.fused_ops == "fast"
+
+
 def describe(device: str) -> dict[str, Any]:
     """Describe versions, device and git revision for a run's environment.json."""
     return {

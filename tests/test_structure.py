@@ -90,7 +90,7 @@ FLOORS = [
             "synthetic_drawing",
             "synthetic",
         ],
-        "models": ["products", "transformer", "positions", "vision", "clip", "unireid", "rollout"],
+        "models": ["products", "ops", "transformer", "positions", "vision", "clip", "unireid", "rollout"],
         "losses": ["contrastive", "dynamic", "interaction", "objective"],
     },
     {

@@ -1,4 +1,4 @@
-"""Measure against PyTorch or the naive way: both in the same call, in turns, each run in a process of its own.
+"""Measure against PyTorch or the naive way: both in the same call, in turns, in processes of their own.
 
 Each sub-command is a module of tools/benchmarks; `memory` and `sketches` have nothing to be measured against.
 
@@ -14,7 +14,7 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
-from benchmarks import conversion, evaluation, index, memory, precision, search, sketches
+from benchmarks import conversion, encode, evaluation, index, memory, precision, search, sketches, train_step
 from benchmarks.document import document
 from ms_unireid.command_line import run
 from ms_unireid.files import write_json, write_text
@@ -22,12 +22,14 @@ from ms_unireid.runtime import check_packages
 
 COMMANDS = {
     "conversion": conversion,
+    "encode": encode,
     "evaluation": evaluation,
     "index": index,
     "memory": memory,
     "precision": precision,
     "search": search,
     "sketches": sketches,
+    "train-step": train_step,
 }
 JOBS = {name: job for module in COMMANDS.values() for name, job in module.JOBS.items()}
 

@@ -1,5 +1,8 @@
 """Features of a split: each distinct photo, sketch and caption encoded once, in batches of one shape.
 
+Captions are cut behind their ends, to a few lengths so that few graphs are compiled; what causality hides from the
+feature is not computed. A caption's own length alone decides, so that its feature does not depend on the others.
+
 Several processes share the batches, whole and in order, so that each is the batch that one process would encode.
 """
 
@@ -16,8 +19,34 @@ from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.distributed import all_gather_rows
 from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.processes import ALONE, Processes
+from ms_unireid.runtime import uses_fast_ops
+
+# Captions are cut to a multiple of this many tokens.
+LENGTH_STEP = 16
+
+
+def caption_batches(token_ids: np.ndarray, size: int) -> list[tuple[np.ndarray, int]]:
+    """Group captions of like length.
+
+    Args:
+        token_ids: (N, L) int32, each row's largest id its end.
+        size: Captions of a batch.
+
+    Returns:
+        Of each batch the rows that are in it, (size,), short ones filled up with their first row, and the length of
+        the longest of its kind in tokens.
+    """
+    ends = token_ids.argmax(1) + 1
+    lengths = np.minimum(-(-ends // LENGTH_STEP) * LENGTH_STEP, token_ids.shape[1])
+    batches = []
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        filled = np.concatenate([rows, np.repeat(rows[:1], -len(rows) % size)])
+        batches += [(block, int(length)) for block in filled.reshape(-1, size)]
+    return batches
 
 
 class _ImageEncoder(nn.Cell):
@@ -47,7 +76,7 @@ class FeatureExtractor:
 
     Args:
         model: The trained model.
-        config: Image size, context length, batch size and workers.
+        config: Image size, context length, batch size, workers and the form of the operations.
         progress: Called with (done, total) batches of what is being encoded, as seen by this process; equally often
             in every process, so that it may talk to the others.
         processes: Those that share the work; each calls the same methods with the same arguments.
@@ -62,6 +91,8 @@ class FeatureExtractor:
     ):
         self.config, self.progress, self.processes = config, progress, processes
         self.model = model
+        if uses_fast_ops(config.runtime):
+            use_fast_ops(model)
         self.image_encoder, self.text_encoder = _ImageEncoder(model), _TextEncoder(model)
         self.tokenizer = Tokenizer(config.model.context_length)
 
@@ -80,9 +111,13 @@ class FeatureExtractor:
         """Encode captions; un-normalised features (N, D) float32 in the order given."""
         size = self.config.eval.batch_size
         token_ids = self.tokenizer(captions)
-        filled = np.concatenate([token_ids, np.repeat(token_ids[:1], -len(token_ids) % size, axis=0)])
-        own = filled[self._own_rows(len(filled))]
-        return self._encode(self.text_encoder, (own[i : i + size] for i in range(0, len(own), size)), len(captions))
+        batches = caption_batches(token_ids, size)
+        own = batches[self.processes.block(len(batches))]
+        cut = (token_ids[rows, :length] for rows, length in own)
+        encoded = self._encode(self.text_encoder, cut, len(batches) * size)
+        feats = np.empty((len(token_ids), encoded.shape[1]), np.float32)
+        feats[np.concatenate([rows for rows, _ in batches])] = encoded
+        return feats
 
     def encode(self, data: EvaluationSet) -> SplitFeatures:
         """Encode every photo and sketch, and every distinct caption once.

@@ -74,7 +74,7 @@ class TextEncoder(nn.Cell):
         """Encode token_ids (B, L) int32 as features (B, D) float32."""
         clip = self.clip
         x = clip.token_embedding(token_ids) + clip.positional_embedding
-        x = clip.transformer(x, clip.causal_mask)
+        x = clip.transformer(x)
         end = clip.argmax(token_ids.astype("float32")).expand_dims(1)
         at_end = (self.places == end).astype("float32").expand_dims(1)  # (B, 1, L), a single one in each row
         x = self.pick(at_end, x).squeeze(1)

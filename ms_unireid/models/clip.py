@@ -30,12 +30,12 @@ class CLIP(nn.Cell):
         size, context_length = ARCHITECTURES[config.architecture], config.context_length
         width = size.text.width
         self.visual = VisionTransformer(config, rng)
-        self.transformer = Transformer(size.text, config.activation, rng)
+        causal = np.triu(np.full((context_length, context_length), -np.inf, np.float32), 1)
+        self.transformer = Transformer(size.text, config.activation, rng, Tensor(causal))
         self.token_embedding = TokenEmbedding(width, rng)
         self.positional_embedding = normal_parameter(rng, (context_length, width), 0.01)
         self.ln_final = LayerNorm(width)
         self.text_projection = normal_parameter(rng, (width, size.embed_dim), width**-0.5)
-        self.causal_mask = Tensor(np.triu(np.full((context_length, context_length), -np.inf, np.float32), 1))
         self.product = Product()
         self.argmax = ops.Argmax(-1)
 
@@ -47,11 +47,10 @@ class CLIP(nn.Cell):
         """Encode token_ids (B, L) int32 as un-normalised features (B, D).
 
         The feature is read at the end-of-text token, whose id is the largest; padding behind it is hidden from it
-        by causality alone.
+        by causality alone, so that L may be anything from the longest caption up to the context length.
         """
         batch, length = token_ids.shape
-        x = self.token_embedding(token_ids) + self.positional_embedding
-        x = self.transformer(x, self.causal_mask)
+        x = self.transformer(self.token_embedding(token_ids) + self.positional_embedding[:length])
         last = ops.arange(0, batch * length, length) + self.argmax(token_ids.astype("float32"))
         x = ops.gather(x.reshape(batch * length, -1), last, 0)
         return self.product(self.ln_final(x), self.text_projection)

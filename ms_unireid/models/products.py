@@ -9,16 +9,18 @@ class Product(nn.Cell):
 
     Args:
         batched: Multiply stacks of matrices (..., L, K) instead of two matrices.
+        transpose_a: Multiply the first operand's transpose.
         transpose_b: Multiply by the second operand's transpose.
     """
 
-    def __init__(self, batched: bool = False, transpose_b: bool = False):
+    def __init__(self, batched: bool = False, transpose_a: bool = False, transpose_b: bool = False):
         super().__init__()
         self.half = False
-        self.multiply = (ops.BatchMatMul if batched else ops.MatMul)(transpose_b=transpose_b)
+        multiply = ops.BatchMatMul if batched else ops.MatMul
+        self.multiply = multiply(transpose_a=transpose_a, transpose_b=transpose_b)
 
     def construct(self, a: Tensor, b: Tensor) -> Tensor:
-        """Multiply a (..., M, K) by b (..., K, N), or by b (..., N, K) transposed."""
+        """Multiply a (..., M, K) by b (..., K, N), or either given transposed."""
         if self.half:
             return self.multiply(a.astype(ms.float16), b.astype(ms.float16)).astype(ms.float32)
         return self.multiply(a, b)

@@ -29,7 +29,7 @@ def attention_rollout(visual: VisionTransformer, images: Tensor) -> np.ndarray:
         for block in visual.transformer.resblocks:
             attention = _attention(block.attn, block.ln_1(x)).mean(axis=1)
             flow = (attention + np.eye(x.shape[1], dtype=np.float32)) / 2 @ flow
-            x = block(x, None)
+            x = block(x)
     finally:
         ms.set_context(mode=before)
     patches = flow[:, 0, 1:]
@@ -42,6 +42,8 @@ def _attention(layer: Attention, x: Tensor) -> np.ndarray:
     rows = 2 * width  # queries and keys
     weight, bias = layer.in_proj_weight[:rows], layer.in_proj_bias[:rows]
     both = ops.matmul(x.reshape(-1, width), weight.T) + bias
-    q, k = (part.reshape(batch, length, layer.heads, -1).transpose(0, 2, 1, 3) for part in ops.split(both, width, -1))
-    scores = ops.matmul(q * layer.scale, k.transpose(0, 1, 3, 2))
+    q, k = (
+        part.reshape(batch, length, layer.core.heads, -1).transpose(0, 2, 1, 3) for part in ops.split(both, width, -1)
+    )
+    scores = ops.matmul(q * q.shape[-1] ** -0.5, k.transpose(0, 1, 3, 2))
     return ops.softmax(scores, -1).asnumpy()

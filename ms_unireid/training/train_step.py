@@ -13,9 +13,11 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from ms_unireid.config import Config, TrainConfig
 from ms_unireid.distributed import GatherWithGradient, gradient_reducer
 from ms_unireid.losses.objective import Objective
+from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.products import use_half_precision
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.processes import ALONE, Processes
+from ms_unireid.runtime import uses_fast_ops
 from ms_unireid.training.gradient import BatchGradient, CachedGradient, SplitGradient
 from ms_unireid.training.loss_scale import LossScale
 from ms_unireid.training.network import NetworkWithObjective, reached_parameters
@@ -77,6 +79,8 @@ class TrainStep:
         self.network = NetworkWithObjective(model, objective, gather)
         self.params = ParameterTuple(reached_parameters(self.network))
         self.loss_scale = LossScale(runtime)
+        if uses_fast_ops(runtime):
+            use_fast_ops(model)
         if self.loss_scale.active:
             use_half_precision(model)
         if runtime.recompute:

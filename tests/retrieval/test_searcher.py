@@ -231,7 +231,7 @@ def test_rollout_against_its_definition(model):
             scores = [np.exp(q[:, h] @ k[:, h].T / np.sqrt(32)) for h in heads]
             attention = np.mean([s / s.sum(axis=1, keepdims=True) for s in scores], axis=0)
             flow = (attention / 2 + np.eye(9) / 2) @ flow
-            tokens = block(tokens, None)
+            tokens = block(tokens)
         expected = flow[0, 1:] / flow[0, 1:].sum()
         np.testing.assert_allclose(found[picture].reshape(-1), expected, atol=1e-5)
 

@@ -135,6 +135,31 @@ def test_the_moving_average(plain, mode, decay):
     assert {p.name for p in step.state() if p.name.startswith("average.")} == {f"average.{name}" for name in own}
 
 
+# The two forms of the towers' operations; `auto` is the fast one on a CPU, where these tests run.
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_chunk": 4}], ids=["plain", "cached"])
+def test_both_forms_of_the_operations_agree(plain, options, pynative):
+    results, values = run(make(runtime=RuntimeConfig(fused_ops="plain"), **options))
+    assert parity.max_difference(values, plain[1]) < 1e-6
+    for ours, theirs in zip(results, plain[0], strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)
+        assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-5)
+
+
+def test_the_plain_form_compiled_and_recomputed(plain, graph):
+    _, values = run(make(runtime=RuntimeConfig(fused_ops="plain", recompute=True)))
+    assert parity.max_difference(values, plain[1]) < 1e-6
+
+
+@pytest.mark.parametrize(("form", "fast"), [("auto", True), ("fast", True), ("plain", False)])
+def test_the_chosen_form(form, fast):
+    names = parity.parameters(build_model(parity.TINY)).keys()
+    model = make(runtime=RuntimeConfig(fused_ops=form)).network.model
+    assert any("Fast" in type(cell).__name__ for _, cell in model.cells_and_names()) == fast
+    assert parity.parameters(model).keys() == names
+
+
 # Half precision.
 
 
@@ -148,11 +173,12 @@ def test_mixed_precision_keeps_float32_weights_and_losses(pynative):
     assert not result.skipped and parity.max_difference(values, plain_values) < 3 * RATE
 
 
-def test_only_products_are_half(pynative):
+@pytest.mark.parametrize(("form", "of_a_block"), [("plain", 6), ("fast", 15)])
+def test_only_products_are_half(form, of_a_block, pynative):
     """Features, and so similarity and losses, are float32; every matrix product of the towers is not."""
-    model = make(runtime=MIXED).network.model
+    model = make(runtime=replace(MIXED, fused_ops=form)).network.model
     products = [cell for _, cell in model.cells_and_names() if isinstance(cell, Product)]
-    assert len(products) == 4 * 6 + 3 and all(cell.half for cell in products)
+    assert len(products) == 4 * of_a_block + 3 and all(cell.half for cell in products)
     images, sketches, token_ids = parity.to_ms(batch())
     assert {t.dtype for t in model(images, sketches, token_ids)} == {ms.float32}
     big = Tensor(np.full((2, 2), 300.0, np.float32))

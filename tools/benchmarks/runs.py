@@ -38,6 +38,53 @@ def in_turns(jobs: Mapping[str, Sequence[object]], rounds: int, what: str) -> di
     return runs
 
 
+class Standby:
+    """A process that gets ready once, works whenever it is told to and sleeps on its pipe in between.
+
+    For what takes minutes to get ready, so that all rounds share it.
+
+    Args:
+        job: One of the tool's jobs that ends in `stand_by`.
+        arguments: The job's.
+        environment: Variables beside this process's own.
+    """
+
+    def __init__(self, job: str, *arguments: object, environment: Mapping[str, str] | None = None):
+        self.job = job
+        self.process = subprocess.Popen(
+            [sys.executable, str(TOOL), "run-one", job, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+
+    def work(self, name: str) -> Run:
+        """Have it do one of its works, and wait."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(f"{name}\n")
+            self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("{"):  # MindSpore prints lines of its own
+                return json.loads(line)
+        raise RuntimeError(f"{self.job} ended with code {self.process.wait()}")
+
+    def __enter__(self) -> "Standby":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def stand_by(works: Mapping[str, Callable[[], None]]) -> Run:
+    """Do and measure the works named on standard input, one a line."""
+    for line in sys.stdin:
+        print(json.dumps(measured(works[line.strip()])), flush=True)
+    return {}
+
+
 def measured(work: Callable[[], None]) -> Run:
     """Time some work; memory is the process's peak, and how far the work's own peak lies above what was held before."""
     os.sync()  # nobody pays for what another wrote

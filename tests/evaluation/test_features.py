@@ -1,0 +1,71 @@
+"""Captions cut behind their ends: the features of the whole, in the order given, whatever else is encoded."""
+
+from dataclasses import replace
+
+import numpy as np
+import parity
+import pytest
+from mindspore import Tensor
+
+from ms_unireid.config import Config, EvalConfig
+from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.evaluation.features import FeatureExtractor, caption_batches
+from ms_unireid.models.unireid import build_model
+from ms_unireid.processes import Processes
+
+MODEL = replace(parity.TINY, context_length=40)
+CONFIG = Config(model=MODEL, eval=EvalConfig(batch_size=4))
+# 3 to 40 tokens, start and end included; the last is cut by the tokenizer.
+CAPTIONS = [" ".join(["man"] * words) for words in (1, 38, 14, 15, 30, 2, 29, 31, 5, 60)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(MODEL)
+
+
+@pytest.fixture(scope="module")
+def whole(model):
+    """The features of the captions at the context length."""
+    return model.encode_text(Tensor(Tokenizer(40)(CAPTIONS))).asnumpy()
+
+
+def test_cut_captions_have_the_features_of_the_whole(model, whole, mode):
+    found = FeatureExtractor(model, CONFIG).captions(CAPTIONS)
+    np.testing.assert_allclose(found, whole, rtol=1e-6, atol=1e-6)
+    assert np.abs(whole - whole[0]).max() > 0.1
+
+
+def test_a_captions_feature_does_not_depend_on_the_others(model, pynative):
+    extractor = FeatureExtractor(model, CONFIG)
+    together = extractor.captions(CAPTIONS)
+    for i in (0, 1, 4, 9):
+        np.testing.assert_array_equal(extractor.captions([CAPTIONS[i]])[0], together[i])
+    np.testing.assert_array_equal(extractor.captions(CAPTIONS[::-1])[::-1], together)
+
+
+def test_every_caption_is_in_a_batch_that_holds_it():
+    token_ids = Tokenizer(77)([" ".join(["man"] * words) for words in range(1, 80)])
+    batches = caption_batches(token_ids, 8)
+    assert all(len(rows) == 8 for rows, _ in batches)
+    assert {int(row) for rows, _ in batches for row in rows} == set(range(79))
+    assert [length for _, length in batches] == sorted(length for _, length in batches)
+    assert {length for _, length in batches} == {16, 32, 48, 64, 77}
+    for rows, length in batches:
+        ends = token_ids[rows].argmax(1) + 1
+        assert (ends <= length).all() and (token_ids[rows].max(1) == token_ids[rows, :length].max(1)).all()
+
+
+def test_processes_share_whole_batches(model, whole, pynative, monkeypatch):
+    """What the processes encode, put together in their order, is all of it."""
+    shares = []
+    monkeypatch.setattr(
+        "ms_unireid.evaluation.features.all_gather_rows", lambda feats, _: shares.append(feats) or feats
+    )
+    count = len(caption_batches(Tokenizer(40)(CAPTIONS), 4))
+    for rank in range(2):
+        extractor = FeatureExtractor(model, CONFIG, processes=Processes(rank, 2))
+        with pytest.raises(ValueError, match="shape mismatch"):
+            extractor.captions(CAPTIONS)  # it alone has a part only
+    rows = np.concatenate([rows for rows, _ in caption_batches(Tokenizer(40)(CAPTIONS), 4)])
+    np.testing.assert_allclose(np.concatenate(shares)[: 4 * count], whole[rows], rtol=1e-6, atol=1e-6)

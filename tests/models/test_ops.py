@@ -1,0 +1,156 @@
+"""The fast forms of the towers' operations against the plain ones and against torch: values and gradients."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import Tensor, nn
+
+from ms_unireid.models import ops
+from ms_unireid.models.products import Product, use_half_precision
+
+CAUSAL = np.triu(np.full((12, 12), -np.inf, np.float32), 1)
+
+
+class First(nn.Cell):
+    """The first result of a cell that has several."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def construct(self, *inputs):
+        return self.cell(*inputs)[0]
+
+
+def torch_attention(heads, mask=None):
+    def attend(qkv):
+        batch, length, width = qkv.shape
+        q, k, v = qkv.reshape(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        scores = q @ k.mT / (width // 3 // heads) ** 0.5
+        if mask is not None:
+            scores = scores + torch.from_numpy(mask[:length, :length])
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    return attend
+
+
+def torch_quick(x, weight, bias):
+    return torch.nn.functional.linear(x * torch.sigmoid(1.702 * x), weight, bias)
+
+
+def torch_norm(x, weight, bias):
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
+
+
+AFFINE, VECTORS = [(13, 24), (40, 24), (40,)], [(13, 24), (24,), (24,)]
+# Maker of the plain form, the same in torch, shapes of the arguments.
+CASES = {
+    "affine": (ops.Affine, torch.nn.functional.linear, AFFINE),
+    "affine of one row": (ops.Affine, torch.nn.functional.linear, [(1, 24), (40, 24), (40,)]),
+    "quick_gelu": (ops.QuickGELUAffine, torch_quick, AFFINE),
+    "norm": (lambda: First(ops.Normalize()), torch_norm, VECTORS),
+    "norm of one row": (lambda: First(ops.Normalize()), torch_norm, [(1, 24), (24,), (24,)]),
+    "attention": (lambda: First(ops.AttentionCore(3)), torch_attention(3), [(4, 12, 72)]),
+    "attention alone": (lambda: First(ops.AttentionCore(3)), torch_attention(3), [(1, 1, 72)]),
+    "masked": (lambda: First(ops.AttentionCore(2, Tensor(CAUSAL))), torch_attention(2, CAUSAL), [(3, 12, 24)]),
+    "masked, odd, alone": (
+        lambda: First(ops.AttentionCore(2, Tensor(CAUSAL))),
+        torch_attention(2, CAUSAL),
+        [(1, 7, 24)],
+    ),
+}
+
+
+class Holder(nn.Cell):
+    """What `use_fast_ops` looks through."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.held = cell
+
+    def construct(self, *inputs):
+        return self.held(*inputs)
+
+
+def form(maker, fast, half=False):
+    holder = Holder(maker())
+    if fast:
+        ops.use_fast_ops(holder)
+        assert any(type(cell).__name__.startswith("Fast") for _, cell in holder.cells_and_names())
+    if half:
+        use_half_precision(holder)
+    return holder
+
+
+class Weighted(nn.Cell):
+    """A scalar whose gradient asks something different of each element."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def construct(self, asked, *inputs):
+        return (self.cell(*inputs) * asked).sum()
+
+
+def arrays(shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape, dtype=np.float32) * 1.5 for shape in shapes]
+
+
+def evaluate(cell, inputs, asked):
+    """Return the value and the gradients of all inputs."""
+    inputs = [Tensor(a) for a in inputs]
+    places = tuple(range(1, 1 + len(inputs)))
+    grads = ms.grad(Weighted(cell), places)(Tensor(asked), *inputs)
+    grads = grads if isinstance(grads, tuple) else (grads,)
+    return [cell(*inputs).asnumpy(), *(g.asnumpy() for g in grads)]
+
+
+def in_torch(function, inputs, asked):
+    """The same in float64."""
+    inputs = [torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in inputs]
+    value = function(*inputs)
+    value.backward(torch.from_numpy(asked).double())
+    return [value.detach().numpy(), *(a.grad.numpy() for a in inputs)]
+
+
+def assert_close(found, expected, bound):
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= bound * max(np.abs(theirs).max(), 1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fast_equals_plain_and_torch(case, mode):
+    maker, function, shapes = CASES[case]
+    inputs = arrays(shapes)
+    plain = form(maker, False)
+    asked = arrays([plain(*[Tensor(a) for a in inputs]).shape], 1)[0]
+    fast, expected = evaluate(form(maker, True), inputs, asked), in_torch(function, inputs, asked)
+    assert_close(fast, evaluate(plain, inputs, asked), 2e-6)
+    assert_close(fast, expected, 5e-6)
+
+
+@pytest.mark.parametrize("case", ["affine", "quick_gelu", "attention", "masked"])
+def test_half_precision_in_both_forms(case, pynative):
+    """Products are half, forward and backward; what is between them is not."""
+    maker, _, shapes = CASES[case]
+    inputs = arrays(shapes)
+    plain, fast = form(maker, False, half=True), form(maker, True, half=True)
+    assert all(cell.half for _, cell in fast.cells_and_names() if isinstance(cell, Product))
+    asked = arrays([plain(*[Tensor(a) for a in inputs]).shape], 1)[0]
+    found = evaluate(fast, inputs, asked)
+    assert_close(found, evaluate(plain, inputs, asked), 4e-3)
+    assert any(
+        np.abs(a - b).max() > 1e-5 for a, b in zip(found, evaluate(form(maker, True), inputs, asked), strict=True)
+    )
+
+
+def test_a_second_call_changes_nothing():
+    holder = form(ops.Affine, True)
+    before = holder.held
+    ops.use_fast_ops(holder)
+    assert holder.held is before
