@@ -30,6 +30,7 @@ def steps(run: Path) -> list[dict]:
 
 @pytest.mark.parametrize("options", [(), ("train.cache_chunk=2",)], ids=["whole", "cached"])
 def test_two_processes_equal_one(data, tmp_path, options):
+    options = (*options, f"runtime.decoded_cache={tmp_path / 'decoded'}")
     launched = launch(
         TOOLS / "train.py", *train_arguments(data, tmp_path / "two", *TRAINING, *options), folder=tmp_path / "logs"
     )

@@ -176,6 +176,18 @@ def test_without_checkpoint_every_an_epochs_end_is_saved_only(train, tmp_path):
     assert (position(tmp_path / "run/last.ckpt"), position(tmp_path / "run/previous.ckpt")) == (6, 3)
 
 
+def test_a_cache_of_decoded_pictures_changes_no_number(train, straight, tmp_path):
+    run, cache = tmp_path / "run", f"runtime.decoded_cache={tmp_path / 'decoded'}"
+    with contextlib.suppress(Killed), killed_at(2, CheapStep, "__call__", lambda *_: None):
+        train(run, cache)
+    (pixels,) = (tmp_path / "decoded").glob("*.pixels")
+    assert pixels.stat().st_size == 2 * (36 + 12) * 32 * 16 * 3  # photos and sketches of train and val
+    with contextlib.suppress(Killed), killed_at(3, CheapStep, "__call__", lambda *_: None):
+        train(run)
+    train(run, cache)
+    assert_same_run(run, straight)
+
+
 DAMAGES = {
     "cut in half": cut,
     "empty": lambda p: p.write_bytes(b""),
