@@ -1,7 +1,7 @@
 """A run that meets a kill, a damaged state or a full disk: it goes on as if nothing had been, or tells why it cannot.
 
-The trainer is the real one, on real pictures; the step and the encoders are stand-ins of a few operations, so that a
-kill can be tried at every single write.
+The trainer is the real one, on real pictures; the step, the encoders and the drawing of curves are stand-ins of a few
+operations, so that a kill can be tried at every single write.
 """
 
 import contextlib
@@ -23,8 +23,9 @@ from ms_unireid.config import load_config
 from ms_unireid.conversion import names
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.files import replacing
 from ms_unireid.models import clip
-from ms_unireid.training import trainer
+from ms_unireid.training import monitor, trainer
 from ms_unireid.training.checkpoint import read_checkpoint
 from ms_unireid.training.run_folder import RunFolder
 from ms_unireid.training.train_step import StepResult, TrainStep
@@ -61,17 +62,26 @@ class CheapFeatures:
         return SplitFeatures(photo, sketch, text, data.person_ids, np.arange(count))
 
 
-@pytest.fixture(autouse=True)
-def cheap(monkeypatch):
-    monkeypatch.setattr(trainer, "TrainStep", CheapStep)
-    monkeypatch.setattr(trainer, "FeatureExtractor", CheapFeatures)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    for module in (clip, names):
-        monkeypatch.setattr(module, "VOCABULARY_SIZE", 64)
+def cheap_curves(log_file: Path, output: Path) -> None:
+    """Write what the curves would be drawn from; matplotlib takes ten times as long as the rest of a run."""
+    with replacing(output) as temporary:
+        temporary.write_bytes(log_file.read_bytes())
 
 
-@pytest.fixture
-def train(data) -> Callable[..., None]:
+@pytest.fixture(autouse=True, scope="module")
+def cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "TrainStep", CheapStep)
+        patch.setattr(trainer, "FeatureExtractor", CheapFeatures)
+        patch.setattr(monitor, "draw_curves", cheap_curves)
+        patch.setattr(os, "fsync", lambda _: None)
+        for module in (clip, names):
+            patch.setattr(module, "VOCABULARY_SIZE", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def train(cheap, data) -> Callable[..., None]:
     """Return a function that trains into a folder, going on with what is there."""
 
     def run(folder: Path, *overrides: str) -> None:
@@ -81,10 +91,12 @@ def train(data) -> Callable[..., None]:
     return run
 
 
-@pytest.fixture
-def straight(train, tmp_path) -> Path:
-    train(tmp_path / "straight")
-    return tmp_path / "straight"
+@pytest.fixture(scope="module")
+def straight(train, tmp_path_factory) -> Path:
+    """Return the folder of a run that nothing happened to; to be left as it is."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    train(folder)
+    return folder
 
 
 @contextlib.contextmanager
@@ -223,14 +235,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def test_two_damaged_states_are_an_error_and_stay_as_they_are(train, straight):
+def test_two_damaged_states_are_an_error_and_stay_as_they_are(train, straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
     for name in ("last.ckpt", "previous.ckpt"):
-        cut(straight / name)
-    before = contents(straight)
+        cut(run / name)
+    before = contents(run)
     with pytest.raises(CheckpointError, match=r"neither state .*last\.ckpt.*previous\.ckpt.* delete both"):
-        train(straight)
-    assert contents(straight) == before
-    done = run_tool("train.py", f"train.resume={straight}")
+        train(run)
+    assert contents(run) == before
+    done = run_tool("train.py", f"train.resume={run}")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
 
