@@ -81,15 +81,17 @@ def open_decoded_cache(
     wanted = {path: _state(path) for path in dict.fromkeys(paths)}
     try:
         store = DecodedStore(folder, image_size)
-        rows, damaged = store.find(wanted, threads)
-        if damaged:
-            what = f"{damaged} of {len(wanted)} pictures are damaged or cut off; they are decoded again"
+        found = store.find(wanted, threads)
+        if found.damaged:
+            what = f"{found.damaged} of {len(wanted)} pictures are damaged or cut off; they are decoded again"
             print(f"note: {store.pixels_file}: {what}", file=sys.stderr)
-        if len(rows) < len(wanted):
-            with store.appending():
-                rows |= store.find(_without(wanted, rows), threads)[0]  # another run may have appended since
-                rows |= _decode(store, _without(wanted, rows), threads)
-        return DecodedCache(store.pixels(), rows)
+        if len(found.rows) == len(wanted):
+            return DecodedCache(found.pixels, found.rows)
+        with store.appending():
+            # Anew: another run may have appended since, or somebody emptied the folder.
+            rows = store.find(wanted, threads).rows
+            rows |= _decode(store, {path: state for path, state in wanted.items() if path not in rows}, threads)
+            return DecodedCache(store.pixels(), rows)
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: cannot be written ({error.strerror or error}); make room or choose another "
@@ -104,10 +106,6 @@ def _state(path: Path) -> PictureState:
         raise DataError(f"{path}: {describe(error)}. {FIX}") from error
 
 
-def _without(wanted: Mapping[Path, PictureState], rows: Mapping[Path, int]) -> dict[Path, PictureState]:
-    return {path: state for path, state in wanted.items() if path not in rows}
-
-
 def _decode(store: DecodedStore, missing: Mapping[Path, PictureState], threads: int) -> dict[Path, int]:
     """Decode pictures into the store and return their rows."""
     _check_room(store, len(missing))
@@ -115,7 +113,7 @@ def _decode(store: DecodedStore, missing: Mapping[Path, PictureState], threads: 
     paths, rows = list(missing), {}
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(desc="decoding pictures", total=len(paths), unit="picture", mininterval=1.0, dynamic_ncols=True) as bar,
+        tqdm(desc="decoding pictures", total=len(paths), unit="picture", mininterval=1.0, disable=not paths) as bar,
     ):
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]

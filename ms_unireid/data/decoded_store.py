@@ -47,6 +47,20 @@ class PictureState(NamedTuple):
         return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
 
+class Found(NamedTuple):
+    """What a store has of the pictures that are looked for.
+
+    Attributes:
+        pixels: Every row of the store, uint8 (N, H, W, 3), mapped.
+        rows: The row of each picture that has a valid one.
+        damaged: How many have a row that is damaged or cut off.
+    """
+
+    pixels: np.ndarray
+    rows: dict[Path, int]
+    damaged: int
+
+
 def recipe(image_size: tuple[int, int]) -> dict[str, Any]:
     """Say what decides pixels besides the picture file: the versions of the decoders, filter and size."""
     decoders = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp")}
@@ -88,12 +102,8 @@ class DecodedStore:
             return np.empty((0, *self.image_size, 3), np.uint8)
         return np.asarray(np.memmap(self.pixels_file, np.uint8, "r", shape=(rows, *self.image_size, 3)))
 
-    def find(self, wanted: Mapping[Path, PictureState], threads: int) -> tuple[dict[Path, int], int]:
-        """Look for pictures; every row is checked against its checksum.
-
-        Returns:
-            The row of each picture that has a valid one, and how many rows are damaged or cut off.
-        """
+    def find(self, wanted: Mapping[Path, PictureState], threads: int) -> Found:
+        """Look for pictures; every row is checked against its checksum."""
         held, pixels = self._held(), self.pixels()
         known = {path: held[state] for path, state in wanted.items() if state in held}
 
@@ -105,7 +115,7 @@ class DecodedStore:
             checks = pool.map(sound, known.values())
             bar = tqdm(checks, "checking decoded pictures", len(known), unit="picture", delay=2, dynamic_ncols=True)
             rows = {path: row for (path, (row, _)), good in zip(known.items(), bar, strict=True) if good}
-        return rows, len(known) - len(rows)
+        return Found(pixels, rows, len(known) - len(rows))
 
     @contextlib.contextmanager
     def appending(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from PIL import Image
 from ms_unireid.config import RuntimeConfig
 from ms_unireid.data import decoded_cache
 from ms_unireid.data.decoded_cache import open_decoded_cache, pixel_loader
+from ms_unireid.data.decoded_store import DecodedStore
 from ms_unireid.data.transforms import load_pixels
 from ms_unireid.errors import DataError, UserError
 
@@ -284,6 +285,20 @@ def test_a_damaged_line_costs_its_picture_only(paths, folder, decoded):
     file_of(folder, "jsonl").write_bytes(b"\n".join(lines))
     assert_right(open_decoded_cache(folder, SIZE, paths), paths)
     assert decoded == paths[1:4]
+
+
+def test_a_folder_emptied_and_filled_in_another_order_meanwhile(paths, folder, monkeypatch):
+    open_decoded_cache(folder, SIZE, paths[:4])
+    appending = DecodedStore.appending
+
+    def late(store):
+        monkeypatch.setattr(DecodedStore, "appending", appending)
+        shutil.rmtree(folder)
+        open_decoded_cache(folder, SIZE, paths[3::-1])
+        return appending(store)
+
+    monkeypatch.setattr(DecodedStore, "appending", late)
+    assert_right(open_decoded_cache(folder, SIZE, paths), paths)
 
 
 # 3. What cannot be done.
