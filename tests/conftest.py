@@ -23,6 +23,7 @@ SLOW_FIRST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """For `pytest -n N --dist loadgroup`: a file's tests share a worker, and so do all that build the whole ViT-B/16.
 
