@@ -26,7 +26,7 @@ demo: $(VENV)/core
 	@echo "table: $(RUN)/test.md   picture: $(RUN)/ranked.png"
 
 test: lint test-sketch
-	$(PY) -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(PY) -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
 test-sketch: $(SKETCH_VENV)/ready
 	$(SKETCH_VENV)/bin/python -m pytest tests/with_mediapipe
