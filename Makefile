@@ -8,6 +8,7 @@ VENV ?= .venv
 MINDNLP_VENV ?= .venv-mindnlp
 SKETCH_VENV ?= .venv-sketch
 RUN ?= runs/demo
+TEST_WORKERS ?= 2
 PY := $(VENV)/bin/python
 
 .PHONY: demo test test-sketch parity test-mindnlp lint clean
@@ -25,7 +26,7 @@ demo: $(VENV)/core
 	@echo "table: $(RUN)/test.md   picture: $(RUN)/ranked.png"
 
 test: lint test-sketch
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
 test-sketch: $(SKETCH_VENV)/ready
 	$(SKETCH_VENV)/bin/python -m pytest tests/with_mediapipe

@@ -227,6 +227,8 @@ class RuntimeConfig:
         deterministic: Make two runs with the same seed identical on Ascend and GPU too; on a CPU they are anyway.
         workers: Threads that read and augment batches.
         prefetch: Batches kept ready.
+        decoded_cache: A folder to keep every picture of a training run in, decoded and resized, so that only its first
+            epoch decodes; the pixels are the same. Runs may share it. null decodes a picture whenever it is needed.
     """
 
     device: Literal["auto", "Ascend", "GPU", "CPU"] = "auto"
@@ -242,6 +244,7 @@ class RuntimeConfig:
     deterministic: bool = False
     workers: int = 2
     prefetch: int = 4
+    decoded_cache: str | None = None
 
 
 @dataclass(frozen=True)

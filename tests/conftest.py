@@ -1,11 +1,56 @@
-"""Fixtures of every test: the execution mode and the slice of real data."""
+"""Fixtures of every test, the execution mode and the slice of real data; and how tests are dealt to workers."""
 
 import os
+from pathlib import Path
 
 # Without it a compiled step keeps one of the cores busy waiting; it must be set before MindSpore is imported.
 os.environ["MS_DEV_RUNTIME_CONF"] = "graph_pipeline:false"
 
+# Each worker of `pytest -n` takes one core; threads of several would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+
+TESTS = Path(__file__).resolve().parent
+# Where most of the time goes: begun first, so that no worker is left with a long file at the end.
+SLOW_FIRST = (
+    "tools/test_train_and_evaluate",
+    "training/test_train_step",
+    "distributed",
+    "tools",
+    "training",
+    "models",
+    "conversion",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what is slow where tests are dealt to workers."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: _turn(str(item.path.relative_to(TESTS))))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """For `pytest -n N`: a file's tests share a worker, and so do all files that build the whole ViT-B/16.
+
+    Two of these at once would not fit into the memory of a small machine.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    large = {file.name for file in TESTS.rglob("test_*.py") if "mark.full_size" in file.read_text(encoding="utf-8")}
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "full size" if file.rpartition("/")[2] in large else file
+
+    return ByFile(config, log)
+
+
+def _turn(name):
+    return next((i for i, start in enumerate(SLOW_FIRST) if name.startswith(start)), len(SLOW_FIRST))
 
 
 @pytest.fixture(params=["graph", "pynative"])

@@ -14,7 +14,7 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
-from benchmarks import conversion, encode, evaluation, index, memory, precision, search, sketches, train_step
+from benchmarks import conversion, encode, evaluation, index, input, memory, precision, search, sketches, train_step
 from benchmarks.document import document
 from ms_unireid.command_line import run
 from ms_unireid.files import write_json, write_text
@@ -25,6 +25,7 @@ COMMANDS = {
     "encode": encode,
     "evaluation": evaluation,
     "index": index,
+    "input": input,
     "memory": memory,
     "precision": precision,
     "search": search,

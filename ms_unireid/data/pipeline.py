@@ -1,6 +1,7 @@
 """Batches through `mindspore.dataset`: decoded, augmented and prefetched by worker threads, in a fixed order."""
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -13,9 +14,8 @@ import numpy as np
 
 from ms_unireid.config import RuntimeConfig
 from ms_unireid.data.annotations import Pair
-from ms_unireid.data.pictures import load_picture
 from ms_unireid.data.tokenizer import Tokenizer
-from ms_unireid.data.transforms import TrainTransform, evaluation_transform
+from ms_unireid.data.transforms import PixelLoader, TrainTransform, load_pixels, normalize
 from ms_unireid.errors import UserError
 from ms_unireid.processes import ALONE, Processes
 
@@ -31,6 +31,7 @@ class TrainingSource:
         seed: The run's seed.
         epoch: 1-based; with the seed and the pair's index it decides the augmentation.
         processes: Those that share the batches; a pair's augmentation does not depend on how many there are.
+        load: Gives a picture's pixels at the transform's size; None decodes its file.
     """
 
     columns = ("images", "sketches", "token_ids")
@@ -44,38 +45,53 @@ class TrainingSource:
         seed: int,
         epoch: int,
         processes: Processes = ALONE,
+        load: PixelLoader | None = None,
     ):
         self.pairs, self.batches = pairs, batches
         self.transform, self.tokenizer = transform, tokenizer
         self.seed, self.epoch, self.processes = seed, epoch, processes
+        self.load = load or functools.partial(load_pixels, image_size=transform.image_size)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return photos and sketches, float32 (B, 3, H, W), and token ids, int32 (B, L)."""
-        images, sketches = zip(
-            *(self._pictures(index, place) for place in range(len(self.batches[index]))), strict=True
-        )
-        captions = [self.pairs[i].caption for i in self.batches[index]]
-        return np.stack(images), np.stack(sketches), self.tokenizer(captions)
-
-    def _pictures(self, index: int, place: int) -> tuple[np.ndarray, np.ndarray]:
         batch = self.batches[index]
+        images, sketches = (np.empty((len(batch), 3, *self.transform.image_size), np.float32) for _ in range(2))
+        for place, out in enumerate(zip(images, sketches, strict=True)):
+            self._pictures(batch, place, out)
+        return images, sketches, self.tokenizer([self.pairs[i].caption for i in batch])
+
+    def _pictures(self, batch: np.ndarray, place: int, out: tuple[np.ndarray, np.ndarray]) -> None:
         number = int(batch[place])
         pair = self.pairs[number]
         # The place in the global batch separates repeats of one pair, which the `identity` sampler may draw.
         rng = np.random.default_rng((self.seed, self.epoch, number, self.processes.rank * len(batch) + place))
-        return self.transform(load_picture(pair.photo), load_picture(pair.sketch), rng)
+        self.transform(self.load(pair.photo), self.load(pair.sketch), rng, out)
 
 
 class PictureSource:
-    """Random access to batches of pictures for evaluation, the last one filled up with its first picture."""
+    """Random access to batches of pictures for evaluation, the last one filled up with its first picture.
+
+    Args:
+        paths: Picture files.
+        batch_size: Pictures in a batch.
+        image_size: Height and width in pixels.
+        load: Gives a picture's pixels at that size; None decodes its file.
+    """
 
     columns = ("pictures",)
 
-    def __init__(self, paths: Sequence[Path], batch_size: int, image_size: tuple[int, int]):
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        batch_size: int,
+        image_size: tuple[int, int],
+        load: PixelLoader | None = None,
+    ):
         self.paths, self.batch_size, self.image_size = paths, batch_size, image_size
+        self.load = load or functools.partial(load_pixels, image_size=image_size)
 
     def __len__(self) -> int:
         return -(-len(self.paths) // self.batch_size)
@@ -83,11 +99,12 @@ class PictureSource:
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
         """Return float32 (batch_size, 3, H, W)."""
         start = int(index) * self.batch_size
-        pictures = [
-            evaluation_transform(load_picture(p), self.image_size) for p in self.paths[start : start + self.batch_size]
-        ]
-        pictures += pictures[:1] * (self.batch_size - len(pictures))
-        return (np.stack(pictures),)
+        paths = self.paths[start : start + self.batch_size]
+        pictures = np.empty((self.batch_size, 3, *self.image_size), np.float32)
+        for path, out in zip(paths, pictures, strict=False):
+            normalize(self.load(path), out)
+        pictures[len(paths) :] = pictures[0]
+        return (pictures,)
 
 
 class _Guarded:

@@ -4,11 +4,17 @@ Not MindCV's: its erasing draws from a state of its own, so that a resumed run w
 """
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ms_unireid.config import AugmentConfig
+from ms_unireid.data.pictures import load_picture
+
+# Gives a picture file's pixels at the network's size, uint8 (H, W, 3): by `load_pixels`, or out of a `DecodedCache`.
+PixelLoader = Callable[[Path], np.ndarray]
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -23,10 +29,28 @@ def resize(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def normalize(pixels: np.ndarray) -> np.ndarray:
-    """Scale uint8 (H, W, 3) to 0-1, normalise with CLIP's statistics and return float32 (3, H, W)."""
-    scaled = (pixels.astype(np.float32) / np.float32(255) - MEAN) / STD
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+def load_pixels(path: Path, image_size: tuple[int, int]) -> np.ndarray:
+    """Decode a picture file and resize it; uint8 (H, W, 3).
+
+    Raises:
+        DataError: See `load_picture`.
+    """
+    return resize(load_picture(path), image_size)
+
+
+def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Scale uint8 (H, W, 3) to 0-1, normalise with CLIP's statistics and return float32 (3, H, W).
+
+    Args:
+        pixels: The picture.
+        out: Where to write, for example its place in a batch, which saves the copy; None makes an array.
+    """
+    out = np.empty((3, *pixels.shape[:2]), np.float32) if out is None else out
+    out[...] = pixels.transpose(2, 0, 1)
+    out /= np.float32(255)
+    out -= MEAN[:, None, None]
+    out /= STD[:, None, None]
+    return out
 
 
 def evaluation_transform(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
@@ -46,14 +70,25 @@ class TrainTransform:
         self.image_size, self.augment = image_size, augment
 
     def __call__(
-        self, photo: Image.Image, sketch: Image.Image, rng: np.random.Generator
+        self,
+        photo: np.ndarray,
+        sketch: np.ndarray,
+        rng: np.random.Generator,
+        out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the augmented photo and sketch, each float32 (3, H, W)."""
+        """Return the augmented photo and sketch, each float32 (3, H, W).
+
+        Args:
+            photo: Its pixels at the training size, uint8 (H, W, 3); left as they are.
+            sketch: Likewise.
+            rng: Decides everything.
+            out: Where to write the two; None makes an array.
+        """
         geometry = self._draw_geometry(rng)
-        photo_pixels = self._apply(photo, geometry)
+        photo_pixels = self._apply(photo, geometry, out[0])
         if not self.augment.share_geometry:
             geometry = self._draw_geometry(rng)
-        sketch_pixels = self._apply(sketch, geometry)
+        sketch_pixels = self._apply(sketch, geometry, out[1])
         return self._erase(photo_pixels, rng), self._erase(sketch_pixels, rng)
 
     def _draw_geometry(self, rng: np.random.Generator) -> tuple[bool, int, int]:
@@ -61,17 +96,17 @@ class TrainTransform:
         top, left = rng.integers(0, 2 * self.augment.pad + 1, 2)
         return flip, int(top), int(left)
 
-    def _apply(self, picture: Image.Image, geometry: tuple[bool, int, int]) -> np.ndarray:
+    def _apply(self, pixels: np.ndarray, geometry: tuple[bool, int, int], out: np.ndarray | None) -> np.ndarray:
         flip, top, left = geometry
-        pixels = resize(picture, self.image_size)
         if flip:
             pixels = pixels[:, ::-1]
         pad = self.augment.pad
         if pad:
             height, width = self.image_size
-            padded = np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)))
+            padded = np.zeros((height + 2 * pad, width + 2 * pad, 3), np.uint8)
+            padded[pad:-pad, pad:-pad] = pixels
             pixels = padded[top : top + height, left : left + width]
-        return normalize(pixels)
+        return normalize(pixels, out)
 
     def _erase(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() < self.augment.erase:

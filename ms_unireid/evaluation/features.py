@@ -17,6 +17,7 @@ from ms_unireid.config import Config
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.data.transforms import PixelLoader
 from ms_unireid.distributed import all_gather_rows
 from ms_unireid.evaluation.questions import SplitFeatures
 from ms_unireid.models.ops import use_fast_ops
@@ -80,6 +81,7 @@ class FeatureExtractor:
         progress: Called with (done, total) batches of what is being encoded, as seen by this process; equally often
             in every process, so that it may talk to the others.
         processes: Those that share the work; each calls the same methods with the same arguments.
+        load: Gives a picture's pixels; None decodes its file.
     """
 
     def __init__(
@@ -88,8 +90,9 @@ class FeatureExtractor:
         config: Config,
         progress: Callable[[int, int], None] | None = None,
         processes: Processes = ALONE,
+        load: PixelLoader | None = None,
     ):
-        self.config, self.progress, self.processes = config, progress, processes
+        self.config, self.progress, self.processes, self.load = config, progress, processes, load
         self.model = model
         if uses_fast_ops(config.runtime):
             use_fast_ops(model)
@@ -103,7 +106,7 @@ class FeatureExtractor:
             DataError: If a picture cannot be read.
         """
         own = paths[self._own_rows(len(paths))]
-        source = PictureSource(own, self.config.eval.batch_size, self.config.model.image_size)
+        source = PictureSource(own, self.config.eval.batch_size, self.config.model.image_size, self.load)
         batches = (batch for (batch,) in iterate(source, self.config.runtime)) if own else iter(())
         return self._encode(self.image_encoder, batches, len(paths))
 

@@ -19,6 +19,7 @@ FREE_KEYS = {
     "eval.missing_shares",
     "eval.multi_query_photos",
     "eval.splits",
+    "runtime.decoded_cache",
     "runtime.device",
     "runtime.device_id",
     "runtime.graph_mode",

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from ms_unireid.config import TASKS, Config, to_dict
 from ms_unireid.data.annotations import Annotation, training_pairs
+from ms_unireid.data.decoded_cache import pixel_loader
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.data.loading import load_splits
 from ms_unireid.data.pipeline import TrainingSource, iterate
@@ -45,6 +47,10 @@ class _Plan:
     splits: dict[str, tuple[Annotation, ...]]
     reported: tuple[str, ...]
     selection: str
+
+    def pictures(self) -> Iterator[Path]:
+        """Go through the photos and sketches of every split."""
+        return (path for split in self.splits.values() for entry in split for path in (entry.photo, entry.sketch))
 
 
 def plan_data(config: Config) -> _Plan:
@@ -112,7 +118,10 @@ class Trainer:
             load_pretrained(self.model, config.model.pretrained, config.model)
         self.step = TrainStep(self.model, config, processes)
         self.stop = StopRequest(f"go on with train.resume={self.folder.root}", processes)
-        self.extractor = FeatureExtractor(self.model, config, lambda done, total: self.stop.check(), processes)
+        self.load = pixel_loader(config.runtime, config.model.image_size, self.plan.pictures())
+        self.extractor = FeatureExtractor(
+            self.model, config, lambda done, total: self.stop.check(), processes, self.load
+        )
         self.epoch, self.done, self.global_step = 1, 0, 0
         self.fell_back = False
         if resumed:
@@ -194,7 +203,9 @@ class Trainer:
     def _train_batches(self, epoch: int, batches: list[Any]) -> None:
         self.step.set_train()
         seed = self.config.train.seed
-        source = TrainingSource(self.pairs, batches, self.transform, self.tokenizer, seed, epoch, self.processes)
+        source = TrainingSource(
+            self.pairs, batches, self.transform, self.tokenizer, seed, epoch, self.processes, self.load
+        )
         steps = self.done + len(batches)
         clock, seen = time.perf_counter(), 0
         for images, sketches, token_ids in iterate(source, self.config.runtime):

@@ -6,6 +6,7 @@ from PIL import Image
 
 from ms_unireid.config import AugmentConfig, RuntimeConfig
 from ms_unireid.data.annotations import Pair
+from ms_unireid.data.decoded_cache import open_decoded_cache
 from ms_unireid.data.pipeline import PictureSource, TrainingSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform, evaluation_transform
@@ -57,6 +58,17 @@ def test_workers_change_nothing(pairs, order, workers, prefetch):
     assert [[(a.dtype, a.shape) for a in batch] for batch in found] == [
         [(np.float32, (n, 3, *SIZE)), (np.float32, (n, 3, *SIZE)), (np.int32, (n, 16))] for n in (4, 4, 3)
     ]
+
+
+def test_pixels_out_of_a_cache_are_the_same(pairs, order, tmp_path):
+    load = open_decoded_cache(tmp_path, SIZE, [path for pair in pairs for path in (pair.photo, pair.sketch)])
+    paths = [pair.sketch for pair in pairs]
+    expected = drawn(source(pairs, order)), drawn(PictureSource(paths, 4, SIZE))
+    cached = source(pairs, order)
+    cached.load = load
+    found = drawn(cached, 2), drawn(PictureSource(paths, 4, SIZE, load), 2)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_same(ours, theirs)
 
 
 def test_rows_belong_to_their_pairs(pairs, order):

@@ -21,8 +21,8 @@ def picture(seed=0, width=23, height=51):
 
 
 def transformed(augment, seed, first=None, second=None):
-    transform = TrainTransform(SIZE, augment)
-    return transform(first or picture(0), second or picture(1), np.random.default_rng(seed))
+    sources = (resize(first or picture(0), SIZE), resize(second or picture(1), SIZE))
+    return TrainTransform(SIZE, augment)(*sources, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("size", [(384, 128), SIZE, (17, 40)])
@@ -66,10 +66,19 @@ def test_generator_alone_decides():
 
 
 def test_sources_stay_as_they_are():
-    source = picture(0)
-    before = np.asarray(source).copy()
-    transformed(AugmentConfig(erase=1), 0, source, source)
-    np.testing.assert_array_equal(np.asarray(source), before)
+    source = resize(picture(0), SIZE)
+    before = source.copy()
+    TrainTransform(SIZE, AugmentConfig(erase=1))(source, source, np.random.default_rng(0))
+    np.testing.assert_array_equal(source, before)
+
+
+def test_a_given_place_is_filled_with_the_same():
+    places = np.full((2, 3, *SIZE), np.nan, np.float32)
+    sources = (resize(picture(0), SIZE), resize(picture(1), SIZE))
+    written = TrainTransform(SIZE, AugmentConfig())(*sources, np.random.default_rng(3), tuple(places))
+    for place, array, expected in zip(places, written, transformed(AugmentConfig(), 3), strict=True):
+        assert np.shares_memory(place, array)
+        np.testing.assert_array_equal(place, expected)
 
 
 def test_flip_mirrors():

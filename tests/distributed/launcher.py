@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 150  # seconds; msrun needs about twenty before and after the script, and half a minute more for a failure
+LIMIT = 300  # seconds; msrun needs about twenty before and after the script, and half a minute more for a failure
 SHOWN = 4000  # characters of each log in a failure
 
 

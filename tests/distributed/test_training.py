@@ -28,22 +28,30 @@ def steps(run: Path) -> list[dict]:
     return log_lines(run, "step")
 
 
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory) -> Path:
+    """Return the folder of the run of one process that decodes every picture itself."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    load_tool("train.py").main(train_arguments(data, folder, *TRAINING))
+    return folder
+
+
 @pytest.mark.parametrize("options", [(), ("train.cache_chunk=2",)], ids=["whole", "cached"])
-def test_two_processes_equal_one(data, tmp_path, options):
+def test_two_processes_equal_one(data, alone, tmp_path, options):
+    options = (*options, f"runtime.decoded_cache={tmp_path / 'decoded'}")
     launched = launch(
         TOOLS / "train.py", *train_arguments(data, tmp_path / "two", *TRAINING, *options), folder=tmp_path / "logs"
     )
     assert launched.returncode == 0, launched.explain()
-    load_tool("train.py").main(train_arguments(data, tmp_path / "one", *TRAINING))
-    one, two = (steps(tmp_path / name) for name in ("one", "two"))
+    one, two = steps(alone), steps(tmp_path / "two")
     assert len(one) == len(two) == 18
     for ours, theirs in zip(two, one, strict=True):
         for key in ("loss", "gradient_norm", "weight_text", "interaction"):
             assert ours[key] == pytest.approx(theirs[key], rel=2e-4), (ours["step"], key)
-    found, expected = (read_checkpoint(tmp_path / name / "last.ckpt").tensors for name in ("two", "one"))
+    found, expected = (read_checkpoint(run / "last.ckpt").tensors for run in (tmp_path / "two", alone))
     weights = [name for name in expected if not name.startswith(("exp_avg", "beta"))]
     assert found.keys() == expected.keys()
     differences = {name: float(np.abs(found[name] - expected[name]).max()) for name in weights}
     assert max(differences.values()) < 1e-5, max(differences, key=differences.get)
-    start = parity.parameters(build_model(load_config(tmp_path / "one" / "config.yaml").model, 1))
+    start = parity.parameters(build_model(load_config(alone / "config.yaml").model, 1))
     assert max(float(np.abs(expected[name] - start[name]).max()) for name in weights) > 1e-3

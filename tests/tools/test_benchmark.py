@@ -1,4 +1,4 @@
-"""The benchmarks of the evaluation and of exported encoders: the baseline is the definition, figures of real runs."""
+"""The benchmarks: their baselines are the definition, and their figures are of real runs."""
 
 import json
 import os
@@ -8,6 +8,10 @@ import pytest
 from evaluation.cases import RULES, assert_same, exact_similarity, literal_scores, random_case
 from tool_runner import ROOT, load_tool, run_tool
 
+from ms_unireid.config import AugmentConfig
+from ms_unireid.data.pictures import load_picture
+from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import UserError
 from ms_unireid.evaluation.metrics import Gallery, Queries, evaluate_retrieval
 
@@ -74,6 +78,54 @@ def test_precisions_of_a_tiny_model(tool, data, tmp_path, capsys):
     assert all(scores["float32"] == pytest.approx(scores["mindspore"], abs=1) for scores in result["mAP"].values())
     assert result["times"]["mindspore"]["seconds"]["median"] == 1 and result["times"]["int8"]["seconds"]["min"] > 0
     assert "R1 fusion full_gallery: mindspore " in capsys.readouterr().out
+
+
+@pytest.fixture
+def small_input(tool, monkeypatch):
+    """Small pictures and batches, and every job in this process."""
+
+    def here(job, *arguments):
+        return tool.JOBS[job](*map(str, arguments))
+
+    for owner in ("benchmarks.runs", "benchmarks.input"):
+        monkeypatch.setattr(f"{owner}.alone", here)
+    monkeypatch.setattr(tool.input, "SIZE", (48, 16))
+    monkeypatch.setattr(tool.input, "BATCH", 4)
+    monkeypatch.setattr(tool.input, "_has_torch", lambda: False)  # its processes would be forked from this one
+
+
+def test_a_small_measurement_of_the_input(tool, small_input, data, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    given = ["--root", str(data), "--pairs", "10", "--rounds", "1", "--step-seconds", "0.01", "--json", str(out)]
+    tool.main(["input", *given])
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["pixels"] == {"pairs": 20, "pictures": 10, "different_pictures": 0, "different_batches": 0}
+    assert result["pairs_per_second"].keys() == {"decoded", "cached", "loop"}
+    for name in ("decoded", "cached"):
+        speeds = (result["pairs_per_second"][one]["median"] for one in (name, "loop"))
+        assert result["times_as_fast_as_the_loop"][name]["median"] == pytest.approx(next(speeds) / next(speeds))
+        seconds = result["epoch_seconds"][name]["median"]
+        assert seconds * result["pairs_per_second"][name]["median"] == pytest.approx(68126)
+    assert len(result["step_with_input_to_constant_batch"]) == 4
+    assert "pictures checked: 10, 0 differ from PIL's" in capsys.readouterr().out
+
+
+def test_other_pixels_are_noticed(tool, small_input, data, tmp_path, monkeypatch):
+    resized = tool.input._resized
+    monkeypatch.setattr(tool.input, "_resized", lambda path: resized(path).point(lambda level: level ^ 1))
+    found = tool.input.check(str(data), "10", "1", str(tmp_path))
+    assert (found["different_pictures"], found["different_batches"]) == (found["pictures"], 0)
+
+
+def test_the_loop_gives_the_pictures_of_evaluation_where_nothing_is_drawn(tool, small_input, data, monkeypatch):
+    monkeypatch.setattr(tool.input, "AUGMENT", AugmentConfig(flip=0, pad=0, erase=0))
+    pairs = tool.input._pairs(str(data), "3")
+    samples = tool.input._Samples(pairs)
+    for number, pair in enumerate(pairs):
+        photo, sketch, token_ids = samples[number]
+        for path, pixels in ((pair.photo, photo), (pair.sketch, sketch)):
+            np.testing.assert_allclose(pixels, evaluation_transform(load_picture(path), (48, 16)), rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(token_ids, Tokenizer(77)([pair.caption])[0])
 
 
 def test_a_size_that_does_not_exist():

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tool_runner import LIMIT, TINY, command, log_lines, run_tool
+from tool_runner import LIMIT, TINY, command, load_tool, log_lines, run_tool
 
 ARGUMENTS = ("--table", "2", "--datasets", "synthetic", "--rows", "text", "sketch")
 
@@ -27,7 +27,7 @@ def arguments(data: Path, output: Path) -> list[str]:
     ]
 
 
-def test_a_table_that_is_killed_goes_on_where_it_was(data, tmp_path):
+def test_a_table_that_is_killed_goes_on_where_it_was(data, tmp_path, capsys):
     asked = arguments(data, tmp_path)
     started = subprocess.Popen(
         command("reproduce_tables.py", *asked), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -41,10 +41,10 @@ def test_a_table_that_is_killed_goes_on_where_it_was(data, tmp_path):
     kept = {p.name: p.stat().st_mtime_ns for p in first.iterdir()}
     assert "results.json" in kept and not (tmp_path / "table_2.md").exists()
 
-    plan = run_tool("reproduce_tables.py", *asked, "--dry-run")
-    assert plan.returncode == 0, plan.stderr
-    assert "synthetic    text     seed 1: steps left 0 of 18, time 0:00:00 (finished)" in plan.stdout
-    assert "runs: 2, lines: 2" in plan.stdout
+    load_tool("reproduce_tables.py").main([*asked, "--dry-run"])
+    plan = capsys.readouterr().out
+    assert "synthetic    text     seed 1: steps left 0 of 18, time 0:00:00 (finished)" in plan
+    assert "runs: 2, lines: 2" in plan
 
     done = run_tool("reproduce_tables.py", *asked)
     assert done.returncode == 0, done.stderr
@@ -57,8 +57,7 @@ def test_a_table_that_is_killed_goes_on_where_it_was(data, tmp_path):
     assert found.keys() == {("text", "text"), ("sketch", "sketch")}
     for task in found:
         checkpoint = tmp_path / "synthetic" / task[1] / "seed_1" / f"best_{task[0]}.ckpt"
-        alone = run_tool("evaluate.py", "--checkpoint", checkpoint, "--json", tmp_path / "alone.json")
-        assert alone.returncode == 0, alone.stderr
+        load_tool("evaluate.py").main(["--checkpoint", str(checkpoint), "--json", str(tmp_path / "alone.json")])
         rows = json.loads((tmp_path / "alone.json").read_text(encoding="utf-8"))["rows"]
         (row,) = [r for r in rows if (r["task"], r["protocol"]) == (task[0], "exclude_source_photo")]
         assert found[task]["values"] == [row["R1"]] and found[task]["paper"] is None

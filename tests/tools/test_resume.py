@@ -1,7 +1,7 @@
 """A run that meets a kill, a damaged state or a full disk: it goes on as if nothing had been, or tells why it cannot.
 
-The trainer is the real one, on real pictures; the step and the encoders are stand-ins of a few operations, so that a
-kill can be tried at every single write.
+The trainer is the real one, on real pictures; the step, the encoders and the drawing of curves are stand-ins of a few
+operations, so that a kill can be tried at every single write.
 """
 
 import contextlib
@@ -21,10 +21,12 @@ from tool_runner import CONFIGS, log_lines, run_tool, train_arguments
 
 from ms_unireid.config import load_config
 from ms_unireid.conversion import names
+from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.files import replacing
 from ms_unireid.models import clip
-from ms_unireid.training import trainer
+from ms_unireid.training import monitor, trainer
 from ms_unireid.training.checkpoint import read_checkpoint
 from ms_unireid.training.run_folder import RunFolder
 from ms_unireid.training.train_step import StepResult, TrainStep
@@ -61,17 +63,33 @@ class CheapFeatures:
         return SplitFeatures(photo, sketch, text, data.person_ids, np.arange(count))
 
 
-@pytest.fixture(autouse=True)
-def cheap(monkeypatch):
-    monkeypatch.setattr(trainer, "TrainStep", CheapStep)
-    monkeypatch.setattr(trainer, "FeatureExtractor", CheapFeatures)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    for module in (clip, names):
-        monkeypatch.setattr(module, "VOCABULARY_SIZE", 64)
+def cheap_curves(log_file: Path, output: Path) -> None:
+    """Write what the curves would be drawn from; matplotlib takes ten times as long as the rest of a run."""
+    with replacing(output) as temporary:
+        temporary.write_bytes(log_file.read_bytes())
 
 
-@pytest.fixture
-def train(data) -> Callable[..., None]:
+def cheap_lists(feats: SplitFeatures, data: EvaluationSet, path: Path) -> None:
+    """Write what the ranked lists would be drawn from."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(feats.photo.tobytes())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "TrainStep", CheapStep)
+        patch.setattr(trainer, "FeatureExtractor", CheapFeatures)
+        patch.setattr(monitor, "draw_curves", cheap_curves)
+        patch.setattr(trainer, "draw_ranked_lists", cheap_lists)
+        patch.setattr(os, "fsync", lambda _: None)
+        for module in (clip, names):
+            patch.setattr(module, "VOCABULARY_SIZE", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def train(cheap, data) -> Callable[..., None]:
     """Return a function that trains into a folder, going on with what is there."""
 
     def run(folder: Path, *overrides: str) -> None:
@@ -81,10 +99,12 @@ def train(data) -> Callable[..., None]:
     return run
 
 
-@pytest.fixture
-def straight(train, tmp_path) -> Path:
-    train(tmp_path / "straight")
-    return tmp_path / "straight"
+@pytest.fixture(scope="module")
+def straight(train, tmp_path_factory) -> Path:
+    """Return the folder of a run that nothing happened to; to be left as it is."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    train(folder)
+    return folder
 
 
 @contextlib.contextmanager
@@ -176,6 +196,18 @@ def test_without_checkpoint_every_an_epochs_end_is_saved_only(train, tmp_path):
     assert (position(tmp_path / "run/last.ckpt"), position(tmp_path / "run/previous.ckpt")) == (6, 3)
 
 
+def test_a_cache_of_decoded_pictures_changes_no_number(train, straight, tmp_path):
+    run, cache = tmp_path / "run", f"runtime.decoded_cache={tmp_path / 'decoded'}"
+    with contextlib.suppress(Killed), killed_at(2, CheapStep, "__call__", lambda *_: None):
+        train(run, cache)
+    (pixels,) = (tmp_path / "decoded").glob("*.pixels")
+    assert pixels.stat().st_size == 2 * (36 + 12) * 32 * 16 * 3  # photos and sketches of train and val
+    with contextlib.suppress(Killed), killed_at(3, CheapStep, "__call__", lambda *_: None):
+        train(run)
+    train(run, cache)
+    assert_same_run(run, straight)
+
+
 DAMAGES = {
     "cut in half": cut,
     "empty": lambda p: p.write_bytes(b""),
@@ -211,14 +243,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def test_two_damaged_states_are_an_error_and_stay_as_they_are(train, straight):
+def test_two_damaged_states_are_an_error_and_stay_as_they_are(train, straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
     for name in ("last.ckpt", "previous.ckpt"):
-        cut(straight / name)
-    before = contents(straight)
+        cut(run / name)
+    before = contents(run)
     with pytest.raises(CheckpointError, match=r"neither state .*last\.ckpt.*previous\.ckpt.* delete both"):
-        train(straight)
-    assert contents(straight) == before
-    done = run_tool("train.py", f"train.resume={straight}")
+        train(run)
+    assert contents(run) == before
+    done = run_tool("train.py", f"train.resume={run}")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
 

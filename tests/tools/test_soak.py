@@ -122,7 +122,7 @@ def soak(data: Path, place: Path, between: tuple[int, int], *overrides: str) -> 
 
 
 def test_a_run_killed_again_and_again_ends_as_one_that_never_was(data, tmp_path):
-    kills, _ = soak(data, tmp_path, (20, 35), "train.epochs=9", "train.checkpoint_every=4")
+    kills, _ = soak(data, tmp_path, (10, 16), "train.epochs=6", "train.checkpoint_every=4")
     assert len(kills.steps) >= 2
 
 

@@ -206,12 +206,13 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(finished, data, tmp_path, num
     assert_same_run(run, finished[0])
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch(finished, data, tmp_path):
+def test_a_killed_run_goes_on_from_its_last_epoch(finished, data, tmp_path, capsys):
     run = tmp_path / "run"
     done = stop_at(STEPS + 3, signal.SIGKILL, run, train_arguments(data, run))
     assert done.returncode == -signal.SIGKILL
     assert len(log_lines(run, "step")) < 3 * STEPS
-    resume(run)
+    load_tool("train.py").main([f"train.resume={run}"])
+    assert HEADER in capsys.readouterr().out
     assert_same_run(run, finished[0])
 
 
@@ -227,8 +228,7 @@ def test_a_finished_run_resumes_to_its_table(finished, tmp_path, capsys):
 
 
 def test_workers_and_prefetch_change_nothing(finished, data, tmp_path):
-    arguments = train_arguments(data, tmp_path / "run", "runtime.workers=1", "runtime.prefetch=1")
-    assert run_tool("train.py", *arguments).returncode == 0
+    train_here(data, tmp_path / "run", "runtime.workers=1", "runtime.prefetch=1")
     assert_same_run(tmp_path / "run", finished[0])
 
 
