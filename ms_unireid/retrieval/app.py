@@ -46,7 +46,9 @@ class SearchPage:
         """
         self._worker, self._queries, self._busy = worker, history, False
         with ui.element("header").classes("top"):
-            ui.html(f"<h1>{_TITLE}</h1>", sanitize=False)
+            with ui.element("h1"):
+                ui.label(_TITLE)
+            ui.label("The score is the cosine similarity of the query and the photo.").classes("hint")
         with ui.element("main").classes("page"):
             with ui.element("section").classes("form").props('aria-label="Query"'):
                 self._form = QueryForm(worker, self._search_form, lambda problem: self._results.show_problem(problem))
@@ -105,7 +107,7 @@ class SearchPage:
             for query in self._queries:
                 with ui.element("li"):
                     button = ui.button(query.name(), icon="history", on_click=lambda query=query: self._repeat(query))
-                    button.props("flat dense no-caps align=left")
+                    button.props("flat dense no-caps no-wrap align=left")
 
 
 def build_site(worker: SearchWorker, token: str | None = None) -> Guard:

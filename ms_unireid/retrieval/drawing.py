@@ -21,7 +21,6 @@ class Drawing:
 
     Attributes:
         size: Width and height of the paper in its units.
-        strokes: The finished strokes and the one under the pen.
     """
 
     def __init__(self, image_size: tuple[int, int], strokes: tuple[Stroke, ...] = ()):
@@ -33,23 +32,35 @@ class Drawing:
         """
         height, width = image_size
         self.size = (round(HEIGHT * width / height, 1), HEIGHT)
-        self.strokes = strokes
+        self._strokes = [list(stroke) for stroke in strokes]
+        self._points = sum(map(len, strokes))
         self._pen_is_down = False
+
+    @property
+    def strokes(self) -> tuple[Stroke, ...]:
+        """Return the finished strokes and the one under the pen."""
+        return tuple(tuple(stroke) for stroke in self._strokes)
+
+    @property
+    def latest(self) -> tuple[Stroke, ...]:
+        """Return the latest stroke alone, or none."""
+        return tuple(tuple(stroke) for stroke in self._strokes[-1:])
 
     def pen_down(self, x: object, y: object) -> None:
         """Begin a stroke; what is not a place on paper is ignored."""
-        point = self._point(x, y)
+        point = self._place(x, y)
         if point is not None:
-            self.strokes += ((point,),)
+            self._strokes.append([point])
+            self._points += 1
             self._pen_is_down = True
 
     def pen_move(self, x: object, y: object) -> bool:
         """Lead the pen to a place; tell whether that added to the drawing."""
-        point = self._point(x, y)
-        if not self._pen_is_down or point is None or math.dist(point, self.strokes[-1][-1]) < 1:
+        point = self._place(x, y)
+        if not self._pen_is_down or point is None or math.dist(point, self._strokes[-1][-1]) < 1:
             return False
-        *before, stroke = self.strokes
-        self.strokes = (*before, (*stroke, point))
+        self._strokes[-1].append(point)
+        self._points += 1
         return True
 
     def pen_up(self) -> None:
@@ -57,29 +68,25 @@ class Drawing:
         self._pen_is_down = False
 
     def undo(self) -> None:
-        """Take the last stroke away."""
-        self.strokes = self.strokes[:-1]
-        self._pen_is_down = False
-
-    def clear(self) -> None:
-        """Take all strokes away."""
-        self.strokes = ()
-        self._pen_is_down = False
+        """Take the latest stroke away."""
+        self.pen_up()
+        if self._strokes:
+            self._points -= len(self._strokes.pop())
 
     def render(self) -> Image.Image:
         """Render the drawing as black lines on white; mode RGB, two pixels to a unit."""
         width, height = self.size
         picture = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), "white")
         pen = ImageDraw.Draw(picture)
-        for stroke in self.strokes:
+        for stroke in self._strokes:
             _render_stroke(pen, [(x * _SCALE, y * _SCALE) for x, y in stroke])
         return picture
 
-    def _point(self, x: object, y: object) -> Point | None:
-        """Return a place on paper, the nearest one for a pen beside it; the values come from a browser."""
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in (x, y)):
+    def _place(self, x: object, y: object) -> Point | None:
+        """Return the place on paper, the nearest one for a pen beside it; the values come from a browser."""
+        if self._points >= MAX_POINTS:
             return None
-        if sum(map(len, self.strokes)) >= MAX_POINTS:
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in (x, y)):
             return None
         return tuple(round(min(max(value, 0), limit), 1) for value, limit in zip((x, y), self.size, strict=True))
 

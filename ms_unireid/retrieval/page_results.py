@@ -69,8 +69,8 @@ class ResultList:
             picture.on("click", search_from, args=[])
             with ui.element("div").classes("card-line"):
                 ui.label(f"{hit.rank}").classes("rank")
-                ui.label(f"{hit.score:.3f}").classes("score")
+                ui.label(f"{hit.score:.3f}").classes("score").props('title="cosine similarity"')
             name = ui.label(hit.path.name).classes("name")
             name.props["title"] = hit.path.name
             button = ui.button("Search from it", icon="image_search", on_click=search_from)
-            button.props("flat dense no-caps").props["aria-label"] = f"Search from photo {hit.path.name}"
+            button.props("flat dense no-caps no-wrap").props["aria-label"] = f"Search from photo {hit.path.name}"

@@ -39,8 +39,9 @@ class SketchBox:
         self._drawing = Drawing(worker.image_size)
         with ui.element("div").classes("sketch"):
             self._build_paper()
-            with ui.element("div").classes("sketch-buttons"):
+            with ui.element("div").classes("sketch-side"):
                 self._build_buttons()
+                ui.label("Draw with mouse, pen or finger: head to feet, as large as the sheet.").classes("hint")
         self._draw()
 
     @property
@@ -85,7 +86,7 @@ class SketchBox:
             return
         elif not self._drawing.pen_move(x, y):
             return
-        self._wet_ink.content = to_svg(self.strokes[-1:])
+        self._wet_ink.content = to_svg(self._drawing.latest)
 
     def _take_back(self) -> None:
         self._drawing.undo()
@@ -117,7 +118,7 @@ class SketchBox:
 
 
 def _button(text: str, icon: str, on_click: Callable[[], Any] | None = None) -> ui.button:
-    return ui.button(text, icon=icon, on_click=on_click).props("flat dense no-caps align=left")
+    return ui.button(text, icon=icon, on_click=on_click).props("flat dense no-caps no-wrap align=left")
 
 
 def _data_url(picture: Image.Image) -> str:

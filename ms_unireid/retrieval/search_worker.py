@@ -8,12 +8,13 @@ from typing import TypeVar
 
 from PIL import Image
 
+from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import resize
 from ms_unireid.retrieval.page_query import PageQuery
 from ms_unireid.retrieval.searcher import Hit, Searcher
 
 Result = TypeVar("Result")
-_LAST_WORDS = 5
+_LAST_WORDS, _LAST_CHARACTERS = 5, 60
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class SearchWorker:
         # Uploads are decoded here as well: the largest take much memory, one at a time at most.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
         self.searcher = self._thread.submit(open_searcher).result()
-        self.image_size = tuple(self.searcher.config.model.image_size)
+        model = self.searcher.config.model
+        self.image_size = tuple(model.image_size)
+        self._tokenizer = Tokenizer(model.context_length)
         height, width = self.image_size
         sheet = Image.new("RGB", (width, height), "white")
         self._thread.submit(self._answer, PageQuery(text="a person", upload=sheet)).result()
@@ -81,11 +84,11 @@ class SearchWorker:
 
     def _note(self, text: str) -> str:
         """Tell where the model stops reading a description that is too long for it."""
-        tokenizer = self.searcher.tokenizer
-        if tokenizer.lengths([text])[0] <= tokenizer.context_length:
+        length = self._tokenizer.context_length
+        if self._tokenizer.lengths([text])[0] <= length:
             return ""
-        last = " ".join(tokenizer.decode(tokenizer([text])[0]).split()[-_LAST_WORDS:])
+        last = " ".join(self._tokenizer.decode(self._tokenizer([text])[0]).split()[-_LAST_WORDS:])
         return (
-            f"The description is longer than the model reads: only its first {tokenizer.context_length - 2} tokens "
-            f"count, up to “… {last}”."
+            f"The description is longer than the model reads: only its first {length - 2} tokens count, "
+            f"up to “… {last[-_LAST_CHARACTERS:]}”."
         )

@@ -27,8 +27,11 @@ def decode_upload(data: bytes) -> Image.Image:
     """
     try:
         return _decode(data)
+    except Image.DecompressionBombError as error:
+        reason, cause = f"more pixels than Pillow opens, expected at most {MAX_PIXELS:,}", error
     except DECODE_ERRORS as error:
-        raise DataError(f"The upload cannot be used: {describe(error)}. Upload one still picture.") from error
+        reason, cause = describe(error), error
+    raise DataError(f"The upload cannot be used: {reason}. Upload one still picture.") from cause
 
 
 def _decode(data: bytes) -> Image.Image:
