@@ -15,6 +15,8 @@ _HOMES = {
     "load_config": "ms_unireid.config",
     "build_model": "ms_unireid.models.unireid",
     "UNIReID": "ms_unireid.models.unireid",
+    "PhotoIndex": "ms_unireid.retrieval.index",
+    "Searcher": "ms_unireid.retrieval.searcher",
     "load_checkpoint": "ms_unireid.training.checkpoint",
     "Tokenizer": "ms_unireid.data.tokenizer",
     "Trainer": "ms_unireid.training.trainer",

@@ -17,6 +17,10 @@ class CheckpointError(UserError):
     """A checkpoint cannot be read or does not fit the model."""
 
 
+class QueryError(UserError):
+    """A query is empty, or holds what cannot be searched for."""
+
+
 class EnvironmentProblem(UserError):
     """The installed packages or the requested device cannot run the project."""
 

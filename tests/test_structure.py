@@ -90,7 +90,7 @@ FLOORS = [
             "synthetic_drawing",
             "synthetic",
         ],
-        "models": ["products", "transformer", "positions", "vision", "clip", "unireid"],
+        "models": ["products", "transformer", "positions", "vision", "clip", "unireid", "rollout"],
         "losses": ["contrastive", "dynamic", "interaction", "objective"],
     },
     {
@@ -129,6 +129,7 @@ FLOORS = [
             "protocols",
             "features",
             "evaluator",
+            "figures",
             "paper_tables",
         ],
     },
@@ -156,7 +157,20 @@ FLOORS = [
             "doctor",
         ]
     },
-    {"retrieval": ["figures", "error_analysis"]},
+    {
+        "retrieval": [
+            "error_analysis",
+            "manifest",
+            "index",
+            "scanning",
+            "indexing",
+            "nearest",
+            "queries",
+            "searcher",
+            "search_report",
+            "search_figure",
+        ]
+    },
 ]
 
 WITHOUT_MINDSPORE = [
@@ -246,7 +260,13 @@ WITHOUT_MINDSPORE = [
     "training.doctor_packages",
     "training.doctor_child",
     "training.doctor",
-    "retrieval.figures",
+    "evaluation.figures",
+    "retrieval.manifest",
+    "retrieval.index",
+    "retrieval.scanning",
+    "retrieval.nearest",
+    "retrieval.queries",
+    "retrieval.search_report",
 ]
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")

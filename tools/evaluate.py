@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.markdown:
         write_text(options.markdown, to_markdown(rows) + "\n")
     if options.figure:
-        from ms_unireid.retrieval.figures import draw_ranked_lists
+        from ms_unireid.evaluation.figures import draw_ranked_lists
 
         draw_ranked_lists(evaluated.feats, evaluated.data, options.figure, options.queries)
     if options.errors:

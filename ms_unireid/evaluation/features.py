@@ -61,6 +61,7 @@ class FeatureExtractor:
         processes: Processes = ALONE,
     ):
         self.config, self.progress, self.processes = config, progress, processes
+        self.model = model
         self.image_encoder, self.text_encoder = _ImageEncoder(model), _TextEncoder(model)
         self.tokenizer = Tokenizer(config.model.context_length)
 

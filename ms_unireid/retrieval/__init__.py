@@ -1,1 +1,1 @@
-"""Ranked lists for people to look at."""
+"""Photos found in an index, and errors of a checkpoint looked at."""

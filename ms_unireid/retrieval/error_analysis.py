@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.data.evaluation_sets import EvaluationSet
+from ms_unireid.evaluation.figures import draw_queries
 from ms_unireid.evaluation.metrics import Gallery, Queries, QueryScores, score_queries
 from ms_unireid.evaluation.protocols import tasks_of
 from ms_unireid.evaluation.questions import NONE, TASK_SYMBOLS, Questions, SplitFeatures, against_gallery, ask
 from ms_unireid.evaluation.similarity import similarity_blocks
 from ms_unireid.files import write_text
-from ms_unireid.retrieval.figures import draw_queries
 
 COLUMNS = (
     "task", "query", "person", "caption", "sketch", "first_rank", "AP", "INP", "matches", "first_result",

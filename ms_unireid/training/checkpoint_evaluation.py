@@ -1,5 +1,6 @@
 """Checkpoints on any data sets: each model built once, each data set encoded and evaluated."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,6 @@ class CheckpointEvaluator:
         saved = self.checkpoint.meta["config"]
         self.config = load_config(files, overrides) if files else config_from_dict(saved, str(path), overrides)
         self.progress = progress
-        self.extractor: FeatureExtractor | None = None
 
     @property
     def trained_on(self) -> str:
@@ -110,15 +110,19 @@ class CheckpointEvaluator:
         Raises:
             UserError: If a picture cannot be read, or the checkpoint does not fit the config's model.
         """
-        return self._extractor().encode(data)
+        return self.extractor.encode(data)
 
-    def _extractor(self) -> FeatureExtractor:
-        if self.extractor is None:
-            prepare(self.config.runtime)
-            model = build_model(self.config.model)
-            fill(model.get_parameters(), self.checkpoint)
-            self.extractor = FeatureExtractor(model, self.config, self.progress)
-        return self.extractor
+    @functools.cached_property
+    def extractor(self) -> FeatureExtractor:
+        """What encodes with the checkpoint's model, which is built here.
+
+        Raises:
+            UserError: If the checkpoint does not fit the config's model, or the device cannot be used.
+        """
+        prepare(self.config.runtime)
+        model = build_model(self.config.model)
+        fill(model.get_parameters(), self.checkpoint)
+        return FeatureExtractor(model, self.config, self.progress)
 
 
 def evaluate_checkpoints(

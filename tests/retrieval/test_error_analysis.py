@@ -12,10 +12,10 @@ from PIL import Image
 from ms_unireid.config import TASKS
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.errors import DataError
+from ms_unireid.evaluation.figures import draw_ranked_lists, rank_query
 from ms_unireid.evaluation.protocols import evaluate_row, tasks_of
 from ms_unireid.evaluation.questions import TASK_SYMBOLS, SplitFeatures, ask
 from ms_unireid.retrieval.error_analysis import COLUMNS, analyse_errors
-from ms_unireid.retrieval.figures import draw_ranked_lists, rank_query
 
 WORDS = (1, 10, 11, 25, 55)
 

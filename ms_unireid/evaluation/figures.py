@@ -1,7 +1,11 @@
-"""Ranked lists as pictures: the query, its best results, hits framed green and misses red (as in Figure 4)."""
+"""Ranked lists as pictures, of training, evaluation and search alike (as in Figure 4).
+
+The query, its best results with rank, score and person; hits framed green, misses red, what nobody knows grey.
+"""
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +19,66 @@ from ms_unireid.files import replacing
 
 CELL = (72, 168)
 FRAME, GAP, LABEL, QUERY_WIDTH, TITLE = 4, 8, 16, 240, 28
-HIT, MISS, INK = (22, 150, 60), (205, 40, 40), (30, 30, 30)
+HIT, MISS, UNKNOWN, INK = (22, 150, 60), (205, 40, 40), (150, 150, 150), (30, 30, 30)
 _COLOURS = "green: the person, red: someone else"
 _LEFT_OUT = "; the photo behind the query is left out"
+_SKETCH_SHARE = 0.9  # of a result's size
+_ROWS_OF_TEXT = 12
+
+
+@dataclass(frozen=True)
+class Result:
+    """A photo of a ranked list.
+
+    Attributes:
+        picture: The photo, or its file.
+        label: Beneath it.
+        hit: Whether it shows the person asked for; None if nobody knows.
+    """
+
+    picture: Image.Image | Path
+    label: str
+    hit: bool | None = None
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """A query and what it found.
+
+    Attributes:
+        title: Above the query.
+        text: Description that was asked, or empty.
+        sketch: Picture that was asked, or its file, or None.
+        results: Best first.
+    """
+
+    title: str
+    text: str
+    sketch: Image.Image | Path | None
+    results: Sequence[Result]
+
+
+def draw_lists(lists: Sequence[RankedList], path: Path, title: str, columns: int) -> None:
+    """Draw ranked lists one below the other.
+
+    Args:
+        lists: What to draw.
+        path: PNG to write.
+        title: At the top.
+        columns: Results that there is room for.
+
+    Raises:
+        DataError: If a picture cannot be read.
+        UserError: If the file cannot be written.
+    """
+    strips = [_strip(one, columns) for one in lists]
+    width, height = strips[0].size
+    sheet = Image.new("RGB", (width, TITLE + height * len(strips)), "white")
+    ImageDraw.Draw(sheet).text((GAP, GAP), title, INK, _font(12))
+    for row, strip in enumerate(strips):
+        sheet.paste(strip, (0, TITLE + row * height))
+    with replacing(Path(path)) as temporary:
+        sheet.save(temporary, format="PNG")
 
 
 def draw_ranked_lists(feats: SplitFeatures, data: EvaluationSet, path: Path, count: int = 4, top_k: int = 5) -> None:
@@ -62,15 +123,9 @@ def draw_queries(
         UserError: If the file cannot be written.
     """
     questions = {task: ask(task, feats) for task in dict.fromkeys(task for task, _ in asked)}
-    strips = [_strip(feats, data, questions[task], task, query, top_k) for task, query in asked]
-    width, height = strips[0].size
-    sheet = Image.new("RGB", (width, TITLE + height * len(strips)), "white")
+    lists = [_ranked(feats, data, questions[task], task, query, top_k) for task, query in asked]
     explanation = _COLOURS if feats.caption_photos is None else _COLOURS + _LEFT_OUT
-    ImageDraw.Draw(sheet).text((GAP, GAP), f"{title}; {explanation}", INK, _font(12))
-    for row, strip in enumerate(strips):
-        sheet.paste(strip, (0, TITLE + row * height))
-    with replacing(Path(path)) as temporary:
-        sheet.save(temporary, format="PNG")
+    draw_lists(lists, path, f"{title}; {explanation}", top_k)
 
 
 def rank_query(feats: SplitFeatures, questions: Questions, query: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,46 +149,55 @@ def _queries_with(sketch: int, feats: SplitFeatures) -> list[tuple[str, int]]:
     return [("text", int(fused.captions[rows[0]])), ("sketch", sketch), ("fusion", int(rows[0]))]
 
 
-def _strip(
+def _ranked(
     feats: SplitFeatures, data: EvaluationSet, questions: Questions, task: str, query: int, top_k: int
-) -> Image.Image:
+) -> RankedList:
     order, scores = rank_query(feats, questions, query)
-    cell_width, cell_height = CELL[0] + 2 * FRAME, CELL[1] + 2 * FRAME
-    size = (QUERY_WIDTH + top_k * (cell_width + GAP) + GAP, cell_height + LABEL + GAP)
-    strip = Image.new("RGB", size, "white")
-    person = questions.person_ids[query]
-    caption, sketch = questions.captions[query], questions.sketches[query]
-    _draw_query(
-        strip,
-        f"{TASK_SYMBOLS[task]}  id {person}",
-        "" if caption == NONE else data.captions[caption],
-        None if sketch == NONE else data.sketches[sketch],
+    person, caption, sketch = (rows[query] for rows in (questions.person_ids, questions.captions, questions.sketches))
+    results = [
+        Result(
+            data.photos[photo],
+            f"{rank}: {scores[rank - 1]:.2f} id {data.person_ids[photo]}",
+            bool(data.person_ids[photo] == person),
+        )
+        for rank, photo in enumerate(order[:top_k], 1)
+    ]
+    text = "" if caption == NONE else data.captions[caption]
+    return RankedList(
+        f"{TASK_SYMBOLS[task]}  id {person}", text, None if sketch == NONE else data.sketches[sketch], results
     )
+
+
+def _strip(ranked: RankedList, columns: int) -> Image.Image:
+    cell_width, cell_height = CELL[0] + 2 * FRAME, CELL[1] + 2 * FRAME
+    size = (QUERY_WIDTH + columns * (cell_width + GAP) + GAP, cell_height + LABEL + GAP)
+    strip = Image.new("RGB", size, "white")
+    _draw_query(strip, ranked)
     draw = ImageDraw.Draw(strip)
-    for rank, photo in enumerate(order[:top_k]):
-        found = data.person_ids[photo]
-        colour = HIT if found == person else MISS
-        left = QUERY_WIDTH + rank * (cell_width + GAP)
+    for place, result in enumerate(ranked.results):
+        colour = UNKNOWN if result.hit is None else HIT if result.hit else MISS
+        left = QUERY_WIDTH + place * (cell_width + GAP)
         strip.paste(colour, (left, 0, left + cell_width, cell_height))
-        strip.paste(_fit(data.photos[photo]), (left + FRAME, FRAME))
-        draw.text((left, cell_height), f"{rank + 1}: {scores[rank]:.2f} id {found}", colour, _font(10))
+        strip.paste(_fit(result.picture), (left + FRAME, FRAME))
+        draw.text((left, cell_height), result.label, INK if result.hit is None else colour, _font(10))
     return strip
 
 
-def _draw_query(strip: Image.Image, title: str, caption: str, sketch: Path | None) -> None:
+def _draw_query(strip: Image.Image, ranked: RankedList) -> None:
     draw = ImageDraw.Draw(strip)
-    draw.text((GAP, 0), title, INK, _font(12))
+    draw.text((GAP, 0), ranked.title, INK, _font(12))
     left = GAP
-    if sketch is not None:
-        picture = _fit(sketch).resize((CELL[0] * 9 // 10, CELL[1] * 9 // 10))
+    if ranked.sketch is not None:
+        picture = ImageOps.scale(_fit(ranked.sketch), _SKETCH_SHARE)
         strip.paste(picture, (left, 18))
         left += picture.width + GAP
-    lines = textwrap.wrap(" ".join(caption.split()), (QUERY_WIDTH - left) // 6, max_lines=12, placeholder=" ...")
+    width = (QUERY_WIDTH - left) // 6
+    lines = textwrap.wrap(" ".join(ranked.text.split()), width, max_lines=_ROWS_OF_TEXT, placeholder=" ...")
     draw.multiline_text((left, 20), "\n".join(lines), INK, _font(11), spacing=2)
 
 
-def _fit(path: Path) -> Image.Image:
-    return ImageOps.pad(load_picture(path), CELL, color="white")
+def _fit(picture: Image.Image | Path) -> Image.Image:
+    return ImageOps.pad(picture if isinstance(picture, Image.Image) else load_picture(picture), CELL, color="white")
 
 
 def _font(size: int) -> ImageFont.ImageFont:

@@ -9,9 +9,9 @@ from PIL import Image
 from ms_unireid.data.annotations import Annotation
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.errors import DataError, UserError
+from ms_unireid.evaluation import figures
+from ms_unireid.evaluation.figures import FRAME, GAP, HIT, MISS, QUERY_WIDTH, TITLE, draw_ranked_lists, rank_query
 from ms_unireid.evaluation.questions import SplitFeatures, ask
-from ms_unireid.retrieval import figures
-from ms_unireid.retrieval.figures import FRAME, GAP, HIT, MISS, QUERY_WIDTH, TITLE, draw_ranked_lists, rank_query
 
 PERSONS = (1, 1, 2, 2, 3, 3)
 WHITE = (255, 255, 255)
