@@ -169,6 +169,16 @@ FLOORS = [
             "searcher",
             "search_report",
             "search_figure",
+            "access",
+            "uploads",
+            "drawing",
+            "thumbnails",
+            "page_query",
+            "search_worker",
+            "page_sketch",
+            "page_form",
+            "page_results",
+            "app",
         ]
     },
 ]
@@ -267,6 +277,11 @@ WITHOUT_MINDSPORE = [
     "retrieval.nearest",
     "retrieval.queries",
     "retrieval.search_report",
+    "retrieval.access",
+    "retrieval.uploads",
+    "retrieval.drawing",
+    "retrieval.thumbnails",
+    "retrieval.page_query",
 ]
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")
@@ -280,6 +295,7 @@ SHIPPED_FILES = (
     "requirements-mindnlp.txt",
     "requirements-sketch.txt",
     "requirements-onnx.txt",
+    "requirements-app.txt",
 )
 
 

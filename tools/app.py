@@ -5,6 +5,7 @@ python tools/app.py --index INDEX --host 0.0.0.0 --allow-remote --token TOKEN
 """
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8080, help="0: any free one")
     parser.add_argument("--allow-remote", action="store_true", help="let other machines reach the page; needs a token")
     parser.add_argument(
-        "--token", help=f"what gives access, by opening /?token=... once; or the variable {TOKEN}, which ps does not show"
+        "--token",
+        help=f"what gives access, by opening /?token=... once; or the variable {TOKEN}, which ps does not show",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
@@ -39,12 +41,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     check_packages()
-    try:
-        from ms_unireid.retrieval import access, app, search_worker
-    except ModuleNotFoundError as error:
-        raise EnvironmentProblem(
-            f"the package {error.name} is not installed; the page needs: pip install -r requirements-app.txt"
-        ) from error
+    if importlib.util.find_spec("nicegui") is None:
+        raise EnvironmentProblem("NiceGUI is not installed; the page needs: pip install -r requirements-app.txt")
+    from ms_unireid.retrieval import access, app, search_worker
     from ms_unireid.retrieval.searcher import Searcher
 
     token = options.token or os.environ.get(TOKEN) or None

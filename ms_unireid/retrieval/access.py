@@ -92,7 +92,7 @@ class Guard:
     def _answer(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the answer to what may not pass, or to the token."""
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             return PlainTextResponse("Requests of other sites' pages are refused.", 403)
         refused = self._ask_token(scope, headers) if self._token is not None else _check_name(headers)
         if refused is None and _length(headers) > self.max_bytes:

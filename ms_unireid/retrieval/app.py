@@ -10,7 +10,7 @@ from nicegui import app as pages
 from nicegui import ui
 from starlette.formparsers import MultiPartParser
 
-from ms_unireid.errors import ConfigError, DataError, UserError
+from ms_unireid.errors import ConfigError, UserError
 from ms_unireid.retrieval.access import Guard
 from ms_unireid.retrieval.page_form import QueryForm
 from ms_unireid.retrieval.page_query import PageQuery
@@ -123,7 +123,7 @@ def build_site(worker: SearchWorker, token: str | None = None) -> Guard:
     MultiPartParser.spool_max_size = MAX_BYTES + _FORM_OVERHEAD  # an upload stays in memory
     pages.storage.max_tab_storage_age = _DAY
     site = FastAPI(openapi_url=None)
-    _serve_photos(site, Thumbnails(worker.searcher.index.photos))
+    _serve_photos(site, Thumbnails(worker.searcher.index))
 
     @ui.page("/", title=_TITLE)
     async def page() -> None:
@@ -158,7 +158,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 def serve(site: Guard, listener: socket.socket) -> None:
     """Serve the page until a signal stops it."""
-    config = uvicorn.Config(site, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3)
+    config = uvicorn.Config(
+        site, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -172,7 +174,9 @@ def _serve_photos(site: FastAPI, thumbnails: Thumbnails) -> None:
     @site.get("/photo/{row:int}")
     def photo(row: int) -> Response:
         try:
-            return Response(thumbnails.get(row), media_type="image/jpeg", headers={"Cache-Control": "private, no-cache"})
-        except DataError as error:
+            return Response(
+                thumbnails.get(row), media_type="image/jpeg", headers={"Cache-Control": "private, no-cache"}
+            )
+        except UserError as error:
             _log.warning("%s", error)
             return Response(_GONE, 404, media_type="image/svg+xml")

@@ -4,15 +4,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ms_unireid.errors import UserError
+from ms_unireid.errors import QueryError
 from ms_unireid.retrieval.drawing import Drawing, Stroke
 
 MAX_CHARACTERS = 10_000
 _SHOWN = 60  # characters of a description in the history
-
-
-class QueryProblem(UserError):
-    """A query that the page's user can mend; the message is for the page."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +42,14 @@ class PageQuery:
         """Check that there is something to search for, and not too much.
 
         Raises:
-            QueryProblem: If it is empty, or its description too long.
+            QueryError: If it is empty, or its description too long.
         """
         if len(self.text) > MAX_CHARACTERS:
-            raise QueryProblem(
+            raise QueryError(
                 f"The description has {len(self.text):,} characters; at most {MAX_CHARACTERS:,} are taken. Shorten it."
             )
         if self.photo is None and not self.has_sketch and not self.text.strip():
-            raise QueryProblem("Nothing to search for yet: type a description, or draw or upload a sketch.")
+            raise QueryError("Nothing to search for yet: type a description, or draw or upload a sketch.")
 
     def sketch(self, image_size: tuple[int, int]) -> Image.Image | None:
         """Return the drawing, rendered, or the upload; None if there is neither."""
@@ -66,5 +62,6 @@ class PageQuery:
         kind = "drawing" if self.strokes else "uploaded sketch" if self.upload else ""
         text = " ".join(self.text.split())
         shown = f"“{text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}”" if text else ""
-        share = f" ({self.weight:.0%} sketch)" if text and kind else ""
-        return " + ".join(part for part in (shown, kind) if part) + share
+        if kind and shown:
+            return f"{kind} ({self.weight:.0%}) + {shown}"
+        return kind or shown

@@ -22,9 +22,9 @@ class ResultList:
         # Read aloud when it changes.
         self._status = ui.element("div").classes("status").props('role="status" aria-live="polite"')
         self._list = ui.element("ol").classes("results").props('aria-label="Ranked photos"')
-        with self._status:
-            ui.label("No search yet").classes("status-title")
-            ui.label(f"{count:,} photos are waiting. Describe a person, draw one, or do both.").classes("hint")
+        with self._list, ui.element("li").classes("empty"):
+            ui.icon("person_search").props('aria-hidden="true"')
+            ui.label(f"{count:,} photos to search. Describe a person, draw one, or do both.")
 
     def show_loading(self) -> None:
         """Say that a search is under way."""
@@ -47,8 +47,9 @@ class ResultList:
         with self._list:
             for hit in answer.hits:
                 self._build_card(hit)
-        # On a narrow screen the list begins below the form.
-        ui.run_javascript(f'getHtmlElement({self._status.id}).scrollIntoView({{block: "nearest"}})')
+        # On a narrow screen the list begins below the form. By the client: the card that was clicked is gone by now.
+        show = f'getHtmlElement({self._status.id}).scrollIntoView({{block: "nearest"}})'
+        self._status.client.run_javascript(show)
 
     def _say(self, title: str, note: str = "", spinner: bool = False) -> None:
         self._status.clear()

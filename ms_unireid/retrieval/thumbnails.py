@@ -1,12 +1,15 @@
 """The index's photos for the page: by row, small, decoded and encoded again. No path comes from outside."""
 
 import functools
+import hashlib
 import io
-from collections.abc import Sequence
-from pathlib import Path
 
-from ms_unireid.data.pictures import load_picture
+from PIL import Image
+
+from ms_unireid.data.pictures import decode_picture
 from ms_unireid.errors import DataError
+from ms_unireid.picture_files import DECODE_ERRORS, describe
+from ms_unireid.retrieval.index import PhotoIndex
 
 LARGEST = (320, 480)  # width and height in pixels
 _QUALITY = 88
@@ -14,30 +17,37 @@ _KEPT = 1024  # about 20 kB each
 
 
 class Thumbnails:
-    """Thumbnails of photos, the latest ones kept in memory."""
+    """Thumbnails of an index's photos, the latest ones kept in memory."""
 
-    def __init__(self, paths: Sequence[Path]):
-        """Serve these photos.
-
-        Args:
-            paths: The photos, by row of the index.
-        """
-        self._paths = paths
+    def __init__(self, index: PhotoIndex):
+        """Serve the photos of an index and no other file."""
+        self._index = index
         self._encoded = functools.lru_cache(_KEPT)(self._encode)
 
     def get(self, row: int) -> bytes:
         """Return a photo as a JPEG file of at most ``LARGEST``.
 
         Raises:
-            DataError: If the index has no such row, or its photo is gone or damaged.
+            DataError: If the index has no such row, or its photo is gone, damaged, or not what was indexed.
+            UserError: If the index cannot be read any more.
         """
-        if not 0 <= row < len(self._paths):
-            raise DataError(f"row {row} is not in the index, which has {len(self._paths)}")
+        if not 0 <= row < self._index.count:
+            raise DataError(f"row {row} is not in the index, which has {self._index.count}")
         return self._encoded(row)
 
     def _encode(self, row: int) -> bytes:
-        picture = load_picture(self._paths[row])
-        picture.thumbnail(LARGEST)
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=_QUALITY)
-        return file.getvalue()
+        path = self._index.path(row)
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content).digest() != self._index.sha256(row):
+                raise DataError(f"{path}: is not the photo that was indexed; bring the index up to date")
+            return _to_jpeg(decode_picture(io.BytesIO(content)))
+        except DECODE_ERRORS as error:
+            raise DataError(f"{path}: {describe(error)}") from error
+
+
+def _to_jpeg(picture: Image.Image) -> bytes:
+    picture.thumbnail(LARGEST)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
