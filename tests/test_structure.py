@@ -165,6 +165,7 @@ FLOORS = [
             "scanning",
             "indexing",
             "nearest",
+            "approximate",
             "queries",
             "searcher",
             "search_report",
@@ -275,6 +276,7 @@ WITHOUT_MINDSPORE = [
     "retrieval.index",
     "retrieval.scanning",
     "retrieval.nearest",
+    "retrieval.approximate",
     "retrieval.queries",
     "retrieval.search_report",
     "retrieval.access",
@@ -296,6 +298,7 @@ SHIPPED_FILES = (
     "requirements-sketch.txt",
     "requirements-onnx.txt",
     "requirements-app.txt",
+    "requirements-faiss.txt",
 )
 
 

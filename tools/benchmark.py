@@ -14,12 +14,19 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
-from benchmarks import conversion, evaluation, memory, sketches
+from benchmarks import conversion, evaluation, index, memory, search, sketches
 from ms_unireid.command_line import run
 from ms_unireid.files import write_json
 from ms_unireid.runtime import check_packages
 
-COMMANDS = {"conversion": conversion, "evaluation": evaluation, "memory": memory, "sketches": sketches}
+COMMANDS = {
+    "conversion": conversion,
+    "evaluation": evaluation,
+    "index": index,
+    "memory": memory,
+    "search": search,
+    "sketches": sketches,
+}
 JOBS = {name: job for module in COMMANDS.values() for name, job in module.JOBS.items()}
 
 

@@ -13,15 +13,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 from tqdm import tqdm
 
 from ms_unireid.command_line import run
+from ms_unireid.data.synthetic_captions import write_caption
+from ms_unireid.data.synthetic_person import draw_people
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError
 from ms_unireid.files import write_json, write_text
 from ms_unireid.retrieval.index import DTYPES
 from ms_unireid.retrieval.queries import Query, make_query, read_queries
 from ms_unireid.runtime import check_packages
+
+SAMPLE = 100  # queries and photos that recall is measured with
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -55,12 +60,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     query.add_argument("--queries", type=Path, help="many queries: CSV with a header, or a JSON object a line")
     query.add_argument("--top-k", type=int, default=10, help="photos per query")
+    query.add_argument("--approximate", action="store_true", help="search the approximate index")
     query.add_argument("--checkpoint", type=Path, help="the model's file, if it lies elsewhere now")
     query.add_argument("--json", type=Path, help="write what was found as JSON")
     query.add_argument("--csv", type=Path, help="write what was found as CSV")
     query.add_argument("--figure", type=Path, help="draw the ranked lists (PNG)")
     query.add_argument("--heat-map", action="store_true", help="with --figure: show where the model looked")
     query.add_argument("overrides", nargs="*", metavar="runtime.key=value", help="such as runtime.device=CPU")
+    approximate = commands.add_parser(
+        "approximate", help="make an approximate index for millions of photos; its recall goes to stdout"
+    )
+    approximate.add_argument("--index", type=Path, required=True, help="folder of the index")
+    approximate.add_argument("--recall", type=float, default=0.95, help="least share of the exact top 10 to be found")
+    approximate.add_argument("--queries", type=Path, help="queries to measure it with, as of query; else captions")
+    approximate.add_argument("--checkpoint", type=Path, help="the model's file, if it lies elsewhere now")
     info = commands.add_parser("info", help="what is in an index and what made it, as JSON on stdout")
     info.add_argument("--index", type=Path, required=True, help="folder of the index")
     return parser.parse_args(arguments)
@@ -68,7 +81,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    {"index": index, "query": query, "info": info}[options.command](options)
+    {"index": index, "query": query, "approximate": approximate, "info": info}[options.command](options)
 
 
 def index(options: argparse.Namespace) -> None:
@@ -104,7 +117,7 @@ def query(options: argparse.Namespace) -> None:
     from ms_unireid.retrieval.search_report import to_csv, to_json, to_table
     from ms_unireid.retrieval.searcher import Searcher
 
-    searcher = Searcher.open(options.index, options.checkpoint, options.overrides)
+    searcher = Searcher.open(options.index, options.checkpoint, options.overrides, options.approximate)
     found = searcher.search_all(queries, options.top_k)
     print(to_table(queries, found))
     if options.json:
@@ -123,6 +136,25 @@ def asked(options: argparse.Namespace) -> list[Query]:
     if options.text or options.sketch or options.photo:
         raise ConfigError("--queries holds the queries; leave out --text, --sketch and --photo")
     return read_queries(options.queries)
+
+
+def approximate(options: argparse.Namespace) -> None:
+    if not 0 < options.recall <= 1:
+        raise ConfigError(f"--recall {options.recall}: expected more than 0, at most 1")
+    queries = read_queries(options.queries) if options.queries else made_up_queries()
+    check_packages()
+    from ms_unireid.retrieval.approximate import build_approximate, sample_photos
+    from ms_unireid.retrieval.searcher import Searcher
+
+    searcher = Searcher.open(options.index, options.checkpoint)
+    feats = np.stack([searcher.encode(one) for one in tqdm(queries, unit="query", desc="encoding")])
+    kinds = {"queries": feats, "photos": sample_photos(searcher.index, SAMPLE)}
+    print(json.dumps(build_approximate(searcher.index, kinds, options.recall), indent=2))
+
+
+def made_up_queries() -> list[Query]:
+    rng = np.random.default_rng(1)
+    return [make_query(write_caption(rng, person)) for person in draw_people(SAMPLE, seed=1)]
 
 
 def info(options: argparse.Namespace) -> None:

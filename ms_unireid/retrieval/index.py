@@ -196,7 +196,8 @@ class IndexWriter:
         if there < count:
             with self.manifest.change():
                 self.manifest.keep_photos(there)
-        file.touch()
+        if not file.exists():
+            file.touch()
         self._remove_leftovers()
         return max(0, count - there)
 
@@ -248,14 +249,15 @@ def _check_same(folder: Path, made: dict[str, Any], wanted: dict[str, Any]) -> N
 
 def _features(folder: Path, about: dict[str, Any], count: int) -> np.ndarray:
     """Map the features of all photos."""
-    file = _features_name(folder, about["file"], about["dtype"])
-    size = count * _row_bytes(about)
-    if not file.exists() or file.stat().st_size < size:
-        raise DataError(
-            f"{file}: is missing or shorter than {size} bytes; run tools/search.py index again to repair it"
-        )
     shape = (count, about["dim"])
-    return np.memmap(file, about["dtype"], "r", shape=shape) if count else np.zeros(shape, about["dtype"])
+    if not count:
+        return np.zeros(shape, about["dtype"])
+    file = _features_name(folder, about["file"], about["dtype"])
+    if not file.exists() or file.stat().st_size < count * _row_bytes(about):
+        raise DataError(
+            f"{file}: is not there, or shorter than its {count} features; tools/search.py index repairs the index"
+        )
+    return np.memmap(file, about["dtype"], "r", shape=shape)
 
 
 def _features_name(folder: Path, number: int, dtype: str) -> Path:

@@ -16,7 +16,8 @@ FILE = "manifest.sqlite"
 FORMAT = 1
 _TABLES = (
     "about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "sources (id INTEGER PRIMARY KEY, folder TEXT NOT NULL, dataset TEXT NOT NULL, "
+    # A number is never given again: photos of a folder that was removed are not those of another.
+    "sources (id INTEGER PRIMARY KEY AUTOINCREMENT, folder TEXT NOT NULL, dataset TEXT NOT NULL, "
     "split TEXT NOT NULL, UNIQUE (folder, dataset, split))",
     "photos (row INTEGER PRIMARY KEY, source INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, "
     "mtime_ns INTEGER NOT NULL, sha256 BLOB NOT NULL, person TEXT, UNIQUE (source, name))",

@@ -1,5 +1,6 @@
 """Searching an index by text, sketch, both, or a photo."""
 
+import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ms_unireid.errors import CheckpointError, QueryError
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.models.rollout import attention_rollout
 from ms_unireid.models.unireid import UNIReID
+from ms_unireid.retrieval.approximate import ApproximateIndex
 from ms_unireid.retrieval.index import PhotoIndex, model_overrides
 from ms_unireid.retrieval.indexing import checkpoint_digest
 from ms_unireid.retrieval.nearest import nearest
@@ -47,6 +49,10 @@ class Searcher:
     Args:
         model: The model that the index was made with.
         index: The index, or its folder.
+        approximate: Search its approximate index, which `build_approximate` made.
+
+    Raises:
+        DataError: If it is no index, or damaged; or has no approximate index of its present content.
 
     Attributes:
         index: The index.
@@ -54,9 +60,12 @@ class Searcher:
         config: The model's config.
     """
 
-    def __init__(self, model: UNIReID, index: PhotoIndex | str | Path):
+    def __init__(self, model: UNIReID, index: PhotoIndex | str | Path, approximate: bool = False):
         self.model = model
         self.index = index if isinstance(index, PhotoIndex) else PhotoIndex.open(index)
+        self._nearest = (
+            ApproximateIndex(self.index).nearest if approximate else functools.partial(nearest, self.index.features)
+        )
         # A query is encoded alone: a batch of the usual size would take as many times as long.
         self.config = _config(self.index)
         self._extractor = FeatureExtractor(model, self.config)
@@ -64,7 +73,11 @@ class Searcher:
 
     @classmethod
     def open(
-        cls, index: PhotoIndex | str | Path, checkpoint: str | Path | None = None, overrides: Sequence[str] = ()
+        cls,
+        index: PhotoIndex | str | Path,
+        checkpoint: str | Path | None = None,
+        overrides: Sequence[str] = (),
+        approximate: bool = False,
     ) -> "Searcher":
         """Open an index together with the model that it was made with.
 
@@ -72,6 +85,7 @@ class Searcher:
             index: The index, or its folder.
             checkpoint: Where the model's file lies; None for where it lay when the index was made.
             overrides: `runtime.key=value` strings, such as `runtime.device=CPU`.
+            approximate: As above.
 
         Raises:
             DataError: If it is no index, or damaged.
@@ -88,7 +102,7 @@ class Searcher:
                 "that one, or make another index with this one"
             )
         evaluator = CheckpointEvaluator(path, overrides=[*model_overrides(index.about), *overrides])
-        return cls(evaluator.extractor.model, index)
+        return cls(evaluator.extractor.model, index, approximate)
 
     def search(
         self,
@@ -122,7 +136,7 @@ class Searcher:
             raise QueryError(f"top_k {top_k}: expected at least 1")
         if not queries:
             return []
-        found = nearest(self.index.features, np.stack([self.encode(query) for query in queries]), top_k)
+        found = self._nearest(np.stack([self.encode(query) for query in queries]), top_k)
         return [self._hits(rows, scores) for rows, scores in zip(*found, strict=True)]
 
     def encode(self, query: Query) -> np.ndarray:
@@ -178,6 +192,7 @@ class Searcher:
         return [
             Hit(rank, float(score), int(row), index.path(int(row)), index.person(int(row)))
             for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1)
+            if row >= 0  # an approximate search may find fewer
         ]
 
 

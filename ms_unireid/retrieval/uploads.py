@@ -5,7 +5,7 @@ import io
 from PIL import Image
 
 from ms_unireid.errors import DataError
-from ms_unireid.picture_files import DECODE_ERRORS, FORMATS, UnusableError, describe, opened_file
+from ms_unireid.picture_files import DECODE_ERRORS, UnusableError, describe, opened_file
 from ms_unireid.sketch.pictures import decode_photo
 
 MAX_BYTES = 10 * 2**20

@@ -57,3 +57,19 @@ def test_only_a_block_of_a_large_size_is_looped(tool):
 def test_a_size_that_does_not_exist():
     done = run_tool("benchmark.py", "evaluation", "--sizes", "market")
     assert done.returncode == 2 and "invalid choice: 'market'" in done.stderr
+
+
+def test_searching_finds_the_same_by_every_way(tool, tmp_path):
+    tool.main(["search", "--photos", "3000", "--rounds", "1", "--json", str(tmp_path / "out.json")])
+    result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert result["same_answer"] is True
+    ours, numpy = (result["seconds"][name]["median"] for name in ("ours", "numpy"))
+    assert result["times_as_fast"]["numpy"]["median"] == pytest.approx(numpy / ours)
+
+
+def test_indexing_beside_the_bare_model(tool, tmp_path):
+    tiny = ["model.architecture=tiny", "model.image_size=[32, 16]", "eval.batch_size=8", "runtime.device=CPU"]
+    tool.main(["index", "--photos", "16", "--rounds", "1", "--json", str(tmp_path / "out.json"), *tiny])
+    result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    speed = {name: values["median"] for name, values in result["photos_per_second"].items()}
+    assert result["throughput_of_the_bare_model"]["median"] == pytest.approx(speed["ours"] / speed["bare"])
