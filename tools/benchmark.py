@@ -15,8 +15,9 @@ TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
 from benchmarks import conversion, evaluation, index, memory, search, sketches
+from benchmarks.document import document
 from ms_unireid.command_line import run
-from ms_unireid.files import write_json
+from ms_unireid.files import write_json, write_text
 from ms_unireid.runtime import check_packages
 
 COMMANDS = {
@@ -38,6 +39,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     single = commands.add_parser("run-one", help="what the other commands call: one run, measured, as JSON")
     single.add_argument("job", choices=tuple(JOBS))
     single.add_argument("arguments", nargs="+")
+    written = commands.add_parser("document", help="write docs/performance.md from the other commands' JSON files")
+    written.add_argument("files", type=Path, nargs="+", help="named after their commands")
+    written.add_argument("--output", type=Path, default=Path("docs/performance.md"))
     return parser.parse_args(arguments)
 
 
@@ -45,6 +49,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     if options.command == "run-one":
         print(json.dumps(JOBS[options.job](*options.arguments)))
+        return
+    if options.command == "document":
+        write_text(options.output, document(options.files, COMMANDS))
         return
     if options.command != "sketches":  # drawing needs no MindSpore
         check_packages()

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ms_unireid.config import TASKS, Config, to_dict
 from ms_unireid.data.annotations import Annotation, training_pairs
-from ms_unireid.data.evaluation_sets import from_annotations
+from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.data.loading import load_splits
 from ms_unireid.data.pipeline import TrainingSource, iterate
 from ms_unireid.data.samplers import epoch_batches, share
@@ -23,6 +23,7 @@ from ms_unireid.distributed import any_process, broadcast_parameters, mean_over_
 from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
 from ms_unireid.evaluation.features import FeatureExtractor
+from ms_unireid.evaluation.figures import draw_ranked_lists
 from ms_unireid.evaluation.protocols import Results
 from ms_unireid.evaluation.questions import SplitFeatures
 from ms_unireid.files import write_json
@@ -266,7 +267,8 @@ class Trainer:
         self.model.set_train(False)
         with self.step.averaged():
             names = self.plan.reported
-            splits = {name: evaluate_features(self._features(name)) for name in names}
+            feats = {name: self.extractor.encode(self._evaluation_set(name)) for name in names}
+            splits = {name: evaluate_features(found) for name, found in feats.items()}
             rows = {name: to_json(results) for name, results in splits.items()}
             self._keep_best(epoch, splits[self.plan.selection], rows)
         self.model.set_train(True)
@@ -278,11 +280,16 @@ class Trainer:
             self.folder.log(line)
             self.folder.write_results(self.results)
             self.monitor.evaluation(line, self.results)
+            self._draw(feats[self.plan.selection])
             title = f"epoch {epoch}, {self.plan.selection}"
             self.bar.write(f"{title}\n{to_table(rows[self.plan.selection])}", file=sys.stderr)
 
-    def _features(self, split: str) -> SplitFeatures:
-        return self.extractor.encode(from_annotations(self.plan.splits[split], self.config.data.name))
+    def _evaluation_set(self, split: str) -> EvaluationSet:
+        return from_annotations(self.plan.splits[split], self.config.data.name)
+
+    def _draw(self, feats: SplitFeatures) -> None:
+        split = self.plan.selection
+        draw_ranked_lists(feats, self._evaluation_set(split), self.folder.root / f"ranked_{split}.png")
 
     def _keep_best(self, epoch: int, results: Results, rows: dict[str, Any]) -> None:
         text_protocol = self.config.eval.selection_text_protocol
