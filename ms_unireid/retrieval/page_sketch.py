@@ -16,7 +16,9 @@ from ms_unireid.retrieval.uploads import ACCEPTED_SUFFIXES, MAX_BYTES, decode_up
 _POINTER = ("pointerdown", "pointermove", "pointerup", "pointerleave", "pointercancel")
 # A pen that only hovers says nothing.
 _PRESSED_ONLY = '(e) => { if (e.buttons || e.mouse_event_type !== "pointermove") emit(e) }'
-_TOO_LARGE = f"The upload was refused: one picture file of at most {MAX_BYTES // 2**20} MiB is taken."
+_REFUSED = (
+    f"The upload was refused: one picture file, such as PNG or JPEG, of at most {MAX_BYTES // 2**20} MiB is taken."
+)
 
 
 class SketchBox:
@@ -66,8 +68,8 @@ class SketchBox:
         self._clear = _button("Clear", "delete_outline", self._empty)
         uploader = ui.upload(on_upload=self._receive, max_file_size=MAX_BYTES, auto_upload=True).classes("hidden")
         uploader.props(f'accept="{ACCEPTED_SUFFIXES}" aria-label="Sketch file"')
-        uploader.on_rejected(lambda: self._on_problem(_TOO_LARGE))
-        uploader.on("failed", lambda: self._on_problem(_TOO_LARGE), args=[])
+        uploader.on_rejected(lambda: self._on_problem(_REFUSED))
+        uploader.on("failed", lambda: self._on_problem(_REFUSED), args=[])
         self._uploader = uploader
         # In the browser: it opens a file dialogue only straight from a click.
         _button("Upload a sketch", "upload_file").on(

@@ -33,17 +33,20 @@ class Thumbnails:
         """
         if not 0 <= row < self._index.count:
             raise DataError(f"row {row} is not in the index, which has {self._index.count}")
-        return self._encoded(row)
-
-    def _encode(self, row: int) -> bytes:
         path = self._index.path(row)
         try:
-            content = path.read_bytes()
-            if hashlib.sha256(content).digest() != self._index.sha256(row):
-                raise DataError(f"{path}: is not the photo that was indexed; bring the index up to date")
-            return _to_jpeg(decode_picture(io.BytesIO(content)))
+            status = path.stat()
+            return self._encoded(row, status.st_size, status.st_mtime_ns)
         except DECODE_ERRORS as error:
             raise DataError(f"{path}: {describe(error)}") from error
+
+    def _encode(self, row: int, size: int, changed: int) -> bytes:
+        """Encode a photo; its file's state makes it another one to remember."""
+        path = self._index.path(row)
+        content = path.read_bytes()
+        if hashlib.sha256(content).digest() != self._index.sha256(row):
+            raise DataError(f"{path}: is not the photo that was indexed; bring the index up to date")
+        return _to_jpeg(decode_picture(io.BytesIO(content)))
 
 
 def _to_jpeg(picture: Image.Image) -> bytes:
