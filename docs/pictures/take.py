@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-TEXT = "A woman with long hair wears a dark skirt and a light top, and carries a handbag."
+TEXT = "The woman wears a grey and white striped coat and sky blue boots. She carries a handbag."
 
 
 def arc(x: float, y: float, width: float, height: float, start: float = 0, end: float = 2) -> list:
@@ -20,7 +20,7 @@ def arc(x: float, y: float, width: float, height: float, start: float = 0, end: 
     return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
 
 
-# A woman with long hair, a skirt and a handbag, on a sheet of 128 x 384.
+# A woman with long hair, a coat and a handbag, on a sheet of 128 x 384.
 WOMAN = [
     arc(64, 62, 17, 22),
     [(47, 58), (42, 40), (64, 30), (86, 40), (82, 62), (88, 110), (78, 104)],
@@ -50,7 +50,8 @@ def fill(page: Page) -> None:
         page.mouse.up()
     page.get_by_role("button", name="Search", exact=True).click()
     page.locator(".card img").first.wait_for()
-    page.wait_for_load_state("networkidle")
+    page.wait_for_function("() => [...document.querySelectorAll('.card img')].slice(0, 4).every(one => one.complete)")
+    page.wait_for_timeout(2000)  # the button's spinner fades
 
 
 def main() -> None:

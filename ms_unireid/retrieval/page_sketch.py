@@ -16,9 +16,7 @@ from ms_unireid.retrieval.uploads import ACCEPTED_SUFFIXES, MAX_BYTES, decode_up
 _POINTER = ("pointerdown", "pointermove", "pointerup", "pointerleave", "pointercancel")
 # A pen that only hovers says nothing.
 _PRESSED_ONLY = '(e) => { if (e.buttons || e.mouse_event_type !== "pointermove") emit(e) }'
-_REFUSED = (
-    f"The upload was refused: one picture file, such as PNG or JPEG, of at most {MAX_BYTES // 2**20} MiB is taken."
-)
+_REFUSED = f"The upload was refused: one picture file (PNG, JPEG, …) of at most {MAX_BYTES // 2**20} MiB is taken."
 
 
 class SketchBox:

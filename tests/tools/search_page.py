@@ -14,9 +14,9 @@ from retrieval.shape_people import PEOPLE
 from tool_runner import LIMIT, command
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# A container has no sandbox for it and little shared memory; all tabs in one process cost a third.
-ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--renderer-process-limit=1"]
-PATIENCE = 15_000  # milliseconds; a busy machine needs seconds
+# A container has no sandbox for it and little shared memory.
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
+PATIENCE = 60_000  # milliseconds; a busy machine needs seconds
 
 
 @dataclass
