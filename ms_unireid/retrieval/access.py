@@ -84,10 +84,12 @@ class Guard:
             return
         answer = self._answer(scope, Headers(scope=scope))
         send = _with_headers(send)
-        if answer is not None:
-            await answer(scope, receive, send)
-        else:
+        if answer is None:
             await self.app(scope, self._bounded(receive), send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # a server makes 403 of it
+        else:
+            await answer(scope, receive, send)
 
     def _answer(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the answer to what may not pass, or to the token."""
@@ -100,11 +102,12 @@ class Guard:
         return refused
 
     def _ask_token(self, scope: Scope, headers: Headers) -> Response | None:
+        # Before the cookie, so that no address with the token in it goes further.
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if secrets.compare_digest(given.encode(), self._token.encode()):
+            return self._admit()
         if secrets.compare_digest(_cookie_in(headers), self._cookie):
             return None
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if scope["type"] == "http" and secrets.compare_digest(given.encode(), self._token.encode()):
-            return self._admit()
         return HTMLResponse("<p>This page needs its token: open it once with <code>/?token=...</code>.</p>", 403)
 
     def _admit(self) -> Response:

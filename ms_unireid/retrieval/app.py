@@ -144,20 +144,22 @@ def bind(host: str, port: int) -> socket.socket:
         port: A port, or 0 for any free one.
 
     Raises:
-        ConfigError: If the port is in use, or the host not this machine's.
+        ConfigError: If the port is none or in use, or the host not this machine's.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port {port}: expected 1 to 65535, or 0 for a free one")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise ConfigError(
             f"{host} port {port} cannot be opened ({reason}); choose another --port, or 0 for a free one"
         ) from error
 
 
 def serve(site: Guard, listener: socket.socket) -> None:
-    """Serve the page until a signal stops it."""
+    """Serve the page until a signal stops it; without an access log, which would hold tokens."""
     config = uvicorn.Config(
         site, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
     )
@@ -174,9 +176,8 @@ def _serve_photos(site: FastAPI, thumbnails: Thumbnails) -> None:
     @site.get("/photo/{row:int}")
     def photo(row: int) -> Response:
         try:
-            return Response(
-                thumbnails.get(row), media_type="image/jpeg", headers={"Cache-Control": "private, no-cache"}
-            )
+            # Kept nowhere: under the same address another index has another photo.
+            return Response(thumbnails.get(row), media_type="image/jpeg", headers={"Cache-Control": "no-store"})
         except UserError as error:
             _log.warning("%s", error)
             return Response(_GONE, 404, media_type="image/svg+xml")

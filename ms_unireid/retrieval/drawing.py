@@ -63,9 +63,10 @@ class Drawing:
         self._points += 1
         return True
 
-    def pen_up(self) -> None:
-        """End the stroke."""
-        self._pen_is_down = False
+    def pen_up(self) -> bool:
+        """End the stroke; tell whether there was one."""
+        was_down, self._pen_is_down = self._pen_is_down, False
+        return was_down
 
     def undo(self) -> None:
         """Take the latest stroke away."""

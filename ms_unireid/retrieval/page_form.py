@@ -24,7 +24,7 @@ class QueryForm:
         Args:
             worker: For the sheet of paper.
             on_search: Called when the user wants to search.
-            on_problem: Called with what is wrong with an upload.
+            on_problem: Called with what is wrong with an upload, or with nothing after a good one.
         """
         self._text = ui.textarea("Describe the person", placeholder="A woman in a red coat with a black bag …")
         self._text.props("outlined autogrow autofocus").classes("full")

@@ -32,9 +32,11 @@ class ResultList:
         self._list.classes(add="stale")
 
     def show_problem(self, message: str) -> None:
-        """Say what the user has to mend; what was found before stays in view."""
+        """Say what the user has to mend, or with an empty message that it is mended; what was found stays in view."""
         self._list.classes(remove="stale")
         self._status.clear()
+        if not message:
+            return
         with self._status, ui.element("div").classes("problem").props('role="alert"'):
             ui.icon("error_outline").props('aria-hidden="true"')
             ui.label(message)

@@ -32,7 +32,7 @@ class SketchBox:
         Args:
             worker: Decodes the uploads, and knows the size of the model's pictures.
             on_change: Called when the sheet is no longer what it was.
-            on_problem: Called with what is wrong with an upload.
+            on_problem: Called with what is wrong with an upload, or with nothing after a good one.
         """
         self.upload: Image.Image | None = None
         self._worker, self._on_change, self._on_problem = worker, on_change, on_problem
@@ -80,13 +80,12 @@ class SketchBox:
         kind, x, y = (event.args.get(name) for name in ("mouse_event_type", "image_x", "image_y"))
         if kind == "pointerdown":
             self._drawing.pen_down(x, y)
-        elif kind != "pointermove":
-            self._drawing.pen_up()
+            self._wet_ink.content = to_svg(self._drawing.latest)
+        elif kind == "pointermove":
+            if self._drawing.pen_move(x, y):
+                self._wet_ink.content = to_svg(self._drawing.latest)
+        elif self._drawing.pen_up():
             self._refresh()
-            return
-        elif not self._drawing.pen_move(x, y):
-            return
-        self._wet_ink.content = to_svg(self._drawing.latest)
 
     def _take_back(self) -> None:
         self._drawing.undo()
@@ -103,6 +102,7 @@ class SketchBox:
         except UserError as error:
             self._on_problem(str(error))
             return
+        self._on_problem("")
         self.show((), picture)
 
     def _refresh(self) -> None:

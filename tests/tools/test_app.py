@@ -29,8 +29,8 @@ def no_token_around(monkeypatch):
         (["--host", "0.0.0.0", "--allow-remote"], "MS_UNIREID_TOKEN"),
         (["--host", "0.0.0.0", "--allow-remote", "--token", "short"], "at least 16"),
         (["--host", "no.such.host.invalid", "--allow-remote", "--token", TOKEN], "cannot be opened"),
-        (["--port", "-1"], "cannot be opened"),
-        (["--port", "70000"], "cannot be opened"),
+        (["--port", "-1"], "expected 1 to 65535"),
+        (["--port", "70000"], "expected 1 to 65535"),
     ],
 )
 def test_what_is_not_safe_or_not_there_is_refused(arguments, problem, tmp_path):
@@ -85,6 +85,8 @@ def test_the_token_stands_before_everything(people, tmp_path):
         assert ask(address, "/photo/0", **remote, **cookie).body.startswith(b"\xff\xd8")
         page = ask(address, "/", **remote, **cookie)
         assert page.status == 200 and TOKEN.encode() not in page.body
+        again = ask(address, f"/nowhere?token={TOKEN}", **remote, **cookie)
+        assert again.status == 200 and b"url=/" in again.body
         assert _upgraded(address, remote | cookie | WEBSOCKET)
         assert not _upgraded(address, remote | cookie | WEBSOCKET | {"Origin": "http://example.org"})
     assert os.listdir(site.folder) == []
