@@ -1,4 +1,5 @@
 # make demo   set-up, synthetic Tri data, train a small UNIReID, evaluate, table and ranked-list picture
+# make app    after make demo: an index of its test photos, and the page to search them on http://127.0.0.1:8080
 # make test   set-up, lint, the whole test suite
 # make test-sketch   a part of it: set-up of an environment of its own, the tests that need MediaPipe
 # make parity set-up, the long parity tests on the full-size ViT-B/16
@@ -11,7 +12,7 @@ RUN ?= runs/demo
 TEST_WORKERS ?= 2
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-sketch parity test-mindnlp lint clean
+.PHONY: demo app test test-sketch browser parity test-mindnlp lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output data/synthetic --workers 2
@@ -25,11 +26,31 @@ demo: $(VENV)/core
 		--output $(RUN)/sketches --redo
 	@echo "table: $(RUN)/test.md   picture: $(RUN)/ranked.png"
 
-test: lint test-sketch
+app: $(VENV)/app
+	@test -f $(RUN)/best_average.ckpt || { echo "$(RUN)/best_average.ckpt is missing; run make demo first" >&2; exit 2; }
+	rm -rf $(RUN)/index
+	$(PY) tools/search.py index --dataset cuhk_pedes --root data/synthetic --split test \
+		--checkpoint $(RUN)/best_average.ckpt --output $(RUN)/index
+	$(PY) tools/app.py --index $(RUN)/index
+
+test: lint browser test-sketch
 	$(PY) -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
 test-sketch: $(SKETCH_VENV)/ready
 	$(SKETCH_VENV)/bin/python -m pytest tests/with_mediapipe
+
+# For the tests of the search page: a browser that is there, else the distribution's, else Playwright's own.
+browser: $(VENV)/tests
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name > /dev/null && exit 0; \
+	done; \
+	if [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
+			&& exit 0; \
+		deps=--with-deps; \
+	fi; \
+	$(PY) -m playwright install $$deps chromium \
+		|| { echo "no browser for the tests of the search page; install chromium or Google Chrome" >&2; exit 1; }
 
 parity: $(VENV)/tests
 	$(PY) -m pytest -m exhaustive
@@ -44,6 +65,10 @@ lint: $(VENV)/tests
 $(VENV)/core: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/app: requirements-app.txt $(VENV)/core
+	$(PY) -m pip install --quiet -r requirements.txt -r requirements-app.txt
 	touch $@
 
 $(VENV)/tests: requirements-test.txt $(VENV)/core

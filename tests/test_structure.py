@@ -172,6 +172,16 @@ FLOORS = [
             "searcher",
             "search_report",
             "search_figure",
+            "access",
+            "uploads",
+            "drawing",
+            "thumbnails",
+            "page_query",
+            "search_worker",
+            "page_sketch",
+            "page_form",
+            "page_results",
+            "app",
         ],
         "export": [
             "options",
@@ -291,6 +301,11 @@ WITHOUT_MINDSPORE = [
     "export.runner",
     "export.verification",
     "export.specification",
+    "retrieval.access",
+    "retrieval.uploads",
+    "retrieval.drawing",
+    "retrieval.thumbnails",
+    "retrieval.page_query",
 ]
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")
@@ -304,6 +319,7 @@ SHIPPED_FILES = (
     "requirements-mindnlp.txt",
     "requirements-sketch.txt",
     "requirements-onnx.txt",
+    "requirements-app.txt",
     "requirements-faiss.txt",
 )
 

@@ -83,6 +83,16 @@ class PhotoIndex:
         """Return who the photo of a row shows; None where nobody said."""
         return self._names[row][2]
 
+    def sha256(self, row: int) -> bytes | None:
+        """Return the digest of a photo's content when it was indexed; None if it was taken out since then.
+
+        Raises:
+            UserError: If the manifest cannot be read.
+        """
+        source, name, _ = self._names[row]
+        with contextlib.closing(Manifest(self.folder)) as manifest:
+            return manifest.sha256(source, name)
+
 
 def describe(folder: Path) -> dict[str, Any]:
     """Describe an index: what made it, what is in it, what was skipped.

@@ -154,6 +154,11 @@ class Manifest:
         """Yield source, name and person of each photo by row: what a search needs."""
         return iter(self._rows("SELECT source, name, person FROM photos ORDER BY row"))
 
+    def sha256(self, source: int, name: str) -> bytes | None:
+        """Return the digest of a photo's content when it was indexed; None if it is not in the index."""
+        found = self._rows("SELECT sha256 FROM photos WHERE source = ? AND name = ?", (source, name))
+        return found[0][0] if found else None
+
     def add_photos(self, first: int, photos: Iterable[Photo]) -> None:
         """Add photos from row `first` on."""
         self.database.executemany(_ADD_PHOTO, ((first + i, *photo) for i, photo in enumerate(photos)))

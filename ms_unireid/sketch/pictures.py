@@ -28,6 +28,18 @@ def read_photo(path: Path) -> np.ndarray:
     return np.asarray(_read(path, _to_rgb))
 
 
+def decode_photo(picture: Image.Image) -> Image.Image:
+    """Decode an opened picture as `read_photo` does.
+
+    Returns:
+        The picture in mode RGB.
+
+    Raises:
+        One of ``picture_files.DECODE_ERRORS``: If it is damaged; `picture_files.describe` words them.
+    """
+    return _decode(picture, _to_rgb)
+
+
 def read_grey(path: Path) -> np.ndarray:
     """Read a sketch or a mask as grey of 8 bits; of a picture with transparency, its opacity.
 
@@ -71,12 +83,17 @@ def pad_to(photo: np.ndarray, size: Size, fill: float = 1.0) -> tuple[np.ndarray
 
 def _read(path: Path, convert) -> Image.Image:
     try:
-        with opened(path) as picture, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on tags and palettes
-            picture.draft("RGB", (LARGEST_SIDE, LARGEST_SIDE))  # JPEG only: decodes a large one at a smaller scale
-            return _limited(convert(ImageOps.exif_transpose(picture)))
+        with opened(path) as picture:
+            return _decode(picture, convert)
     except DECODE_ERRORS as error:
         raise DataError(f"{path}: {describe(error)}. {FIX}") from error
+
+
+def _decode(picture: Image.Image, convert) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on tags and palettes
+        picture.draft("RGB", (LARGEST_SIDE, LARGEST_SIDE))  # JPEG only: decodes a large one at a smaller scale
+        return _limited(convert(ImageOps.exif_transpose(picture)))
 
 
 def _limited(picture: Image.Image) -> Image.Image:

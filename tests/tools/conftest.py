@@ -24,3 +24,19 @@ def data(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["identities"] == 20
     return root
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory) -> Path:
+    """Return a folder with an index of photos, `index`, that a tiny model finds by words and drawings."""
+    from retrieval.shape_people import make_checkpoint, put_gallery
+
+    folder = tmp_path_factory.mktemp("people")
+    checkpoint = make_checkpoint(folder / "model.ckpt")
+    photos = put_gallery(folder / "gallery")
+    done = run_tool(
+        "search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", folder / "index",
+        "runtime.graph_mode=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder

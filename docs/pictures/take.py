@@ -1,0 +1,77 @@
+"""Take the pictures of the search page, which `make app` must have opened.
+
+python docs/pictures/take.py --address http://127.0.0.1:8080
+"""
+
+import argparse
+import math
+import shutil
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+TEXT = "The woman wears a grey and white striped coat and sky blue boots. She carries a handbag."
+
+
+def arc(x: float, y: float, width: float, height: float, start: float = 0, end: float = 2) -> list:
+    """Return points of an ellipse's arc; start and end in half turns."""
+    angles = [math.pi * (start + (end - start) * i / 24) for i in range(25)]
+    return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
+
+
+# A woman with long hair, a coat and a handbag, on a sheet of 128 x 384.
+WOMAN = [
+    arc(64, 62, 17, 22),
+    [(47, 58), (42, 40), (64, 30), (86, 40), (82, 62), (88, 110), (78, 104)],
+    [(47, 58), (40, 110), (50, 104)],
+    [(56, 86), (54, 98), (36, 106), (28, 180), (24, 214)],
+    [(72, 86), (74, 98), (92, 106), (100, 180), (104, 214)],
+    [(42, 112), (44, 186), (86, 186), (88, 112)],
+    [(44, 186), (30, 286), (98, 286), (86, 186)],
+    [(50, 286), (50, 352), (40, 362), (56, 362), (58, 286)],
+    [(72, 286), (72, 352), (86, 362), (70, 362), (66, 286)],
+    [(92, 224), (92, 258), (120, 258), (120, 224), (92, 224)],
+    arc(106, 224, 10, 14, 1, 2),
+]
+
+
+def fill(page: Page) -> None:
+    """Describe and draw a person, and search."""
+    page.get_by_label("Describe the person").fill(TEXT)
+    sheet = page.locator(".paper").bounding_box()
+    scale = sheet["width"] / 128
+    for stroke in WOMAN:
+        places = [(sheet["x"] + x * scale, sheet["y"] + y * scale) for x, y in stroke]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place, steps=3)
+        page.mouse.up()
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.locator(".card img").first.wait_for()
+    page.wait_for_function("() => [...document.querySelectorAll('.card img')].slice(0, 4).every(one => one.complete)")
+    page.wait_for_timeout(2000)  # the button's spinner fades
+
+
+def main() -> None:
+    """Take one picture at a desk's width and one at a phone's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", default="http://127.0.0.1:8080")
+    address = parser.parse_args().address
+    folder = Path(__file__).parent
+    with sync_playwright() as playwright:
+        found = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        for name, width, height in (("search_page", 1200, 860), ("search_page_phone", 360, 760)):
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.goto(address)
+            fill(page)
+            page.screenshot(path=folder / f"{name}.png")
+            with Image.open(folder / f"{name}.png") as picture:
+                picture.quantize(256, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
