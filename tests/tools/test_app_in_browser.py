@@ -65,7 +65,7 @@ def test_it_finds_the_described_person(page):
         description(page).fill(caption(colour))
         description(page).press("Enter")
         expect(page.locator(".status")).to_contain_text(f"10 of 16 photos for “{caption(colour)}”"[:40])
-            assert {name.split("_")[0] for name in names(page)[:2]} == {colour}
+        assert {name.split("_")[0] for name in names(page)[:2]} == {colour}
     assert page.locator(".card .rank").all_inner_texts() == [str(rank) for rank in range(1, 11)]
     scores = [float(score) for score in page.locator(".card .score").all_inner_texts()]
     assert scores == sorted(scores, reverse=True) and scores[0] > 0.8
@@ -310,7 +310,7 @@ def test_twenty_users_get_their_own_answers(site, browser, people):
         description(page).press("Enter", no_wait_after=True)
     for page, text in zip(pages, texts, strict=True):
         expect(page.locator(".status")).to_contain_text(f"for “{text[:60]}")
-            hits = searcher.search(text=text)
+        hits = searcher.search(text=text)
         assert names(page) == [hit.path.name for hit in hits]
         scores = [float(score) for score in page.locator(".card .score").all_inner_texts()]
         assert scores == pytest.approx([hit.score for hit in hits], abs=2e-3)
