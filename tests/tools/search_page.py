@@ -81,17 +81,19 @@ def description(page: Page):
 
 
 def search(page: Page, text: str | None = None) -> None:
-    """Search, for a description if one is given, and wait until the page is done."""
+    """Search, for a description if one is given, and wait until the page says what came of it."""
     if text is not None:
         description(page).fill(text)
+    before = page.locator(".status").inner_html()
     page.get_by_role("button", name="Search", exact=True).click()
-    settle(page)
+    page.wait_for_function(_DONE, arg=before)
 
 
-def settle(page: Page) -> None:
-    """Wait until the search that was asked for is over."""
-    expect(page.locator(".results.stale")).to_have_count(0)
-    expect(page.locator(".status")).not_to_contain_text("Searching")
+# What the page says has other elements each time, also where it says the same again.
+_DONE = """before => {
+    const now = document.querySelector(".status").innerHTML;
+    return now != before && !now.includes("Searching");
+}"""
 
 
 def draw(page: Page, colour: str) -> None:

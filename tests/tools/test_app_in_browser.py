@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 from retrieval.hostile_uploads import HOSTILE, still
 from retrieval.shape_people import PEOPLE, caption
-from tools.search_page import PATIENCE, description, draw, launch, names, opened, search, served, settle
+from tools.search_page import PATIENCE, description, draw, launch, names, opened, search, served
 
 USERS = 20
 
@@ -65,7 +65,6 @@ def test_it_finds_the_described_person(page):
         description(page).fill(caption(colour))
         description(page).press("Enter")
         expect(page.locator(".status")).to_contain_text(f"10 of 16 photos for “{caption(colour)}”"[:40])
-        settle(page)
         assert {name.split("_")[0] for name in names(page)[:2]} == {colour}
     assert page.locator(".card .rank").all_inner_texts() == [str(rank) for rank in range(1, 11)]
     scores = [float(score) for score in page.locator(".card .score").all_inner_texts()]
@@ -123,11 +122,9 @@ def test_a_found_photo_leads_on(page):
     search(page, caption("brown"))
     page.get_by_role("button", name="Search from photo brown_1.png").click()
     expect(page.locator(".status")).to_contain_text("for photo brown_1.png")
-    settle(page)
     assert names(page)[0] == "brown_1.png"
     page.get_by_alt_text("Photo brown_0.png").click()
     expect(page.locator(".status")).to_contain_text("for photo brown_0.png")
-    settle(page)
     assert names(page)[:2] == ["brown_0.png", "brown_1.png"]
 
 
@@ -143,7 +140,6 @@ def test_the_history_is_the_tabs_own(page, site):
     expect(history).to_have_text([f"history“{caption('green')}”", "historydrawing"])
     history.nth(1).click()
     expect(page.locator(".status")).to_contain_text("for drawing")
-    settle(page)
     assert first(page) == "blue"
     expect(page.locator(".paper polyline")).to_have_count(2)
     expect(description(page)).to_have_value("")
@@ -158,7 +154,6 @@ def test_it_works_by_keyboard_alone(page):
     expect(description(page)).to_be_focused()
     page.keyboard.type(caption("yellow"))
     page.keyboard.press("Enter")
-    settle(page)
     expect(page.locator(".card")).to_have_count(10)
     seen = []
     for _ in range(12):
@@ -193,8 +188,7 @@ def test_it_fits_a_phone_and_a_finger(site, browser):
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     expect(page.locator(".paper polyline")).to_have_count(1)
     assert page.evaluate("scrollY") == 0, "the finger draws, it does not scroll"
-    page.get_by_role("button", name="Search", exact=True).tap()
-    settle(page)
+    search(page)
     expect(page.locator(".card").first).to_be_in_viewport()
     assert first(page) == "red"
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -316,7 +310,6 @@ def test_twenty_users_get_their_own_answers(site, browser, people):
         description(page).press("Enter", no_wait_after=True)
     for page, text in zip(pages, texts, strict=True):
         expect(page.locator(".status")).to_contain_text(f"for “{text[:60]}")
-        settle(page)
         hits = searcher.search(text=text)
         assert names(page) == [hit.path.name for hit in hits]
         scores = [float(score) for score in page.locator(".card .score").all_inner_texts()]
