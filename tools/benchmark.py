@@ -14,7 +14,19 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
-from benchmarks import conversion, encode, evaluation, index, input, memory, precision, search, sketches, train_step
+from benchmarks import (
+    conversion,
+    encode,
+    evaluation,
+    index,
+    input,
+    memory,
+    precision,
+    products,
+    search,
+    sketches,
+    train_step,
+)
 from benchmarks.document import document
 from ms_unireid.command_line import run
 from ms_unireid.files import write_json, write_text
@@ -28,6 +40,7 @@ COMMANDS = {
     "input": input,
     "memory": memory,
     "precision": precision,
+    "products": products,
     "search": search,
     "sketches": sketches,
     "train-step": train_step,
@@ -45,6 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     single.add_argument("arguments", nargs="+")
     written = commands.add_parser("document", help="write docs/performance.md from the other commands' JSON files")
     written.add_argument("files", type=Path, nargs="+", help="named after their commands")
+    written.add_argument("--notes", type=Path, help="Markdown that says what the figures mean")
     written.add_argument("--output", type=Path, default=Path("docs/performance.md"))
     return parser.parse_args(arguments)
 
@@ -55,7 +69,8 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps(JOBS[options.job](*options.arguments)))
         return
     if options.command == "document":
-        write_text(options.output, document(options.files, COMMANDS))
+        notes = options.notes.read_text(encoding="utf-8") if options.notes else ""
+        write_text(options.output, document(options.files, COMMANDS, notes))
         return
     if options.command != "sketches":  # drawing needs no MindSpore
         check_packages()

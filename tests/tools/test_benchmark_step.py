@@ -97,3 +97,17 @@ def test_a_side_that_fails_is_told(tool):
         pytest.raises(RuntimeError, match="ended with code"),
     ):
         side.work("step")
+
+
+def test_products_are_the_same_on_both_sides(tool, graph, monkeypatch):
+    """And those of a linear map and its gradients."""
+    monkeypatch.setattr(tool.products, "TOKENS", 3)
+    monkeypatch.setattr(tool.products, "MAPS", {"c_fc": (4, 6)})
+    monkeypatch.setattr(tool.products, "stand_by", lambda works: {name: work()[0] for name, work in works.items()})
+    ours, theirs = tool.products.multiply_ours("1", "2"), tool.products.multiply_pytorch("1", "2")
+    x, weight = tool.products._operands("2", "c_fc forward")
+    gradient, _ = tool.products._operands("2", "c_fc to the input")
+    expected = {"forward": x @ weight.T, "to the input": gradient @ weight, "to the weight": gradient.T @ x}
+    for form, product in expected.items():
+        np.testing.assert_allclose(ours[f"c_fc {form}"], product, atol=1e-4)
+        np.testing.assert_allclose(theirs[f"c_fc {form}"], product, atol=1e-4)

@@ -1,6 +1,6 @@
 """docs/performance.md, from what the other commands wrote as JSON.
 
-python tools/benchmark.py document docs/measurements/*.json --output docs/performance.md
+python tools/benchmark.py document docs/measurements/*.json --notes docs/measurements/notes.md
 """
 
 import json
@@ -19,14 +19,19 @@ given as median [least..most]. Seconds are of the machine named with them and sa
 """
 
 
-def document(files: Sequence[Path], commands: Mapping[str, ModuleType]) -> str:
-    """Lay out measurements as Markdown; a file is named after its command, with what distinguishes it behind a dot.
+def document(files: Sequence[Path], commands: Mapping[str, ModuleType], notes: str = "") -> str:
+    """Lay out measurements as Markdown.
+
+    Args:
+        files: Each named after its command, with what distinguishes it behind a dot.
+        commands: The tool's.
+        notes: Markdown that goes before them: what the figures mean.
 
     Raises:
         ConfigError: If a file's name is no command's.
         DataError: If a file cannot be read.
     """
-    return _HEAD + "".join(_section(file, commands) for file in sorted(files))
+    return "\n".join([_HEAD, *([notes] if notes else []), *(_section(file, commands) for file in sorted(files))])
 
 
 def _section(file: Path, commands: Mapping[str, ModuleType]) -> str:
@@ -40,7 +45,7 @@ def _section(file: Path, commands: Mapping[str, ModuleType]) -> str:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{file}: holds no measurement of {name} ({error!r}); measure again") from error
     about = module.__doc__.splitlines()[0]
-    return f"\n## {name}\n\n{about}\n\n{_as_markdown(text)}\n\n{_machine(result['machine'])}\n"
+    return f"## {name}\n\n{about}\n\n{_as_markdown(text)}\n\n{_machine(result['machine'])}\n"
 
 
 def _as_markdown(text: str) -> str:
