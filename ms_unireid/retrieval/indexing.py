@@ -17,7 +17,7 @@ from ms_unireid.conversion.convert import sha256
 from ms_unireid.data.photo_sets import dataset_photos, folder_photos
 from ms_unireid.data.pictures import decode_picture
 from ms_unireid.data.pipeline import iterate
-from ms_unireid.data.transforms import MEAN, STD, evaluation_transform
+from ms_unireid.data.transforms import MEAN, STD, normalize, resize
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.evaluation.similarity import normalize_rows
@@ -288,7 +288,7 @@ class _NewPhotos:
                 status = os.fstat(file.fileno())
                 size, changed = status.st_size, status.st_mtime_ns
                 content = file.read()
-            target[:] = evaluation_transform(decode_picture(io.BytesIO(content)), self.image_size)
+            normalize(resize(decode_picture(io.BytesIO(content)), self.image_size), target)
         except picture_files.DECODE_ERRORS as error:
             return Skipped(source, name, size, changed, picture_files.describe(error))
         return Photo(source, name, size, changed, bytes.fromhex(sha256(io.BytesIO(content))), person)
