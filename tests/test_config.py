@@ -190,7 +190,8 @@ def test_a_device_overlay_changes_how_a_row_runs_and_not_its_experiment(device):
     config = load_config([CONFIGS / "tri_cuhk_pedes" / "unireid.yaml", CONFIGS / "devices" / f"{device}.yaml"])
     assert config.runtime.device.lower() == device
     same_steps = dataclasses.replace(config.train, cache_chunk=row.train.cache_chunk)
-    assert dataclasses.replace(config, runtime=row.runtime, train=same_steps) == row
+    same_numbers = dataclasses.replace(config.eval, batch_size=row.eval.batch_size)
+    assert dataclasses.replace(config, runtime=row.runtime, train=same_steps, eval=same_numbers) == row
 
 
 def test_the_last_override_wins():
