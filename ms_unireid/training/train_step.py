@@ -86,7 +86,8 @@ class TrainStep:
         if runtime.recompute:
             model.recompute_blocks()
         self.gradient, sums = self._make_gradient(train)
-        self.collect = Collect(self.loss_scale.active, gradient_reducer(self.params, processes), sums)
+        reducer = gradient_reducer(self.params, processes)
+        self.collect = Collect(self.loss_scale.active, reducer, sums, uses_fast_ops(runtime))
         self.apply = Apply(self.params, train)
         # An overflow must be seen before the update, so half precision needs graphs of its own for both.
         at_once = sums is None and not self.loss_scale.active
