@@ -27,10 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{path}: cannot be written ({reason}); make room or choose a folder you may write to"
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -60,13 +57,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 old.rename(path)
             raise
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{path}: cannot be written ({reason}); make room or choose a folder you may write to"
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or error
+    return UserError(f"{path}: cannot be written ({reason}); make room or choose a folder you may write to")
 
 
 def write_text(path: Path, text: str) -> None:

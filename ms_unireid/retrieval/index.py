@@ -163,8 +163,8 @@ class IndexWriter:
             self.manifest.add_photos(count, photos)
             self._count_change(about)
 
-    def rearrange(self, photos: Sequence[Photo], rows: Sequence[int]) -> None:
-        """Put these photos in the place of all, with the features that now stand in `rows`.
+    def rearrange(self, photos: Sequence[Photo], rows: Sequence[int], dropped: Sequence[int] = ()) -> None:
+        """Put these photos in the place of all, with the features that now stand in `rows`; forget dropped sources.
 
         Raises:
             UserError: If there is no room.
@@ -180,6 +180,8 @@ class IndexWriter:
             file.flush()
             os.fsync(file.fileno())
         with self.manifest.change():
+            for source in dropped:
+                self.manifest.drop_source(source)
             self.manifest.replace_photos(photos)
             self.manifest.set_about(file=number)
             self._count_change(about)

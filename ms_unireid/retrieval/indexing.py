@@ -149,14 +149,14 @@ def update_index(
     given = {source: _list(source) for source in sources}  # before anything is made: mistakes show at once
     writer = IndexWriter(folder, about)
     try:
-        known, listings = _choose(writer, given, removed)
+        known, gone, listings = _choose(writer, given, removed)
         folders = {number: Path(source.folder) for number, source in known.items()}
         photos = writer.manifest.photos()
         changes = find_changes(
             folders, listings, photos, writer.manifest.skipped(), lambda *counts: progress("compared", *counts)
         )
-        if not is_same(changes, photos):
-            writer.rearrange(changes.photos, changes.rows)
+        if gone or not is_same(changes, photos):
+            writer.rearrange(changes.photos, changes.rows, gone)  # a source leaves with its photos, or not at all
         with writer.manifest.change():
             writer.manifest.replace_skipped(changes.skipped)
         encoded = _encode(writer, folders, changes, extractor, progress)
@@ -176,18 +176,20 @@ def update_index(
 
 def _choose(
     writer: IndexWriter, given: Mapping[Source, Listing], removed: Sequence[Path]
-) -> tuple[dict[int, Source], dict[int, Listing]]:
-    """Put the sources into the manifest; return all of them by number, and what is now in those to be looked at."""
+) -> tuple[dict[int, Source], list[int], dict[int, Listing]]:
+    """Put new sources into the manifest; return those that stay, those that go, and the photos of those to look at."""
     known = writer.manifest.sources()
     gone = [number for folder in removed for number in _of_folder(folder, known)]
+    for number in gone:
+        if known[number] in given:
+            raise ConfigError(f"{known[number].folder}: is to be added and to be removed; give it for one of the two")
     kept = {number: source for number, source in known.items() if number not in gone}
     _check_apart([*kept.values(), *given])
     listings = given or {source: _list(source) for source in kept.values()}
     with writer.manifest.change():
-        for number in gone:
-            writer.manifest.drop_source(number)
         numbers = {source: writer.manifest.add_source(source) for source in listings}
-    return writer.manifest.sources(), {numbers[source]: listing for source, listing in listings.items()}
+    stay = {number: source for number, source in writer.manifest.sources().items() if number not in gone}
+    return stay, gone, {numbers[source]: listing for source, listing in listings.items()}
 
 
 def _of_folder(folder: Path, known: Mapping[int, Source]) -> list[int]:

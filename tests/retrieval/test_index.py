@@ -83,6 +83,28 @@ def test_several_folders_come_and_go(photos, index, tmp_path):
         update(index, removed=[photos])
 
 
+def test_a_folder_cannot_come_and_go_at_once(photos, index):
+    update(index, photos)
+    with pytest.raises(ConfigError, match="to be added and to be removed"):
+        update(index, photos, removed=[photos])
+    check(index, photos.glob("*.png"))
+
+
+def test_an_interrupted_removal_leaves_the_folder_whole(photos, index, tmp_path, monkeypatch):
+    others = put_photos(tmp_path / "others", range(20, 23))
+    update(index, photos, tmp_path / "others")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Manifest, "replace_photos", interrupted)
+        update(index, removed=[photos])
+    check(index, [*photos.glob("*.png"), *others])
+    assert update(index, removed=[photos]).photos == 3
+    check(index, others)
+
+
 def test_a_folder_that_is_gone_or_empty_does_not_empty_the_index(photos, index, tmp_path):
     update(index, photos)
     shutil.move(photos, tmp_path / "elsewhere")
@@ -216,7 +238,6 @@ def test_an_index_of_a_later_format(photos, index):
 
 def test_features_that_are_not_finite_are_refused(photos, index):
     using = extractor()
-    using.image_encoder = lambda pictures: pytest.fail("replaced below")
     broken = extractor().image_encoder
     using.image_encoder = type(
         "Broken",
