@@ -67,12 +67,14 @@ class SketchBox:
         uploader = ui.upload(on_upload=self._receive, max_file_size=MAX_BYTES, auto_upload=True).classes("hidden")
         uploader.props(f'accept="{ACCEPTED_SUFFIXES}" aria-label="Sketch file"')
         uploader.on_rejected(lambda: self._on_problem(_REFUSED))
-        uploader.on("failed", lambda: self._on_problem(_REFUSED), args=[])
-        self._uploader = uploader
+        in_browser = f"getElement({uploader.id}).$refs.qRef"
+        # Emptied once the browser has its answer: earlier, by the server, would abort the request that still waits
+        # for it, and a good upload would be told as refused.
+        empty = f"{in_browser}.reset()"
+        uploader.on("uploaded", js_handler=f"() => {empty}")
+        uploader.on("failed", lambda: self._on_problem(_REFUSED), js_handler=f"() => {{ {empty}; emit() }}")
         # In the browser: it opens a file dialogue only straight from a click.
-        _button("Upload a sketch", "upload_file").on(
-            "click", js_handler=f"() => getElement({uploader.id}).$refs.qRef.pickFiles()"
-        )
+        _button("Upload a sketch", "upload_file").on("click", js_handler=f"() => {in_browser}.pickFiles()")
 
     def _follow_pen(self, event: events.GenericEventArguments) -> None:
         if self.upload is not None or not isinstance(event.args, dict):
@@ -96,7 +98,6 @@ class SketchBox:
 
     async def _receive(self, event: events.UploadEventArguments) -> None:
         data = await event.file.read()
-        self._uploader.reset()
         try:
             picture = await self._worker.run(lambda: self._worker.fit(decode_upload(data)))
         except UserError as error:

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -49,6 +50,7 @@ def first(page) -> str:
 
 
 def upload(page, content: bytes, name: str = "sketch.png") -> None:
+    expect(page.locator(".q-uploader__file")).to_have_count(0)  # until the last one is through, the page takes no other
     page.set_input_files("input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
 
 
@@ -216,9 +218,7 @@ def test_texts_of_every_kind_get_an_answer(page):
 
 def test_bad_uploads_are_refused_and_good_ones_still_work(page, site):
     for name, (content, reason) in HOSTILE.items():
-        page.set_input_files(
-            "input[type=file]", {"name": f"../../{name}.png", "mimeType": "image/png", "buffer": content}
-        )
+        upload(page, content, f"../../{name}.png")
         expect(problem(page)).to_contain_text(reason)
     upload(page, bytes(10 * 2**20 + 1))
     expect(problem(page)).to_contain_text("one picture file (PNG, JPEG, …) of at most 10 MiB")
@@ -230,6 +230,21 @@ def test_bad_uploads_are_refused_and_good_ones_still_work(page, site):
     expect(problem(page)).to_have_count(0)
     search(page)
     expect(page.locator(".card")).to_have_count(10)
+
+
+def test_an_upload_stands_though_its_answer_is_late(page):
+    def late(route):
+        response = route.fetch()
+        time.sleep(1)  # the picture is on the sheet long before the browser hears that it was taken
+        route.fulfill(response=response)
+
+    page.route("**/upload/**", late)
+    for _ in range(2):
+        upload(page, still())
+        expect(page.locator(".q-uploader__file")).to_have_count(0)
+        expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+        expect(problem(page)).to_have_count(0)
+        page.get_by_role("button", name="Clear").click()
 
 
 def ask(site, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
