@@ -8,11 +8,14 @@ takes heads apart by split and concatenation, and computes cheap things again ra
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.ops.auto_generate import SigmoidGrad
 
 from ms_unireid.models.products import Product
 
 LAYER_NORM_EPS = 1e-5
 _SLOPE = 1.702  # of QuickGELU's sigmoid
+# oneDNN multiplies fastest by a matrix that is given transposed. To transpose one pays from about so many rows on.
+_MANY_ROWS = 1024
 
 
 def _row_sums(x: Tensor) -> Tensor:
@@ -43,11 +46,18 @@ class FastAffine(Affine):
 
     def __init__(self):
         super().__init__()
-        self.to_input, self.to_weight = Product(), Product(transpose_a=True)
+        self.plainly, self.by_transpose = Product(), Product(transpose_b=True)
+        self.to_weight = Product(transpose_a=True)
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of x, weight and bias."""
         return self.to_input(dout, weight), self.to_weight(dout, x), _row_sums(dout)
+
+    def to_input(self, dout: Tensor, weight: Tensor) -> Tensor:
+        """Multiply dout (rows, out) by weight (out, in)."""
+        if dout.shape[0] < _MANY_ROWS:
+            return self.plainly(dout, weight)
+        return self.by_transpose(dout, weight.transpose(1, 0))
 
 
 class QuickGELUAffine(nn.Cell):
@@ -63,24 +73,25 @@ class QuickGELUAffine(nn.Cell):
 
 
 class FastQuickGELUAffine(QuickGELUAffine):
-    """`QuickGELUAffine` that keeps x alone and activates it again in the backward pass.
-
-    The weight is wide, (out, 4 out): a product with its wide rows, or one that makes them, takes oneDNN two to three
-    times as long as the same product of their transposes.
-    """
+    """`QuickGELUAffine` that keeps x alone and activates it again in the backward pass."""
 
     def __init__(self):
         super().__init__()
-        self.to_input, self.to_weight = Product(transpose_b=True), Product(transpose_a=True)
+        self.affine = FastAffine()
+        self.gate_gradient = SigmoidGrad()
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of x, weight and bias."""
         x = ops.depend(x, dout)  # or it would be activated early, and kept
-        gate = ops.sigmoid(_SLOPE * x)
-        active = x * gate
-        slope = gate * (_SLOPE * (x - active) + 1)
-        dx = self.to_input(dout, weight.transpose(1, 0)) * slope
-        return dx, self.to_weight(active, dout).transpose(1, 0), _row_sums(dout)
+        steep = _SLOPE * x
+        gate = ops.sigmoid(steep)
+        slope = gate + self.gate_gradient(gate, steep)
+        return self.affine.to_input(dout, weight) * slope, self._to_weight(x * gate, dout), _row_sums(dout)
+
+    def _to_weight(self, active: Tensor, dout: Tensor) -> Tensor:
+        if dout.shape[0] < _MANY_ROWS:
+            return self.affine.to_weight(dout, active)
+        return self.affine.to_weight(active, dout).transpose(1, 0)  # as the product of rows so wide takes twice as long
 
 
 class GELUAffine(nn.Cell):
@@ -108,15 +119,23 @@ class Normalize(nn.Cell):
 
 
 class FastNormalize(Normalize):
-    """`Normalize` whose backward pass takes and spreads its means by matrix products."""
+    """`Normalize` that takes and spreads its means by matrix products, forward and backward."""
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return as `Normalize`, but for the variances the inverse standard deviations (rows, 1)."""
+        width = x.shape[1]
+        average = ops.ones((width, 1), ms.float32) / width
+        mean = ops.MatMul()(x, average)
+        centred = x - _spread(mean, width)
+        inverse = ops.rsqrt(ops.MatMul()(centred * centred, average) + LAYER_NORM_EPS)
+        return ops.BiasAdd()(centred * ops.MatMul()(inverse, weight.reshape(1, -1)), bias), mean, inverse
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, ...]:
         """Return the gradients of x, weight and bias."""
-        (_, mean, variance), dy = out, dout[0]
-        width = x.shape[1]
-        product = ops.MatMul()
-        inverse = ops.rsqrt(variance + LAYER_NORM_EPS)  # (rows, 1), as all of these columns
-        centred = ops.depend(x, dy) - _spread(mean, width)
+        dy, width, product = dout[0], x.shape[1], ops.MatMul()
+        # Or what is spread here would be taken from the forward pass, and kept since then.
+        mean, inverse = ops.depend(out[1], dy), ops.depend(out[2], dy)
+        centred = x - _spread(mean, width)
         scaled = dy * centred
         average = weight.reshape(-1, 1) / width  # times it: the mean over a row of what is also times the weight
         constant = inverse * product(dy, average)
@@ -173,7 +192,7 @@ class AttentionCore(nn.Cell):
 
 
 class FastAttentionCore(AttentionCore):
-    """`AttentionCore` that keeps qkv, the attention weights and its result.
+    """`AttentionCore` that keeps queries, keys and values by head, the attention weights and its result.
 
     Heads lead: a tensor by head is (heads * B, L, D / heads).
     """
@@ -182,16 +201,16 @@ class FastAttentionCore(AttentionCore):
         super().__init__(heads, mask)
         self.transposed_mix = Product(batched=True, transpose_a=True)
 
-    def construct(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
-        """Return as `AttentionCore`, but the weights as (heads * B, L, L)."""
+    def construct(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """Return as `AttentionCore`, but the weights as (heads * B, L, L); then queries, keys and values by head."""
         q, k, v = self._by_head(qkv)
         weights = self._attend(q, k)
-        return ops.Concat(-1)(self._heads_of(self.mix(weights, v))).reshape(qkv.shape[0], qkv.shape[1], -1), weights
+        mixed = ops.Concat(-1)(self._heads_of(self.mix(weights, v))).reshape(qkv.shape[0], qkv.shape[1], -1)
+        return mixed, weights, q, k, v
 
     def bprop(self, qkv: Tensor, out: tuple, dout: tuple) -> Tensor:
         """Return the gradient of qkv."""
-        (mixed, weights), dmixed = out, dout[0]
-        q, k, v = self._by_head(ops.depend(qkv, dmixed))
+        (mixed, weights, q, k, v), dmixed = out, dout[0]
         dmixed_by_head = self._leading(ops.Split(-1, self.heads)(self._rows(dmixed)), q.shape)
         sums = _spread(self._sums_by_head(dmixed * mixed), q.shape[1]).reshape(weights.shape)
         dscores = weights * (self.scores(dmixed_by_head, v) - sums)

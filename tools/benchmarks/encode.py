@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from benchmarks.runs import Run, Standby, alone, measured, spread, stand_by, summary
+from benchmarks.runs import WARM_UP, Run, Standby, in_turns, measured, spread, stand_by, summary, work_in_turns
 from ms_unireid.config import Config, load_config
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.data.loading import load_splits
@@ -24,6 +23,7 @@ WORKS = {
     "image": "encode_image of 16 pictures",
     "text": "the split's captions, ours cut behind their ends, PyTorch's padded to the context length",
 }
+WARM_UPS = {"image": WARM_UP, "text": 0}  # a split of captions is many batches
 EVALUATION = "the split's evaluation from reading to scores, compilation included"
 
 
@@ -41,18 +41,13 @@ def add_command(commands: Any) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Encode, then evaluate, in turns."""
     arguments = [options.threads, f"data.root={options.root}", *options.overrides]
-    runs: dict[str, dict[str, list[Run]]] = {name: {"ours": [], "pytorch": []} for name in (*WORKS, "evaluation")}
+    runs: dict[str, dict[str, list[Run]]] = {}
     with Standby("encode-ours", *arguments) as ours, Standby("encode-pytorch", *arguments) as theirs:
-        sides = {"ours": ours, "pytorch": theirs}
-        for work in WORKS:
-            first = {name: side.work(work) for name, side in sides.items()}
+        for work, warm_up in WARM_UPS.items():
+            first, runs[work] = work_in_turns({"ours": ours, "pytorch": theirs}, work, warm_up, options.rounds)
             runs[work]["first"] = [first["ours"]]
-            for _ in tqdm(range(options.rounds), desc=work, unit="round"):
-                for name, side in sides.items():
-                    runs[work][name].append(side.work(work))
-    for _ in tqdm(range(options.evaluations), desc="evaluation", unit="round"):
-        for name in sides:
-            runs["evaluation"][name].append(alone(f"evaluate-split-{name}", *arguments))
+    jobs = {side: (f"evaluate-split-{side}", *arguments) for side in ("ours", "pytorch")}
+    runs["evaluation"] = in_turns(jobs, options.evaluations, "evaluation")
     rows = {**WORKS, "evaluation": EVALUATION}
     return {
         "what": f"encoders beside PyTorch's, {' '.join(map(str, arguments[2:])) or 'ViT-B/16 at 384x128'}",

@@ -16,6 +16,9 @@ from tqdm import tqdm
 MIB = 1 << 20
 TOOL = Path(__file__).resolve().parent.parent / "benchmark.py"
 
+# MindSpore runs each kernel on one core for five times and on two for five, and then keeps to the better.
+WARM_UP = 10
+
 # Figure to value, of one run.
 Run = dict[str, float]
 
@@ -76,6 +79,24 @@ class Standby:
     def __exit__(self, *error: object) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def work_in_turns(
+    sides: Mapping[str, Standby], name: str, warm_up: int, rounds: int
+) -> tuple[dict[str, Run], dict[str, list[Run]]]:
+    """Have every side do a work once a round, after some rounds that do not count.
+
+    Returns:
+        Each side's first run ever, and its runs that count.
+    """
+    first = {side: standby.work(name) for side, standby in sides.items()}
+    runs: dict[str, list[Run]] = {side: [] for side in sides}
+    for done in tqdm(range(warm_up + rounds), desc=name, unit="round"):
+        for side, standby in sides.items():
+            run = standby.work(name)
+            if done >= warm_up:
+                runs[side].append(run)
+    return first, runs
 
 
 def stand_by(works: Mapping[str, Callable[[], None]]) -> Run:

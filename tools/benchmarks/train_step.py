@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from benchmarks.runs import Run, Standby, spread, stand_by, summary
+from benchmarks.runs import WARM_UP, Run, Standby, spread, stand_by, summary, work_in_turns
 from ms_unireid.config import Config, load_config
 from ms_unireid.runtime import describe
 
@@ -32,6 +31,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("train-step", help="a whole training step of the full-size ViT-B/16, beside PyTorch's")
     parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="rounds before those, which do not count")
     parser.add_argument("--baselines", nargs="+", choices=tuple(BASELINES), default=list(BASELINES))
     parser.add_argument("--threads", type=int, default=2, help="PyTorch's; MindSpore's follow the cores it may run on")
     parser.add_argument("--json", type=Path, help="write the measurements as JSON")
@@ -47,15 +47,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             sides[name] = Standby("step-pytorch", options.threads, *arguments, environment=BASELINES[name])
         for side in sides.values():
             stack.enter_context(side)
-        first = {name: side.work("step") for name, side in sides.items()}
-        runs: dict[str, list[Run]] = {name: [] for name in sides}
-        for _ in tqdm(range(options.rounds), unit="round"):
-            for name, side in sides.items():
-                runs[name].append(side.work("step"))
+        first, runs = work_in_turns(sides, "step", options.warm_up, options.rounds)
     return {
         "what": f"a training step of {options.batch} pairs, {' '.join(arguments)}",
         "baselines": {name: WORDS[name] for name in options.baselines},
         "rounds": options.rounds,
+        "warm_up": options.warm_up,
         "threads": options.threads,
         "ratio": {name: _ratio(runs["ours"], runs[name], "seconds") for name in options.baselines},
         "cpu_ratio": {name: _ratio(runs["ours"], runs[name], "cpu_seconds") for name in options.baselines},
@@ -68,7 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Lay out the measurements for a terminal."""
-    lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
+    lines = [f"{result['what']}; {result['rounds']} rounds after {result['warm_up']}, median [least..most]"]
     for name, words in result["baselines"].items():
         ratio, cpu = (spread(result[kind][name]) for kind in ("ratio", "cpu_ratio"))
         lines.append(f"time, ours / {words}: {ratio}, in CPU time {cpu}")
