@@ -17,6 +17,9 @@ torch.set_num_threads(1)
 TINY = ModelConfig(architecture="tiny", image_size=(32, 16), context_length=12)
 FULL_SIZE = ModelConfig()
 
+# Of the towers' operations, `runtime.fused_ops`.
+FORMS = ("plain", "fast")
+
 # Rows of Table 2 (and the baseline without fusion) under the reference's names.
 ROWS = {
     "T": ObjectiveConfig(tasks=("text",), dynamic=False, interaction_weight=0),

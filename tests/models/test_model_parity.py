@@ -12,6 +12,7 @@ from mindspore import Parameter, Tensor
 
 from ms_unireid.config import ModelConfig
 from ms_unireid.models import clip, transformer, vision
+from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import build_model
 from reference import model as reference_model
 
@@ -42,12 +43,15 @@ def our_features(net, batch):
     return {name: value.asnumpy() for name, value in zip(NAMES, feats, strict=True)}, float(scale.asnumpy())
 
 
-@pytest.fixture(scope="module", params=GEOMETRIES)
+@pytest.fixture(scope="module", params=[(geometry, form) for geometry in GEOMETRIES for form in parity.FORMS])
 def twins(request):
-    """The reference and ours with the same weights."""
-    config = GEOMETRIES[request.param]
+    """The reference and ours with the same weights, in both forms of its operations."""
+    geometry, form = request.param
+    config = GEOMETRIES[geometry]
     theirs, ours = parity.reference_for(config, 3), build_model(config)
     parity.copy_weights(theirs, ours)
+    if form == "fast":
+        use_fast_ops(ours)
     return config, theirs, ours
 
 
@@ -154,4 +158,6 @@ def test_full_size_features(graph):
     expected, _ = reference_features(theirs, batch)
     del theirs
     gc.collect()
+    assert parity.max_difference(our_features(ours, batch)[0], expected) < 1e-4
+    use_fast_ops(ours)
     assert parity.max_difference(our_features(ours, batch)[0], expected) < 1e-4

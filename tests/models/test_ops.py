@@ -48,7 +48,9 @@ AFFINE, VECTORS = [(13, 24), (40, 24), (40,)], [(13, 24), (24,), (24,)]
 CASES = {
     "affine": (ops.Affine, torch.nn.functional.linear, AFFINE),
     "affine of one row": (ops.Affine, torch.nn.functional.linear, [(1, 24), (40, 24), (40,)]),
+    "affine of many rows": (ops.Affine, torch.nn.functional.linear, [(1030, 24), (40, 24), (40,)]),
     "quick_gelu": (ops.QuickGELUAffine, torch_quick, AFFINE),
+    "quick_gelu of many rows": (ops.QuickGELUAffine, torch_quick, [(1030, 24), (40, 24), (40,)]),
     "norm": (lambda: First(ops.Normalize()), torch_norm, VECTORS),
     "norm of one row": (lambda: First(ops.Normalize()), torch_norm, [(1, 24), (24,), (24,)]),
     "attention": (lambda: First(ops.AttentionCore(3)), torch_attention(3), [(4, 12, 72)]),

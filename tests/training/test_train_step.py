@@ -10,8 +10,9 @@ import pytest
 import torch
 from mindspore import Tensor
 
-from ms_unireid.config import Config, TrainConfig
+from ms_unireid.config import Config, RuntimeConfig, TrainConfig
 from ms_unireid.losses.objective import Objective
+from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import build_model
 from ms_unireid.training.network import NetworkWithObjective, reached_parameters
 from ms_unireid.training.train_step import TrainStep
@@ -93,21 +94,24 @@ def reset(step_cell, start):
         power.set_data(Tensor(1.0, ms.float32))
 
 
-def make_config(row="Full", rate=1e-5, **model):
+def make_config(row="Full", rate=1e-5, form="auto", **model):
     return Config(
-        model=replace(parity.TINY, **model), objective=parity.ROWS[row], train=TrainConfig(learning_rate=rate)
+        model=replace(parity.TINY, **model),
+        objective=parity.ROWS[row],
+        train=TrainConfig(learning_rate=rate),
+        runtime=RuntimeConfig(fused_ops=form),
     )
 
 
-def make_step(row="Full", **model):
-    config = make_config(row, **model)
+def make_step(row="Full", **options):
+    config = make_config(row, **options)
     return TrainStep(build_model(config.model), config)
 
 
-@pytest.fixture(scope="module")
-def full_step():
-    """The full objective's step; compiled once for the whole module."""
-    return make_step()
+@pytest.fixture(scope="module", params=parity.FORMS)
+def full_step(request):
+    """The full objective's step; compiled once a form for the whole module."""
+    return make_step(form=request.param)
 
 
 # Gradients.
@@ -130,6 +134,8 @@ def assert_same_gradients(row, model, theirs, arrays):
 def test_gradients(row, theirs, start, pynative):
     model = build_model(parity.TINY)
     parity.load_values(model, start)
+    assert_same_gradients(row, model, theirs, batch(0))
+    use_fast_ops(model)
     assert_same_gradients(row, model, theirs, batch(0))
 
 
@@ -158,11 +164,12 @@ def test_runs_side_by_side(rate, start, full_step, graph):
     assert parity.max_difference(expected[20], start) > 10 * rate
 
 
+@pytest.mark.parametrize("form", parity.FORMS)
 @pytest.mark.parametrize("rate", BOUNDS)
 @pytest.mark.parametrize("row", ["T", "S", "Full"])
-def test_one_step_without_compilation(row, rate, start, pynative):
+def test_one_step_without_compilation(row, rate, form, start, pynative):
     _, expected = reference_run(start, make_config(row, rate), 1)
-    _, found = our_run(make_step(row), start, rate, 1)
+    _, found = our_run(make_step(row, form=form), start, rate, 1)
     assert parity.max_difference(found[1], expected[1]) < BOUNDS[rate]
 
 
@@ -262,8 +269,11 @@ def test_full_size_step(full_size, graph):
 @pytest.mark.parametrize("row", parity.ROWS)
 def test_full_size_gradients(row, full_size, pynative):
     """Four pairs: with two, the random features are so alike that the temperature's gradient cancels."""
-    theirs, ours, start = full_size
+    theirs, _, start = full_size
+    ours = build_model(parity.FULL_SIZE)  # a step has put fast forms into the other
     parity.load_values(ours, start)
+    assert_same_gradients(row, ours, theirs, batch(0, parity.FULL_SIZE, 4))
+    use_fast_ops(ours)
     assert_same_gradients(row, ours, theirs, batch(0, parity.FULL_SIZE, 4))
 
 

@@ -13,20 +13,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from benchmarks.runs import TOOL, Run, measured
+from benchmarks.train_step import make_batch
 from ms_unireid.runtime import describe
 
 GIB = 1 << 30
-# What a step can do about its memory.
-MEMORY_OPTIONS = {
-    "plain": (),
-    "runtime.recompute=true": ("runtime.recompute=true",),
-    "train.cache_chunk=8": ("train.cache_chunk=8",),
-    "both": ("train.cache_chunk=8", "runtime.recompute=true"),
-}
+# What a step can do about its memory, and what it does on a CPU if nothing else is asked.
+MEMORY_OPTIONS = (
+    (),
+    ("runtime.fused_ops=plain",),
+    ("runtime.recompute=true",),
+    ("train.cache_chunk=8",),
+    ("train.cache_chunk=8", "runtime.recompute=true"),
+)
 
 
 def add_command(commands: Any) -> None:
@@ -41,9 +42,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure each batch with each option."""
     limit, rows = options.limit, []
     for pairs in tqdm(options.batches, unit="batch"):
-        for name, overrides in MEMORY_OPTIONS.items():
+        for overrides in MEMORY_OPTIONS:
             command = [sys.executable, str(TOOL), "run-one", "step", f"data.batch_size={pairs}", *overrides]
-            rows.append({"pairs": pairs, "options": name, **watched(command, limit)})
+            rows.append({"pairs": pairs, "options": " ".join(overrides) or "none", **watched(command, limit)})
     return {
         "what": "one step of ViT-B/16 at 384x128, float32",
         "limit_gib": limit,
@@ -87,14 +88,11 @@ def train_step(*overrides: str) -> Run:
 
     config = load_config(None, list(overrides))
     prepare(config.runtime)
-    rng, pairs = np.random.default_rng(1), config.data.batch_size
-    photos, sketches = rng.standard_normal((2, pairs, 3, *config.model.image_size), dtype=np.float32)
-    captions = rng.integers(1, 49406, (pairs, config.model.context_length)).astype(np.int32)
-    captions[:, 60] = 49407
+    batch = make_batch(config)
     step = TrainStep(build_model(config.model, 1), config)
     step.set_train()
-    step(photos, sketches, captions, 1e-5)
-    return measured(lambda: step(photos, sketches, captions, 1e-5))
+    step(*batch, config.train.learning_rate)
+    return measured(lambda: step(*batch, config.train.learning_rate))
 
 
 JOBS = {"step": train_step}
