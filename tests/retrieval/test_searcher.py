@@ -94,7 +94,7 @@ def ranking(model: UNIReID, made: Path, query: np.ndarray) -> tuple[list[str], n
     return [paths[row].name for row in order], scores[order]
 
 
-def check(hits, expected: tuple[list[str], np.ndarray]) -> None:
+def assert_ranked(hits, expected: tuple[list[str], np.ndarray]) -> None:
     names, scores = expected
     np.testing.assert_allclose([hit.score for hit in hits], scores[: len(hits)], atol=2e-5)
     assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
@@ -106,22 +106,22 @@ def check(hits, expected: tuple[list[str], np.ndarray]) -> None:
 def test_text_and_sketch_are_weighted_features(searcher, model, made, weight):
     sketch = photo(made, 4)
     query = 2 * weight * image_feature(model, sketch) + 2 * (1 - weight) * text_feature(model, TEXTS[0])
-    check(searcher.search(TEXTS[0], sketch, weight=weight, top_k=9), ranking(model, made, query))
+    assert_ranked(searcher.search(TEXTS[0], sketch, weight=weight, top_k=9), ranking(model, made, query))
 
 
 def test_the_paper_s_sum_is_the_default(searcher, model, made):
     fused = model.fuse(
         Tensor(image_feature(model, photo(made, 2))[None]), Tensor(text_feature(model, TEXTS[1])[None])
     ).asnumpy()[0]
-    check(searcher.search(TEXTS[1], str(photo(made, 2)), top_k=9), ranking(model, made, fused))
+    assert_ranked(searcher.search(TEXTS[1], str(photo(made, 2)), top_k=9), ranking(model, made, fused))
 
 
 def test_several_of_a_kind_are_averaged(searcher, model, made):
     text = np.mean([text_feature(model, one) for one in TEXTS], axis=0)
-    check(searcher.search(list(TEXTS), top_k=9), ranking(model, made, text))
+    assert_ranked(searcher.search(list(TEXTS), top_k=9), ranking(model, made, text))
     sketches = [photo(made, 1), photo(made, 7)]
     sketch = np.mean([image_feature(model, one) for one in sketches], axis=0)
-    check(searcher.search(sketch=sketches, top_k=9), ranking(model, made, sketch))
+    assert_ranked(searcher.search(sketch=sketches, top_k=9), ranking(model, made, sketch))
 
 
 def test_a_photo_finds_itself(searcher, made):

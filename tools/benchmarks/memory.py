@@ -16,11 +16,11 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.runs import TOOL, Run, measured
-from benchmarks.train_step import make_batch
+from benchmarks.train_step import make_step
 from ms_unireid.runtime import describe
 
 GIB = 1 << 30
-# What a step can do about its memory, and what it does on a CPU if nothing else is asked.
+# What a step can be asked to do about its memory; on a CPU, asked nothing, it takes the fast forms.
 MEMORY_OPTIONS = (
     (),
     ("runtime.fused_ops=plain",),
@@ -81,18 +81,9 @@ def to_text(result: dict[str, Any]) -> str:
 
 def train_step(*overrides: str) -> Run:
     """Take two steps on random data and measure the second, which compiles nothing."""
-    from ms_unireid.config import load_config
-    from ms_unireid.models.unireid import build_model
-    from ms_unireid.runtime import prepare
-    from ms_unireid.training.train_step import TrainStep
-
-    config = load_config(None, list(overrides))
-    prepare(config.runtime)
-    batch = make_batch(config)
-    step = TrainStep(build_model(config.model, 1), config)
-    step.set_train()
-    step(*batch, config.train.learning_rate)
-    return measured(lambda: step(*batch, config.train.learning_rate))
+    step = make_step(*overrides)
+    step()
+    return measured(step)
 
 
 JOBS = {"step": train_step}

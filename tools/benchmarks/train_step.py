@@ -5,6 +5,7 @@ python tools/benchmark.py train-step --batch 8 --rounds 5 --json train_step.json
 
 import argparse
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,8 @@ def make_batch(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return photos, sketches, token_ids
 
 
-def step_ours(_: str, *overrides: str) -> Run:
-    """Stand by to take a step of ours."""
+def make_step(*overrides: str) -> Callable[[], Any]:
+    """Build the model of a configuration; return what takes a step on drawn pairs."""
     from ms_unireid.models.unireid import build_model
     from ms_unireid.runtime import prepare
     from ms_unireid.training.train_step import TrainStep
@@ -101,7 +102,12 @@ def step_ours(_: str, *overrides: str) -> Run:
     prepare(config.runtime)
     step, batch = TrainStep(build_model(config.model, 1), config), make_batch(config)
     step.set_train()
-    return stand_by({"step": lambda: step(*batch, config.train.learning_rate)})
+    return lambda: step(*batch, config.train.learning_rate)
+
+
+def step_ours(_: str, *overrides: str) -> Run:
+    """Stand by to take a step of ours."""
+    return stand_by({"step": make_step(*overrides)})
 
 
 def step_pytorch(threads: str, *overrides: str) -> Run:
