@@ -50,7 +50,7 @@ class ImageEncoder(nn.Cell):
         class_token = tower.class_embedding.reshape(1, -1) + positions[:1]
         x = self.make_room(tower.conv1(images)) + ops.concat((class_token, positions[1:]), 0)
         x = tower.transformer(tower.ln_pre(x))
-        feats = tower.product(tower.ln_post(ops.gather(x, self.first, 1)), tower.proj)
+        feats = tower.read(ops.gather(x, self.first, 1), x)
         return (self.output(feats), feats) if self.normalized else feats
 
 
@@ -73,12 +73,10 @@ class TextEncoder(nn.Cell):
     def construct(self, token_ids: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Encode token_ids (B, L) int32 as features (B, D) float32."""
         clip = self.clip
-        x = clip.token_embedding(token_ids) + clip.positional_embedding
-        x = clip.transformer(x)
-        end = clip.argmax(token_ids.astype("float32")).expand_dims(1)
-        at_end = (self.places == end).astype("float32").expand_dims(1)  # (B, 1, L), a single one in each row
-        x = self.pick(at_end, x).squeeze(1)
-        feats = clip.product(clip.ln_final(x), clip.text_projection)
+        x = clip.transformer(clip.embed(token_ids))
+        end = clip.end(token_ids)
+        at_end = (self.places == end.expand_dims(1)).astype("float32").expand_dims(1)  # (B, 1, L), a one in each row
+        feats = clip.read(self.pick(at_end, x).squeeze(1), x, end)
         return (self.output(feats), feats) if self.normalized else feats
 
 

@@ -50,7 +50,19 @@ class CLIP(nn.Cell):
         by causality alone, so that L may be anything from the longest caption up to the context length.
         """
         batch, length = token_ids.shape
-        x = self.transformer(self.token_embedding(token_ids) + self.positional_embedding[:length])
-        last = ops.arange(0, batch * length, length) + self.argmax(token_ids.astype("float32"))
-        x = ops.gather(x.reshape(batch * length, -1), last, 0)
-        return self.product(self.ln_final(x), self.text_projection)
+        x = self.transformer(self.embed(token_ids))
+        place = self.end(token_ids)
+        token = ops.gather(x.reshape(batch * length, -1), ops.arange(0, batch * length, length) + place, 0)
+        return self.read(token, x, place)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Make the text tower's first block's input of token_ids (B, L) int32: (B, L, width)."""
+        return self.token_embedding(token_ids) + self.positional_embedding[: token_ids.shape[1]]
+
+    def end(self, token_ids: Tensor) -> Tensor:
+        """Find the end-of-text token of token_ids (B, L) int32, whose id is the largest: (B,) int32."""
+        return self.argmax(token_ids.astype("float32"))
+
+    def read(self, token: Tensor, x: Tensor, place: Tensor) -> Tensor:
+        """Turn end-of-text tokens (B, width), at `place` (B,) int32 in the last block's input x, into features."""
+        return self.product(self.ln_final(self.transformer.read(token, x, place)), self.text_projection)

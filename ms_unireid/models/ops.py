@@ -7,6 +7,7 @@ takes heads apart by split and concatenation, and computes cheap things again ra
 """
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import SigmoidGrad
 
@@ -243,6 +244,38 @@ class FastAttentionCore(AttentionCore):
         share = x.shape[2] // self.heads
         sums = ops.MatMul()(x.reshape(-1, share), ops.ones((share, 1), ms.float32))
         return sums.reshape(-1, self.heads).transpose(1, 0).reshape(-1, 1)
+
+
+class ReadoutCore(nn.Cell):
+    """Attention from one token of each sequence; it has no fast form, since its cost hardly counts.
+
+    Args:
+        width: Of a token, D.
+        heads: How many.
+        mask: As in `AttentionCore`.
+    """
+
+    def __init__(self, width: int, heads: int, mask: Tensor | None = None):
+        super().__init__()
+        self.heads, self.mask, self.masks = heads, mask, mask is not None
+        self.scale = (width // heads) ** -0.5
+        # One row a head, 1 at its share of D. A query set out in these rows meets whole keys: none is taken apart.
+        self.shares = Tensor(np.kron(np.eye(heads, dtype=np.float32), np.ones(width // heads, np.float32)))
+        self.scores = Product(batched=True, transpose_b=True)
+        self.mix = Product(batched=True)
+        self.softmax = ops.Softmax(-1)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, place: Tensor | None) -> Tensor:
+        """Attend from q (B, D) to k and v (B, L, D); `place` (B,) int32 chooses each one's row of the mask.
+
+        Returns:
+            The values mixed, (B, D).
+        """
+        batch, length, width = k.shape
+        scores = self.scores((q * self.scale).reshape(batch, 1, width) * self.shares, k)
+        if self.masks:
+            scores = scores + ops.gather(self.mask[:, :length], place, 0).reshape(batch, 1, length)
+        return (self.mix(self.softmax(scores), v) * self.shares).sum(1)
 
 
 def use_fast_ops(model: nn.Cell) -> None:

@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from ms_unireid.models.transformer import Attention
+from ms_unireid.models.transformer import Attention, ResidualAttentionBlock
 from ms_unireid.models.vision import VisionTransformer
 
 
@@ -26,14 +26,20 @@ def attention_rollout(visual: VisionTransformer, images: Tensor) -> np.ndarray:
     try:
         x = visual.embed(images)
         flow = np.eye(x.shape[1], dtype=np.float32)
-        for block in visual.transformer.resblocks:
-            attention = _attention(block.attn, block.ln_1(x)).mean(axis=1)
-            flow = (attention + np.eye(x.shape[1], dtype=np.float32)) / 2 @ flow
+        *blocks, last = visual.transformer.resblocks
+        for block in blocks:
+            flow = _through(block, x) @ flow
             x = block(x)
+        flow = _through(last, x) @ flow
     finally:
         ms.set_context(mode=before)
     patches = flow[:, 0, 1:]
     return (patches / patches.sum(axis=1, keepdims=True)).reshape(-1, *visual.conv1.grid)
+
+
+def _through(block: ResidualAttentionBlock, x: Tensor) -> np.ndarray:
+    """Return how far each token of x (B, L, D) comes from each one through a block, (B, L, L)."""
+    return (_attention(block.attn, block.ln_1(x)).mean(axis=1) + np.eye(x.shape[1], dtype=np.float32)) / 2
 
 
 def _attention(layer: Attention, x: Tensor) -> np.ndarray:

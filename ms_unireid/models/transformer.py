@@ -4,10 +4,10 @@ Linear maps run as 2-D products: on a CPU MindSpore is several times slower with
 """
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 
 from ms_unireid.architectures import TowerSize
-from ms_unireid.models.ops import Affine, AttentionCore, GELUAffine, Normalize, QuickGELUAffine
+from ms_unireid.models.ops import Affine, AttentionCore, GELUAffine, Normalize, QuickGELUAffine, ReadoutCore
 
 
 def normal_parameter(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> Parameter:
@@ -62,6 +62,23 @@ class Attention(nn.Cell):
         return self.out_proj(mixed.reshape(-1, width)).reshape(x.shape)
 
 
+class ReadoutAttention(Attention):
+    """Attention from one token of each sequence, with the same parameters."""
+
+    def __init__(self, width: int, heads: int, out_std: float, rng: np.random.Generator, mask: Tensor | None):
+        super().__init__(width, heads, out_std, rng, mask)
+        self.core = ReadoutCore(width, heads, mask)
+        self.apart = ops.Split(0, 3)
+
+    def construct(self, token: Tensor, x: Tensor, place: Tensor | None) -> Tensor:
+        """Attend from each token (B, D) to its sequence of x (B, L, D); `place` as in `ReadoutBlock`."""
+        rows = x.reshape(-1, x.shape[-1])
+        to_q, to_k, to_v = self.apart(self.in_proj_weight)
+        q_bias, k_bias, v_bias = self.apart(self.in_proj_bias)
+        k, v = self.in_proj(rows, to_k, k_bias).reshape(x.shape), self.in_proj(rows, to_v, v_bias).reshape(x.shape)
+        return self.out_proj(self.core(self.in_proj(token, to_q, q_bias), k, v, place))
+
+
 class MLP(nn.Cell):
     """Two linear maps around `activation`: QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
 
@@ -72,18 +89,20 @@ class MLP(nn.Cell):
         self.c_proj = Linear(4 * width, width, out_std, rng, activated)
 
     def construct(self, x: Tensor) -> Tensor:
-        """Map x (B, L, D) to the same shape."""
+        """Map x (..., D) to the same shape."""
         return self.c_proj(self.c_fc(x.reshape(-1, x.shape[-1]))).reshape(x.shape)
 
 
 class ResidualAttentionBlock(nn.Cell):
     """One pre-LayerNorm block: attention, then MLP, each added to its input."""
 
+    attention: type[Attention] = Attention
+
     def __init__(self, size: TowerSize, activation: str, rng: np.random.Generator, mask: Tensor | None):
         super().__init__()
         width = size.width
         out_std = width**-0.5 * (2 * size.layers) ** -0.5
-        self.attn = Attention(width, size.heads, out_std, rng, mask)
+        self.attn = self.attention(width, size.heads, out_std, rng, mask)
         self.ln_1 = LayerNorm(width)
         self.mlp = MLP(width, (2 * width) ** -0.5, out_std, activation, rng)
         self.ln_2 = LayerNorm(width)
@@ -94,15 +113,40 @@ class ResidualAttentionBlock(nn.Cell):
         return x + self.mlp(self.ln_2(x))
 
 
+class ReadoutBlock(ResidualAttentionBlock):
+    """The last block, computed for the one token of each sequence that is read behind it.
+
+    Nothing else of its output reaches a feature, so that the numbers are those of the whole block.
+    """
+
+    attention = ReadoutAttention
+
+    def construct(self, token: Tensor, x: Tensor, place: Tensor | None = None) -> Tensor:
+        """Map tokens (B, D), each one of its sequence's in x (B, L, D), to the same shape.
+
+        Args:
+            token: The tokens that are read.
+            x: The block's input.
+            place: Where in its sequence each token is, (B,) int32; a mask asks for it.
+        """
+        token = token + self.attn(self.ln_1(token), self.ln_1(x), place)
+        return token + self.mlp(self.ln_2(token))
+
+
 class Transformer(nn.Cell):
     """A stack of blocks, initialised as CLIP's text tower; `mask` is added to every block's attention scores."""
 
     def __init__(self, size: TowerSize, activation: str, rng: np.random.Generator, mask: Tensor | None = None):
         super().__init__()
-        self.resblocks = nn.CellList([ResidualAttentionBlock(size, activation, rng, mask) for _ in range(size.layers)])
+        kinds = [ResidualAttentionBlock] * (size.layers - 1) + [ReadoutBlock]
+        self.resblocks = nn.CellList([kind(size, activation, rng, mask) for kind in kinds])
 
     def construct(self, x: Tensor) -> Tensor:
-        """Map x (B, L, D) to the same shape."""
-        for block in self.resblocks:
-            x = block(x)
+        """Map x (B, L, D) to the last block's input, of the same shape."""
+        for i in range(len(self.resblocks) - 1):
+            x = self.resblocks[i](x)
         return x
+
+    def read(self, token: Tensor, x: Tensor, place: Tensor | None = None) -> Tensor:
+        """Map the tokens to be read, (B, D), through the last block; arguments as in `ReadoutBlock`."""
+        return self.resblocks[-1](token, x, place)

@@ -59,10 +59,14 @@ class VisionTransformer(nn.Cell):
     def construct(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) float32 as un-normalised features (B, D)."""
         x = self.transformer(self.embed(images))
-        return self.product(self.ln_post(x[:, 0]), self.proj)
+        return self.read(x[:, 0], x)
 
     def embed(self, images: Tensor) -> Tensor:
         """Make the first block's input of images (B, 3, H, W): class token and patches, (B, 1 + patches, width)."""
         patches = self.conv1(images)
         first = ops.tile(self.class_embedding.reshape(1, 1, -1), (images.shape[0], 1, 1))
         return self.ln_pre(ops.concat((first, patches), 1) + self.positional_embedding)
+
+    def read(self, token: Tensor, x: Tensor) -> Tensor:
+        """Turn class tokens (B, width), taken from the last block's input x, into features (B, D)."""
+        return self.product(self.ln_post(self.transformer.read(token, x)), self.proj)
