@@ -92,7 +92,7 @@ FLOORS = [
             "synthetic_drawing",
             "synthetic",
         ],
-        "models": ["products", "ops", "transformer", "positions", "vision", "clip", "unireid", "rollout"],
+        "models": ["products", "ops", "transformer", "positions", "vision", "clip", "unireid", "encoders", "rollout"],
         "losses": ["contrastive", "dynamic", "interaction", "objective"],
     },
     {

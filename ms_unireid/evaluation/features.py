@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import Config
@@ -20,6 +20,7 @@ from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import PixelLoader
 from ms_unireid.distributed import all_gather_rows
 from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.models.encoders import Encoder, image_encoder, text_encoder
 from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.processes import ALONE, Processes
@@ -50,30 +51,8 @@ def caption_batches(token_ids: np.ndarray, size: int) -> list[tuple[np.ndarray, 
     return batches
 
 
-class _ImageEncoder(nn.Cell):
-    """`encode_image` as a cell of its own, so that graph mode compiles it once."""
-
-    def __init__(self, model: UNIReID):
-        super().__init__(auto_prefix=False)
-        self.model = model
-
-    def construct(self, images: Tensor) -> Tensor:
-        return self.model.encode_image(images)
-
-
-class _TextEncoder(nn.Cell):
-    """`encode_text` as a cell of its own."""
-
-    def __init__(self, model: UNIReID):
-        super().__init__(auto_prefix=False)
-        self.model = model
-
-    def construct(self, token_ids: Tensor) -> Tensor:
-        return self.model.encode_text(token_ids)
-
-
 class FeatureExtractor:
-    """Encodes pictures and captions with a model; keep one per model, its graphs compile at first use.
+    """Encodes pictures and captions with a model; keep one per model, its encoders compile at first use.
 
     Args:
         model: The trained model.
@@ -96,7 +75,7 @@ class FeatureExtractor:
         self.model = model
         if uses_fast_ops(config.runtime):
             use_fast_ops(model)
-        self.image_encoder, self.text_encoder = _ImageEncoder(model), _TextEncoder(model)
+        self.image_encoder, self.text_encoder = image_encoder(model), text_encoder(model)
         self.tokenizer = Tokenizer(config.model.context_length)
 
     def pictures(self, paths: Sequence[Path]) -> np.ndarray:
@@ -149,8 +128,7 @@ class FeatureExtractor:
         batches = self.processes.block(-(-count // size))
         return slice(batches.start * size, batches.stop * size)
 
-    def _encode(self, encoder: nn.Cell, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
-        encoder.set_train(False)
+    def _encode(self, encoder: Encoder, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
         size = self.config.eval.batch_size
         # Processes at the end may have fewer batches or none; their missing rows come last and are cut off.
         rounds = -(-count // (size * self.processes.size))

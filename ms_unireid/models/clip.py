@@ -49,11 +49,7 @@ class CLIP(nn.Cell):
         The feature is read at the end-of-text token, whose id is the largest; padding behind it is hidden from it
         by causality alone, so that L may be anything from the longest caption up to the context length.
         """
-        batch, length = token_ids.shape
-        x = self.transformer(self.embed(token_ids))
-        place = self.end(token_ids)
-        token = ops.gather(x.reshape(batch * length, -1), ops.arange(0, batch * length, length) + place, 0)
-        return self.read(token, x, place)
+        return self.read(self.transformer(self.embed(token_ids)), token_ids)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Make the text tower's first block's input of token_ids (B, L) int32: (B, L, width)."""
@@ -63,6 +59,13 @@ class CLIP(nn.Cell):
         """Find the end-of-text token of token_ids (B, L) int32, whose id is the largest: (B,) int32."""
         return self.argmax(token_ids.astype("float32"))
 
-    def read(self, token: Tensor, x: Tensor, place: Tensor) -> Tensor:
-        """Turn end-of-text tokens (B, width), at `place` (B,) int32 in the last block's input x, into features."""
+    def read(self, x: Tensor, token_ids: Tensor) -> Tensor:
+        """Turn the last block's input for token_ids (B, L), (B, L, width), into features (B, D)."""
+        batch, length = token_ids.shape
+        place = self.end(token_ids)
+        rows = ops.arange(0, batch * length, length) + place
+        return self.read_from(ops.gather(x.reshape(batch * length, -1), rows, 0), x, place)
+
+    def read_from(self, token: Tensor, x: Tensor, place: Tensor) -> Tensor:
+        """`read` with the end-of-text tokens, (B, width), already taken out at `place` (B,) int32."""
         return self.product(self.ln_final(self.transformer.read(token, x, place)), self.text_projection)

@@ -58,8 +58,7 @@ class VisionTransformer(nn.Cell):
 
     def construct(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) float32 as un-normalised features (B, D)."""
-        x = self.transformer(self.embed(images))
-        return self.read(x[:, 0], x)
+        return self.read(self.transformer(self.embed(images)))
 
     def embed(self, images: Tensor) -> Tensor:
         """Make the first block's input of images (B, 3, H, W): class token and patches, (B, 1 + patches, width)."""
@@ -67,6 +66,10 @@ class VisionTransformer(nn.Cell):
         first = ops.tile(self.class_embedding.reshape(1, 1, -1), (images.shape[0], 1, 1))
         return self.ln_pre(ops.concat((first, patches), 1) + self.positional_embedding)
 
-    def read(self, token: Tensor, x: Tensor) -> Tensor:
-        """Turn class tokens (B, width), taken from the last block's input x, into features (B, D)."""
+    def read(self, x: Tensor) -> Tensor:
+        """Turn the last block's input, (B, 1 + patches, width), into features (B, D)."""
+        return self.read_from(x[:, 0], x)
+
+    def read_from(self, token: Tensor, x: Tensor) -> Tensor:
+        """`read` with the class tokens of x, (B, width), already taken out."""
         return self.product(self.ln_post(self.transformer.read(token, x)), self.proj)

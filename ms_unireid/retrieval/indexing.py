@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from ms_unireid import picture_files
 from ms_unireid.architectures import ARCHITECTURES
@@ -21,6 +21,7 @@ from ms_unireid.data.transforms import MEAN, STD, normalize, resize
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.evaluation.similarity import normalize_rows
+from ms_unireid.models.encoders import Encoder
 from ms_unireid.retrieval.index import DTYPES, IndexWriter, describe, model_overrides
 from ms_unireid.retrieval.manifest import FILE, Photo, Skipped, Source
 from ms_unireid.retrieval.scanning import Changes, Listing, find_changes, is_same
@@ -230,7 +231,6 @@ def _encode(
     """Encode what is new and put it on disk, batch by batch; return how many photos."""
     config = extractor.config
     source = _NewPhotos(folders, changes.new, config.eval.batch_size, config.model.image_size)
-    extractor.image_encoder.set_train(False)
     done = encoded = 0
     for number, (pictures,) in enumerate(iterate(source, config.runtime) if changes.new else ()):
         found = source.found.pop(number)
@@ -245,7 +245,7 @@ def _encode(
     return encoded
 
 
-def _features(encoder: nn.Cell, pictures: np.ndarray, folder: Path) -> np.ndarray:
+def _features(encoder: Encoder, pictures: np.ndarray, folder: Path) -> np.ndarray:
     try:
         return normalize_rows(encoder(Tensor(pictures)).asnumpy())
     except ValueError as error:

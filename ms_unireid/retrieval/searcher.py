@@ -180,14 +180,12 @@ class Searcher:
     def _picture(self, picture: Path | Image.Image) -> np.ndarray:
         pixels = self._pixels(picture)
         with self._model_in_use:
-            self._extractor.image_encoder.set_train(False)
             return self._extractor.image_encoder(Tensor(pixels[None])).asnumpy()[0]
 
     def _text(self, text: str) -> np.ndarray:
         # At full length, so that one graph serves all texts: a query should not wait for a compiler.
         token_ids = self._extractor.tokenizer([text])
         with self._model_in_use:
-            self._extractor.text_encoder.set_train(False)
             return self._extractor.text_encoder(Tensor(token_ids)).asnumpy()[0]
 
     def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:

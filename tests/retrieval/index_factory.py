@@ -28,9 +28,6 @@ class MeanColour:
     def __init__(self):
         self.encoded = 0
 
-    def set_train(self, _: bool) -> None:
-        """Do nothing."""
-
     def __call__(self, pictures):
         pixels = np.asarray(pictures.asnumpy() if hasattr(pictures, "asnumpy") else pictures)
         self.encoded += len(pixels)

@@ -243,7 +243,6 @@ def test_features_that_are_not_finite_are_refused(photos, index):
         "Broken",
         (),
         {
-            "set_train": lambda self, _: None,
             "__call__": lambda self, x: type("T", (), {"asnumpy": lambda self: broken(x).asnumpy() * np.nan})(),
         },
     )()
@@ -345,9 +344,6 @@ def test_an_interrupted_run_goes_on_with_the_next_batch(photos, index):
     encode = using.image_encoder
 
     class Interrupting:
-        def set_train(self, _):
-            pass
-
         def __call__(self, pictures):
             if encode.encoded >= 8:
                 raise KeyboardInterrupt

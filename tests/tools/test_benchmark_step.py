@@ -66,7 +66,7 @@ def test_both_evaluations_are_the_same(tool, data, pynative):
     config, evaluated = tool.encode._load(overrides)
     theirs = tool.encode._their_model("1", config)
     extractor = tool.encode._our_extractor(config)
-    parity.copy_weights(theirs, extractor.image_encoder.model)
+    parity.copy_weights(theirs, extractor.model)
     results = evaluate_features(extractor.encode(evaluated)).values()
     plain = tool.encode._evaluate_plainly(theirs, config, evaluated)
     assert len(results) == len(plain) == 4

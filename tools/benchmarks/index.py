@@ -91,7 +91,6 @@ def _batches(extractor, count: int) -> list[np.ndarray]:
 def _encode(extractor, batches: list[np.ndarray]) -> None:
     from mindspore import Tensor
 
-    extractor.image_encoder.set_train(False)
     for batch in batches:
         extractor.image_encoder(Tensor(batch)).asnumpy()
 

@@ -102,7 +102,6 @@ def _mindspore(checkpoint: str) -> tuple[_Encoder, tuple[int, int]]:
 
     loaded = load_model(Path(checkpoint))
     encoder = FeatureExtractor(loaded.model, loaded.config).image_encoder
-    encoder.set_train(False)
     return lambda images: encoder(Tensor(images)).asnumpy(), loaded.config.model.image_size
 
 
@@ -132,15 +131,12 @@ def _times(runs: dict[str, list[Run]], kind: str, clock: str) -> dict[str, float
 
 
 class _Stand:
-    """An exported encoder in the place of a cell of the feature extractor."""
+    """An exported encoder in the place of an encoder of the feature extractor."""
 
     def __init__(self, file: Path, name: str):
         from ms_unireid.export.runner import open_exported
 
         self.run, self.name = open_exported(file), name
-
-    def set_train(self, mode: bool) -> None:
-        """Take what cells are told before they encode."""
 
     def __call__(self, rows: Any) -> Any:
         """Encode a tensor."""

@@ -1,0 +1,107 @@
+"""The towers in pieces, to encode with: two compiled blocks serve all but a tower's last ones, two at a time.
+
+As one graph a tower is compiled block by block, for each length of captions anew, and on a CPU each block's kernels
+take ten batches to choose their threads. In pieces it is ready sooner, and its numbers are the same.
+"""
+
+from mindspore import Tensor, nn
+
+from ms_unireid.models.clip import CLIP
+from ms_unireid.models.transformer import ResidualAttentionBlock, Transformer
+from ms_unireid.models.unireid import UNIReID
+from ms_unireid.models.vision import VisionTransformer
+
+Tower = VisionTransformer | CLIP
+
+# Blocks of a piece. On two cores MindSpore runs graphs of fewer than a hundred kernels, such as one block, in the
+# calling thread, which then spins while others compute: a fifth slower.
+_PIECE = 2
+
+
+class Encoder:
+    """A tower in pieces; keep it, they compile at first use.
+
+    Args:
+        tower: Its operations must have their final form.
+        transformer: The tower's.
+        ends: Whether what is encoded ends at places of its own, as captions do.
+    """
+
+    def __init__(self, tower: Tower, transformer: Transformer, ends: bool):
+        blocks = list(transformer.resblocks)[:-1]
+        shared = len(blocks) - len(blocks) % _PIECE
+        self.pieces, self.ends = [blocks[i : i + _PIECE] for i in range(0, shared, _PIECE)], ends
+        self.embed, self.piece, self.read = _Embed(tower), _Piece(blocks[0]), _Read(tower, blocks[shared:])
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Encode pictures (B, 3, H, W) float32 or token ids (B, L) int32 as un-normalised features (B, D) float32."""
+        x = self.embed(inputs)
+        for blocks in self.pieces:
+            x = self.piece(x, *(tensor for block in blocks for tensor in _parameters(block)))
+        return self.read(x, inputs) if self.ends else self.read(x)
+
+
+def image_encoder(model: UNIReID) -> Encoder:
+    """Return `encode_image` in pieces."""
+    tower = model.base_model.visual
+    return Encoder(tower, tower.transformer, ends=False)
+
+
+def text_encoder(model: UNIReID) -> Encoder:
+    """Return `encode_text` in pieces."""
+    return Encoder(model.base_model, model.base_model.transformer, ends=True)
+
+
+class _Embed(nn.Cell):
+    """What comes before a tower's blocks."""
+
+    def __init__(self, tower: Tower):
+        super().__init__(auto_prefix=False)
+        self.tower = tower
+
+    def construct(self, inputs: Tensor) -> Tensor:
+        return self.tower.embed(inputs)
+
+
+class _Piece(nn.Cell):
+    """A block's operations on the parameters of several, which are given, so that its graph is that of any."""
+
+    def __init__(self, block: ResidualAttentionBlock):
+        super().__init__(auto_prefix=False)
+        self.ln_1, self.in_proj, self.core = block.ln_1.normalize, block.attn.in_proj, block.attn.core
+        self.out_proj = block.attn.out_proj.operation
+        self.ln_2, self.c_fc, self.c_proj = block.ln_2.normalize, block.mlp.c_fc.operation, block.mlp.c_proj.operation
+
+    def construct(self, x: Tensor, *given: Tensor) -> Tensor:
+        """Map x (B, L, D) to the same shape as `ResidualAttentionBlock` does; `given` as `_parameters` lists them."""
+        batch, length, width = x.shape
+        rows = x.reshape(-1, width)
+        for i in range(0, len(given), 12):
+            qkv = self.in_proj(self.ln_1(rows, *given[i : i + 2])[0], *given[i + 2 : i + 4])
+            mixed = self.core(qkv.reshape(batch, length, 3 * width))[0]
+            rows = rows + self.out_proj(mixed.reshape(-1, width), *given[i + 4 : i + 6])
+            hidden = self.c_fc(self.ln_2(rows, *given[i + 6 : i + 8])[0], *given[i + 8 : i + 10])
+            rows = rows + self.c_proj(hidden, *given[i + 10 : i + 12])
+        return rows.reshape(x.shape)
+
+
+class _Read(nn.Cell):
+    """The blocks that fill no piece, and what comes behind them."""
+
+    def __init__(self, tower: Tower, blocks: list[ResidualAttentionBlock]):
+        super().__init__(auto_prefix=False)
+        self.tower, self.blocks = tower, nn.CellList(blocks, auto_prefix=False)
+
+    def construct(self, x: Tensor, *inputs: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.tower.read(x, *inputs)
+
+
+def _parameters(block: ResidualAttentionBlock) -> list[Tensor]:
+    """List a block's parameters as tensors of the same memory; as parameters each block's would be compiled in."""
+    attn = block.attn
+    found = [block.ln_1.weight, block.ln_1.bias, attn.in_proj_weight, attn.in_proj_bias]
+    for cell in (attn.out_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj):
+        found += [cell.weight, cell.bias]
+    return [Tensor(parameter) for parameter in found]
