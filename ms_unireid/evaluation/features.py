@@ -1,7 +1,6 @@
 """Features of a split: each distinct photo, sketch and caption encoded once, in batches of one shape.
 
-Captions are cut behind their ends, to a few lengths so that few graphs are compiled; what causality hides from the
-feature is not computed. A caption's own length alone decides, so that its feature does not depend on the others.
+Captions of like length share a batch, cut behind the longest: what causality hides from the feature is not computed.
 
 Several processes share the batches, whole and in order, so that each is the batch that one process would encode.
 """
@@ -20,14 +19,14 @@ from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import PixelLoader
 from ms_unireid.distributed import all_gather_rows
 from ms_unireid.evaluation.questions import SplitFeatures
-from ms_unireid.models.encoders import Encoder, image_encoder, text_encoder
+from ms_unireid.models.encoders import ImageEncoder, TextEncoder
 from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.processes import ALONE, Processes
 from ms_unireid.runtime import uses_fast_ops
 
-# Captions are cut to a multiple of this many tokens.
-LENGTH_STEP = 16
+# Batches of captions are cut to no fewer tokens: below some ten other kernels compute them, which round otherwise.
+SHORTEST = 16
 
 
 def caption_batches(token_ids: np.ndarray, size: int) -> list[tuple[np.ndarray, int]]:
@@ -38,17 +37,13 @@ def caption_batches(token_ids: np.ndarray, size: int) -> list[tuple[np.ndarray, 
         size: Captions of a batch.
 
     Returns:
-        Of each batch the rows that are in it, (size,), short ones filled up with their first row, and the length of
-        the longest of its kind in tokens.
+        Of each batch the rows that are in it, (size,), the last one filled up with its last row, and the tokens that
+        it is cut to.
     """
     ends = token_ids.argmax(1) + 1
-    lengths = np.minimum(-(-ends // LENGTH_STEP) * LENGTH_STEP, token_ids.shape[1])
-    batches = []
-    for length in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length)
-        filled = np.concatenate([rows, np.repeat(rows[:1], -len(rows) % size)])
-        batches += [(block, int(length)) for block in filled.reshape(-1, size)]
-    return batches
+    rows = np.argsort(ends, kind="stable")
+    blocks = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size)]).reshape(-1, size)
+    return [(block, min(max(int(ends[block].max()), SHORTEST), token_ids.shape[1])) for block in blocks]
 
 
 class FeatureExtractor:
@@ -75,7 +70,7 @@ class FeatureExtractor:
         self.model = model
         if uses_fast_ops(config.runtime):
             use_fast_ops(model)
-        self.image_encoder, self.text_encoder = image_encoder(model), text_encoder(model)
+        self.image_encoder, self.text_encoder = ImageEncoder(model), TextEncoder(model)
         self.tokenizer = Tokenizer(config.model.context_length)
 
     def pictures(self, paths: Sequence[Path]) -> np.ndarray:
@@ -128,7 +123,7 @@ class FeatureExtractor:
         batches = self.processes.block(-(-count // size))
         return slice(batches.start * size, batches.stop * size)
 
-    def _encode(self, encoder: Encoder, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
+    def _encode(self, encoder: ImageEncoder | TextEncoder, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
         size = self.config.eval.batch_size
         # Processes at the end may have fewer batches or none; their missing rows come last and are cut off.
         rounds = -(-count // (size * self.processes.size))

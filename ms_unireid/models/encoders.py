@@ -1,66 +1,62 @@
-"""The towers in pieces, to encode with: two compiled blocks serve all but a tower's last ones, two at a time.
+"""The towers in the form to encode with: the same numbers, ready sooner than the graph of the whole model.
 
-As one graph a tower is compiled block by block, for each length of captions anew, and on a CPU each block's kernels
-take ten batches to choose their threads. In pieces it is ready sooner, and its numbers are the same.
+As one graph the visual tower is compiled block by block, and on a CPU each block's kernels take ten batches to choose
+their threads. So two blocks are compiled and serve all but the last ones, two at a time. The text tower is one graph,
+which takes captions of any length; such a graph of two blocks would cost each call an eighth more.
 """
 
+import mindspore as ms
 from mindspore import Tensor, nn
 
-from ms_unireid.models.clip import CLIP
-from ms_unireid.models.transformer import ResidualAttentionBlock, Transformer
+from ms_unireid.models.transformer import ResidualAttentionBlock
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.models.vision import VisionTransformer
-
-Tower = VisionTransformer | CLIP
 
 # Blocks of a piece. On two cores MindSpore runs graphs of fewer than a hundred kernels, such as one block, in the
 # calling thread, which then spins while others compute: a fifth slower.
 _PIECE = 2
 
 
-class Encoder:
-    """A tower in pieces; keep it, they compile at first use.
+class TextEncoder(nn.Cell):
+    """`encode_text`, compiled once for batches and captions of any length."""
 
-    Args:
-        tower: Its operations must have their final form.
-        transformer: The tower's.
-        ends: Whether what is encoded ends at places of its own, as captions do.
-    """
+    def __init__(self, model: UNIReID):
+        super().__init__(auto_prefix=False)
+        self.tower = model.base_model
+        self.set_inputs(Tensor(shape=(None, None), dtype=ms.int32))
 
-    def __init__(self, tower: Tower, transformer: Transformer, ends: bool):
-        blocks = list(transformer.resblocks)[:-1]
+    def construct(self, token_ids: Tensor) -> Tensor:
+        """Encode token_ids (B, L) int32 as un-normalised features (B, D) float32."""
+        return self.tower.encode_text(token_ids)
+
+
+class ImageEncoder:
+    """`encode_image` in pieces, which compile at first use; the model's operations must have their final form."""
+
+    def __init__(self, model: UNIReID):
+        tower = model.base_model.visual
+        blocks = list(tower.transformer.resblocks)[:-1]
         shared = len(blocks) - len(blocks) % _PIECE
-        self.pieces, self.ends = [blocks[i : i + _PIECE] for i in range(0, shared, _PIECE)], ends
+        self.pieces = [blocks[i : i + _PIECE] for i in range(0, shared, _PIECE)]
         self.embed, self.piece, self.read = _Embed(tower), _Piece(blocks[0]), _Read(tower, blocks[shared:])
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Encode pictures (B, 3, H, W) float32 or token ids (B, L) int32 as un-normalised features (B, D) float32."""
-        x = self.embed(inputs)
+    def __call__(self, images: Tensor) -> Tensor:
+        """Encode photos or sketches (B, 3, H, W) float32 as un-normalised features (B, D) float32."""
+        x = self.embed(images)
         for blocks in self.pieces:
             x = self.piece(x, *(tensor for block in blocks for tensor in _parameters(block)))
-        return self.read(x, inputs) if self.ends else self.read(x)
-
-
-def image_encoder(model: UNIReID) -> Encoder:
-    """Return `encode_image` in pieces."""
-    tower = model.base_model.visual
-    return Encoder(tower, tower.transformer, ends=False)
-
-
-def text_encoder(model: UNIReID) -> Encoder:
-    """Return `encode_text` in pieces."""
-    return Encoder(model.base_model, model.base_model.transformer, ends=True)
+        return self.read(x)
 
 
 class _Embed(nn.Cell):
-    """What comes before a tower's blocks."""
+    """What comes before the blocks."""
 
-    def __init__(self, tower: Tower):
+    def __init__(self, tower: VisionTransformer):
         super().__init__(auto_prefix=False)
         self.tower = tower
 
-    def construct(self, inputs: Tensor) -> Tensor:
-        return self.tower.embed(inputs)
+    def construct(self, images: Tensor) -> Tensor:
+        return self.tower.embed(images)
 
 
 class _Piece(nn.Cell):
@@ -88,14 +84,14 @@ class _Piece(nn.Cell):
 class _Read(nn.Cell):
     """The blocks that fill no piece, and what comes behind them."""
 
-    def __init__(self, tower: Tower, blocks: list[ResidualAttentionBlock]):
+    def __init__(self, tower: VisionTransformer, blocks: list[ResidualAttentionBlock]):
         super().__init__(auto_prefix=False)
         self.tower, self.blocks = tower, nn.CellList(blocks, auto_prefix=False)
 
-    def construct(self, x: Tensor, *inputs: Tensor) -> Tensor:
+    def construct(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
-        return self.tower.read(x, *inputs)
+        return self.tower.read(x)
 
 
 def _parameters(block: ResidualAttentionBlock) -> list[Tensor]:

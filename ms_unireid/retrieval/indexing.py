@@ -21,7 +21,7 @@ from ms_unireid.data.transforms import MEAN, STD, normalize, resize
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.evaluation.similarity import normalize_rows
-from ms_unireid.models.encoders import Encoder
+from ms_unireid.models.encoders import ImageEncoder
 from ms_unireid.retrieval.index import DTYPES, IndexWriter, describe, model_overrides
 from ms_unireid.retrieval.manifest import FILE, Photo, Skipped, Source
 from ms_unireid.retrieval.scanning import Changes, Listing, find_changes, is_same
@@ -245,7 +245,7 @@ def _encode(
     return encoded
 
 
-def _features(encoder: Encoder, pictures: np.ndarray, folder: Path) -> np.ndarray:
+def _features(encoder: ImageEncoder, pictures: np.ndarray, folder: Path) -> np.ndarray:
     try:
         return normalize_rows(encoder(Tensor(pictures)).asnumpy())
     except ValueError as error:

@@ -183,10 +183,8 @@ class Searcher:
             return self._extractor.image_encoder(Tensor(pixels[None])).asnumpy()[0]
 
     def _text(self, text: str) -> np.ndarray:
-        # At full length, so that one graph serves all texts: a query should not wait for a compiler.
-        token_ids = self._extractor.tokenizer([text])
         with self._model_in_use:
-            return self._extractor.text_encoder(Tensor(token_ids)).asnumpy()[0]
+            return self._extractor.captions([text])[0]
 
     def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
         index = self.index
