@@ -174,12 +174,12 @@ def test_mixed_precision_keeps_float32_weights_and_losses(pynative):
     assert not result.skipped and parity.max_difference(values, plain_values) < 3 * RATE
 
 
-@pytest.mark.parametrize(("form", "of_a_block"), [("plain", 6), ("fast", 19)])
-def test_only_products_are_half(form, of_a_block, pynative):
+@pytest.mark.parametrize(("form", "products"), [("plain", 4 * 6 + 3), ("fast", 2 * 19 + 2 * 18 + 3)])
+def test_only_products_are_half(form, products, pynative):
     """Features, and so similarity and losses, are float32; every matrix product of the towers is not."""
     model = make(runtime=replace(MIXED, fused_ops=form)).network.model
-    products = [cell for _, cell in model.cells_and_names() if isinstance(cell, Product)]
-    assert len(products) == 4 * of_a_block + 3 and all(cell.half for cell in products)
+    found = [cell for _, cell in model.cells_and_names() if isinstance(cell, Product)]
+    assert len(found) == products and all(cell.half for cell in found)
     images, sketches, token_ids = parity.to_ms(batch())
     assert {t.dtype for t in model(images, sketches, token_ids)} == {ms.float32}
     big = Tensor(np.full((2, 2), 300.0, np.float32))
