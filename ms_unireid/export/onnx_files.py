@@ -71,11 +71,14 @@ def quantize(source: Path, target: Path) -> None:
     """
     need_onnx()
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    logging.disable(logging.WARNING)  # it advises a preparation that is for other kinds of networks
+    logging.disable(logging.WARNING)
     try:
+        # It computes beforehand what depends on weights alone: the last block's projection taken apart.
+        quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
         quantize_dynamic(
-            str(source), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+            str(target), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
         )
     finally:
         logging.disable(logging.NOTSET)
