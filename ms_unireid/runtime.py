@@ -14,6 +14,8 @@ from ms_unireid.errors import EnvironmentProblem
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
 _LAUNCHED_BY_MSRUN = "MS_ROLE"  # a variable that msrun sets in its processes
+# They change speed or numbers; what they do is in docs/hardware.md.
+_REPORTED_VARIABLES = ("MS_DEV_RUNTIME_CONF", "ONEDNN_DEFAULT_FPMATH_MODE")
 REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "scipy", "pillow", "tokenizers", "ftfy")
 
 
@@ -62,13 +64,14 @@ def uses_fast_ops(config: RuntimeConfig) -> bool:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Describe versions, device and git revision for a run's environment.json."""
+    """Describe versions, variables, device and git revision for a run's environment.json."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,
         "cpu_count": os.cpu_count(),
         "packages": {name: _version(name) for name in REPORTED_PACKAGES},
+        "variables": {name: os.environ[name] for name in _REPORTED_VARIABLES if name in os.environ},
         "git_revision": _git_revision(),
         "command": sys.argv,
     }

@@ -116,10 +116,12 @@ def test_deterministic_reaches_mindspore_and_may_be_asked_for_again(deterministi
     assert f"state {state} {deterministic}" in done.stdout, done.stderr
 
 
-def test_environment_of_a_run(installed):
+def test_environment_of_a_run(installed, monkeypatch):
     installed(mindspore="2.9.0")
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
     described = runtime.describe("CPU")
-    assert described.keys() == {"python", "platform", "device", "cpu_count", "packages", "git_revision", "command"}
+    told = {"python", "platform", "device", "cpu_count", "packages", "variables", "git_revision", "command"}
+    assert described.keys() == told and described["variables"]["ONEDNN_DEFAULT_FPMATH_MODE"] == "BF16"
     assert described["device"] == "CPU" and described["python"] == platform.python_version()
     assert described["packages"]["mindspore"] == "2.9.0" and described["packages"]["mindcv"] is None
 

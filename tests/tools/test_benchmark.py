@@ -74,6 +74,7 @@ def test_precisions_of_a_tiny_model(tool, data, tmp_path, capsys):
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["split"] == "cuhk_pedes test" and result["cosine"]["float32"]["min"] > 0.99999
     assert 0.98 < result["cosine"]["int8"]["min"] < 0.99999
+    assert result["cosine"]["bfloat16"]["min"] > 0.999  # 1 on a processor that has no such products
     assert all(0 <= score <= 100 for scores in result["R1"].values() for score in scores.values())
     assert all(scores["float32"] == pytest.approx(scores["mindspore"], abs=1) for scores in result["mAP"].values())
     assert result["times"]["mindspore"]["seconds"]["median"] == 1 and result["times"]["int8"]["seconds"]["min"] > 0

@@ -1,9 +1,10 @@
-"""The image encoder in MindSpore, in onnxruntime and in onnxruntime with int8: speed on one core, features, accuracy.
+"""The image encoder in MindSpore and in onnxruntime, float32 and lower: speed on one core, features, accuracy.
 
 python tools/benchmark.py precision --checkpoint runs/cuhk/best_average.ckpt --root DIR --json precision.json
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import tempfile
@@ -13,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.runs import Run, in_turns, measured, spread, summary
+from benchmarks.runs import Run, alone, in_turns, measured, spread, summary
 from ms_unireid.export.options import ExportOptions
 from ms_unireid.runtime import describe
 
-# Measured in turns; each is named after what it computes with.
-KINDS = ("mindspore", "float32", "int8")
+# Measured in turns; each is named after what it computes with: MindSpore in float32 and with products in bfloat16, then
+# onnxruntime.
+KINDS = ("mindspore", "bfloat16", "float32", "int8")
+_EXPORTED = KINDS[2:]
+_BFLOAT16 = {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}
 _REPEATS = 1
 _CLOCKS = ("seconds", "cpu_seconds")
 _Encoder = Callable[[np.ndarray], np.ndarray]
@@ -26,7 +30,7 @@ _Encoder = Callable[[np.ndarray], np.ndarray]
 
 def add_command(commands: Any) -> None:
     """Add the sub-command's options."""
-    parser = commands.add_parser("precision", help="exported encoders, float32 and int8: speed, features and accuracy")
+    parser = commands.add_parser("precision", help="image encoder in bfloat16, exported, in int8: speed and accuracy")
     parser.add_argument("--checkpoint", type=Path, help="a trained model; the full size with random weights otherwise")
     parser.add_argument("--root", help="folder of the data set to compare accuracy on; none otherwise")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
@@ -45,7 +49,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         checkpoint = options.checkpoint or _random_checkpoint(folder / "random.ckpt")
         told = {
             precision: export_checkpoint(checkpoint, folder / precision, ExportOptions(("onnx",), precision))
-            for precision in KINDS[1:]
+            for precision in _EXPORTED
         }
         jobs = {
             kind: ("encode-precision", kind, checkpoint, folder / kind, options.batch, options.core) for kind in KINDS
@@ -88,7 +92,9 @@ def encode(kind: str, checkpoint: str, folder: str, batch: str, core: str) -> Ru
     """Encode a batch of random pictures a few times on one core, after a first time that is not measured."""
     os.sched_setaffinity(0, {int(core)})
     os.environ["OMP_NUM_THREADS"] = "1"
-    encoder, (height, width) = _mindspore(checkpoint) if kind == "mindspore" else _exported(Path(folder))
+    if kind == "bfloat16":
+        os.environ.update(_BFLOAT16)
+    encoder, (height, width) = _exported(Path(folder)) if kind in _EXPORTED else _mindspore(checkpoint)
     images = np.random.default_rng(1).standard_normal((int(batch), 3, height, width), dtype=np.float32)
     encoder(images)
     return measured(lambda: [encoder(images) for _ in range(_REPEATS)])
@@ -147,25 +153,24 @@ class _Stand:
 
 def _accuracy(checkpoint: Path, folder: Path, root: str, split: str) -> dict[str, Any]:
     """Encode and evaluate a split with each kind; the cosine is that of each feature with MindSpore's."""
-    from ms_unireid.data.evaluation_sets import load_evaluation_set
     from ms_unireid.evaluation.evaluator import evaluate_features
-    from ms_unireid.evaluation.features import FeatureExtractor
     from ms_unireid.evaluation.similarity import normalize_rows
-    from ms_unireid.export.loading import load_model
 
-    loaded = load_model(checkpoint, [f"data.root={root}"])
-    data = load_evaluation_set(loaded.config.data, split)
-    extractor, feats = FeatureExtractor(loaded.model, loaded.config), {}
-    for kind in KINDS:
-        if kind != KINDS[0]:
-            extractor.image_encoder = _Stand(folder / kind / "image_encoder.onnx", "images")
-            extractor.text_encoder = _Stand(folder / kind / "text_encoder.onnx", "token_ids")
+    extractor, data = _split(checkpoint, root, split)
+    feats = {}
+    feats[KINDS[0]] = extractor.encode(data)
+    alone("encode-bfloat16", checkpoint, root, split, folder / "bfloat16.npz")
+    with np.load(folder / "bfloat16.npz") as found:
+        feats["bfloat16"] = dataclasses.replace(feats[KINDS[0]], **found)
+    for kind in _EXPORTED:
+        extractor.image_encoder = _Stand(folder / kind / "image_encoder.onnx", "images")
+        extractor.text_encoder = _Stand(folder / kind / "text_encoder.onnx", "token_ids")
         feats[kind] = extractor.encode(data)
-    rows = {kind: evaluate_features(found, "all", loaded.config.eval) for kind, found in feats.items()}
+    rows = {kind: evaluate_features(found, "all", extractor.config.eval) for kind, found in feats.items()}
     joined = {k: normalize_rows(np.concatenate([f.photo, f.sketch, f.text])) for k, f in feats.items()}
     cosines = {kind: (joined[kind] * joined[KINDS[0]]).sum(1) for kind in KINDS[1:]}
     return {
-        "split": f"{loaded.config.data.name} {split}",
+        "split": f"{extractor.config.data.name} {split}",
         "cosine": {kind: {"mean": float(c.mean()), "min": float(c.min())} for kind, c in cosines.items()},
         "R1": {f"{task} {rule}": {kind: rows[kind][task, rule].R1 for kind in KINDS} for task, rule in rows[KINDS[0]]},
         "mAP": {
@@ -174,4 +179,23 @@ def _accuracy(checkpoint: Path, folder: Path, root: str, split: str) -> dict[str
     }
 
 
-JOBS = {"encode-precision": encode}
+def encode_in_bfloat16(checkpoint: str, root: str, split: str, file: str) -> Run:
+    """Save a split's features; oneDNN reads its variable once, so this is for a process of its own."""
+    os.environ.update(_BFLOAT16)
+    extractor, data = _split(Path(checkpoint), root, split)
+    feats = extractor.encode(data)
+    np.savez(file, photo=feats.photo, sketch=feats.sketch, text=feats.text)
+    return {}
+
+
+def _split(checkpoint: Path, root: str, split: str) -> tuple[Any, Any]:
+    """Return what encodes a split, and the split."""
+    from ms_unireid.data.evaluation_sets import load_evaluation_set
+    from ms_unireid.evaluation.features import FeatureExtractor
+    from ms_unireid.export.loading import load_model
+
+    loaded = load_model(checkpoint, [f"data.root={root}"])
+    return FeatureExtractor(loaded.model, loaded.config), load_evaluation_set(loaded.config.data, split)
+
+
+JOBS = {"encode-precision": encode, "encode-bfloat16": encode_in_bfloat16}
