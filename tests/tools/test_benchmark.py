@@ -65,7 +65,7 @@ def test_precisions_of_a_tiny_model(tool, data, tmp_path, capsys):
     from ms_unireid.models.unireid import build_model
     from ms_unireid.training.checkpoint import save_checkpoint
 
-    sizes = ["model.architecture=tiny", "model.image_size=[32, 16]", "model.context_length=24", "eval.batch_size=16"]
+    sizes = ["model.architecture=tiny", "model.image_size=[32, 16]", "model.context_length=60", "eval.batch_size=16"]
     config, checkpoint, out = load_config(None, sizes), tmp_path / "tiny.ckpt", tmp_path / "out.json"
     save_checkpoint(checkpoint, build_model(config.model, 1).get_parameters(), {"config": to_dict(config)})
     core = min(os.sched_getaffinity(0))

@@ -139,16 +139,18 @@ def _times(runs: dict[str, list[Run]], kind: str, clock: str) -> dict[str, float
 class _Stand:
     """An exported encoder in the place of an encoder of the feature extractor."""
 
-    def __init__(self, file: Path, name: str):
+    def __init__(self, file: Path, name: str, columns: int):
         from ms_unireid.export.runner import open_exported
 
-        self.run, self.name = open_exported(file), name
+        self.run, self.name, self.columns = open_exported(file), name, columns
 
     def __call__(self, rows: Any) -> Any:
-        """Encode a tensor."""
+        """Encode a tensor; captions that were cut behind the longest get their padding back."""
         from mindspore import Tensor
 
-        return Tensor(self.run({self.name: rows.asnumpy()})[0])
+        lacking = self.columns - rows.shape[-1]
+        padded = np.pad(rows.asnumpy(), (*[(0, 0)] * (rows.ndim - 1), (0, lacking)))
+        return Tensor(self.run({self.name: padded})[0])
 
 
 def _accuracy(checkpoint: Path, folder: Path, root: str, split: str) -> dict[str, Any]:
@@ -157,14 +159,14 @@ def _accuracy(checkpoint: Path, folder: Path, root: str, split: str) -> dict[str
     from ms_unireid.evaluation.similarity import normalize_rows
 
     extractor, data = _split(checkpoint, root, split)
-    feats = {}
+    model, feats = extractor.config.model, {}
     feats[KINDS[0]] = extractor.encode(data)
     alone("encode-bfloat16", checkpoint, root, split, folder / "bfloat16.npz")
     with np.load(folder / "bfloat16.npz") as found:
         feats["bfloat16"] = dataclasses.replace(feats[KINDS[0]], **found)
     for kind in _EXPORTED:
-        extractor.image_encoder = _Stand(folder / kind / "image_encoder.onnx", "images")
-        extractor.text_encoder = _Stand(folder / kind / "text_encoder.onnx", "token_ids")
+        extractor.image_encoder = _Stand(folder / kind / "image_encoder.onnx", "images", model.image_size[1])
+        extractor.text_encoder = _Stand(folder / kind / "text_encoder.onnx", "token_ids", model.context_length)
         feats[kind] = extractor.encode(data)
     rows = {kind: evaluate_features(found, "all", extractor.config.eval) for kind, found in feats.items()}
     joined = {k: normalize_rows(np.concatenate([f.photo, f.sketch, f.text])) for k, f in feats.items()}
