@@ -159,8 +159,7 @@ def _accuracy(checkpoint: Path, folder: Path, root: str, split: str) -> dict[str
     from ms_unireid.evaluation.similarity import normalize_rows
 
     extractor, data = _split(checkpoint, root, split)
-    model, feats = extractor.config.model, {}
-    feats[KINDS[0]] = extractor.encode(data)
+    model, feats = extractor.config.model, {KINDS[0]: extractor.encode(data)}
     alone("encode-bfloat16", checkpoint, root, split, folder / "bfloat16.npz")
     with np.load(folder / "bfloat16.npz") as found:
         feats["bfloat16"] = dataclasses.replace(feats[KINDS[0]], **found)
