@@ -4,7 +4,6 @@ MindSpore writes ONNX for one batch size only, as numbers in the target shapes o
 that is a prime and divides no size of the model, those numbers can be told from all others.
 """
 
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -73,15 +72,11 @@ def quantize(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    logging.disable(logging.WARNING)
-    try:
-        # It computes beforehand what depends on weights alone: the last block's projection taken apart.
-        quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
-        quantize_dynamic(
-            str(target), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
-        )
-    finally:
-        logging.disable(logging.NOTSET)
+    # It computes beforehand what depends on weights alone: the last block's projection taken apart.
+    quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+    quantize_dynamic(
+        str(target), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+    )
 
 
 def opset(path: Path) -> int:
