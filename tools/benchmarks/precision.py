@@ -103,12 +103,8 @@ def encode(kind: str, checkpoint: str, folder: str, batch: str, core: str) -> Ru
 def _mindspore(checkpoint: str) -> tuple[_Encoder, tuple[int, int]]:
     from mindspore import Tensor
 
-    from ms_unireid.evaluation.features import FeatureExtractor
-    from ms_unireid.export.loading import load_model
-
-    loaded = load_model(Path(checkpoint))
-    encoder = FeatureExtractor(loaded.model, loaded.config).image_encoder
-    return lambda images: encoder(Tensor(images)).asnumpy(), loaded.config.model.image_size
+    extractor = _extractor(Path(checkpoint))
+    return lambda images: extractor.image_encoder(Tensor(images)).asnumpy(), extractor.config.model.image_size
 
 
 def _exported(folder: Path) -> tuple[_Encoder, tuple[int, int]]:
@@ -192,11 +188,17 @@ def encode_in_bfloat16(checkpoint: str, root: str, split: str, file: str) -> Run
 def _split(checkpoint: Path, root: str, split: str) -> tuple[Any, Any]:
     """Return what encodes a split, and the split."""
     from ms_unireid.data.evaluation_sets import load_evaluation_set
+
+    extractor = _extractor(checkpoint, f"data.root={root}")
+    return extractor, load_evaluation_set(extractor.config.data, split)
+
+
+def _extractor(checkpoint: Path, *overrides: str) -> Any:
     from ms_unireid.evaluation.features import FeatureExtractor
     from ms_unireid.export.loading import load_model
 
-    loaded = load_model(checkpoint, [f"data.root={root}"])
-    return FeatureExtractor(loaded.model, loaded.config), load_evaluation_set(loaded.config.data, split)
+    loaded = load_model(checkpoint, overrides)
+    return FeatureExtractor(loaded.model, loaded.config)
 
 
 JOBS = {"encode-precision": encode, "encode-bfloat16": encode_in_bfloat16}
