@@ -1,4 +1,4 @@
-"""The named dual-encoder architectures: sizes only, no MindSpore."""
+"""The named dual-encoder architectures: sizes only."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Reading a configuration: YAML with `base:` and `a.b=c` overrides into `config_schema`'s dataclasses. No MindSpore."""
+"""Reading a configuration: YAML with `base:` and `a.b=c` overrides into `config_schema`'s dataclasses."""
 
 import dataclasses
 import difflib

@@ -1,4 +1,4 @@
-"""The sections of a configuration as frozen dataclasses; their defaults are the paper's experiment. No MindSpore."""
+"""The sections of a configuration as frozen dataclasses; their defaults are the paper's experiment."""
 
 from dataclasses import dataclass, field
 from typing import Literal

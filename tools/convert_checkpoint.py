@@ -61,12 +61,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--verify", action="store_true", help="compare features of the output with PyTorch's of the input, on the CPU"
     )
-    parser.add_argument(
-        "--fingerprints",
-        type=Path,
-        metavar="FILE",
-        help="with --verify: store the input's features in this file, or look them up where PyTorch is missing",
-    )
     parser.add_argument("--json", type=Path, help="write the table as JSON")
     return parser.parse_args(arguments)
 
@@ -112,7 +106,6 @@ def conversion_options(options: argparse.Namespace) -> Options:
         dtype=options.dtype,
         allow_missing=tuple(options.allow_missing),
         verify=options.verify,
-        fingerprints=options.fingerprints,
     )
 
 

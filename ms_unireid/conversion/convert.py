@@ -42,9 +42,7 @@ class Options:
         dtype: Type of a PyTorch file's tensors; None restores each tensor's own where it is known.
         allow_missing: Shell patterns of tensors that the input may lack.
         verify: Compare features of fixed inputs, computed from the input and from the output, before the output
-            appears under its name; this imports MindSpore, and PyTorch where it is installed.
-        fingerprints: A file that such features are looked up in where PyTorch is not installed, and stored in where
-            it is; None looks them up in the project's own.
+            appears under its name; this imports MindSpore and PyTorch.
     """
 
     to: str = "mindspore"
@@ -57,7 +55,6 @@ class Options:
     dtype: str | None = None
     allow_missing: tuple[str, ...] = ()
     verify: bool = False
-    fingerprints: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
             digest = thread.submit(sha256, temporary.open("rb"))
             if options.verify:
                 hashes[str(output)] = digest.result()
-                verification = _verify(source, temporary, entries, model, hashes, options)
+                verification = _verify(source, temporary, entries, model)
         hashes[str(output)] = digest.result()
     return Conversion(source, output, config, rows, hashes, known_as, verification)
 
@@ -185,33 +182,20 @@ def _write(file: Path, entries: Mapping[str, Entry], meta: dict[str, Any], optio
         write_torch(file, theirs)
 
 
-def _verify(
-    source: Source,
-    written: Path,
-    entries: Mapping[str, Entry],
-    model: ModelConfig,
-    hashes: Mapping[str, str],
-    options: Options,
-) -> Any:
+def _verify(source: Source, written: Path, entries: Mapping[str, Entry], model: ModelConfig) -> Any:
     """Hold what MindSpore computes from one of the two files against what PyTorch computes from the other."""
-    from ms_unireid.conversion.verify import FINGERPRINTS, Original, record_fingerprint, verify
+    from ms_unireid.conversion.verify import verify
 
-    *_, digest = hashes.values()
     if source.file.format == "MindSpore checkpoint":  # PyTorch can only read the output
-        original = Original(written, digest, model_grid(model))
-        ours = entries
+        original, grid, ours = written, model_grid(model), entries
     else:
-        original = Original(source.file.path, next(iter(hashes.values())), source.grid)
+        original, grid = source.file.path, source.grid
         ours = open_source(written, image_size=model.image_size).entries
-    tensors = {names.our_name(name): entry.load() for name, entry in ours.items()}
-    found = verify(original, model, tensors, options.fingerprints or FINGERPRINTS)
+    found = verify(original, grid, model, {names.our_name(name): entry.load() for name, entry in ours.items()})
     if not found.ok:
         raise CheckpointError(
-            f"{source.file.path}: its features differ from its conversion's ({found.against}): pictures by "
-            f"{found.image_difference:.1e} (at most {found.image_limit:.1e}), captions by "
-            f"{found.text_difference:.1e} (at most {found.text_limit:.1e}); nothing was written"
+            f"{source.file.path}: its features differ from its conversion's: pictures by {found.image_difference:.1e} "
+            f"(at most {found.image_limit:.1e}), captions by {found.text_difference:.1e} (at most "
+            f"{found.text_limit:.1e}); nothing was written"
         )
-    if options.fingerprints and found.against == "PyTorch":
-        name = KNOWN_FILES.get(original.sha256, source.file.path.name)
-        record_fingerprint(original, model, name, options.fingerprints)
     return found

@@ -64,7 +64,7 @@ def _summary(conversion: Conversion) -> list[str]:
     if conversion.verification is not None:
         found = conversion.verification
         lines.append(
-            f"verified against {found.against}: largest difference of picture features {found.image_difference:.1e}, "
+            f"verified against PyTorch: largest difference of picture features {found.image_difference:.1e}, "
             f"of caption features {found.text_difference:.1e}"
         )
     return lines + [f"sha256 {digest}  {name}" for name, digest in conversion.hashes.items()]

@@ -1,7 +1,4 @@
-"""What a checkpoint is evaluated on, of whatever data set: a gallery, and the sketches and captions that ask for it.
-
-No MindSpore, and no pixels.
-"""
+"""What a checkpoint is evaluated on, of whatever data set: a gallery, and the sketches and captions that ask for it."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -31,7 +31,6 @@ FOLDER = "Market-Sketch-1K"
 OTHER_FOLDERS = ("[Mm]arket*", "[Mm]a[Ss]k*")
 ARTISTS = "ABCDEF"
 MARKS = tuple(f"sketch/{artist}" for artist in ARTISTS)
-DISTRACTOR = 0
 # split -> its folder in the data set, its folder in Market-1501
 SPLIT_FOLDERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"train": ("train", "bounding_box_train"), "test": ("query", "bounding_box_test")}

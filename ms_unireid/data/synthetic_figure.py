@@ -15,7 +15,7 @@ from ms_unireid.data.synthetic_person import COLOURS, HAIR_COLOURS, PATTERNS, Pe
 
 WIDTHS = {"slim": 0.78, "average": 1.0, "heavy": 1.26}
 DARK: Rgb = (24, 24, 28)
-SHOULDER, WAIST, HIP, KNEE, ANKLE, SOLE = 0.19, 0.40, 0.49, 0.73, 0.93, 1.0
+SHOULDER, WAIST, HIP, KNEE, ANKLE = 0.19, 0.40, 0.49, 0.73, 0.93
 HEAD_X, HEAD_Y, HEAD_MIDDLE = 0.056, 0.074, 0.078
 
 

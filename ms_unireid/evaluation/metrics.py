@@ -1,4 +1,4 @@
-"""Rank-k, mAP and mINP in numpy, from features or from a similarity matrix; no MindSpore."""
+"""Rank-k, mAP and mINP in numpy, from features or from a similarity matrix."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields

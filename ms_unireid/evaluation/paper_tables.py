@@ -1,4 +1,4 @@
-"""The rows of the paper's Tables 2 to 6 and their published numbers, read from paper_tables.yaml; no MindSpore."""
+"""The rows of the paper's Tables 2 to 6 and their published numbers, read from paper_tables.yaml."""
 
 import functools
 from dataclasses import dataclass
@@ -33,16 +33,6 @@ class PaperRow:
     task: str
     protocol: str
     published: dict[str, float]
-
-
-def table_numbers() -> tuple[int, ...]:
-    """List the tables that can be reproduced."""
-    return tuple(_contents()["tables"])
-
-
-def row_labels() -> dict[str, str]:
-    """Map each experiment to what the paper calls it."""
-    return dict(_contents()["rows"])
 
 
 def paper_rows(table: int) -> tuple[PaperRow, ...]:

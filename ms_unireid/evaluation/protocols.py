@@ -1,4 +1,4 @@
-"""How a split is evaluated, by name: which queries meet which gallery, and what is averaged; no MindSpore."""
+"""How a split is evaluated, by name: which queries meet which gallery, and what is averaged."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Features of a split, and the queries that each task asks with them; no MindSpore.
+"""Features of a split, and the queries that each task asks with them.
 
 Every task ranks the same gallery of photos. What a query is made of is told beside it, for the analysis of errors.
 """

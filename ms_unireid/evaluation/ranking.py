@@ -1,4 +1,4 @@
-"""Places in a ranked list: best first, equal similarities in the gallery's order; no MindSpore."""
+"""Places in a ranked list: best first, equal similarities in the gallery's order."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Re-ranking by k-reciprocal neighbours (Zhong et al., CVPR 2017); no row of the paper uses it, and no MindSpore.
+"""Re-ranking by k-reciprocal neighbours (Zhong et al., CVPR 2017); no row of the paper uses it.
 
 Follows the published code of its authors where that says more than their equations, as the numbers in the literature
 do: queries and gallery are neighbours of each other alike, the k nearest of a sample are beside the sample itself

@@ -1,4 +1,4 @@
-"""Cosine similarities of queries and a gallery, a block of queries at a time; no MindSpore."""
+"""Cosine similarities of queries and a gallery, a block of queries at a time."""
 
 from collections.abc import Iterator
 

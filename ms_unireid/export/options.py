@@ -1,4 +1,4 @@
-"""What an export writes; no MindSpore."""
+"""What an export writes."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Real inputs to compare an exported file on: a few pictures and captions, as the network takes them; no MindSpore."""
+"""Real inputs to compare an exported file on: a few pictures and captions, as the network takes them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

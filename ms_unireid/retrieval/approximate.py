@@ -1,4 +1,4 @@
-"""Approximate search for millions of photos, through faiss, and how much of the exact answer it finds; no MindSpore."""
+"""Approximate search for millions of photos, through faiss, and how much of the exact answer it finds."""
 
 import contextlib
 import json

@@ -1,7 +1,4 @@
-"""Where a checkpoint errs: every query's rank, the worst ones as pictures, R1 by length of caption and style of sketch.
-
-No MindSpore.
-"""
+"""Where a checkpoint errs: every query's rank, the worst as pictures, R1 by caption length and sketch style."""
 
 import csv
 import io

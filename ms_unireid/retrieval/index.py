@@ -1,4 +1,4 @@
-"""An index of photos on disk: a feature a row, memory-mapped, and the manifest that says whose it is; no MindSpore.
+"""An index of photos on disk: a feature a row, memory-mapped, and the manifest that says whose it is.
 
 Rows are only ever added behind those that the manifest knows, or written anew into another file that the manifest then
 names: whenever a process is killed, what the manifest says is there.

@@ -1,4 +1,4 @@
-"""`manifest.sqlite`: which photo each row of an index's features is of, and what made them; no MindSpore.
+"""`manifest.sqlite`: which photo each row of an index's features is of, and what made them.
 
 SQLite, since every change of it is whole or absent, whenever the process is killed.
 """

@@ -1,4 +1,4 @@
-"""Exact search: the most similar rows of features that may be larger than the memory; no MindSpore."""
+"""Exact search: the most similar rows of features that may be larger than the memory."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

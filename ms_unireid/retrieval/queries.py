@@ -1,4 +1,4 @@
-"""What is asked of an index: sentences, sketches, both, or a photo; one, or many from a file. No MindSpore."""
+"""What is asked of an index: sentences, sketches, both, or a photo; one, or many from a file."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What has changed in the folders of an index since it was last made; no MindSpore, and no pixels."""
+"""What has changed in the folders of an index since it was last made."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What a search found, for a terminal, as JSON and as CSV; no MindSpore."""
+"""What a search found, for a terminal, as JSON and as CSV."""
 
 import csv
 import io

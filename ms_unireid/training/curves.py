@@ -1,4 +1,4 @@
-"""The learning curves of a run as one picture, drawn from its log. No MindSpore."""
+"""The learning curves of a run as one picture, drawn from its log."""
 
 import json
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What a user watches: the progress bar's text, event files for TensorBoard, learning curves, the line at the end.
 
-No MindSpore. MindCV's callbacks are for `mindspore.Model`, which knows no step of several graphs.
+MindCV's callbacks are for `mindspore.Model`, which knows no step of several graphs.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""One run for each of several seeds, and mean and standard deviation of their scores. No MindSpore."""
+"""One run for each of several seeds, and mean and standard deviation of their scores."""
 
 import dataclasses
 import gc

@@ -1,4 +1,4 @@
-"""Which runs a table of the paper needs, and how long they take; no MindSpore."""
+"""Which runs a table of the paper needs, and how long they take."""
 
 import dataclasses
 import json

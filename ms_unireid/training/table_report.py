@@ -1,4 +1,4 @@
-"""A reproduced table as Markdown, CSV, LaTeX and JSON: ours, the paper's, the difference; no MindSpore."""
+"""A reproduced table as Markdown, CSV, LaTeX and JSON: ours, the paper's, the difference."""
 
 import csv
 import io

@@ -1,7 +1,6 @@
-"""Verification of conversions: PyTorch's own features of real files, wrong conversions, stored fingerprints."""
+"""Verification of conversions: PyTorch's own features of real files, and wrong conversions."""
 
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,15 +15,8 @@ from parity import reference_for
 
 from ms_unireid.config import ModelConfig
 from ms_unireid.conversion.torch_features import torch_features
-from ms_unireid.conversion.verify import (
-    FINGERPRINTS,
-    Original,
-    fixed_inputs,
-    read_fingerprints,
-    record_fingerprint,
-    verify,
-)
-from ms_unireid.errors import CheckpointError, EnvironmentProblem, UserError
+from ms_unireid.conversion.verify import fixed_inputs, verify
+from ms_unireid.errors import CheckpointError, EnvironmentProblem
 from ms_unireid.models.positions import patch_grid, resize_positions
 
 pytestmark = pytest.mark.usefixtures("pynative")
@@ -33,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 POSITIONS = "base_model.visual.positional_embedding"
 IN_PROJ = "base_model.visual.transformer.resblocks.1.attn.in_proj_weight"
 PATCH = 8
-SHA = "ab" * 32
 Tensors = dict[str, np.ndarray]
 
 
@@ -65,11 +56,11 @@ def original_features(path: Path, source: ModelConfig, target: ModelConfig) -> t
     return torch_features(path, target, grid_of(source), *fixed_inputs(target.image_size, target.context_length))
 
 
-def saved(folder: Path, config: ModelConfig = SQUARE) -> tuple[Original, Tensors]:
+def saved(folder: Path, config: ModelConfig = SQUARE) -> tuple[Path, Tensors]:
     """Save a CLIP as OpenAI's, and convert it without a change of size."""
     clip = clip_state(config)
     save_openai(folder / "clip.pth", clip)
-    return Original(folder / "clip.pth", SHA, grid_of(config)), converted(clip, config, config)
+    return folder / "clip.pth", converted(clip, config, config)
 
 
 def swap_query_and_key(tensors: Tensors) -> None:
@@ -116,8 +107,8 @@ def test_other_sizes_and_activations_agree_three_ways(tmp_path, source_size, cha
     found = original_features(tmp_path / "clip.pth", source, target)
     for feats, expected in zip(found, reference_features(tensors, target), strict=True):
         np.testing.assert_allclose(feats, expected, rtol=0, atol=1e-5)
-    result = verify(Original(tmp_path / "clip.pth", SHA, grid_of(source)), target, tensors)
-    assert result.ok and result.against == "PyTorch", result
+    result = verify(tmp_path / "clip.pth", grid_of(source), target, tensors)
+    assert result.ok, result
 
 
 @pytest.mark.parametrize(
@@ -140,15 +131,15 @@ def test_other_types_are_cast_to_float32_before_computing(tmp_path, kind, dtype)
 
 def test_verifies_in_graph_mode(tmp_path, graph):
     original, tensors = saved(tmp_path)
-    assert verify(original, SQUARE, tensors).ok
+    assert verify(original, grid_of(SQUARE), SQUARE, tensors).ok
 
 
 @pytest.mark.parametrize("spoil", [swap_query_and_key, transpose_a_projection, lose_one_value])
 def test_a_wrong_conversion_is_caught(tmp_path, spoil: Callable[[Tensors], None]):
     original, tensors = saved(tmp_path)
-    right = verify(original, SQUARE, tensors)
+    right = verify(original, grid_of(SQUARE), SQUARE, tensors)
     spoil(tensors)
-    wrong = verify(original, SQUARE, tensors)
+    wrong = verify(original, grid_of(SQUARE), SQUARE, tensors)
     assert right.ok and not wrong.ok
     assert right.image_difference <= right.image_limit < 1e-3
 
@@ -157,7 +148,7 @@ def test_a_table_that_was_not_resized_is_caught(tmp_path):
     source, target = replace(SQUARE, image_size=(32, 16)), replace(SQUARE, image_size=(16, 32))
     original, tensors = saved(tmp_path, source)
     assert tensors[POSITIONS].shape == (9, 64)
-    result = verify(original, target, tensors)
+    result = verify(original, grid_of(source), target, tensors)
     assert not result.ok and result.text_difference <= result.text_limit
 
 
@@ -171,13 +162,13 @@ def test_a_conversion_that_lacks_a_tensor_is_named(tmp_path):
     original, tensors = saved(tmp_path)
     del tensors[IN_PROJ]
     with pytest.raises(CheckpointError, match=rf"clip\.pth: its conversion lacks {IN_PROJ}; only a whole model"):
-        verify(original, SQUARE, tensors)
+        verify(original, grid_of(SQUARE), SQUARE, tensors)
 
 
 def test_the_logit_scale_is_not_needed(tmp_path):
     original, tensors = saved(tmp_path)
     del tensors["logit_scale"]
-    assert verify(original, SQUARE, tensors).ok
+    assert verify(original, grid_of(SQUARE), SQUARE, tensors).ok
 
 
 class Writer(torch.nn.Module):
@@ -288,70 +279,10 @@ def test_fixed_captions_have_a_start_words_an_end_and_padding(length):
         assert np.all((row[1:end] >= 1) & (row[1:end] < 49406)) and not row[end + 1 :].any()
 
 
-def test_a_fingerprint_stands_in_for_torch(tmp_path, monkeypatch):
-    original, tensors = saved(tmp_path)
-    store = tmp_path / "store.json"
-    made = record_fingerprint(original, SQUARE, "our file", store)
-    assert (made.name, made.image_size, made.stride, made.context_length) == ("our file", (32, 32), 8, 12)
-    assert np.shape(made.image) == np.shape(made.text) == (2, 9)
-    original.path.unlink()
+def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    result = verify(original, SQUARE, tensors, store)
-    assert result.ok and result.against == "fingerprint of our file"
-    assert 0 <= result.image_difference < 1e-5 and 0 <= result.text_difference < 1e-5
-
-
-@pytest.mark.parametrize("spoil", [swap_query_and_key, transpose_a_projection, lose_one_value])
-def test_a_fingerprint_catches_a_wrong_conversion(tmp_path, monkeypatch, spoil):
-    original, tensors = saved(tmp_path)
-    record_fingerprint(original, SQUARE, "x", tmp_path / "store.json")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    spoil(tensors)
-    assert not verify(original, SQUARE, tensors, tmp_path / "store.json").ok
-
-
-def test_a_norm_alone_is_compared(tmp_path, monkeypatch):
-    original, tensors = saved(tmp_path)
-    record_fingerprint(original, SQUARE, "x", tmp_path / "store.json")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    tensors["base_model.visual.proj"][:, 8:] *= 1.001  # the first eight values stay
-    result = verify(original, SQUARE, tensors, tmp_path / "store.json")
-    assert result.image_difference > result.image_limit and result.text_difference <= result.text_limit
-
-
-def test_a_store_keeps_a_fingerprint_for_each_size_and_file(tmp_path):
-    original, _ = saved(tmp_path)
-    store, wide = tmp_path / "store.json", replace(SQUARE, image_size=(16, 40))
-    for config, name in ((SQUARE, "old"), (wide, "wide"), (replace(SQUARE, stride=8), "new")):
-        record_fingerprint(original, config, name, store)
-    record_fingerprint(replace(original, sha256="cd" * 32), SQUARE, "other", store)
-    found = {sha256: [f.name for f in entries] for sha256, entries in read_fingerprints(store).items()}
-    assert found == {SHA: ["wide", "new"], "cd" * 32: ["other"]}
-
-
-def test_without_torch_and_fingerprint_the_remedy_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(EnvironmentProblem, match=r"clip\.pth: .* no fingerprint of it is stored; pip install torch"):
-        verify(Original(tmp_path / "clip.pth", SHA, (4, 4)), SQUARE, {})
-
-
-def test_a_fingerprint_of_another_size_is_not_taken(tmp_path, monkeypatch):
-    original, tensors = saved(tmp_path)
-    record_fingerprint(original, replace(SQUARE, image_size=(16, 40)), "x", tmp_path / "store.json")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(EnvironmentProblem, match=r"stored for image size \(16, 40\) with stride 8 only"):
-        verify(original, SQUARE, tensors, tmp_path / "store.json")
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"ab": [{"name": "x"}]}', '{"ab": [{"image_size": [1, 2]}]}'])
-def test_a_damaged_store_is_refused(tmp_path, content):
-    (tmp_path / "store.json").write_text(content)
-    with pytest.raises(UserError, match=r"store\.json: is not a file of fingerprints"):
-        read_fingerprints(tmp_path / "store.json")
-
-
-def test_the_shipped_store_can_be_read():
-    assert json.loads(FINGERPRINTS.read_text()).keys() == read_fingerprints().keys()
+    with pytest.raises(EnvironmentProblem, match=r"clip\.pth: --verify needs PyTorch; pip install torch"):
+        verify(tmp_path / "clip.pth", (4, 4), SQUARE, {})
 
 
 def test_torch_is_not_imported_with_the_modules():

@@ -143,9 +143,8 @@ def test_verify(tmp_path, capsys, monkeypatch, verified):
     save_archive(tmp_path / "x.pt", clip_state(SQUARE, dtype=torch.float16))
     arguments = [str(tmp_path / "x.pt"), str(tmp_path / "x.ckpt"), "--image-size", "32", "16", "--verify"]
     if verified:
-        load_tool(TOOL).main([*arguments, "--fingerprints", str(tmp_path / "known.json")])
+        load_tool(TOOL).main(arguments)
         assert "verified against PyTorch: largest difference" in capsys.readouterr().out
-        assert len(verify.read_fingerprints(tmp_path / "known.json")) == 1
         back = [str(tmp_path / "x.ckpt"), str(tmp_path / "x.pth"), "--verify"]
         load_tool(TOOL).main(back)
         assert "verified against PyTorch" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from tool_runner import CONFIGS
 from ms_unireid.config import load_config
 from ms_unireid.data.published import PUBLISHED
 from ms_unireid.errors import ConfigError
-from ms_unireid.evaluation.paper_tables import paper_rows, table_numbers
+from ms_unireid.evaluation.paper_tables import paper_rows
 from ms_unireid.training.run_folder import RunFolder
 from ms_unireid.training.table_plan import PlannedRun, TableRequest, estimate, operations_per_pair, plan_table, runs_of
 
@@ -18,7 +18,7 @@ def request(table=2, **values) -> TableRequest:
     return TableRequest(table, CONFIGS, **{"output": CONFIGS.parent / "nowhere", **values})
 
 
-@pytest.mark.parametrize("table", table_numbers())
+@pytest.mark.parametrize("table", range(2, 7))
 def test_every_table_can_be_planned(table):
     plan = plan_table(request(table))
     assert [line.paper for line in plan] == list(paper_rows(table))
