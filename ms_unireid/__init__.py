@@ -15,9 +15,9 @@ _HOMES = {
     "load_config": "ms_unireid.config",
     "build_model": "ms_unireid.models.unireid",
     "UNIReID": "ms_unireid.models.unireid",
-    "PhotoIndex": "ms_unireid.retrieval.index",
-    "Searcher": "ms_unireid.retrieval.searcher",
-    "load_checkpoint": "ms_unireid.training.checkpoint",
+    "PhotoIndex": "ms_unireid.apps.search.index",
+    "Searcher": "ms_unireid.apps.search.searcher",
+    "load_checkpoint": "ms_unireid.checkpoints.checkpoint",
     "Tokenizer": "ms_unireid.data.tokenizer",
     "Trainer": "ms_unireid.training.trainer",
 }

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
-from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config_schema import (
+    ARCHITECTURES,
     GALLERY_RULES,
     PROTOCOLS,
     TASKS,
@@ -46,6 +46,8 @@ __all__ = [
     "to_yaml",
 ]
 
+# The project's own configs.
+CONFIGS = Path(__file__).with_name("configs")
 # (holds, key, what the key must be)
 _Rules = Iterator[tuple[bool, str, str]]
 

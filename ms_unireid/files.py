@@ -1,12 +1,13 @@
 """Files that are whole or absent: written under a temporary name, then renamed."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ms_unireid.errors import UserError
 
@@ -85,3 +86,12 @@ def write_json(path: Path, value: Any) -> None:
         UserError: If it cannot be written.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(file: BinaryIO) -> str:
+    """Return the SHA-256 of an open file's bytes in hexadecimal, and close it."""
+    digest = hashlib.sha256()
+    with file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

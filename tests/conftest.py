@@ -15,13 +15,13 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 # Where most of the time goes: begun first, so that no worker is left with a long file at the end.
 SLOW_FIRST = (
-    "tools/test_train_and_evaluate",
+    "commands/test_train_and_evaluate",
     "training/test_train_step",
     "distributed",
-    "tools",
+    "commands",
     "training",
     "models",
-    "conversion",
+    "checkpoints",
 )
 
 

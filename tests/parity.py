@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from mindspore import Parameter, Tensor, nn
 
-from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import ModelConfig, ObjectiveConfig
+from ms_unireid.config_schema import ARCHITECTURES
 from reference import model as reference_model
 
 # Beside MindSpore's threads torch's second one waits more than it works: tiny steps take a hundred times longer.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict, to_yaml
+from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -1,6 +1,6 @@
 """Runs the tools as users do, in a process of their own, and reads what they leave."""
 
-import importlib.util
+import importlib
 import json
 import os
 import signal
@@ -50,12 +50,17 @@ def run_tool(tool: str, *arguments: object, cwd: Path | None = None) -> subproce
     return subprocess.run(command(tool, *arguments), cwd=cwd, capture_output=True, text=True, timeout=LIMIT)
 
 
+JOBS = {
+    "train.py": "train", "evaluate.py": "evaluate", "convert_checkpoint.py": "convert", "verify_dataset.py": "verify",
+    "reproduce_tables.py": "reproduce", "build_sketches.py": "sketches", "make_synthetic.py": "synthetic",
+    "search.py": "search", "app.py": "app", "export_model.py": "export", "doctor.py": "doctor",
+    "benchmark.py": "benchmark",
+}  # fmt: skip
+
+
 def load_tool(tool: str) -> ModuleType:
-    """Import a tool, to call its `main` in this process."""
-    spec = importlib.util.spec_from_file_location(f"tool_{Path(tool).stem}", TOOLS / tool)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Import what a tool runs, to call its `main` in this process."""
+    return importlib.import_module(f"ms_unireid.commands.{JOBS[tool]}")
 
 
 def log_lines(run: Path, kind: str | None = None) -> list[dict]:
@@ -90,6 +95,6 @@ def stop_at(step: int, number: signal.Signals, run: Path, arguments: list[str]) 
 
 def tensors(checkpoint: Path) -> dict[str, bytes]:
     """Read the tensors of a checkpoint as bytes."""
-    from ms_unireid.training.checkpoint import read_checkpoint
+    from ms_unireid.checkpoints.checkpoint import read_checkpoint
 
     return {name: array.tobytes() for name, array in read_checkpoint(checkpoint).tensors.items()}

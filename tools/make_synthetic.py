@@ -1,59 +1,6 @@
-"""Make a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout.
+"""`unireid synthetic` from a checkout, without installing; --help tells all."""
 
-python tools/make_synthetic.py --output data/synthetic --workers 2
-"""
-
-import argparse
-import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tqdm import tqdm
-
-from ms_unireid.command_line import run
-from ms_unireid.data.synthetic import SyntheticConfig, generate_tri_dataset
-from ms_unireid.data.synthetic_drawing import SKETCH_STYLES
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    default = SyntheticConfig()
-    parser = argparse.ArgumentParser(
-        description="Make a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout.",
-        epilog="example: python tools/make_synthetic.py --output data/synthetic --workers 2",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder that will hold CUHK-PEDES/")
-    parser.add_argument("--train-identities", type=int, default=default.train_identities, help="people to train on")
-    parser.add_argument("--val-identities", type=int, default=default.val_identities, help="people to validate on")
-    parser.add_argument("--test-identities", type=int, default=default.test_identities, help="people to test on")
-    parser.add_argument("--photos", type=int, default=default.photos_per_identity, help="photos of each person")
-    parser.add_argument("--captions", type=int, default=default.captions_per_photo, help="captions of each photo")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of all random draws")
-    parser.add_argument("--sketch-style", choices=SKETCH_STYLES, help="draw the sketches from the photos in this style")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--force", action="store_true", help="replace an existing synthetic data set")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str]) -> None:
-    options = parse(arguments)
-    identities = (options.train_identities, options.val_identities, options.test_identities)
-    config = SyntheticConfig(*identities, options.photos, options.captions, options.seed, options.sketch_style)
-    bars = []
-
-    def show(done: int, total: int) -> None:
-        if not bars:  # no bar for a data set that is refused or already there
-            bars.append(tqdm(total=total, unit="identity", mininterval=1.0))
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
-
-    folder = generate_tri_dataset(options.output, config, options.workers, show, options.force)
-    print(json.dumps({"folder": str(folder), **config.counts(), "seed": config.seed}))
-
+from _checkout import run
 
 if __name__ == "__main__":
-    run(main)
+    run("synthetic")

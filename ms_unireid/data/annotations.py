@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_unireid.data.json_file import read_json
+from ms_unireid.data.folders import read_json
 from ms_unireid.errors import DataError
 
 SPLITS = ("train", "val", "test")

@@ -11,11 +11,10 @@ import numpy as np
 from ms_unireid.config import Config, DataConfig, config_from_dict, to_dict
 from ms_unireid.data import market_sketch, pku_sketch
 from ms_unireid.data.annotations import Annotation
-from ms_unireid.data.loading import load_splits
 from ms_unireid.data.pictures import check_pictures
 from ms_unireid.data.pku_trials import trials
 from ms_unireid.data.sketch_sets import SketchSet
-from ms_unireid.data.tri_pedes import DATASETS
+from ms_unireid.data.tri_pedes import DATASETS, load_splits
 from ms_unireid.errors import ConfigError, DataError
 
 # Where a photo's name tells its camera: both data sets took their photos, and these names, from MSMT17.

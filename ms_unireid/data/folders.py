@@ -1,12 +1,15 @@
 """Folders of data sets: finding the right one, and saying what is in it."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+from ms_unireid.data.pictures import list_files
 from ms_unireid.errors import DataError
-
-_NAMED = 5
+from ms_unireid.findings import DataFinding, count_defects, listed
 
 
 def find_folder(name: str, root: Path, usual: str, marks: Sequence[str], others: Sequence[str] = ()) -> Path:
@@ -56,12 +59,6 @@ def contents(folder: Path) -> str:
     return listed(names, 10) if names else "nothing"
 
 
-def listed(names: Sequence[object], limit: int = _NAMED) -> str:
-    """Name the first few of many things and count the others."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(str, names[:limit])) + more
-
-
 def sub_folder(path: str) -> str:
     """Return the first folder of a relative path with forward slashes; `.` if it has none."""
     return path.split("/")[0] if "/" in path else "."
@@ -72,3 +69,98 @@ def by_folder(missing: Iterable[str], named: Iterable[str]) -> str:
     totals = Counter(map(sub_folder, named))
     counts = Counter(map(sub_folder, missing))
     return ", ".join(f"{folder} {count} of {totals[folder]}" for folder, count in counts.items())
+
+
+EXTENSIONS = r"\.(?:jpg|jpeg|png|bmp)"
+# What file managers and archivers leave behind.
+_LEFT_BEHIND = re.compile(r"(?:^|/)(?:\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
+
+
+def named_files(folder: Path, pattern: re.Pattern, form: str) -> tuple[list[re.Match], list[DataFinding]]:
+    """List the files of a folder whose names have a form.
+
+    Args:
+        folder: Where they should lie, directly.
+        pattern: Matches a whole name, ignoring nothing.
+        form: The form in words, for the findings.
+
+    Returns:
+        The matches in the order of their names, and a problem each for a missing or empty folder, files that lie too
+        deep, and names of another form. What file managers leave behind is ignored.
+
+    Raises:
+        DataError: If the folder is there and cannot be listed.
+    """
+    what = f"{folder.name}/"
+    if not folder.is_dir():
+        parent = folder.parent
+        there = f"{parent} holds {contents(parent)}" if parent.is_dir() else f"there is no {parent}"
+        return [], [_nothing(folder, f"the folder is missing; {there}")]
+    names = sorted(name for name in list_files(folder) if not is_left_behind(name))
+    found = [(name, pattern.fullmatch(name)) for name in names if "/" not in name]
+    findings = _too_deep(folder, [name for name in names if "/" in name])
+    if not names:
+        findings = [_nothing(folder, f"the folder holds no file named {form}")]
+    strange = [name for name, match in found if match is None]
+    fix = "rename them, or move them elsewhere"
+    findings += count_defects(what, folder, ("problem", strange, f"files with another name than {form}", fix))
+    return [match for _, match in found if match is not None], findings
+
+
+def is_left_behind(path: str) -> bool:
+    """Tell whether a file is none of the data set's but of a file manager or archiver, or hidden."""
+    return _LEFT_BEHIND.search(path) is not None
+
+
+def _nothing(folder: Path, detail: str) -> DataFinding:
+    fix = f"unpack it from the data set's download to {folder}"
+    return DataFinding(f"{folder.name}/", "problem", detail, fix, str(folder), 1)
+
+
+def _too_deep(folder: Path, names: list[str]) -> list[DataFinding]:
+    if not names:
+        return []
+    below = sorted({str(PurePosixPath(name).parent) for name in names})
+    fix = f"move the files of {folder / below[0]} into {folder}" + (", and of the others" if len(below) > 1 else "")
+    words = f"files in sub-folders, expected directly in {folder.name}/"
+    return [*count_defects(f"{folder.name}/", folder, ("problem", names, words, fix))]
+
+
+def read_json(file: Path, fix: str) -> Any:
+    """Read a JSON file, with or without a byte order mark.
+
+    Args:
+        file: The file, in UTF-8.
+        fix: What to do about a damaged file, for the error: `Fix: ...`.
+
+    Raises:
+        DataError: If it cannot be read, is damaged, or an object has a key twice.
+    """
+    text = read_text(file, fix)
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not valid JSON, truncated or damaged ({error}). {fix}") from error
+
+
+def read_text(file: Path, fix: str) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        DataError: If it cannot be read or is in another encoding.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}). Fix: check its path and permissions.") from error
+    except ValueError as error:
+        raise DataError(f"{file}: not a text in UTF-8 ({error}). {fix}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} comes twice in one object")
+    return found

@@ -19,12 +19,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from ms_unireid.data.data_findings import DataFinding, count_defects, raise_problem
-from ms_unireid.data.folders import find_folder
-from ms_unireid.data.named_files import EXTENSIONS, named_files
-from ms_unireid.data.person_captions import read_person_captions
-from ms_unireid.data.sketch_sets import PersonPhoto, PersonSketch, SketchSet
+from ms_unireid.data.folders import EXTENSIONS, find_folder, named_files
+from ms_unireid.data.sketch_sets import PersonPhoto, PersonSketch, SketchSet, read_person_captions
 from ms_unireid.errors import DataError
+from ms_unireid.findings import DataFinding, count_defects, raise_problem
 
 NAME = "market_sketch"
 FOLDER = "Market-Sketch-1K"

@@ -11,14 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ms_unireid.data.data_findings import DataFinding, count_defects, from_error, raise_problem
-from ms_unireid.data.folders import find_folder
-from ms_unireid.data.json_file import read_text
-from ms_unireid.data.named_files import EXTENSIONS, named_files
-from ms_unireid.data.person_captions import read_person_captions
-from ms_unireid.data.sketch_sets import PersonPhoto, PersonSketch, SketchSet
+from ms_unireid.data.folders import EXTENSIONS, find_folder, named_files, read_text
+from ms_unireid.data.sketch_sets import PersonPhoto, PersonSketch, SketchSet, read_person_captions
 from ms_unireid.errors import DataError
-from ms_unireid.findings import State
+from ms_unireid.findings import DataFinding, State, count_defects, from_error, raise_problem
 
 NAME = "pku_sketch"
 FOLDER = "PKUSketchRE-ID_V1"

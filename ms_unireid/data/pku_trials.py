@@ -16,12 +16,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ms_unireid.data.annotations import parse_identity
-from ms_unireid.data.folders import contents, listed
-from ms_unireid.data.json_file import read_json, read_text
+from ms_unireid.data.folders import contents, read_json, read_text
 from ms_unireid.data.published import ALL, PUBLISHED
 from ms_unireid.data.sketch_sets import SketchSet
 from ms_unireid.errors import DataError
 from ms_unireid.files import write_json
+from ms_unireid.findings import listed
 
 COUNT = 10
 SEED = 0

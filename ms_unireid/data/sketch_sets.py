@@ -8,6 +8,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ms_unireid.data.annotations import check_captions, parse_identity
+from ms_unireid.data.folders import read_json, read_text
+from ms_unireid.errors import DataError
+from ms_unireid.findings import listed
+
 
 @dataclass(frozen=True)
 class PersonPhoto:
@@ -66,3 +71,73 @@ class SketchSet:
             tuple(sketch for sketch in self.sketches if sketch.person_id in wanted),
             {person: texts for person, texts in self.captions.items() if person in wanted},
         )
+
+
+_FORM = 'expected JSON such as {"1": ["A man in a red coat."]}, or TriReID.txt'
+
+
+def read_person_captions(
+    file: Path, wanted: Collection[int], known: Collection[int] | None = None
+) -> dict[int, tuple[str, ...]]:
+    """Read the captions of persons.
+
+    Args:
+        file: A JSON file; a name that ends in `.txt` is read as ``TriReID.txt``.
+        wanted: Identities that must have a caption.
+        known: Identities that may have one; `wanted` if None.
+
+    Returns:
+        The captions of each wanted identity, raw, ascending by identity.
+
+    Raises:
+        DataError: If the file is unreadable or malformed, a caption is blank, an identity is not in the data set, or
+            one has no caption.
+    """
+    captions = _from_lines(file) if file.suffix.lower() == ".txt" else _from_json(file)
+    unknown = sorted(captions.keys() - set(wanted if known is None else known))
+    if unknown:
+        raise DataError(
+            f"{file}: captions of {len(unknown)} identities that the data set does not have: {listed(unknown)}. "
+            "Fix: take them out, or complete the data set."
+        )
+    missing = sorted(set(wanted) - captions.keys())
+    if missing:
+        raise DataError(
+            f"{file}: {len(missing)} of {len(set(wanted))} identities have no caption: {listed(missing)}. "
+            "Fix: add at least one for each."
+        )
+    return {person: captions[person] for person in sorted(wanted)}
+
+
+def _from_json(file: Path) -> dict[int, tuple[str, ...]]:
+    raw = read_json(file, f"Fix: write it anew; {_FORM}.")
+    if not isinstance(raw, dict) or not raw:
+        raise DataError(f"{file}: {_FORM}; found {raw!r:.60}. Fix: map each identity to a list of captions.")
+    captions: dict[int, tuple[str, ...]] = {}
+    for key, value in raw.items():
+        try:
+            person, texts = parse_identity(key), check_captions(value)
+        except ValueError as error:
+            raise DataError(f"{file}, {key!r:.40}: {error}; {_FORM}. Fix: correct this entry.") from error
+        if person in captions:
+            raise DataError(f"{file}: identity {person} comes twice. Fix: put all its captions into one list.")
+        captions[person] = texts
+    return captions
+
+
+def _from_lines(file: Path) -> dict[int, tuple[str, ...]]:
+    found: dict[int, list[str]] = {}
+    for number, line in enumerate(read_text(file, f"Fix: write it anew; {_FORM}.").split("\n"), 1):
+        if not line.strip():
+            continue
+        place, _, caption = line.rpartition("@")
+        try:
+            person = parse_identity(place.split("/")[0].strip())
+            found.setdefault(person, []).extend(check_captions([caption]))
+        except ValueError as error:
+            raise DataError(
+                f"{file}, line {number}: expected IDENTITY/PHOTO@CAPTION, found {line!r:.80}. Fix: correct this line."
+            ) from error
+    if not found:
+        raise DataError(f"{file}: holds no caption; {_FORM}. Fix: copy it again.")
+    return {person: tuple(texts) for person, texts in found.items()}

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from ms_unireid.config import DataConfig
 from ms_unireid.data.annotations import SPLITS, Annotation, CaptionEntry, read_captions
-from ms_unireid.data.folders import by_folder, contents, find_folder, listed
-from ms_unireid.data.pictures import list_files
+from ms_unireid.data.folders import by_folder, contents, find_folder
+from ms_unireid.data.pictures import check_pictures, list_files
 from ms_unireid.errors import DataError
+from ms_unireid.findings import listed
 
 PHOTOS = "imgs"
 RAW_DOWNLOAD = "caption_all.json"
@@ -307,3 +309,14 @@ def _sketch_name(prefix: str, photo: str, present: frozenset[str], photos: Colle
         if other not in photos and prefix + other in present:
             return prefix + other
     return None
+
+
+def load_splits(config: DataConfig, splits: Sequence[str]) -> dict[str, tuple[Annotation, ...]]:
+    """Load the annotations of some splits and check every photo and sketch they name.
+
+    Raises:
+        DataError: For anything wrong with the annotation file or the pictures.
+    """
+    loaded = load_tri_pedes(config.name, Path(config.root), splits, config.allow_identity_gaps)
+    check_pictures(path for split in splits for a in loaded[split] for path in (a.photo, a.sketch))
+    return loaded

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import Config
+from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer

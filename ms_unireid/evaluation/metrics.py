@@ -5,8 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ms_unireid.evaluation.ranking import rank_entries, rank_gallery
-from ms_unireid.evaluation.similarity import given_blocks, similarity_blocks, similarity_row
+from ms_unireid.evaluation.similarity import given_blocks, rank_entries, rank_gallery, similarity_blocks, similarity_row
 
 MATCHES_AT_ONCE = 1 << 16
 

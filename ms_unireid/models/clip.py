@@ -3,9 +3,9 @@
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_unireid.architectures import ARCHITECTURES, VOCABULARY_SIZE
 from ms_unireid.config import ModelConfig
-from ms_unireid.models.products import Product
+from ms_unireid.config_schema import ARCHITECTURES, VOCABULARY_SIZE
+from ms_unireid.models.ops import Product
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
 from ms_unireid.models.vision import VisionTransformer
 

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import ModelConfig
+from ms_unireid.config_schema import ARCHITECTURES
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ Linear maps run as 2-D products: on a CPU MindSpore is several times slower with
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_unireid.architectures import TowerSize
+from ms_unireid.config_schema import TowerSize
 from ms_unireid.models.ops import Affine, AttentionCore, GELUAffine, Normalize, QuickGELUAffine, ReadoutCore
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_unireid.architectures import ARCHITECTURES
 from ms_unireid.config import ModelConfig
+from ms_unireid.config_schema import ARCHITECTURES
+from ms_unireid.models.ops import Product
 from ms_unireid.models.positions import patch_grid
-from ms_unireid.models.products import Product
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
 
 

@@ -12,16 +12,20 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_unireid.config import Config, TrainConfig
 from ms_unireid.distributed import GatherWithGradient, gradient_reducer
-from ms_unireid.losses.objective import Objective
-from ms_unireid.models.ops import use_fast_ops
-from ms_unireid.models.products import use_half_precision
+from ms_unireid.losses import Objective
+from ms_unireid.models.ops import use_fast_ops, use_half_precision
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.processes import ALONE, Processes
 from ms_unireid.runtime import uses_fast_ops
-from ms_unireid.training.gradient import BatchGradient, CachedGradient, SplitGradient
+from ms_unireid.training.gradient import (
+    BatchGradient,
+    CachedGradient,
+    NetworkWithObjective,
+    SplitGradient,
+    reached_parameters,
+)
 from ms_unireid.training.loss_scale import LossScale
-from ms_unireid.training.network import NetworkWithObjective, reached_parameters
-from ms_unireid.training.update import Apply, Collect
+from ms_unireid.training.optimizer import Apply, Collect
 
 
 @dataclass(frozen=True)

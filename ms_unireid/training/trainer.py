@@ -11,16 +11,16 @@ from typing import Any
 import mindspore as ms
 from tqdm import tqdm
 
+from ms_unireid.checkpoints.checkpoint import Checkpoint, fill, load_pretrained, read_checkpoint, save_checkpoint
 from ms_unireid.config import TASKS, Config, to_dict
 from ms_unireid.data.annotations import Annotation, training_pairs
 from ms_unireid.data.decoded_cache import pixel_loader
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
-from ms_unireid.data.loading import load_splits
 from ms_unireid.data.pipeline import TrainingSource, iterate
 from ms_unireid.data.samplers import epoch_batches, share
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform
-from ms_unireid.data.tri_pedes import DATASETS, available_splits
+from ms_unireid.data.tri_pedes import DATASETS, available_splits, load_splits
 from ms_unireid.distributed import any_process, broadcast_parameters, mean_over_processes
 from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
@@ -31,7 +31,6 @@ from ms_unireid.evaluation.questions import SplitFeatures
 from ms_unireid.files import write_json
 from ms_unireid.models.unireid import build_model
 from ms_unireid.processes import ALONE, Processes, check_batch_size
-from ms_unireid.training.checkpoint import Checkpoint, fill, load_pretrained, read_checkpoint, save_checkpoint
 from ms_unireid.training.loss_scale import TooManyOverflows
 from ms_unireid.training.monitor import BAR_FORMAT, Monitor
 from ms_unireid.training.optimizer import learning_rates

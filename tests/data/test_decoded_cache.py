@@ -16,8 +16,7 @@ from PIL import Image
 
 from ms_unireid.config import RuntimeConfig
 from ms_unireid.data import decoded_cache
-from ms_unireid.data.decoded_cache import open_decoded_cache, pixel_loader
-from ms_unireid.data.decoded_store import DecodedStore
+from ms_unireid.data.decoded_cache import DecodedStore, open_decoded_cache, pixel_loader
 from ms_unireid.data.transforms import load_pixels
 from ms_unireid.errors import DataError, UserError
 

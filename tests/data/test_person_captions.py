@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ms_unireid.data.person_captions import read_person_captions
+from ms_unireid.data.sketch_sets import read_person_captions
 from ms_unireid.errors import DataError
 
 

@@ -8,7 +8,7 @@ import pytest
 from data.tri_factory import put_picture, real_data, touch
 from PIL import Image
 
-from ms_unireid import picture_files
+from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.pictures import check_pictures, list_files, load_picture
 from ms_unireid.errors import DataError
 

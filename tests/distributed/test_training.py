@@ -8,9 +8,9 @@ import pytest
 from distributed.launcher import launch
 from tool_runner import SMALL_DATA, TOOLS, load_tool, log_lines, run_tool, train_arguments
 
+from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.config import load_config
 from ms_unireid.models.unireid import build_model
-from ms_unireid.training.checkpoint import read_checkpoint
 
 # The authors' epsilon: a tiny one would blow up the noise of gradients that vanish, such as the key's bias.
 TRAINING = ("train.epochs=2", "train.global_batch_objective=true", "eval.splits=[test]", "train.eps=1e-3")

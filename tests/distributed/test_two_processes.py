@@ -8,7 +8,7 @@ from distributed.examples import EVALUATIONS, ROWS, ContrastGradient, evaluate, 
 from distributed.launcher import launch
 from mindspore import Tensor
 
-from ms_unireid.data.synthetic import SyntheticConfig, generate_tri_dataset
+from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
 
 RANKS = (0, 1)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ms_unireid.evaluation import ranking as module
-from ms_unireid.evaluation.ranking import rank_entries, rank_gallery
+from ms_unireid.evaluation import similarity as module
+from ms_unireid.evaluation.similarity import rank_entries, rank_gallery
 
 
 def test_ties_keep_the_order_of_the_gallery_and_removed_entries_come_last():

@@ -7,10 +7,9 @@ import parity
 import pytest
 from mindspore import Tensor
 
-from ms_unireid.architectures import ARCHITECTURES, Architecture, TowerSize
+from ms_unireid.config_schema import ARCHITECTURES, Architecture, TowerSize
 from ms_unireid.models.encoders import ImageEncoder, TextEncoder
-from ms_unireid.models.ops import use_fast_ops
-from ms_unireid.models.products import use_half_precision
+from ms_unireid.models.ops import use_fast_ops, use_half_precision
 from ms_unireid.models.unireid import build_model
 
 ENCODERS = {"image": ImageEncoder, "text": TextEncoder}

@@ -7,7 +7,7 @@ import torch
 from mindspore import Tensor, nn
 
 from ms_unireid.models import ops
-from ms_unireid.models.products import Product, use_half_precision
+from ms_unireid.models.ops import Product, use_half_precision
 
 CAUSAL = np.triu(np.full((12, 12), -np.inf, np.float32), 1)
 

@@ -6,7 +6,7 @@ import parity
 import pytest
 from mindspore import Tensor, nn
 
-from ms_unireid.architectures import TowerSize
+from ms_unireid.config_schema import TowerSize
 from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.transformer import ReadoutBlock, ResidualAttentionBlock
 

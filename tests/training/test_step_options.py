@@ -10,7 +10,7 @@ import torch
 from mindspore import Tensor
 
 from ms_unireid.config import Config, RuntimeConfig, TrainConfig
-from ms_unireid.models.products import Product
+from ms_unireid.models.ops import Product
 from ms_unireid.models.unireid import build_model
 from ms_unireid.training.loss_scale import LossScale, TooManyOverflows
 from ms_unireid.training.train_step import TrainStep

@@ -11,10 +11,10 @@ import torch
 from mindspore import Tensor
 
 from ms_unireid.config import Config, RuntimeConfig, TrainConfig
-from ms_unireid.losses.objective import Objective
+from ms_unireid.losses import Objective
 from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import build_model
-from ms_unireid.training.network import NetworkWithObjective, reached_parameters
+from ms_unireid.training.gradient import NetworkWithObjective, reached_parameters
 from ms_unireid.training.train_step import TrainStep
 from reference import losses, optimizer
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from apps.sketch.photo_factory import contents, person
 from PIL import Image
-from sketch.photo_factory import contents, person
 
-from ms_unireid.sketch.background import MediaPipe
-from ms_unireid.sketch.pictures import read_photo
-from ms_unireid.sketch.quality import BLANK, FULL, measure
+from ms_unireid.apps.sketch.background import MediaPipe
+from ms_unireid.apps.sketch.pictures import read_photo
+from ms_unireid.apps.sketch.quality import BLANK, FULL, measure
 
 pytest.importorskip("mediapipe")
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "build_sketches.py"

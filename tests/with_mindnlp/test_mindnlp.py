@@ -19,17 +19,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ms_unireid.architectures import ARCHITECTURES, TowerSize
-from ms_unireid.conversion.dtypes import cast
-from ms_unireid.conversion.fitting import fit
-from ms_unireid.conversion.mindnlp_bridge import export_clip
-from ms_unireid.conversion.names import our_name
-from ms_unireid.conversion.safetensors_reader import read_safetensors
-from ms_unireid.conversion.safetensors_writer import write_safetensors
-from ms_unireid.conversion.sources import open_source
-from ms_unireid.conversion.tensor_file import Entry
-from ms_unireid.conversion.torch_writer import write_torch
-from ms_unireid.conversion.verify import TOLERANCE, fixed_inputs, mindspore_features
+from ms_unireid.checkpoints.clip_names import our_name
+from ms_unireid.checkpoints.conversion_check import TOLERANCE, fixed_inputs, mindspore_features
+from ms_unireid.checkpoints.fitting import fit
+from ms_unireid.checkpoints.formats.dtypes import cast
+from ms_unireid.checkpoints.formats.safetensors_file import read_safetensors, write_safetensors
+from ms_unireid.checkpoints.formats.tensor_file import Entry
+from ms_unireid.checkpoints.formats.torch_writer import write_torch
+from ms_unireid.checkpoints.mindnlp_bridge import export_clip
+from ms_unireid.checkpoints.recognition import open_source
+from ms_unireid.config_schema import ARCHITECTURES, TowerSize
 from ms_unireid.errors import CheckpointError, EnvironmentProblem
 
 needs_mindnlp = pytest.mark.skipif(find_spec("mindnlp") is None, reason="MindNLP is not installed")

@@ -1,0 +1,1 @@
+"""Products made of the library: what a user starts."""

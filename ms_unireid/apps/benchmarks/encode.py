@@ -1,0 +1,213 @@
+"""The encoders and the evaluation of a test split beside PyTorch's, full size and with random weights.
+
+python tools/benchmark.py encode --root FOLDER --rounds 5 --json encode.json
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_unireid.apps.benchmarks.runs import (
+    WARM_UP,
+    Run,
+    Standby,
+    in_turns,
+    measured,
+    spread,
+    stand_by,
+    summary,
+    work_in_turns,
+)
+from ms_unireid.config import Config, load_config
+from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
+from ms_unireid.data.pictures import load_picture
+from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.data.transforms import evaluation_transform
+from ms_unireid.data.tri_pedes import load_splits
+from ms_unireid.runtime import describe
+
+WORKS = {
+    "image": "encode_image of 16 pictures",
+    "text": "the split's captions, ours cut behind their ends, PyTorch's padded to the context length",
+}
+WARM_UPS = {"image": WARM_UP, "text": 0}  # a split of captions is many batches
+EVALUATION = "the split's evaluation from reading to scores, compilation included"
+
+
+def add_command(commands: Any) -> None:
+    """Add the sub-command's options."""
+    parser = commands.add_parser("encode", help="encoders of the full-size ViT-B/16 and a test split's evaluation")
+    parser.add_argument("--root", required=True, help="the folder that holds CUHK-PEDES, its test split is evaluated")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--evaluations", type=int, default=1, help="rounds of the evaluation, minutes each; 0 for none")
+    parser.add_argument("--threads", type=int, default=2, help="PyTorch's; MindSpore's follow the cores it may run on")
+    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the configuration")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Encode, then evaluate, in turns."""
+    arguments = [options.threads, f"data.root={options.root}", *options.overrides]
+    runs: dict[str, dict[str, list[Run]]] = {}
+    with Standby("encode-ours", *arguments) as ours, Standby("encode-pytorch", *arguments) as theirs:
+        for work, warm_up in WARM_UPS.items():
+            first, runs[work] = work_in_turns({"ours": ours, "pytorch": theirs}, work, warm_up, options.rounds)
+            runs[work]["first"] = [first["ours"]]
+    jobs = {side: (f"evaluate-split-{side}", *arguments) for side in ("ours", "pytorch")}
+    runs["evaluation"] = in_turns(jobs, options.evaluations, "evaluation")
+    rows = {**WORKS, "evaluation": EVALUATION}
+    return {
+        "what": f"encoders beside PyTorch's, {' '.join(map(str, arguments[2:])) or 'ViT-B/16 at 384x128'}",
+        "threads": options.threads,
+        "rows": [{"work": words, **_row(runs[name])} for name, words in rows.items() if runs[name]["ours"]],
+        "machine": describe("CPU"),
+    }
+
+
+def _row(runs: dict[str, list[Run]]) -> dict[str, Any]:
+    pairs = list(zip(runs["ours"], runs["pytorch"], strict=True))
+    ratios = {kind: summary([a[kind] / b[kind] for a, b in pairs]) for kind in ("seconds", "cpu_seconds")}
+    return {
+        "rounds": len(pairs),
+        "ratio": ratios["seconds"],
+        "cpu_ratio": ratios["cpu_seconds"],
+        "seconds": {name: summary([run["seconds"] for run in found]) for name, found in runs.items()},
+    }
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """Lay out the measurements for a terminal."""
+    lines = [f"{result['what']}; median [least..most], ours / PyTorch's"]
+    for row in result["rows"]:
+        lines.append(f"{row['work']}: {spread(row['ratio'])}, in CPU time {spread(row['cpu_ratio'])}")
+        seconds = ", ".join(f"{name} {spread(values)}" for name, values in row["seconds"].items())
+        lines.append(f"  seconds over {row['rounds']} rounds: {seconds}")
+    return "\n".join(lines)
+
+
+def _load(overrides: tuple[str, ...]) -> tuple[Config, EvaluationSet]:
+    config = load_config(None, list(overrides))
+    return config, from_annotations(load_splits(config.data, ("test",))["test"])
+
+
+def _pictures(config: Config) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((16, 3, *config.model.image_size), dtype=np.float32)
+
+
+def _our_extractor(config: Config) -> Any:
+    from ms_unireid.evaluation.features import FeatureExtractor
+    from ms_unireid.models.unireid import build_model
+    from ms_unireid.runtime import prepare
+
+    prepare(config.runtime)
+    return FeatureExtractor(build_model(config.model, 1), config)
+
+
+def encode_ours(_: str, *overrides: str) -> Run:
+    """Stand by to encode by ours."""
+    from mindspore import Tensor
+
+    config, data = _load(overrides)
+    extractor, pictures, captions = _our_extractor(config), _pictures(config), list(dict.fromkeys(data.captions))
+    image = lambda: extractor.image_encoder(Tensor(pictures)).asnumpy()  # noqa: E731
+    return stand_by({"image": image, "text": lambda: extractor.captions(captions)})
+
+
+def evaluate_ours(_: str, *overrides: str) -> Run:
+    """Evaluate the split by ours."""
+    from ms_unireid.evaluation.evaluator import evaluate_features
+
+    config, data = _load(overrides)
+    extractor = _our_extractor(config)
+    return measured(lambda: evaluate_features(extractor.encode(data)))
+
+
+def encode_pytorch(threads: str, *overrides: str) -> Run:
+    """Stand by to encode by PyTorch."""
+    import torch
+
+    config, data = _load(overrides)
+    model, pictures = _their_model(threads, config), torch.from_numpy(_pictures(config))
+    token_ids = Tokenizer(config.model.context_length)(list(dict.fromkeys(data.captions)))
+    visual = torch.no_grad()(model.base_model.visual)
+    return stand_by({"image": lambda: visual(pictures), "text": lambda: _their_texts(model, token_ids, config)})
+
+
+def _their_model(threads: str, config: Config) -> Any:
+    import torch
+
+    from ms_unireid.apps.benchmarks.torch_unireid import UNIReID
+
+    torch.set_num_threads(int(threads))
+    return UNIReID(config).eval()
+
+
+def _their_texts(model: Any, token_ids: np.ndarray, config: Config) -> Any:
+    import torch
+
+    with torch.no_grad():
+        batches = torch.from_numpy(token_ids.astype(np.int64)).split(config.eval.batch_size)
+        return torch.cat([model.base_model.encode_text(batch) for batch in batches])
+
+
+def evaluate_pytorch(threads: str, *overrides: str) -> Run:
+    """Evaluate the split as a plain PyTorch script does."""
+    config, data = _load(overrides)
+    model = _their_model(threads, config)
+    return measured(lambda: _evaluate_plainly(model, config, data))
+
+
+def _evaluate_plainly(model: Any, config: Config, data: EvaluationSet) -> list[dict[str, float]]:
+    import torch
+    from torch.nn.functional import normalize
+
+    photos, sketches = (_their_pictures(model, paths, config) for paths in (data.photos, data.sketches))
+    texts = _their_texts(model, Tokenizer(config.model.context_length)(data.captions), config)
+    persons, sources = torch.from_numpy(data.person_ids), torch.from_numpy(data.caption_photos)
+    own = torch.arange(len(photos))
+    rows = [(texts, sources, True), (sketches, own, True), (sketches[sources] + texts, sources, True)]
+    rows.append((texts, sources, False))
+    scores = []
+    for queries, origins, leaves_out in rows:
+        similarity = normalize(queries) @ normalize(photos).T
+        if leaves_out:
+            similarity[torch.arange(len(queries)), origins] = -torch.inf
+        scores.append(_their_scores(similarity, persons[origins], persons, leaves_out))
+    return scores
+
+
+def _their_pictures(model: Any, paths: Sequence[Path], config: Config) -> Any:
+    import torch
+    from torch.utils.data import DataLoader
+
+    def read(path: Path) -> Any:
+        return torch.from_numpy(evaluation_transform(load_picture(path), config.model.image_size))
+
+    loader = DataLoader(list(paths), config.eval.batch_size, collate_fn=lambda some: torch.stack([*map(read, some)]))
+    with torch.no_grad():
+        return torch.cat([model.base_model.visual(batch) for batch in loader])
+
+
+def _their_scores(similarity: Any, persons: Any, gallery: Any, leaves_out: bool) -> dict[str, float]:
+    """Score ranked matches; a photo that is left out comes last and matches nobody."""
+    import torch
+
+    order = similarity.argsort(1, descending=True)
+    matches = gallery[order] == persons[:, None]
+    if leaves_out:
+        matches[:, -1] = False
+    matches = matches[matches.any(1)].double()
+    precision = matches.cumsum(1) / torch.arange(1, matches.shape[1] + 1)
+    scores = {f"R{k}": 100 * matches[:, :k].any(1).double().mean().item() for k in (1, 5, 10)}
+    return {**scores, "mAP": 100 * ((precision * matches).sum(1) / matches.sum(1)).mean().item()}
+
+
+JOBS = {
+    "encode-ours": encode_ours,
+    "encode-pytorch": encode_pytorch,
+    "evaluate-split-ours": evaluate_ours,
+    "evaluate-split-pytorch": evaluate_pytorch,
+}

@@ -1,0 +1,292 @@
+"""Batches of training pairs, with and without the cache of decoded pictures, beside a loop in one thread.
+
+python tools/benchmark.py input --root FOLDER --rounds 5 --json input.json
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ms_unireid.apps.benchmarks.runs import Run, alone, in_turns, measured, spread, summary
+from ms_unireid.config import AugmentConfig, RuntimeConfig
+from ms_unireid.data.annotations import Pair
+from ms_unireid.data.decoded_cache import pixel_loader
+from ms_unireid.data.transforms import MEAN, STD, erase_rectangle
+from ms_unireid.runtime import describe
+
+GIB = 1 << 30
+SIZE, BATCH, SEED = (384, 128), 64, 1
+AUGMENT = AugmentConfig()
+# The training split of CUHK-PEDES: captions, each a pair, and pictures, a photo and a sketch each.
+EPOCH_PAIRS, EPOCH_PICTURES = 68_126, 2 * 34_054
+BASELINES = {
+    "loop": "one thread: PIL opens, resizes, flips, pads and crops; numpy normalises, erases and stacks",
+    "torch": "torch's DataLoader with two worker processes and the same code",
+}
+STEP_KINDS = {"busy": "a step that takes every core", "waiting": "a step that leaves the cores alone, as on a device"}
+
+
+def add_command(commands: Any) -> None:
+    """Add the sub-command's options."""
+    parser = commands.add_parser("input", help="batches of training pairs, beside a loop in one thread")
+    parser.add_argument("--root", type=Path, help="folder of CUHK-PEDES or a part of it; else pictures are drawn")
+    parser.add_argument("--pairs", type=int, default=512, help="pairs of a run")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--step-seconds", type=float, nargs="+", default=[1.0, 4.0], help=f"steps of {BATCH} pairs")
+    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure every way to the same batches, in turns."""
+    with tempfile.TemporaryDirectory() as place:
+        root = options.root or _draw_data(Path(place) / "data", options.pairs)
+        return _measure(root, Path(place) / "cache", options)
+
+
+def _measure(root: Path, cache: Path, options: argparse.Namespace) -> dict[str, Any]:
+    sample = (root, options.pairs, options.workers)
+    filled, checked = alone("input-fill", *sample, cache), alone("input-check", *sample, cache)
+    jobs = {"decoded": ("input-ours", *sample, "-"), "cached": ("input-ours", *sample, cache)}
+    jobs |= {name: (f"input-{name}", *sample) for name in BASELINES if name != "torch" or _has_torch()}
+    runs = in_turns(jobs, options.rounds, "input")
+    pairs = checked["pairs"]
+    steps = {
+        f"{kind} {seconds:g} s, {name}": ("input-step", *sample, where, kind, seconds)
+        for kind in STEP_KINDS
+        for seconds in options.step_seconds
+        for name, where in (("decoded", "-"), ("cached", cache))
+    }
+    return {
+        "what": f"batches of {BATCH} pairs at {SIZE[0]}x{SIZE[1]} from {pairs} pairs of "
+        f"{'the folder given' if options.root else 'drawn pictures'}, {options.workers} workers",
+        "baselines": {name: BASELINES[name] for name in jobs if name in BASELINES},
+        "rounds": options.rounds,
+        "pairs_per_second": {name: summary([pairs / run["seconds"] for run in found]) for name, found in runs.items()},
+        "times_as_fast_as_the_loop": {
+            name: summary([b["seconds"] / a["seconds"] for a, b in zip(found, runs["loop"], strict=True)])
+            for name, found in runs.items()
+            if name != "loop"
+        },
+        "cpu_milliseconds_per_pair": {
+            name: summary([1000 * run["cpu_seconds"] / pairs for run in found])
+            for name, found in runs.items()
+            if name != "torch"  # its workers' time is not its own
+        },
+        "epoch_seconds": {
+            name: summary([EPOCH_PAIRS * run["seconds"] / pairs for run in found]) for name, found in runs.items()
+        },
+        "step_with_input_to_constant_batch": {
+            name: summary([run["ratio"] for run in found])
+            for name, found in in_turns(steps, options.rounds, "steps").items()
+        },
+        "cache": {
+            "gib": EPOCH_PICTURES * SIZE[0] * SIZE[1] * 3 / GIB,
+            "fill_seconds": EPOCH_PICTURES * filled["seconds"] / filled["pictures"],
+        },
+        "pixels": checked,
+        "machine": describe("CPU"),
+    }
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """Lay out the measurements for a terminal."""
+    lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
+    lines += [f"{name}: {what}" for name, what in result["baselines"].items()]
+    for name, speed in result["pairs_per_second"].items():
+        line = f"{name}: {spread(speed)} pairs per second"
+        if name in result["times_as_fast_as_the_loop"]:
+            line += f", {spread(result['times_as_fast_as_the_loop'][name])} times as fast as the loop"
+        if name in result["cpu_milliseconds_per_pair"]:
+            line += f", {spread(result['cpu_milliseconds_per_pair'][name])} ms of CPU a pair"
+        lines += [f"{line}; {EPOCH_PAIRS} pairs: {spread(result['epoch_seconds'][name])} s"]
+    for name, ratio in result["step_with_input_to_constant_batch"].items():
+        lines += [f"step ({name}) with input / with a constant batch: {spread(ratio)}"]
+    cache, pixels = result["cache"], result["pixels"]
+    lines += [f"cache of {EPOCH_PICTURES} pictures: {cache['gib']:.2f} GiB, filled in {cache['fill_seconds']:.0f} s"]
+    differing = f"{pixels['different_pictures']:.0f} differ from PIL's"
+    lines += [f"pictures checked: {pixels['pictures']:.0f}, {differing}; batches: {pixels['different_batches']:.0f}"]
+    return "\n".join(lines)
+
+
+def _draw_data(root: Path, pairs: int) -> Path:
+    from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
+
+    identities = max(2, -(-pairs // 8))
+    generate_tri_dataset(root, SyntheticConfig(identities, 0, 1, photos_per_identity=4, captions_per_photo=2))
+    return root
+
+
+def _has_torch() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("torch") is not None
+
+
+def _pairs(root: str, count: str) -> list[Pair]:
+    from ms_unireid.data.annotations import training_pairs
+    from ms_unireid.data.tri_pedes import load_tri_pedes
+
+    found = training_pairs(load_tri_pedes("cuhk_pedes", Path(root), ["train"], allow_identity_gaps=True)["train"])
+    return list(found[: int(count)])
+
+
+def _order(pairs: list[Pair]) -> list[np.ndarray]:
+    """Whole batches of shuffled pairs, around again until there are at least three."""
+    rng, order = np.random.default_rng(SEED), np.zeros(0, int)
+    while len(order) < max(len(pairs), 3 * BATCH):
+        order = np.concatenate([order, rng.permutation(len(pairs))])
+    return [order[start : start + BATCH] for start in range(0, len(order) - BATCH + 1, BATCH)]
+
+
+def _runtime(workers: str, cache: str) -> RuntimeConfig:
+    return RuntimeConfig(workers=int(workers), decoded_cache=None if cache == "-" else cache)
+
+
+def _source(pairs: list[Pair], runtime: RuntimeConfig) -> Any:
+    from ms_unireid.data.pipeline import TrainingSource
+    from ms_unireid.data.tokenizer import Tokenizer
+    from ms_unireid.data.transforms import TrainTransform
+
+    paths = [path for pair in pairs for path in (pair.photo, pair.sketch)]
+    load = pixel_loader(runtime, SIZE, paths)
+    return TrainingSource(pairs, _order(pairs), TrainTransform(SIZE, AUGMENT), Tokenizer(77), SEED, 1, load=load)
+
+
+def fill(root: str, count: str, workers: str, cache: str) -> Run:
+    """Decode the pictures of a sample into the cache."""
+    pairs = _pairs(root, count)
+    paths = {path for pair in pairs for path in (pair.photo, pair.sketch)}
+    return {**measured(lambda: pixel_loader(_runtime(workers, cache), SIZE, paths)), "pictures": len(paths)}
+
+
+def check(root: str, count: str, workers: str, cache: str) -> Run:
+    """Compare every picture in the cache with PIL's, and every batch made with it with that made without."""
+    pairs = _pairs(root, count)
+    cached, decoded = (_source(pairs, _runtime(workers, where)) for where in (cache, "-"))
+    paths = {path for pair in pairs for path in (pair.photo, pair.sketch)}
+    differing = (not np.array_equal(cached.load(path), np.asarray(_resized(path))) for path in paths)
+    batches = (any(not np.array_equal(*two) for two in zip(cached[i], decoded[i], strict=True)) for i in range(2))
+    order = sum(len(batch) for batch in cached.batches)
+    return {
+        "pairs": order,
+        "pictures": len(paths),
+        "different_pictures": sum(differing),
+        "different_batches": sum(batches),
+    }
+
+
+def ours(root: str, count: str, workers: str, cache: str) -> Run:
+    """Go through an epoch's batches."""
+    from ms_unireid.data.pipeline import iterate
+
+    runtime = _runtime(workers, cache)
+    source = _source(_pairs(root, count), runtime)
+    return measured(lambda: [None for _ in iterate(source, runtime)])
+
+
+def loop(root: str, count: str, workers: str) -> Run:
+    """Go through the same pairs in one thread."""
+    samples = _Samples(_pairs(root, count))
+    return measured(lambda: [_stacked([samples[i] for i in batch]) for batch in samples.order] and None)
+
+
+def torch_loader(root: str, count: str, workers: str) -> Run:
+    """Go through the same pairs with torch's DataLoader."""
+    from torch.utils.data import DataLoader
+
+    samples = _Samples(_pairs(root, count))
+    loader = DataLoader(samples, batch_sampler=[batch.tolist() for batch in samples.order], num_workers=int(workers))
+    return measured(lambda: [None for _ in loader])
+
+
+class _Samples:
+    """The pairs as the authors' data set gives them: one at a time, by PIL, token ids included."""
+
+    def __init__(self, pairs: list[Pair]):
+        from ms_unireid.data.tokenizer import Tokenizer
+
+        self.pairs, self.order, self.tokenizer = pairs, _order(pairs), Tokenizer(77)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pair, rng = self.pairs[number], np.random.default_rng((SEED, number))
+        return _augmented(pair.photo, rng), _augmented(pair.sketch, rng), self.tokenizer([pair.caption])[0]
+
+
+def _resized(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB").resize(SIZE[::-1], Image.Resampling.BILINEAR)
+
+
+def _augmented(path: Path, rng: np.random.Generator) -> np.ndarray:
+    picture = _resized(path)
+    if rng.random() < AUGMENT.flip:
+        picture = ImageOps.mirror(picture)
+    top, left = rng.integers(0, 2 * AUGMENT.pad + 1, 2).tolist()
+    picture = ImageOps.expand(picture, AUGMENT.pad).crop((left, top, left + SIZE[1], top + SIZE[0]))
+    pixels = (np.asarray(picture, np.float32) / 255 - MEAN) / STD
+    pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    if rng.random() < AUGMENT.erase:
+        erase_rectangle(pixels, rng)
+    return pixels
+
+
+def _stacked(samples: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.stack(column) for column in zip(*samples, strict=True))
+
+
+def step_time(root: str, count: str, workers: str, cache: str, kind: str, seconds: str) -> Run:
+    """Take as many steps with a constant batch as with batches that are made meanwhile, and compare their times."""
+    from ms_unireid.data.pipeline import iterate
+
+    runtime = _runtime(workers, cache)
+    source = _source(_pairs(root, count), runtime)
+    work = _busy(float(seconds)) if kind == "busy" else lambda: time.sleep(float(seconds))
+    constant, batches = source[0], iterate(source, runtime)
+    next(batches)  # an epoch begins with a wait, whoever makes the batches
+    steps = len(source) - 1
+    with_input = _timed(batches, work, steps)
+    return {"ratio": with_input / _timed(iter([constant] * steps), work, steps), "seconds": with_input / steps}
+
+
+def _timed(batches: Iterator[Any], work: Callable[[], None], steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(batches)
+        work()
+    return time.perf_counter() - start
+
+
+def _busy(seconds: float) -> Callable[[], None]:
+    """Return work on every core that takes so long when nothing else runs."""
+    a, b = np.random.default_rng(SEED).standard_normal((2, 1024, 1024), np.float32)
+    out = np.empty_like(a)
+
+    def products(number: int) -> float:
+        start = time.perf_counter()
+        for _ in range(number):
+            np.dot(a, b, out=out)
+        return time.perf_counter() - start
+
+    products(3)
+    number = max(1, round(seconds / (products(10) / 10)))
+    return lambda: products(number) and None
+
+
+JOBS = {
+    "input-fill": fill,
+    "input-check": check,
+    "input-ours": ours,
+    "input-loop": loop,
+    "input-torch": torch_loader,
+    "input-step": step_time,
+}

@@ -1,0 +1,108 @@
+"""Exact search for the ten nearest of a million photos, beside a plain numpy matrix product.
+
+python tools/benchmark.py search --photos 1000000 --rounds 5 --json search.json
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ms_unireid.apps.benchmarks.runs import MIB, Run, in_turns, measured, spread, summary
+from ms_unireid.apps.search.nearest import nearest
+from ms_unireid.evaluation.similarity import normalize_rows
+from ms_unireid.runtime import describe
+
+DIM, TOP = 512, 10
+ROWS_AT_ONCE = 10_000
+BASELINES = {
+    "numpy": "features from disk to float32, times the query, sorted: one product over all",
+    "numpy_in_memory": "the same with the features held as float32, which takes twice their size on disk",
+}
+
+
+def add_command(commands: Any) -> None:
+    """Add the sub-command's options."""
+    parser = commands.add_parser("search", help="the ten nearest of many photos, beside a plain numpy product")
+    parser.add_argument("--photos", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one query, after another one has warmed up."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "features.float16"
+        make_features(file, options.photos)
+        jobs = {name: (f"search-{name}", file, options.photos) for name in ("ours", *BASELINES)}
+        runs = in_turns(jobs, options.rounds, "search")
+    answers = {tuple(tuple(run.pop("rows")) for run in done) for done in runs.values()}
+    return {
+        "what": f"top {TOP} of one query among {options.photos} x {DIM} float16 features, memory-mapped",
+        "baselines": BASELINES,
+        "rounds": options.rounds,
+        "same_answer": len(answers) == 1,
+        "seconds": {name: summary([run["seconds"] for run in done]) for name, done in runs.items()},
+        "peak_bytes": {name: summary([run["peak_bytes"] for run in done]) for name, done in runs.items()},
+        "times_as_fast": {
+            name: summary([b["seconds"] / o["seconds"] for o, b in zip(runs["ours"], runs[name], strict=True)])
+            for name in BASELINES
+        },
+        "machine": describe("CPU"),
+    }
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """Lay out the measurements for a terminal."""
+    lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
+    for name, seconds in result["seconds"].items():
+        peak = result["peak_bytes"][name]["median"] / MIB
+        lines.append(f"{name}: {spread(seconds)} s, {peak:.0f} MiB resident at the peak")
+    for name, ratio in result["times_as_fast"].items():
+        lines.append(f"times as fast as {name} ({result['baselines'][name]}): {spread(ratio)}")
+    return "\n".join([*lines, f"the same answer from all: {'yes' if result['same_answer'] else 'NO'}"])
+
+
+def make_features(file: Path, photos: int) -> None:
+    """Write random features of length 1."""
+    rng = np.random.default_rng(1)
+    with file.open("wb") as stream:
+        for start in tqdm(range(0, photos, ROWS_AT_ONCE), desc="features", unit="block"):
+            rows = rng.standard_normal((min(ROWS_AT_ONCE, photos - start), DIM), np.float32)
+            stream.write(normalize_rows(rows).astype(np.float16).tobytes())
+
+
+def _open(file: str, photos: str) -> tuple[np.ndarray, np.ndarray]:
+    queries = np.random.default_rng(2).standard_normal((2, DIM), np.float32)
+    return np.memmap(file, np.float16, "r", shape=(int(photos), DIM)), normalize_rows(queries)
+
+
+def _search(file: str, photos: str) -> Run:
+    features, (warm_up, query) = _open(file, photos)
+    found: list[np.ndarray] = []
+    nearest(features, warm_up[None], TOP)
+    run = measured(lambda: found.append(nearest(features, query[None], TOP)[0][0]))
+    return {**run, "rows": found[0].tolist()}
+
+
+def _multiply(file: str, photos: str, held: bool) -> Run:
+    features, (warm_up, query) = _open(file, photos)
+    rows = features.astype(np.float32) if held else features
+
+    def search(asked: np.ndarray) -> np.ndarray:
+        return np.argsort(-(rows.astype(np.float32, copy=False) @ asked), kind="stable")[:TOP]
+
+    found: list[np.ndarray] = []
+    search(warm_up)
+    run = measured(lambda: found.append(search(query)))
+    return {**run, "rows": found[0].tolist()}
+
+
+JOBS = {
+    "search-ours": _search,
+    "search-numpy": lambda file, photos: _multiply(file, photos, held=False),
+    "search-numpy_in_memory": lambda file, photos: _multiply(file, photos, held=True),
+}

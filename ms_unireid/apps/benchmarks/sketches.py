@@ -1,0 +1,77 @@
+"""How many photos a second one core turns into sketches, and in how much memory; nothing to be measured against.
+
+python tools/benchmark.py sketches --photos FOLDER --count 500
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ms_unireid.runtime import describe
+
+
+def add_command(commands: Any) -> None:
+    """Add the sub-command's options."""
+    parser = commands.add_parser("sketches", help="drawing sketches: photos per second of one core, and memory")
+    parser.add_argument("--photos", type=Path, required=True, help="folder of photos; taken again and again")
+    parser.add_argument("--count", type=int, default=500, help="photos to draw in all")
+    parser.add_argument("--background", default="mediapipe")
+    parser.add_argument("--style", default="pencil")
+    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Draw the folder's photos, again and again, until there are enough."""
+    from ms_unireid.apps.sketch.recipe import make_recipe
+    from ms_unireid.data.photo_sets import folder_photos
+
+    photos, recipe = folder_photos(options.photos), make_recipe(options.background, options.style)
+    with tempfile.TemporaryDirectory() as folder:
+        return _draw(Path(folder), [photos.folder / name for name in photos.names], recipe, options.count)
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """Lay out the measurements for a terminal."""
+    return (
+        f"{result['what']}: {result['photos_per_second_per_core']:.1f} photos per second of CPU time; peak memory "
+        f"{result['peak_mib_after_a_tenth']:.0f} MiB after a tenth of them, {result['peak_mib']:.0f} MiB at the end"
+    )
+
+
+def _draw(folder: Path, photos: list[Path], recipe: Any, count: int) -> dict[str, Any]:
+    """Draw `count` photos in this process through the same call as the tool, links standing for repeated ones."""
+    from ms_unireid.apps.sketch.artist import Artist
+    from ms_unireid.apps.sketch.build import build_sketches
+
+    (folder / "photos").mkdir()
+    names = [f"{i:06d}{photos[i % len(photos)].suffix}" for i in range(count)]
+    for i, name in enumerate(names):
+        (folder / "photos" / name).symlink_to(photos[i % len(photos)].resolve())
+    Artist(recipe).prepare()  # once per process, however many photos follow
+    peaks, start, bar = {}, time.process_time(), tqdm(total=count, unit="photo")
+
+    def sample(done: int, total: int) -> None:
+        bar.update()
+        if done in (max(1, total // 10), total):
+            peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    report = build_sketches(folder / "photos", names, folder / "sketches", recipe, progress=sample)
+    seconds = time.process_time() - start
+    bar.close()
+    return {
+        "what": f"{count} sketches of size {list(recipe.size)}, background {recipe.background}, style {recipe.style}",
+        "photos_per_second_per_core": count / seconds,
+        "cpu_milliseconds_per_photo": 1000 * seconds / count,
+        "peak_mib_after_a_tenth": peaks[max(1, count // 10)],
+        "peak_mib": peaks[count],
+        "failed": len(report.failures),
+        "machine": describe("CPU"),
+    }
+
+
+JOBS = {}

@@ -1,0 +1,134 @@
+"""A whole training step beside PyTorch's: three towers, full objective, gradients, Adam.
+
+python tools/benchmark.py train-step --batch 8 --rounds 5 --json train_step.json
+"""
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_unireid.apps.benchmarks.runs import WARM_UP, Run, Standby, spread, stand_by, summary, work_in_turns
+from ms_unireid.config import Config, load_config
+from ms_unireid.runtime import describe
+
+GIB = 1 << 30
+# glibc otherwise gives large blocks back to the system after each use, and clears them again.
+TUNED = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(64 * GIB),
+    "MALLOC_TOP_PAD_": str(GIB // 4),
+    "MALLOC_ARENA_MAX": "1",
+}
+BASELINES = {"pytorch": {}, "pytorch_tuned": TUNED}
+WORDS = {"pytorch": "PyTorch as installed", "pytorch_tuned": f"PyTorch with {TUNED}"}
+
+
+def add_command(commands: Any) -> None:
+    """Add the sub-command's options."""
+    parser = commands.add_parser("train-step", help="a whole training step of the full-size ViT-B/16, beside PyTorch's")
+    parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="rounds before those, which do not count")
+    parser.add_argument("--baselines", nargs="+", choices=tuple(BASELINES), default=list(BASELINES))
+    parser.add_argument("--threads", type=int, default=2, help="PyTorch's; MindSpore's follow the cores it may run on")
+    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the configuration")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Take steps in turns."""
+    arguments = [f"data.batch_size={options.batch}", *options.overrides]
+    with contextlib.ExitStack() as stack:
+        sides = {"ours": Standby("step-ours", options.threads, *arguments)}
+        for name in options.baselines:
+            sides[name] = Standby("step-pytorch", options.threads, *arguments, environment=BASELINES[name])
+        for side in sides.values():
+            stack.enter_context(side)
+        first, runs = work_in_turns(sides, "step", options.warm_up, options.rounds)
+    return {
+        "what": f"a training step of {options.batch} pairs, {' '.join(arguments)}",
+        "baselines": {name: WORDS[name] for name in options.baselines},
+        "rounds": options.rounds,
+        "warm_up": options.warm_up,
+        "threads": options.threads,
+        "ratio": {name: _ratio(runs["ours"], runs[name], "seconds") for name in options.baselines},
+        "cpu_ratio": {name: _ratio(runs["ours"], runs[name], "cpu_seconds") for name in options.baselines},
+        "seconds": {name: summary([run["seconds"] for run in found]) for name, found in runs.items()},
+        "first_step_seconds": {name: run["seconds"] for name, run in first.items()},
+        "peak_gib": {name: max(run["peak_bytes"] for run in found) / GIB for name, found in runs.items()},
+        "machine": describe("CPU"),
+    }
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """Lay out the measurements for a terminal."""
+    lines = [f"{result['what']}; {result['rounds']} rounds after {result['warm_up']}, median [least..most]"]
+    for name, words in result["baselines"].items():
+        ratio, cpu = (spread(result[kind][name]) for kind in ("ratio", "cpu_ratio"))
+        lines.append(f"time, ours / {words}: {ratio}, in CPU time {cpu}")
+    for name, seconds in result["seconds"].items():
+        first, peak = result["first_step_seconds"][name], result["peak_gib"][name]
+        lines.append(f"{name}: {spread(seconds)} s, the first {first:.1f} s, peak {peak:.2f} GiB")
+    for name, words in result["baselines"].items():
+        peaks = result["peak_gib"]
+        lines.append(f"peak memory, ours / {words}: {peaks['ours'] / peaks[name]:.2f}")
+    return "\n".join(lines)
+
+
+def _ratio(ours: list[Run], theirs: list[Run], kind: str) -> dict[str, float]:
+    return summary([a[kind] / b[kind] for a, b in zip(ours, theirs, strict=True)])
+
+
+def make_batch(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw photos, sketches and token ids."""
+    rng, pairs = np.random.default_rng(1), config.data.batch_size
+    photos, sketches = rng.standard_normal((2, pairs, 3, *config.model.image_size), dtype=np.float32)
+    token_ids = rng.integers(1, 49406, (pairs, config.model.context_length)).astype(np.int32)
+    token_ids[:, -2] = 49407
+    return photos, sketches, token_ids
+
+
+def make_step(*overrides: str) -> Callable[[], Any]:
+    """Build the model of a configuration; return what takes a step on drawn pairs."""
+    from ms_unireid.models.unireid import build_model
+    from ms_unireid.runtime import prepare
+    from ms_unireid.training.train_step import TrainStep
+
+    config = load_config(None, list(overrides))
+    prepare(config.runtime)
+    step, batch = TrainStep(build_model(config.model, 1), config), make_batch(config)
+    step.set_train()
+    return lambda: step(*batch, config.train.learning_rate)
+
+
+def step_ours(_: str, *overrides: str) -> Run:
+    """Stand by to take a step of ours."""
+    return stand_by({"step": make_step(*overrides)})
+
+
+def step_pytorch(threads: str, *overrides: str) -> Run:
+    """Stand by to take PyTorch's step."""
+    import torch
+
+    from ms_unireid.apps.benchmarks.torch_unireid import UNIReID, make_optimizer, to_torch
+
+    torch.set_num_threads(int(threads))
+    config = load_config(None, list(overrides))
+    model, batch = UNIReID(config), to_torch(make_batch(config))
+    optimizer = make_optimizer(model, config)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = model(*batch)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return stand_by({"step": step})
+
+
+JOBS = {"step-ours": step_ours, "step-pytorch": step_pytorch}

@@ -1,0 +1,158 @@
+"""Where a data set and its files really lie: wrong folder levels, other names, packed archives, half downloads."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from ms_unireid.data import market_sketch, pku_sketch, tri_pedes
+from ms_unireid.errors import DataError
+from ms_unireid.findings import DataFinding, count_defects, from_error
+
+_DEPTH = 3  # folders below the given root that are looked into
+_MOST_FOLDERS = 2000  # a root that is somebody's whole disk must not be searched for ever
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".rar", ".7z", ".001")
+_UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a data set is found and recognised.
+
+    Attributes:
+        find_root: Finds its folder as the loader does.
+        marks: Files and folders of which its folder has all of one group.
+    """
+
+    find_root: Callable[[Path], Path]
+    marks: tuple[tuple[str, ...], ...]
+
+
+def _tri_kind(name: str) -> Kind:
+    layout = tri_pedes.DATASETS[name]
+    return Kind(lambda root: tri_pedes.find_root(name, root), tuple((file,) for file in layout.annotation_files))
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        **{name: _tri_kind(name) for name in tri_pedes.DATASETS},
+        pku_sketch.NAME: Kind(pku_sketch.find_root, ((pku_sketch.STYLES,), (pku_sketch.PHOTOS, pku_sketch.SKETCHES))),
+        market_sketch.NAME: Kind(market_sketch.find_root, tuple((mark,) for mark in market_sketch.MARKS)),
+    }
+)
+
+
+def locate(name: str, root: Path) -> tuple[Path | None, list[DataFinding]]:
+    """Find a data set's folder, also where the loader would not.
+
+    Args:
+        name: A key of ``KINDS``.
+        root: What the user gave.
+
+    Returns:
+        The folder, None if there is none, and a problem if the loader does not find it.
+    """
+    kind = KINDS[name]
+    try:
+        folder = kind.find_root(root)
+    except DataError as error:
+        actual = _search(kind, root)
+        if actual is None:
+            return None, [from_error("folder", error), *_other_kinds(name, root), *packed(root)]
+        detail = f"the data set lies in {actual}, where the loader does not look with this root"
+        fix = f"give --root {actual}, and data.root={actual} for training"
+        return actual, [DataFinding("folder", "problem", detail, fix, str(root), 1)]
+    if _is_kind(kind, folder):
+        return folder, []
+    below = next(_below(kind, folder), None)
+    if below is None:
+        return folder, _other_kinds(name, folder)  # what lacks in it is told by the checks of its files
+    detail = f"the data set lies too deep, in {below}"
+    fix = f"move what is in {below} into {folder}; or give --root {below}, and data.root={below} for training"
+    return below, [DataFinding("folder", "problem", detail, fix, str(folder), 1)]
+
+
+def packed(folder: Path) -> list[DataFinding]:
+    """Warn of archives and unfinished downloads directly in a folder."""
+    if not folder.is_dir():
+        return []
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    archives = [name for name in files if name.lower().endswith(_ARCHIVES)]
+    unfinished = [name for name in files if name.lower().endswith(_UNFINISHED)]
+    return [
+        *count_defects(
+            "archives",
+            folder,
+            ("warning", archives, "archives that may hold what is missing", "unpack them here"),
+            ("warning", unfinished, "unfinished downloads", "download them again"),
+        )
+    ]
+
+
+def elsewhere(missing: Collection[str], files: Iterable[str]) -> dict[str, list[str]]:
+    """Find files that are missing in their place under another folder.
+
+    Args:
+        missing: Relative paths; their extension may differ where they are found.
+        files: Paths of all files of the data set's folder.
+
+    Returns:
+        For each prefix such that `prefix + path` is there the paths it has, the prefix with the most first.
+    """
+    wanted = {_stem(path): path for path in missing}
+    found: dict[str, list[str]] = defaultdict(list)
+    for stem in map(_stem, files):
+        for start in (0, *(place + 1 for place, letter in enumerate(stem) if letter == "/")):
+            if stem[start:] in wanted:
+                found[stem[:start]].append(wanted[stem[start:]])
+    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def nearly(missing: Sequence[str], present: Iterable[str]) -> list[str]:
+    """Return what is missing only because its extension or the case of its letters differs."""
+    there = {_stem(path).lower() for path in present}
+    return [path for path in missing if _stem(path).lower() in there]
+
+
+def _stem(path: str) -> str:
+    head, _, tail = path.rpartition(".")
+    return head if head and "/" not in tail else path
+
+
+def _is_kind(kind: Kind, folder: Path) -> bool:
+    return any(all((folder / mark).exists() for mark in group) for group in kind.marks)
+
+
+def _search(kind: Kind, root: Path) -> Path | None:
+    for above in list(root.resolve().parents)[:2]:
+        if root.is_dir() and _is_kind(kind, above):
+            return above
+    return next(_below(kind, root), None)
+
+
+def _below(kind: Kind, root: Path) -> Iterator[Path]:
+    return (folder for folder in _folders(root) if _is_kind(kind, folder))
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Yield the folders below `root`, the nearest first."""
+    level = [root] if root.is_dir() else []
+    seen = 0
+    for _ in range(_DEPTH):
+        level = sorted(child for folder in level for child in _children(folder))[: _MOST_FOLDERS - seen]
+        seen += len(level)
+        yield from level
+
+
+def _children(folder: Path) -> Iterator[Path]:
+    try:
+        yield from (child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())
+    except OSError:
+        return  # a folder that may not be read is not the one
+
+
+def _other_kinds(name: str, root: Path) -> list[DataFinding]:
+    others = [other for other, kind in KINDS.items() if other != name and _is_kind(kind, root)]
+    words = "this looks like another data set"
+    return [*count_defects("folder", root, ("warning", others, words, f"give --dataset {' or '.join(others)}"))]

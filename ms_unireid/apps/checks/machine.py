@@ -1,0 +1,260 @@
+"""Checks of an installation, a machine and what a config names; each returns findings and none ends the doctor.
+
+Only the standard library is imported at the top: the doctor runs, and says so, where any package is missing. What
+needs MindSpore runs in `doctor_child`, in a process of its own.
+"""
+
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms_unireid.apps.checks import machine_child as doctor_child
+from ms_unireid.apps.checks.packages import check_conflicts, check_packages, check_python
+from ms_unireid.errors import UserError
+from ms_unireid.findings import Finding
+
+if TYPE_CHECKING:
+    from ms_unireid.config import Config
+
+_ROOT = Path(__file__).resolve().parents[3]
+_GIB = 2**30
+# What doctor_child.steps computes; MindSpore 2.7.0 and 2.10.0 agree on it within 1e-6 on a CPU, half precision within
+# 0.2 %.
+_KNOWN = {"features": 0.905554, "losses": [6.216792, 5.221235, 4.345783, 3.967518]}
+_TOLERANCE = 0.02
+# ViT-B/16 at 384x128 in float32 on a CPU: 10.3 GiB for a step of 8 pairs, 2.2 of them weights, gradients and moments.
+_PAIR_GIB, _USUAL_PAIRS = 1.0, 8
+# Of the weights' size: the last state, the previous and the one being written have two moments beside them; four best.
+_CHECKPOINTS = 3 * 3 + 4
+# Where the machine has a device, and what MindSpore needs to see it.
+_DRIVERS = {
+    "Ascend": ("/dev/davinci_manager", "install CANN and source its set_env.sh before the start"),
+    "GPU": ("/dev/nvidiactl", "put the libraries of CUDA 11.6 and cuDNN 8 on LD_LIBRARY_PATH"),
+}
+
+
+def examine(config: "Config | None", asked: bool, limit: float) -> Iterator[Finding]:
+    """Run every check, yielding findings as they come.
+
+    Args:
+        config: What a run would use; None if it cannot be read without the packages that lack.
+        asked: Whether the user named it; what a default config lacks is a warning only.
+        limit: Seconds that each child process may take.
+    """
+    yield check_python()
+    yield from check_packages()
+    yield from check_conflicts()
+    yield check_environment()
+    counts, finding = check_devices(config, limit)
+    yield finding
+    memory: dict[str, int] = {}
+    for device in (name for name in doctor_child.DEVICES if counts.get(name)):
+        for precision in ("fp32",) if device == "CPU" else ("fp32", "mixed"):
+            result, finding = check_steps(device, _device_id(config), precision, limit)
+            memory[device] = result.get("memory") or 0
+            yield finding
+    if config is None:
+        yield Finding("config", "warning", "memory, disk, data and weights not checked: packages are missing")
+        return
+    severity = "problem" if asked else "warning"
+    yield _guarded("memory", severity, lambda: check_memory(config, asked, memory))
+    yield _guarded("disk", severity, lambda: check_disk(config, asked))
+    yield _guarded("data set", severity, lambda: check_data(config))
+    yield _guarded("model.pretrained", severity, lambda: check_pretrained(config))
+
+
+def check_environment() -> Finding:
+    """Check the variable that keeps a compiled step from spinning a core; the package sets it unless it is set."""
+    name, wanted = "MS_DEV_RUNTIME_CONF", "graph_pipeline:false"
+    value = os.environ.get(name, "")
+    if wanted in value:
+        return Finding(name, "ok", value)
+    fix = f"unset it, or export {name}={f'{value},' if value else ''}{wanted}"
+    return Finding(name, "warning", f"'{value}' lacks {wanted}: a compiled step keeps a core waiting", fix)
+
+
+def check_devices(config: "Config | None", limit: float) -> tuple[dict[str, int], Finding]:
+    """Ask MindSpore which devices it can use; return their numbers by kind as well."""
+    if importlib.util.find_spec("mindspore") is None:
+        fix = "pip install -r requirements.txt"
+        return {}, Finding("devices", "problem", "MindSpore is not installed: no device can be used", fix)
+    counts, failure = run_child(["devices"], limit)
+    if failure:
+        return {}, Finding("devices", "problem", failure, "mend the packages above, or install MindSpore again")
+    seen = ", ".join(f"{name} {count}" for name, count in counts.items())
+    wanted = "auto" if config is None else config.runtime.device
+    if wanted != "auto" and not counts[wanted]:
+        fix = f"{_DRIVERS[wanted][1]}, or set runtime.device=CPU"
+        return counts, Finding("devices", "problem", f"{seen}; runtime.device={wanted} is not there", fix)
+    for name, (file, fix) in _DRIVERS.items():
+        if Path(file).exists() and not counts[name]:
+            return counts, Finding("devices", "warning", f"{seen}; {file} is there, MindSpore sees no {name}", fix)
+    return counts, Finding("devices", "ok", seen)
+
+
+def check_steps(device: str, device_id: int, precision: str, limit: float) -> tuple[dict[str, Any], Finding]:
+    """Take a forward and a few training steps of a tiny model on a device; return what they gave as well."""
+    what = f"step {device} {precision}"
+    result, failure = run_child(["steps", device, str(device_id), precision], limit)
+    if failure:
+        return {}, Finding(what, "problem", failure, "mend the packages above, or use another runtime.device")
+    losses = result["losses"]
+    detail = f"features {result['features']:.4f}, loss {' '.join(f'{loss:.4f}' for loss in losses)}"
+    values = [result["features"], *losses]
+    known = [_KNOWN["features"], *_KNOWN["losses"]]
+    if not all(map(math.isfinite, values)) or losses[-1] >= losses[0]:
+        return result, Finding(what, "problem", f"{detail}: not finite or not falling", "do not train with this setup")
+    if any(abs(value - good) > _TOLERANCE * good for value, good in zip(values, known, strict=True)):
+        good = " ".join(f"{value:.4f}" for value in known)
+        fix = "tell the project's maintainers device and versions"
+        return result, Finding(what, "problem", f"{detail}; known good are {good}", fix)
+    return result, Finding(what, "ok", f"{detail}, as known")
+
+
+def check_memory(config: "Config", asked: bool, accelerators: dict[str, int]) -> Finding:
+    """Compare memory with what a training step needs: estimated, from a measured step of ViT-B/16 on a CPU."""
+    name = config.runtime.device
+    if name == "auto":
+        name = next(iter(accelerators), "CPU")
+    free = free_memory() if name == "CPU" else accelerators.get(name)
+    pairs = min(config.data.batch_size, config.train.cache_chunk or config.data.batch_size)
+    needed, what = _step_memory(config, pairs if asked else _USUAL_PAIRS)
+    detail = f"{name}: {_gib(free) if free else 'unknown memory'} for {what}, about {_gib(needed)}"
+    if not free or free >= needed:
+        return Finding("memory", "ok" if free else "warning", detail)
+    fix = "set train.cache_chunk to fewer pairs, runtime.recompute=true, or take a machine with more memory"
+    return Finding("memory", "problem" if asked else "warning", detail, fix)
+
+
+def check_disk(config: "Config", asked: bool) -> Finding:
+    """Compare the free space under train.output with the size of a run's checkpoints."""
+    folder = Path(config.train.output).resolve()
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free, needed = shutil.disk_usage(place).free, 4 * _parameters(config) * _CHECKPOINTS
+    detail = f"{place}: {_gib(free)} free, a run's checkpoints take about {_gib(needed)}"
+    if not os.access(place, os.W_OK):
+        return Finding("disk", "problem", f"{place}: cannot be written", "set train.output to a folder of yours")
+    if free >= needed:
+        return Finding("disk", "ok", detail)
+    return Finding("disk", "problem" if asked else "warning", detail, "make room or set train.output to another disk")
+
+
+def check_data(config: "Config") -> Finding:
+    """Find the data set with all its photos and sketches.
+
+    Raises:
+        DataError: Naming what lacks.
+    """
+    from ms_unireid.data.tri_pedes import available_splits, find_root, load_splits
+
+    data = config.data
+    root = find_root(data.name, Path(data.root))
+    splits = load_splits(data, available_splits(data.name, root))
+    counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
+    return Finding("data set", "ok", f"{root}: annotations {counts}; all photos and sketches there")
+
+
+def check_pretrained(config: "Config") -> Finding:
+    """Open the weights that training starts from, without reading them.
+
+    Raises:
+        CheckpointError: If they cannot be read or are of another model.
+    """
+    from ms_unireid.checkpoints.recognition import open_source
+    from ms_unireid.errors import CheckpointError
+
+    model, what = config.model, "model.pretrained"
+    if model.pretrained is None:
+        if model.architecture in ("small", "tiny"):
+            return Finding(what, "ok", "none; CLIP has no model of this size")
+        detail = "none: training starts from random weights, the paper's from CLIP's"
+        return Finding(what, "warning", detail, "set model.pretrained to CLIP's file (docs/checkpoints.md)")
+    source = open_source(model.pretrained)
+    if source.model.architecture != model.architecture:
+        raise CheckpointError(
+            f"{model.pretrained}: is a {source.model.architecture}, expected {model.architecture}; "
+            f"Fix: set model.architecture={source.model.architecture} or give another file"
+        )
+    return Finding(what, "ok", f"{model.pretrained}: {source.kind}, {source.model.architecture}")
+
+
+def run_child(arguments: list[str], limit: float) -> tuple[dict[str, Any], str]:
+    """Run a part of `doctor_child`; return its result and, if it has none, why."""
+    command = [sys.executable, "-m", doctor_child.__name__, *arguments]
+    try:
+        # The child runs where the package is, so that it finds it.
+        done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, errors="replace", timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {}, f"no answer within {limit:g} s; a slow machine may need a longer --limit"
+    lines = [line for line in done.stdout.splitlines() if line.startswith(doctor_child.RESULT)]
+    result = json.loads(lines[-1].removeprefix(doctor_child.RESULT)) if lines else {}
+    if result and "error" not in result:
+        return result, ""  # MindSpore may fall over at its exit, with the work done
+    return {}, result.get("error") or _death(done)
+
+
+def free_memory() -> int | None:
+    """Return the bytes that new processes can have, a container's limit included; None if the system does not tell."""
+    with contextlib.suppress(ImportError):
+        import psutil
+
+        free = psutil.virtual_memory().available
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            group = Path("/sys/fs/cgroup")
+            limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+            free = min(free, limit)
+        return free
+    return None
+
+
+def _death(done: subprocess.CompletedProcess) -> str:
+    if done.returncode < 0:
+        return f"the process died of {signal.Signals(-done.returncode).name}"
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return f"the process ended with code {done.returncode}: {said[-1].strip() if said else 'it said nothing'}"
+
+
+def _guarded(what: str, severity: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except ImportError as error:
+        return Finding(what, "warning", f"not checked: {error}", "pip install -r requirements.txt")
+    except UserError as error:
+        detail, _, fix = " ".join(str(error).split()).partition("Fix: ")
+        return Finding(what, severity, detail.rstrip(" ;"), fix)
+
+
+def _device_id(config: "Config | None") -> int:
+    return 0 if config is None else config.runtime.device_id
+
+
+def _parameters(config: "Config") -> int:
+    from ms_unireid.checkpoints.clip_names import clip_shapes
+    from ms_unireid.config_schema import ARCHITECTURES
+    from ms_unireid.models.positions import model_grid
+
+    model = config.model
+    shapes = clip_shapes(ARCHITECTURES[model.architecture], model.context_length, math.prod(model_grid(model)))
+    return sum(map(math.prod, shapes.values()))
+
+
+def _step_memory(config: "Config", pairs: int) -> tuple[float, str]:
+    """Return bytes and what they are for: weights, gradients and two moments, and activations where known."""
+    model, own = config.model, 4 * 4 * _parameters(config)
+    measured = model.architecture == "ViT-B/16" and model.image_size == (384, 128) and model.stride is None
+    if not measured or config.runtime.recompute or config.runtime.precision != "fp32":
+        return own, f"weights, gradients and moments of {model.architecture} (activations not known)"
+    return own + pairs * _PAIR_GIB * _GIB, f"a step of {model.architecture} on {pairs} pairs in float32"
+
+
+def _gib(size: float) -> str:
+    return f"{size / _GIB:.1f} GiB"

@@ -1,0 +1,140 @@
+"""The doctor's look at Python and the installed packages, against the ranges that the project's own metadata allows.
+
+Nothing is imported but metadata: a package that is installed wrongly must not stop the doctor.
+"""
+
+import importlib.metadata
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ms_unireid.findings import Finding
+
+PROJECT = "ms-unireid"
+_ROOT = Path(__file__).resolve().parents[3]
+_INSTALL = "pip install -r requirements.txt"
+_CONSEQUENCES = {"numpy": "; MindSpore's kernels crash with numpy 2"}
+
+
+def own_requirements() -> list[str]:
+    """List the project's requirements, such as "numpy>=1.25,<2": requirements.txt of a checkout, else metadata."""
+    if _in_checkout():
+        lines = (_ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [text for text in importlib.metadata.requires(PROJECT) or () if "extra ==" not in text]
+
+
+def check_python() -> Finding:
+    """Compare the running Python with the versions that the project allows."""
+    version, allowed = platform.python_version(), _allowed_python()
+    specifier_set = _packaging("specifiers", "SpecifierSet")
+    if specifier_set is None:
+        return Finding("Python", "warning", f"{version}; not compared with {allowed}: packaging is missing", _INSTALL)
+    if specifier_set(allowed).contains(version, prereleases=True):
+        return Finding("Python", "ok", f"{version} ({allowed})")
+    return Finding("Python", "problem", f"{version}, expected {allowed}", f"use a Python {allowed}")
+
+
+def check_packages() -> list[Finding]:
+    """Compare each required package's installed version with the allowed range."""
+    return [_check_package(text) for text in own_requirements()]
+
+
+def check_conflicts() -> list[Finding]:
+    """Check what installed packages require of each other, as far as this project's packages are concerned.
+
+    A requirement of a package that we need is a problem if it is not met; one that a package of others has of ours
+    is a warning: it is how numpy 2 gets installed.
+    """
+    requirement = _packaging("requirements", "Requirement")
+    if requirement is None:
+        return [Finding("dependencies", "warning", "not checked: the package packaging is missing", _INSTALL)]
+    installed = {_canonical(d.metadata["Name"]): d for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    wishes = {name: list(_wishes(dist, requirement)) for name, dist in installed.items()}
+    ours = _closure([_canonical(requirement(text).name) for text in own_requirements()], wishes)
+    unmet = [_conflict(*conflict) for conflict in _conflicts(installed, wishes, ours)]
+    return unmet or [Finding("dependencies", "ok", f"{len(ours)} packages agree with each other")]
+
+
+def _conflict(name: str, wish: Any, found: str | None, state: str) -> Finding:
+    detail = f"{name} requires {_plain(wish)}, {'which is missing' if found is None else f'found {found}'}"
+    fix = f"pip install '{_plain(wish)}'" if state == "problem" else f"keep {name} in an environment of its own"
+    return Finding("dependencies", state, detail, fix)
+
+
+def _conflicts(
+    installed: dict[str, Any], wishes: dict[str, list[Any]], ours: set[str]
+) -> Iterator[tuple[str, Any, str | None, str]]:
+    for name in sorted(installed):
+        for wish in wishes[name]:
+            target = _canonical(wish.name)
+            found = installed[target].version if target in installed else None
+            concerns_us = name in ours or target in ours
+            if concerns_us and (found is None or not wish.specifier.contains(found, prereleases=True)):
+                yield name, wish, found, "problem" if name in ours else "warning"
+
+
+def _closure(names: list[str], wishes: dict[str, list[Any]]) -> set[str]:
+    """Return the installed packages that the project needs, directly or through another."""
+    found: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name in wishes and name not in found:
+            found.add(name)
+            pending += [_canonical(wish.name) for wish in wishes[name]]
+    return found
+
+
+def _wishes(dist: importlib.metadata.Distribution, requirement: Any) -> Iterator[Any]:
+    for text in dist.requires or ():
+        try:
+            wish = requirement(text)
+        except ValueError:
+            continue  # metadata of another age; pip leaves it out too
+        if wish.marker is None or wish.marker.evaluate({"extra": ""}):
+            yield wish
+
+
+def _check_package(text: str) -> Finding:
+    name = re.match(r"[\w.-]+", text).group()
+    fix = f"pip install '{text}'"
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, "problem", f"not installed, expected {text}", fix)
+    requirement = _packaging("requirements", "Requirement")
+    if requirement is None:
+        return Finding(name, "warning", f"{version}; not compared with {text}: packaging is missing", _INSTALL)
+    if requirement(text).specifier.contains(version, prereleases=True):
+        return Finding(name, "ok", f"{version} ({text})")
+    return Finding(name, "problem", f"{version}, expected {text}{_CONSEQUENCES.get(name, '')}", fix)
+
+
+def _allowed_python() -> str:
+    if _in_checkout():
+        text = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        return re.search(r'^requires-python = "(.*)"', text, re.MULTILINE).group(1)
+    return importlib.metadata.metadata(PROJECT)["Requires-Python"]
+
+
+def _in_checkout() -> bool:
+    return (_ROOT / "pyproject.toml").is_file() and (_ROOT / "requirements.txt").is_file()
+
+
+def _packaging(module: str, name: str) -> Any:
+    """Return a class of the package `packaging`, which MindSpore requires; None without it."""
+    try:
+        return getattr(importlib.import_module(f"packaging.{module}"), name)
+    except ImportError:
+        return None
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _plain(wish: Any) -> str:
+    return f"{wish.name}{wish.specifier}"

@@ -1,0 +1,153 @@
+"""The three exported networks, in forms that MindSpore's exporters can write with an open batch size.
+
+They have the parameters of `UNIReID` and give the same numbers. Two steps differ in form, because theirs would fix the
+batch size in the file: the class token is added by padding instead of tiling, and the features of the class and
+end-of-text tokens are picked without slices and without row numbers that count through the batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ms_unireid.apps.export.samples import Samples
+from ms_unireid.evaluation.similarity import normalize_rows
+from ms_unireid.models.unireid import UNIReID
+
+_LEAST_NORM = 1e-12
+
+
+class _Output(nn.Cell):
+    """Features as they are, or divided by their L2 norm."""
+
+    def __init__(self, normalized: bool):
+        super().__init__()
+        self.normalized = normalized
+        self.sum = ops.ReduceSum(keep_dims=True)
+
+    def construct(self, feats: Tensor) -> Tensor:
+        if not self.normalized:
+            return feats
+        return feats / ops.maximum(ops.sqrt(self.sum(feats * feats, -1)), _LEAST_NORM)
+
+
+class ImageEncoder(nn.Cell):
+    """The tower of photos and sketches.
+
+    Args:
+        model: Whose parameters are taken.
+        normalized: Give features of unit length, and the un-normalised ones, which fusion takes, as second output.
+    """
+
+    def __init__(self, model: UNIReID, normalized: bool = False):
+        super().__init__(auto_prefix=False)
+        self.tower, self.normalized = model.base_model.visual, normalized
+        self.make_room = ops.Pad(((0, 0), (1, 0), (0, 0)))
+        self.first = Tensor(0, ms.int32)
+        self.output = _Output(normalized)
+
+    def construct(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Encode images (B, 3, H, W) float32 as features (B, D) float32."""
+        tower = self.tower
+        positions = tower.positional_embedding
+        class_token = tower.class_embedding.reshape(1, -1) + positions[:1]
+        x = self.make_room(tower.conv1(images)) + ops.concat((class_token, positions[1:]), 0)
+        x = tower.transformer(tower.ln_pre(x))
+        feats = tower.read_from(ops.gather(x, self.first, 1), x)
+        return (self.output(feats), feats) if self.normalized else feats
+
+
+class TextEncoder(nn.Cell):
+    """The tower of captions.
+
+    Args:
+        model: Whose parameters are taken.
+        normalized: As in `ImageEncoder`.
+    """
+
+    def __init__(self, model: UNIReID, normalized: bool = False):
+        super().__init__(auto_prefix=False)
+        self.clip, self.normalized = model.base_model, normalized
+        length = self.clip.positional_embedding.shape[0]
+        self.places = Tensor(np.arange(length, dtype=np.int32)[None])
+        self.pick = ops.BatchMatMul()
+        self.output = _Output(normalized)
+
+    def construct(self, token_ids: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Encode token_ids (B, L) int32 as features (B, D) float32."""
+        clip = self.clip
+        x = clip.transformer(clip.embed(token_ids))
+        end = clip.end(token_ids)
+        at_end = (self.places == end.expand_dims(1)).astype("float32").expand_dims(1)  # (B, 1, L), a one in each row
+        feats = clip.read_from(self.pick(at_end, x).squeeze(1), x, end)
+        return (self.output(feats), feats) if self.normalized else feats
+
+
+class Fusion(nn.Cell):
+    """Sketch and text features to the features of both.
+
+    Args:
+        model: Whose rule is taken.
+        normalized: Give features of unit length; what goes in is un-normalised either way.
+    """
+
+    def __init__(self, model: UNIReID, normalized: bool = False):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.output = _Output(normalized)
+
+    def construct(self, sketch_feats: Tensor, text_feats: Tensor) -> Tensor:
+        """Fuse features (B, D) float32."""
+        return self.output(self.model.fuse(sketch_feats, text_feats))
+
+
+FEATS, NORMALIZED = "feats", "normalized_feats"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network.
+
+    Attributes:
+        name: Of its files, without the suffix.
+        cell: What is exported.
+        inputs: Name to sample, rows first.
+        outputs: Names, in order.
+        expected: What the checkpoint's own model gives for the samples, (N, D) float32 for each output.
+    """
+
+    name: str
+    cell: nn.Cell
+    inputs: Mapping[str, np.ndarray]
+    outputs: tuple[str, ...]
+    expected: tuple[np.ndarray, ...]
+
+
+def make_parts(model: UNIReID, samples: Samples, normalized: bool) -> tuple[Part, ...]:
+    """Set up the three networks; the samples' second half of pictures are the sketches of the fusion."""
+    images = model.encode_image(Tensor(samples.images)).asnumpy()
+    texts = model.encode_text(Tensor(samples.token_ids)).asnumpy()
+    sketches = np.roll(images, len(images) // 2, 0)
+    fused = model.fuse(Tensor(sketches), Tensor(texts)).asnumpy()
+    fusion_inputs = {"sketch_feats": sketches, "text_feats": texts}
+    return (
+        _part("image_encoder", ImageEncoder(model, normalized), {"images": samples.images}, images, normalized),
+        _part("text_encoder", TextEncoder(model, normalized), {"token_ids": samples.token_ids}, texts, normalized),
+        _part("fusion", Fusion(model, normalized), fusion_inputs, fused, normalized),
+    )
+
+
+def open_inputs(part: Part, batch: int | None) -> list[Tensor]:
+    """Return what the exporter takes for inputs: types and shapes, without values; None leaves the batch size open."""
+    types = {"float32": ms.float32, "int32": ms.int32}
+    return [Tensor(shape=(batch, *a.shape[1:]), dtype=types[a.dtype.name]) for a in part.inputs.values()]
+
+
+def _part(name: str, cell: nn.Cell, inputs: dict[str, np.ndarray], feats: np.ndarray, normalized: bool) -> Part:
+    cell.set_train(False)
+    outputs = {NORMALIZED: normalize_rows(feats)} if normalized else {}
+    if not normalized or name != "fusion":
+        outputs[FEATS] = feats
+    return Part(name, cell, inputs, tuple(outputs), tuple(outputs.values()))

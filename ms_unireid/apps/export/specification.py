@@ -1,0 +1,110 @@
+"""The description beside exported files: all that a program needs to feed them and to read what they give."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ms_unireid.apps.optional import versions
+from ms_unireid.config import ModelConfig
+from ms_unireid.config_schema import ARCHITECTURES
+from ms_unireid.data.tokenizer import VOCABULARY, VOCABULARY_SHA256, Tokenizer
+from ms_unireid.data.transforms import MEAN, STD
+
+FILE_NAME = "input_specification.json"
+FORMAT_VERSION = 1
+_PACKAGES = ("ms-unireid", "mindspore", "onnx", "onnxruntime", "numpy", "pillow", "tokenizers", "ftfy")
+
+
+def describe_model(model: ModelConfig) -> dict[str, Any]:
+    """Describe the network itself."""
+    keys = ("architecture", "image_size", "context_length", "activation")
+    values = asdict(model)
+    return {key: values[key] for key in keys} | {
+        "patch_stride": model.patch_stride,
+        "feature_size": ARCHITECTURES[model.architecture].embed_dim,
+    }
+
+
+def describe_inputs(model: ModelConfig) -> dict[str, Any]:
+    """Describe what pictures, captions and features have to be."""
+    height, width = model.image_size
+    feats = {"dtype": "float32", "shape": ["batch", ARCHITECTURES[model.architecture].embed_dim]}
+    return {
+        "images": {
+            "file": "image_encoder",
+            "what": "photos and sketches alike",
+            "dtype": "float32",
+            "shape": ["batch", 3, height, width],
+            "layout": "NCHW",
+            "channels": "RGB",
+            "height": height,
+            "width": width,
+            "resize": "to exactly height x width, proportions not kept",
+            "interpolation": "bilinear with antialiasing, Pillow's Image.Resampling.BILINEAR on 8-bit values",
+            "value_range": [0.0, 1.0],
+            "mean": [float(str(value)) for value in MEAN],
+            "deviation": [float(str(value)) for value in STD],
+            "formula": "(pixel / 255 - mean) / deviation",
+        },
+        "token_ids": {
+            "file": "text_encoder",
+            "dtype": "int32",
+            "shape": ["batch", model.context_length],
+            "length": model.context_length,
+            "vocabulary": VOCABULARY.name,
+            "vocabulary_sha256": VOCABULARY_SHA256,
+            "vocabulary_size": Tokenizer.vocab_size,
+            "start_token": Tokenizer.start_token,
+            "end_token": Tokenizer.end_token,
+            "padding": 0,
+            "row": "start token, caption, end token, padding; a longer caption is cut and ends in the end token",
+            "encoding": "CLIP's byte-pair encoding of the lower-cased caption, behind ftfy.fix_text, html.unescape "
+            "twice, and white space collapsed to single spaces",
+        },
+        "sketch_feats": {"file": "fusion", **feats, "what": "un-normalised features of image_encoder"},
+        "text_feats": {"file": "fusion", **feats, "what": "un-normalised features of text_encoder"},
+    }
+
+
+def describe_outputs(outputs: Mapping[str, tuple[str, ...]], normalized: bool, dim: int) -> dict[str, Any]:
+    """Describe what comes out.
+
+    Args:
+        outputs: File to the names of its outputs, in order.
+        normalized: Whether the first of them has unit length.
+        dim: Width of the features.
+    """
+    return {
+        "files": {file: list(names) for file, names in outputs.items()},
+        "dtype": "float32",
+        "shape": ["batch", dim],
+        "normalised": normalized,
+        "fusion": "sketch_feats + text_feats, of un-normalised features, each with weight 1",
+        "ranking": "cosine similarity of query and photo: the dot product of features divided by their L2 norms",
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of what had a part in the files."""
+    return versions(_PACKAGES)
+
+
+FORMATS = ("mindir", "onnx")
+PRECISIONS = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write.
+
+    Attributes:
+        formats: Of `FORMATS`.
+        precision: Of `PRECISIONS`; int8 is for ONNX and for the two encoders, fusion has no weights.
+        normalized: Give features of unit length.
+        redo: Replace an earlier export in the folder.
+    """
+
+    formats: tuple[str, ...] = FORMATS
+    precision: str = "float32"
+    normalized: bool = False
+    redo: bool = False

@@ -1,0 +1,1 @@
+"""The paper's tables: published numbers, plan, runs, report."""

@@ -1,0 +1,188 @@
+"""Trains what a table of the paper needs, evaluates it, and fills the table with nothing else."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from mindspore import ops
+
+from ms_unireid.apps.paper.table_plan import (
+    PlannedLine,
+    PlannedRun,
+    TableRequest,
+    check_targets,
+    plan_table,
+    runs_of,
+)
+from ms_unireid.apps.paper.table_report import Line, make_line, write_report
+from ms_unireid.config import Config, DataConfig
+from ms_unireid.errors import CheckpointError
+from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
+from ms_unireid.evaluation.evaluator import to_json
+from ms_unireid.files import sha256, write_json
+from ms_unireid.processes import ALONE, Processes
+
+SPLIT = "test"
+SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How a run's checkpoints fill a table.
+
+    Attributes:
+        select: `task` takes each task's own best checkpoint, as the authors save them; `average` the best average;
+            `last` the last one.
+        targets: Data sets that are evaluated and not trained on, by name, where they are.
+        checkpoints: A folder of checkpoints to evaluate instead of training: DATASET/ROW.ckpt, or what runs leave,
+            DATASET/ROW/seed_N/best_*.ckpt.
+    """
+
+    select: str = "task"
+    targets: dict[str, DataConfig] = dataclasses.field(default_factory=dict)
+    checkpoints: Path | None = None
+
+
+def reproduce(
+    request: TableRequest,
+    judging: Judging,
+    train: Callable[[Config], dict[str, Any]],
+    tell: Callable[[str], None],
+    processes: Processes = ALONE,
+) -> list[Line]:
+    """Train the missing runs of a table, go on with interrupted ones, evaluate all, write table_N.* to the output.
+
+    What is finished is kept: a run whose last epoch is evaluated, and an evaluation of the checkpoint as it is.
+
+    Args:
+        request: The table.
+        judging: Which checkpoints are evaluated, and where.
+        train: Trains one config.
+        tell: Takes a line on what is being done.
+        processes: The processes that train together; all call this, the first evaluates and writes.
+
+    Returns:
+        The lines; empty in all processes but the first.
+
+    Raises:
+        ConfigError: For an unknown table, row or data set, a table that needs a data set that is not given, or a run
+            in the output that was trained with other values.
+        Interrupted: After a signal; the same command goes on.
+        UserError: What training or evaluation raise.
+    """
+    plan = plan_table(request)
+    check_targets(plan, judging.targets)
+    if judging.checkpoints is None:
+        _check_runs(runs := runs_of(plan))
+        for number, run in enumerate(runs, start=1):
+            finished = run.folder.finished_results(run.config.train.epochs) is not None
+            place = f"run {number} of {len(runs)}: {run.dataset}, {run.row}, seed {run.config.train.seed}"
+            tell(f"{place}: {'finished' if finished else 'training'}")
+            if not finished:
+                train(run.config)
+    if not processes.first:
+        return []
+    lines = [_fill(line, judging, tell) for line in plan]
+    write_report(request.output, request.table, lines, {"select": judging.select, "split": SPLIT})
+    return lines
+
+
+def _check_runs(runs: Iterable[PlannedRun]) -> None:
+    """Refuse runs that were trained with other values, finished ones too: they are of another experiment."""
+    for run in runs:
+        if run.folder.holds_run():
+            run.folder.check_resumable(run.config)
+
+
+def _fill(line: PlannedLine, judging: Judging, tell: Callable[[str], None]) -> Line:
+    """Evaluate the runs of a line; those that are not there leave it empty, with the reason."""
+    scores, missing = {}, []
+    for run in line.runs:
+        files = _checkpoints(run, line.paper.task, judging)
+        if not files:
+            missing.append(f"no checkpoint for seed {run.config.train.seed}")
+            continue
+        rows = evaluation_of(files[0], run, judging.targets.get(line.paper.dataset), tell)
+        found = [r for r in rows if (r["task"], r["protocol"]) == (line.paper.task, line.paper.protocol)]
+        if found:
+            scores[run.config.train.seed] = found[0]
+        else:
+            missing.append(f"{files[0]}: no {line.paper.task} queries under {line.paper.protocol}")
+    return make_line(line.paper, scores, "; ".join(missing))
+
+
+def _checkpoints(run: PlannedRun, task: str, judging: Judging) -> list[Path]:
+    """List the checkpoints that may fill a line, the one to take first."""
+    name = {"task": f"best_{task}", "average": "best_average", "last": "last"}[judging.select]
+    if judging.checkpoints is None:
+        places = [run.folder.root / name]
+    else:
+        row = judging.checkpoints / run.dataset / run.row
+        places = [row / f"seed_{run.config.train.seed}" / name, row / name, row]
+    candidates = [place.with_name(place.name + suffix) for place in places for suffix in SUFFIXES]
+    return [file for file in candidates if file.is_file()]
+
+
+def evaluation_of(
+    checkpoint: Path, run: PlannedRun, target: DataConfig | None, tell: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Evaluate a checkpoint under the paper's protocols, or read what this code wrote of the very same file.
+
+    Args:
+        checkpoint: The file.
+        run: The experiment it is of; the results are kept in its folder.
+        target: The data set, if it is not the run's own.
+        tell: Takes a line on what is being done.
+
+    Raises:
+        UserError: If checkpoint or data set are wrong, or the results cannot be written.
+    """
+    data = target or run.config.data
+    kept = run.folder.root / "evaluations" / f"{data.name}_{SPLIT}_{checkpoint.stem}.json"
+    about = {"checkpoint": checkpoint.name, "sha256": _digest(checkpoint), "dataset": data.name, "split": SPLIT}
+    known = _read(kept)
+    if known.items() >= about.items():
+        return known["rows"]
+    tell(f"evaluating {checkpoint} on {data.name}")
+    rows = to_json(CheckpointEvaluator(checkpoint, overrides=_overrides(run)).evaluate(SPLIT, data=data).results)
+    write_json(kept, {**about, "rows": rows})
+    return rows
+
+
+def _overrides(run: PlannedRun) -> list[str]:
+    """Return where and how to encode; what to encode with is the checkpoint's."""
+    runtime = run.config.runtime
+    choices = {"device": runtime.device, "device_id": runtime.device_id, "workers": runtime.workers}
+    return [*(f"runtime.{k}={v}" for k, v in choices.items()), f"eval.batch_size={run.config.eval.batch_size}"]
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path.open("rb"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # it is made again
+    return found if isinstance(found, dict) and "rows" in found else {}
+
+
+def multiplication_rate(seconds: float = 0.5) -> float:
+    """Measure how many floating-point operations per second float32 matrix products of a tower's size reach here."""
+    size, multiply = 768, ops.MatMul()
+    a = ops.ones((size, size), ms.float32)
+    multiply(a, a).asnumpy()
+    done, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        multiply(a, a).asnumpy()
+        done += 1
+    return done * 2 * size**3 / spent

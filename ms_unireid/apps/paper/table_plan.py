@@ -1,0 +1,239 @@
+"""Which runs a table of the paper needs, and how long they take."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ms_unireid.apps.paper.published_tables import PaperRow, paper_rows
+from ms_unireid.config import Config, load_config
+from ms_unireid.config_schema import ARCHITECTURES, TowerSize
+from ms_unireid.data.published import PUBLISHED
+from ms_unireid.data.samplers import epoch_batches
+from ms_unireid.data.tri_pedes import training_persons
+from ms_unireid.errors import ConfigError, DataError
+from ms_unireid.models.positions import model_grid
+from ms_unireid.training.run_folder import RunFolder
+
+# Stands for the data set that tools/make_synthetic.py draws: CUHK-PEDES in layout, nobody's published numbers.
+SYNTHETIC = "synthetic"
+CONFIG_FOLDERS = {
+    "cuhk_pedes": "tri_cuhk_pedes",
+    "icfg_pedes": "tri_icfg_pedes",
+    "rstp_reid": "tri_rstp_reid",
+    SYNTHETIC: "tri_cuhk_pedes",
+}
+SYNTHETIC_OVERLAY = "synthetic/tables.yaml"
+
+
+@dataclass(frozen=True)
+class TableRequest:
+    """What to reproduce.
+
+    Attributes:
+        table: Number of the paper's table.
+        configs: The folder of configs.
+        output: Takes the runs, DATASET/ROW/seed_N, and the tables.
+        rows: Experiments; None takes all of the table.
+        datasets: Data sets that are trained on; None takes the table's. `synthetic` may stand for one of them.
+        seeds: One run each.
+        overlays: Further YAML files, behind each row's own.
+        overrides: `section.key=value`, for all runs.
+    """
+
+    table: int
+    configs: Path
+    output: Path
+    rows: tuple[str, ...] | None = None
+    datasets: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] = (1,)
+    overlays: tuple[Path, ...] = ()
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training run, which several lines of a table may share.
+
+    Attributes:
+        dataset: What it trains on.
+        row: The experiment.
+        config: All of it, seed and output included.
+    """
+
+    dataset: str
+    row: str
+    config: Config
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where it leaves its files."""
+        return RunFolder(self.config.train.output)
+
+
+@dataclass(frozen=True)
+class PlannedLine:
+    """A line of the table and the runs that fill it, one for each seed."""
+
+    paper: PaperRow
+    runs: tuple[PlannedRun, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a run.
+
+    Attributes:
+        steps: Steps of the whole run; None if neither data set nor published size tells.
+        steps_left: Steps still to train.
+        seconds: Their time; None if unknown.
+        basis: What the time is reckoned from.
+    """
+
+    steps: int | None
+    steps_left: int | None
+    seconds: float | None
+    basis: str
+
+
+def plan_table(request: TableRequest) -> tuple[PlannedLine, ...]:
+    """List the lines of a table with the runs behind them; a run that several lines need is one and the same.
+
+    Raises:
+        ConfigError: For an unknown table, row or data set, or a wrong config.
+    """
+    lines = _lines(request)
+    runs = {key: _run(request, *key) for key in {(p.trained_on, p.row, s) for p in lines for s in request.seeds}}
+    return tuple(PlannedLine(p, tuple(runs[p.trained_on, p.row, seed] for seed in request.seeds)) for p in lines)
+
+
+def runs_of(lines: Sequence[PlannedLine]) -> tuple[PlannedRun, ...]:
+    """List each run once, in the order of the lines."""
+    return tuple({id(run): run for line in lines for run in line.runs}.values())
+
+
+def check_targets(lines: Iterable[PlannedLine], targets: Collection[str]) -> None:
+    """Check that every data set that a table is evaluated on and not trained on is given.
+
+    Raises:
+        ConfigError: Naming the one that is not.
+    """
+    for line in lines:
+        if line.paper.dataset not in (line.paper.trained_on, *targets):
+            raise ConfigError(
+                f"table {line.paper.table}: is evaluated on {line.paper.dataset}; say where it is, by "
+                f"--target {line.paper.dataset}=FOLDER"
+            )
+
+
+def needs_synthetic(lines: Sequence[PlannedLine]) -> bool:
+    """Tell whether a plan trains on the synthetic data set, which can be drawn if it is not there."""
+    return any(line.paper.trained_on == SYNTHETIC for line in lines)
+
+
+def _lines(request: TableRequest) -> list[PaperRow]:
+    published = paper_rows(request.table)
+    trained_on = tuple(dict.fromkeys(line.trained_on for line in published))
+    asked = request.datasets or trained_on
+    rows = tuple(dict.fromkeys(line.row for line in published))
+    _check_names("--datasets", asked, (*trained_on, SYNTHETIC))
+    _check_names("--rows", request.rows or (), rows)
+    found = []
+    for dataset in asked:
+        source = trained_on[0] if dataset == SYNTHETIC else dataset
+        chosen = [p for p in published if p.trained_on == source and p.row in (request.rows or rows)]
+        found += [_synthetic(p) for p in chosen] if dataset == SYNTHETIC else chosen
+    return found
+
+
+def _synthetic(line: PaperRow) -> PaperRow:
+    """Return the line of the synthetic data set, of which nothing is published."""
+    return dataclasses.replace(
+        line, dataset=SYNTHETIC, trained_on=SYNTHETIC, published=dict.fromkeys(line.published, math.nan)
+    )
+
+
+def _check_names(option: str, asked: Sequence[str], valid: Sequence[str]) -> None:
+    unknown = [name for name in asked if name not in valid]
+    if unknown:
+        raise ConfigError(f"{option} {unknown[0]}: expected some of {', '.join(valid)} for this table")
+
+
+def _run(request: TableRequest, dataset: str, row: str, seed: int) -> PlannedRun:
+    files = [request.configs / CONFIG_FOLDERS[dataset] / f"{row}.yaml"]
+    if dataset == SYNTHETIC:
+        files.append(request.configs / SYNTHETIC_OVERLAY)
+    output = request.output / dataset / row / f"seed_{seed}"
+    own = (f"train.seed={seed}", f"train.output={output}", "train.resume=auto")
+    return PlannedRun(dataset, row, load_config([*files, *request.overlays], [*request.overrides, *own]))
+
+
+def estimate(run: PlannedRun, rate: float | None = None) -> Estimate:
+    """Reckon a run's steps and the time of those that are left.
+
+    The time comes from the pairs per second that this run's log tells, else from `rate`.
+
+    Args:
+        run: The run.
+        rate: Floating-point operations per second, as from `reproduce.multiplication_rate`.
+    """
+    steps_an_epoch = _steps_an_epoch(run.config)
+    if steps_an_epoch is None:
+        return Estimate(None, None, None, "the data set is not there")
+    steps = steps_an_epoch * run.config.train.epochs
+    done, speed = _progress(run)
+    if run.folder.finished_results(run.config.train.epochs):
+        return Estimate(steps, 0, 0.0, "finished")
+    left, size = max(0, steps - done), run.config.data.batch_size
+    if speed is not None:
+        return Estimate(steps, left, left * size / speed, "its own log")
+    if rate is None:
+        return Estimate(steps, left, None, "unknown")
+    return Estimate(
+        steps, left, left * size * operations_per_pair(run.config) / rate, "the rate of matrix products here"
+    )
+
+
+def _steps_an_epoch(config: Config) -> int | None:
+    try:
+        persons = training_persons(config.data.name, Path(config.data.root))
+    except DataError:
+        if config.data.sampler != "shuffle":
+            return None  # it depends on who is on the photos
+        persons = range(PUBLISHED[config.data.name]["train"]["captions"])
+    return len(epoch_batches(persons, config.data, config.train.seed, 1))
+
+
+def _progress(run: PlannedRun) -> tuple[int, float | None]:
+    """Return the last step that was logged, and the mean speed of the steps in pairs per second."""
+    if not run.folder.log_file.exists():
+        return 0, None
+    steps, speeds = 0, []
+    for line in run.folder.log_file.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # a kill tore it
+        if entry["kind"] == "step":
+            steps = entry["step"]
+            speeds.append(entry["pairs_per_second"])
+    # The first holds the compilation.
+    return steps, sum(speeds[1:]) / len(speeds[1:]) if len(speeds) > 1 else None
+
+
+def operations_per_pair(config: Config) -> float:
+    """Count the floating-point operations that one pair costs a training step, matrix products only."""
+    sizes, model = ARCHITECTURES[config.model.architecture], config.model
+    tasks = set(config.objective.tasks)
+    pictures = 2 if tasks & {"sketch", "fusion"} else 1
+    captions = 1 if tasks & {"text", "fusion"} else 0
+    vision, text = _tower(sizes.vision, math.prod(model_grid(model)) + 1), _tower(sizes.text, model.context_length)
+    forward = pictures * vision + captions * text
+    # The backward pass costs two forward ones; a chunk is encoded twice, recomputed blocks once more.
+    return forward * (3 + (config.train.cache_chunk is not None) + config.runtime.recompute)
+
+
+def _tower(size: TowerSize, tokens: int) -> float:
+    return size.layers * tokens * (24 * size.width**2 + 4 * tokens * size.width)

@@ -1,0 +1,182 @@
+"""A reproduced table as Markdown, CSV, LaTeX and JSON: ours, the paper's, the difference."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_unireid.apps.paper.published_tables import PaperRow
+from ms_unireid.evaluation.questions import TASK_SYMBOLS
+from ms_unireid.files import write_json, write_text
+
+EMPTY = "-"
+CSV_COLUMNS = (
+    "dataset", "trained_on", "task", "row", "protocol", "metric", "ours", "deviation", "seeds", "paper", "difference",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, in percent.
+
+    Attributes:
+        metric: Its name.
+        paper: As published; None where nothing is.
+        values: Ours, one for each seed that was evaluated.
+    """
+
+    metric: str
+    paper: float | None
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """Our mean over seeds; None without a run."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Our sample standard deviation; None for less than two seeds."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """Our mean less the paper's number; None without one of them."""
+        return None if self.mean is None or self.paper is None else self.mean - self.paper
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the report.
+
+    Attributes:
+        paper: Which line of the paper it is.
+        cells: Its numbers.
+        seeds: The seeds behind them.
+        missing: Why there are none, or fewer than asked for.
+    """
+
+    paper: PaperRow
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    missing: str = ""
+
+
+def make_line(paper: PaperRow, scores: dict[int, dict[str, float]], missing: str = "") -> Line:
+    """Fill a line from what runs were evaluated to.
+
+    Args:
+        paper: The line of the paper.
+        scores: For each seed the metrics in percent.
+        missing: Why seeds are missing.
+    """
+    cells = tuple(
+        Cell(metric, None if math.isnan(value) else value, tuple(found[metric] for found in scores.values()))
+        for metric, value in paper.published.items()
+    )
+    return Line(paper, cells, tuple(scores), missing)
+
+
+def write_report(folder: Path, table: int, lines: Sequence[Line], about: dict[str, Any]) -> None:
+    """Write table_N.md, .csv, .tex and .json.
+
+    Args:
+        folder: Where.
+        table: Number of the table.
+        lines: Its lines.
+        about: What else the JSON should tell, such as the command.
+
+    Raises:
+        UserError: If a file cannot be written.
+    """
+    stem = folder / f"table_{table}"
+    write_text(stem.with_suffix(".md"), to_markdown(lines))
+    write_text(stem.with_suffix(".csv"), to_csv(lines))
+    write_text(stem.with_suffix(".tex"), to_latex(lines))
+    write_json(stem.with_suffix(".json"), {"table": table, **about, "lines": to_json(lines)})
+
+
+def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """List the lines as plain dictionaries; numbers unrounded, None where there is none."""
+    return [
+        {
+            "dataset": line.paper.dataset,
+            "trained_on": line.paper.trained_on,
+            "task": line.paper.task,
+            "row": line.paper.row,
+            "label": line.paper.label,
+            "protocol": line.paper.protocol,
+            "seeds": list(line.seeds),
+            "missing": line.missing,
+            "metrics": {
+                cell.metric: {
+                    "ours": cell.mean,
+                    "standard_deviation": cell.deviation,
+                    "values": list(cell.values),
+                    "paper": cell.paper,
+                    "difference": cell.difference,
+                }
+                for cell in line.cells
+            },
+        }
+        for line in lines
+    ]
+
+
+def to_markdown(lines: Sequence[Line]) -> str:
+    """Lay the lines out as a Markdown table; ± is the sample standard deviation over seeds."""
+    header = ["data set", "task", "row"]
+    for cell in lines[0].cells:
+        header += [f"{cell.metric} ours", "paper", "difference"]
+    rules = ["---"] * 3 + ["---:"] * (len(header) - 3)
+    body = [[*_names(line), *_numbers(line, " ± ")] for line in lines]
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rules, *body])
+    notes = [f"{' '.join(_names(line))}: {line.missing}" for line in lines if line.missing]
+    return text + "\n" + "".join(f"\n{note}  " for note in notes) + ("\n" if notes else "")
+
+
+def to_csv(lines: Sequence[Line]) -> str:
+    """Write one record for each number, unrounded."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for line in lines:
+        p = line.paper
+        names = [p.dataset, p.trained_on, p.task, p.row, p.protocol]
+        for c in line.cells:
+            writer.writerow([*names, c.metric, c.mean, c.deviation, len(c.values), c.paper, c.difference])
+    return file.getvalue()
+
+
+def to_latex(lines: Sequence[Line]) -> str:
+    """Write a `tabular` for a paper, booktabs' rules."""
+    metrics = [cell.metric for cell in lines[0].cells]
+    head = " & ".join(["Data set", "Task", "Row", *(f"\\multicolumn{{3}}{{c}}{{{m}}}" for m in metrics)])
+    below = " & ".join(["", "", "", *["ours & paper & diff."] * len(metrics)])
+    body = [" & ".join([*map(_escaped, _names(line)), *_numbers(line, r" $\pm$ ")]) for line in lines]
+    rows = [f"{text} \\\\" for text in [head, below]] + ["\\midrule"] + [f"{text} \\\\" for text in body]
+    columns = "lll" + "rrr" * len(metrics)
+    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", "\\toprule", *rows, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _names(line: Line) -> tuple[str, str, str]:
+    return line.paper.dataset, TASK_SYMBOLS[line.paper.task], line.paper.label
+
+
+def _numbers(line: Line, plus_minus: str) -> list[str]:
+    texts = []
+    for cell in line.cells:
+        ours = EMPTY if cell.mean is None else f"{cell.mean:.2f}"
+        if cell.deviation is not None:
+            ours += f"{plus_minus}{cell.deviation:.2f}"
+        paper = EMPTY if cell.paper is None else f"{cell.paper:.2f}"
+        texts += [ours, paper, EMPTY if cell.difference is None else f"{cell.difference:+.2f}"]
+    return texts
+
+
+def _escaped(text: str) -> str:
+    return text.replace("_", r"\_").replace("->", r"$\rightarrow$")

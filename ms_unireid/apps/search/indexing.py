@@ -1,0 +1,296 @@
+"""Bringing an index up to date: what is new is encoded, what has not changed is not read again."""
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from ms_unireid.apps.search.index import DTYPES, IndexWriter, describe, model_overrides
+from ms_unireid.apps.search.manifest import FILE, Photo, Skipped, Source
+from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
+from ms_unireid.checkpoints.checkpoint import checkpoint_digest
+from ms_unireid.config import Config, to_dict
+from ms_unireid.config_schema import ARCHITECTURES
+from ms_unireid.data import pictures as picture_files
+from ms_unireid.data.photo_sets import dataset_photos, folder_photos
+from ms_unireid.data.pictures import decode_picture
+from ms_unireid.data.pipeline import iterate
+from ms_unireid.data.transforms import MEAN, STD, normalize, resize
+from ms_unireid.errors import ConfigError, DataError
+from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
+from ms_unireid.evaluation.features import FeatureExtractor
+from ms_unireid.evaluation.similarity import normalize_rows
+from ms_unireid.files import sha256
+from ms_unireid.models.encoders import ImageEncoder
+
+# Called with (what, done, total) as the work goes on.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What bringing an index up to date did.
+
+    Attributes:
+        photos: In it now.
+        encoded: New ones, or of another content than before.
+        kept: Unchanged.
+        copied: Of content that the index had under another name.
+        removed: Not there any more, or of another content.
+        repaired: Named by an earlier process without its features being there; encoded again.
+        skipped: Path to why it cannot be read.
+    """
+
+    photos: int
+    encoded: int
+    kept: int
+    copied: int
+    removed: int
+    repaired: int
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, Any]:
+    """Describe what makes the features of an index; two descriptions that differ must not meet in one.
+
+    Raises:
+        OSError: If the checkpoint cannot be read.
+    """
+    model = to_dict(config.model)
+    return {
+        "checkpoint": {"path": str(checkpoint.resolve()), "sha256": checkpoint_digest(checkpoint)},
+        "model": {key: model[key] for key in ("architecture", "image_size", "stride", "context_length", "activation")},
+        "preprocessing": {"filter": "PIL bilinear", "mean": MEAN.tolist(), "std": STD.tolist()},
+        "dtype": dtype,
+        "dim": ARCHITECTURES[config.model.architecture].embed_dim,
+    }
+
+
+def photo_source(folder: Path) -> Source:
+    """Name a folder as a source of photos."""
+    return Source(os.path.abspath(folder))
+
+
+def dataset_source(name: str, root: Path, split: str) -> Source:
+    """Name a split of a Tri data set as a source of photos.
+
+    Raises:
+        DataError: If the folder or the caption file is missing or damaged.
+    """
+    return Source(os.path.abspath(dataset_photos(name, root).folder), name, split)
+
+
+def build_index(
+    folder: Path,
+    sources: Sequence[Source] = (),
+    checkpoint: Path | None = None,
+    dtype: str | None = None,
+    removed: Sequence[Path] = (),
+    files: Sequence[Path] | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> IndexReport:
+    """Make an index with a checkpoint, or bring one up to date.
+
+    Args:
+        folder: The index; made if it is not there.
+        sources: As `update_index` takes them.
+        checkpoint: The model's file; None takes the one that made the index.
+        dtype: One of `DTYPES`; None keeps what the index has, float16 for a new one.
+        removed: As `update_index` takes them.
+        files: YAML files; None takes the config that is saved in the checkpoint.
+        overrides: `section.key=value` strings.
+        progress: As `update_index` takes it.
+
+    Raises:
+        ConfigError: If a new index lacks a checkpoint or photos.
+        UserError: As `update_index`; or if the checkpoint cannot be used.
+    """
+    made = describe(folder) if (folder / FILE).exists() else None
+    if made is None and (checkpoint is None or not sources):
+        raise ConfigError(f"{folder}: a new index needs --checkpoint, and --photos or --dataset")
+    if made is not None:
+        checkpoint = checkpoint or Path(made["checkpoint"]["path"])
+        dtype = dtype or made["dtype"]
+        overrides = [*model_overrides(made), *overrides]
+    evaluator = CheckpointEvaluator(checkpoint, files, overrides)
+    about = describe_model(checkpoint, evaluator.config, dtype or DTYPES[0])
+    return update_index(folder, about, evaluator.extractor, sources, removed, progress)
+
+
+def update_index(
+    folder: Path,
+    about: dict[str, Any],
+    extractor: FeatureExtractor,
+    sources: Sequence[Source] = (),
+    removed: Sequence[Path] = (),
+    progress: Progress | None = None,
+) -> IndexReport:
+    """Make an index, or bring it up to date; each batch is on disk before the next one is encoded.
+
+    Args:
+        folder: The index.
+        about: What makes its features, from `describe_model`.
+        extractor: The model.
+        sources: Folders or splits to add, or to look at again; without any, all that it has.
+        removed: Folders whose photos it is to forget.
+        progress: Called as the work goes on.
+
+    Raises:
+        DataError: If the index was made by another checkpoint, or a folder is missing or empty.
+        ConfigError: If a folder lies in another one, or one to be removed is not in the index.
+        UserError: If the index cannot be written, or another process is changing it.
+    """
+    progress = progress or (lambda what, done, total: None)
+    given = {source: _list(source) for source in sources}  # before anything is made: mistakes show at once
+    writer = IndexWriter(folder, about)
+    try:
+        known, gone, listings = _choose(writer, given, removed)
+        folders = {number: Path(source.folder) for number, source in known.items()}
+        photos = writer.manifest.photos()
+        changes = find_changes(
+            folders, listings, photos, writer.manifest.skipped(), lambda *counts: progress("compared", *counts)
+        )
+        if gone or not is_same(changes, photos):
+            writer.rearrange(changes.photos, changes.rows, gone)  # a source leaves with its photos, or not at all
+        with writer.manifest.change():
+            writer.manifest.replace_skipped(changes.skipped)
+        encoded = _encode(writer, folders, changes, extractor, progress)
+        skipped = {str(folders[one.source] / one.name): one.reason for one in writer.manifest.skipped()}
+        return IndexReport(
+            photos=writer.manifest.count(),
+            encoded=encoded,
+            kept=changes.kept,
+            copied=changes.copied,
+            removed=changes.removed,
+            repaired=writer.repaired,
+            skipped=skipped,
+        )
+    finally:
+        writer.close()
+
+
+def _choose(
+    writer: IndexWriter, given: Mapping[Source, Listing], removed: Sequence[Path]
+) -> tuple[dict[int, Source], list[int], dict[int, Listing]]:
+    """Put new sources into the manifest; return those that stay, those that go, and the photos of those to look at."""
+    known = writer.manifest.sources()
+    gone = [number for folder in removed for number in _of_folder(folder, known)]
+    for number in gone:
+        if known[number] in given:
+            raise ConfigError(f"{known[number].folder}: is to be added and to be removed; give it for one of the two")
+    kept = {number: source for number, source in known.items() if number not in gone}
+    _check_apart([*kept.values(), *given])
+    listings = given or {source: _list(source) for source in kept.values()}
+    with writer.manifest.change():
+        numbers = {source: writer.manifest.add_source(source) for source in listings}
+    stay = {number: source for number, source in writer.manifest.sources().items() if number not in gone}
+    return stay, gone, {numbers[source]: listing for source, listing in listings.items()}
+
+
+def _of_folder(folder: Path, known: Mapping[int, Source]) -> list[int]:
+    found = [number for number, source in known.items() if source.folder == os.path.abspath(folder)]
+    if not found:
+        there = ", ".join(source.folder for source in known.values()) or "none"
+        raise ConfigError(f"--remove {folder}: the index has no such folder; it has {there}")
+    return found
+
+
+def _check_apart(sources: Sequence[Source]) -> None:
+    folders = sorted({source.folder for source in sources if not source.dataset})
+    for outer in folders:
+        for inner in folders:
+            if inner.startswith(outer.rstrip(os.sep) + os.sep):
+                raise ConfigError(f"{inner}: lies in {outer}, so its photos would be found twice; give one of the two")
+
+
+def _list(source: Source) -> Listing:
+    folder = Path(source.folder)
+    if source.dataset:
+        photos = dataset_photos(source.dataset, folder.parent)
+        listing = {name: str(photos.identities[name]) for name in photos.names if photos.splits[name] == source.split}
+    else:
+        listing = dict.fromkeys(folder_photos(folder).names)
+    if not listing:
+        raise DataError(f"{folder}: there is no photo in it; check the path (is a disk not mounted?), or --remove it")
+    return listing
+
+
+def _encode(
+    writer: IndexWriter,
+    folders: Mapping[int, Path],
+    changes: Changes,
+    extractor: FeatureExtractor,
+    progress: Progress,
+) -> int:
+    """Encode what is new and put it on disk, batch by batch; return how many photos."""
+    config = extractor.config
+    source = _NewPhotos(folders, changes.new, config.eval.batch_size, config.model.image_size)
+    done = encoded = 0
+    for number, (pictures,) in enumerate(iterate(source, config.runtime) if changes.new else ()):
+        found = source.found.pop(number)
+        good = [place for place, one in enumerate(found) if isinstance(one, Photo)]
+        if good:
+            feats = _features(extractor.image_encoder, pictures, writer.folder)
+            writer.append([found[place] for place in good], feats[good])
+        with writer.manifest.change():
+            writer.manifest.add_skipped(one for one in found if isinstance(one, Skipped))
+        done, encoded = done + len(found), encoded + len(good)
+        progress("encoded", done, len(changes.new))
+    return encoded
+
+
+def _features(encoder: ImageEncoder, pictures: np.ndarray, folder: Path) -> np.ndarray:
+    try:
+        return normalize_rows(encoder(Tensor(pictures)).asnumpy())
+    except ValueError as error:
+        raise DataError(f"{folder}: nothing was added ({error}); take another checkpoint") from error
+
+
+class _NewPhotos:
+    """Random access to batches of photos, each file read once: its bytes are hashed and decoded.
+
+    Attributes:
+        found: Batch number to what each of its files turned out to be.
+    """
+
+    columns = ("pictures",)
+
+    def __init__(
+        self,
+        folders: Mapping[int, Path],
+        new: Sequence[tuple[int, str, str | None]],
+        batch_size: int,
+        image_size: tuple[int, int],
+    ):
+        self.folders, self.new = folders, new
+        self.batch_size, self.image_size = batch_size, image_size
+        self.found: dict[int, list[Photo | Skipped]] = {}
+
+    def __len__(self) -> int:
+        return -(-len(self.new) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray]:
+        """Return float32 (batch_size, 3, H, W), zeros where there is no photo or none that can be read."""
+        pictures = np.zeros((self.batch_size, 3, *self.image_size), np.float32)
+        start = int(index) * self.batch_size
+        batch = self.new[start : start + self.batch_size]
+        self.found[int(index)] = [self._read(*one, pictures[place]) for place, one in enumerate(batch)]
+        return (pictures,)
+
+    def _read(self, source: int, name: str, person: str | None, target: np.ndarray) -> Photo | Skipped:
+        size = changed = 0
+        try:
+            with open(self.folders[source] / name, "rb") as file:
+                status = os.fstat(file.fileno())
+                size, changed = status.st_size, status.st_mtime_ns
+                content = file.read()
+            normalize(resize(decode_picture(io.BytesIO(content)), self.image_size), target)
+        except picture_files.DECODE_ERRORS as error:
+            return Skipped(source, name, size, changed, picture_files.describe(error))
+        return Photo(source, name, size, changed, bytes.fromhex(sha256(io.BytesIO(content))), person)

@@ -1,0 +1,1 @@
+"""The synthetic Tri data set: persons, captions, photos and sketches, drawn."""

@@ -1,0 +1,250 @@
+"""A synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout, made from a seed in seconds.
+
+It lets the whole project run without any download: drawn pedestrians whose colours are told by captions, whose shapes
+and patterns are shown by sketches and whose photos show both. Nothing in it comes from a real data set. This file lays
+out the folder. Who the people are is in ``synthetic_person.py``, what is said of them in ``synthetic_captions.py``, how
+they look in ``synthetic_figure.py`` (on ``synthetic_outlines.py``), how they are pictured in ``synthetic_drawing.py``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ms_unireid.apps.synthetic.captions import caption_tokens, write_caption
+from ms_unireid.apps.synthetic.drawing import SKETCH_STYLES, draw_from_photo, draw_photo, draw_sketch, draw_view
+from ms_unireid.apps.synthetic.figure import Figure
+from ms_unireid.apps.synthetic.person import Person, draw_people
+from ms_unireid.errors import DataError
+
+DATASET_FOLDER = "CUHK-PEDES"
+MANIFEST = "synthetic.json"
+GENERATOR_VERSION = 1  # raise when the same seed would give other pictures or captions
+SUBFOLDER = "synthetic"
+_SCENE, _CAPTIONS, _PENCIL = 0, 1, 2  # independent random streams of one photo
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """How much to make; the same values give the same bytes.
+
+    Attributes:
+        train_identities: People in the train split.
+        val_identities: People in the val split.
+        test_identities: People in the test split.
+        photos_per_identity: Photos of each person, each with one sketch.
+        captions_per_photo: Captions of each photo.
+        seed: Of all random draws; not negative.
+        sketch_style: None draws each sketch from the figure behind the photo; `pencil` or `lines` draw it from the
+            photo, as `tools/build_sketches.py` does, with the figure's true mask.
+    """
+
+    train_identities: int = 600
+    val_identities: int = 40
+    test_identities: int = 100
+    photos_per_identity: int = 4
+    captions_per_photo: int = 2
+    seed: int = 1
+    sketch_style: str | None = None
+
+    def __post_init__(self):
+        """Raise DataError for counts that make no data set, and for an unknown style."""
+        if self.sketch_style not in (None, *SKETCH_STYLES):
+            raise DataError(f"synthetic data: sketch_style must be one of {', '.join(SKETCH_STYLES)}, or none")
+        for name, value in asdict(self).items():
+            if name == "sketch_style":
+                continue
+            least = 1 if name.endswith(("_identity", "_photo")) else 0
+            if value < least:
+                raise DataError(f"synthetic data: {name} must be at least {least}, not {value}")
+        if self.identities == 0:
+            raise DataError("synthetic data: there must be at least one identity in all")
+
+    @property
+    def identities(self) -> int:
+        """Return the number of people over all splits."""
+        return self.train_identities + self.val_identities + self.test_identities
+
+    def split_of(self, identity: int) -> str:
+        """Return the split of an identity counted from 1: train first, then val, then test."""
+        if identity <= self.train_identities:
+            return "train"
+        return "val" if identity <= self.train_identities + self.val_identities else "test"
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of identities, photos, sketches and captions."""
+        photos = self.identities * self.photos_per_identity
+        return {
+            "identities": self.identities,
+            "photos": photos,
+            "sketches": photos,
+            "captions": photos * self.captions_per_photo,
+        }
+
+
+def generate_tri_dataset(
+    root: Path,
+    config: SyntheticConfig,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    force: bool = False,
+) -> Path:
+    """Write ``root/CUHK-PEDES`` (reid_raw.json, imgs/, imgs-sketch2/, synthetic.json) unless it is already there.
+
+    The files do not depend on ``workers``. Everything is written into a hidden sibling folder that is renamed at the
+    end, so that a run that is killed leaves no half data set.
+
+    Args:
+        root: Folder to hold ``CUHK-PEDES``; made if absent.
+        config: What to make.
+        workers: Processes; more than one are spawned, so a calling script needs an ``if __name__ == "__main__"``.
+        progress: Called with (identities done, identities in all).
+        force: Replace an existing synthetic data set; a folder without our manifest is never replaced.
+
+    Returns:
+        The folder ``root/CUHK-PEDES``.
+
+    Raises:
+        DataError: That folder exists and is not this data set, or ``root`` cannot be written.
+    """
+    if workers < 1:
+        raise DataError(f"synthetic data: workers must be at least 1, not {workers}")
+    target = Path(root) / DATASET_FOLDER
+    try:
+        if _is_reusable(target, config, force):
+            return target
+        people = draw_people(config.identities, config.seed)
+        with _replacing(target, force) as folder:
+            for name in ("imgs", "imgs-sketch2"):
+                (folder / name / SUBFOLDER).mkdir(parents=True)
+            _write_json(folder / "reid_raw.json", _write_people(folder, people, config, workers, progress))
+            _write_json(folder / MANIFEST, _manifest(config))
+    except OSError as error:
+        quicker = error.errno in (errno.ENOTEMPTY, errno.EEXIST) and _is_reusable(target, config, force=False)
+        if quicker:  # another process made the same data set meanwhile
+            return target
+        raise DataError(f"{target}: cannot write the synthetic data set ({error}); choose another folder") from error
+    return target
+
+
+def _manifest(config: SyntheticConfig) -> dict:
+    return {
+        "generator": "ms_unireid.data.synthetic",
+        "version": GENERATOR_VERSION,
+        # Left out where it is not used: the manifests of all earlier data sets stay what they are.
+        "config": {name: value for name, value in asdict(config).items() if value is not None},
+        **config.counts(),
+    }
+
+
+def _is_reusable(target: Path, config: SyntheticConfig, force: bool) -> bool:
+    """Tell whether the target is complete already; raise DataError if it must not be replaced."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return False
+    found = _read_manifest(target / MANIFEST)
+    if found is None:
+        raise DataError(f"{target}: exists and is not a synthetic data set; choose another folder or move it away")
+    if found != _manifest(config):
+        problem = "holds a synthetic data set of another configuration or version"
+    elif not _is_complete(target, config):
+        problem = "holds this synthetic data set, but files are missing"
+    else:
+        return not force
+    if not force:
+        raise DataError(f"{target}: {problem}; choose another folder or replace it with --force (force=True)")
+    return False
+
+
+def _read_manifest(path: Path) -> dict | None:
+    """Return the manifest if it is one of ours, else None."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(found, dict) and found.get("generator") == "ms_unireid.data.synthetic"
+    return found if ours else None
+
+
+def _is_complete(target: Path, config: SyntheticConfig) -> bool:
+    photos = config.counts()["photos"]
+    folders = (target / name / SUBFOLDER for name in ("imgs", "imgs-sketch2"))
+    return (target / "reid_raw.json").is_file() and all(len(list(f.glob("*.png"))) == photos for f in folders)
+
+
+@contextmanager
+def _replacing(target: Path, force: bool) -> Iterator[Path]:
+    """Yield a new hidden sibling folder that takes the target's place when the block ends well."""
+    fresh, old = (target.parent / f".{target.name}.{os.getpid()}.{word}" for word in ("partial", "old"))
+    try:
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        yield fresh
+        if force and target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    finally:
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_json(path: Path, content) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_people(folder: Path, people: list[Person], config: SyntheticConfig, workers: int, progress) -> list[dict]:
+    """Write all pictures and return the records of reid_raw.json in the order of identities."""
+    jobs, write, records = list(enumerate(people, 1)), partial(_write_person, folder, config), []
+
+    def gather(results) -> list[dict]:
+        for done, result in enumerate(results, 1):
+            records.extend(result)
+            if progress is not None:
+                progress(done, len(jobs))
+        return records
+
+    if workers == 1:
+        return gather(map(write, jobs))
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+        return gather(pool.imap(write, jobs, chunksize=4))
+
+
+def _write_person(folder: Path, config: SyntheticConfig, job: tuple[int, Person]) -> list[dict]:
+    """Write one identity's photos and sketches and return its records."""
+    identity, person = job
+    records = []
+    for photo in range(1, config.photos_per_identity + 1):
+        scene, words, pencil = (
+            np.random.default_rng((config.seed, identity, photo, stream)) for stream in (_SCENE, _CAPTIONS, _PENCIL)
+        )
+        name = f"{SUBFOLDER}/{identity:04d}{photo:03d}.png"
+        view = draw_view(scene, person)
+        parts = Figure(person, view.pose).parts()
+        picture = draw_photo(scene, parts, view)
+        if config.sketch_style is None:
+            sketch = draw_sketch(pencil, parts, view)
+        else:
+            sketch = draw_from_photo(pencil, picture, parts, view, config.sketch_style)
+        picture.save(folder / "imgs" / name, compress_level=1)
+        sketch.save(folder / "imgs-sketch2" / name, compress_level=1)
+        captions = [write_caption(words, person) for _ in range(config.captions_per_photo)]
+        records.append(
+            {
+                "split": config.split_of(identity),
+                "captions": captions,
+                "file_path": name,
+                "processed_tokens": [caption_tokens(caption) for caption in captions],
+                "id": identity,
+            }
+        )
+    return records

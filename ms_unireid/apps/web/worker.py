@@ -1,0 +1,94 @@
+"""The one thread that a model lives in: it compiles there, and answers one query at a time, each to whom asked."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from PIL import Image
+
+from ms_unireid.apps.search.searcher import Hit, Searcher
+from ms_unireid.apps.web.page_query import PageQuery
+from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.data.transforms import resize
+
+Result = TypeVar("Result")
+_LAST_WORDS, _LAST_CHARACTERS = 5, 60
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a query found.
+
+    Attributes:
+        hits: Best first.
+        note: What the user should know about how it was read; may be empty.
+    """
+
+    hits: list[Hit]
+    note: str = ""
+
+
+class SearchWorker:
+    """A searcher in a thread of its own.
+
+    Attributes:
+        searcher: Finds photos; only to be called in the thread.
+        image_size: Height and width of the model's pictures.
+    """
+
+    def __init__(self, open_searcher: Callable[[], Searcher]):
+        """Open the searcher and compile what a query runs, so that the first user does not wait for it.
+
+        Args:
+            open_searcher: Called once, in the thread.
+
+        Raises:
+            UserError: What opening raises.
+        """
+        # Uploads are decoded here as well: the largest take much memory, one at a time at most.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self.searcher = self._thread.submit(open_searcher).result()
+        model = self.searcher.config.model
+        self.image_size = tuple(model.image_size)
+        self._tokenizer = Tokenizer(model.context_length)
+        height, width = self.image_size
+        sheet = Image.new("RGB", (width, height), "white")
+        self._thread.submit(self._answer, PageQuery(text="a person", upload=sheet)).result()
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """Run a function in the thread, after what waits there already."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def search(self, query: PageQuery) -> Answer:
+        """Search.
+
+        Raises:
+            UserError: If the query cannot be answered.
+        """
+        query.check()
+        return await self.run(lambda: self._answer(query))
+
+    def fit(self, picture: Image.Image) -> Image.Image:
+        """Resize a picture as the model's transform will, which then finds nothing left to do."""
+        return Image.fromarray(resize(picture, self.image_size))
+
+    def _answer(self, query: PageQuery) -> Answer:
+        if query.photo is not None:
+            return Answer(self.searcher.search(photo=query.photo, top_k=query.top_k))
+        text = query.text.strip() or None
+        sketch = query.sketch(self.image_size)
+        hits = self.searcher.search(text=text, sketch=sketch, weight=query.weight, top_k=query.top_k)
+        return Answer(hits, self._note(text) if text else "")
+
+    def _note(self, text: str) -> str:
+        """Tell where the model stops reading a description that is too long for it."""
+        length = self._tokenizer.context_length
+        if self._tokenizer.lengths([text])[0] <= length:
+            return ""
+        last = " ".join(self._tokenizer.decode(self._tokenizer([text])[0]).split()[-_LAST_WORDS:])
+        return (
+            f"The description is longer than the model reads: only its first {length - 2} tokens count, "
+            f"up to “… {last[-_LAST_CHARACTERS:]}”."
+        )

@@ -1,0 +1,170 @@
+"""What the tensors of a dual encoder are called and shaped: the authors' names, CLIP's, Hugging Face's. No arrays.
+
+CLIP's names are the pivot; ours are CLIP's behind "base_model.", but for the logit scale.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ms_unireid.checkpoints.formats.dtypes import dtype_of
+from ms_unireid.checkpoints.formats.tensor_file import Entry
+from ms_unireid.config_schema import VOCABULARY_SIZE, Architecture, TowerSize
+
+OUR_PREFIX = "base_model."
+LOGIT_SCALE = "logit_scale"
+VISUAL_POSITIONS = "visual.positional_embedding"
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one tensor of CLIP is kept in another layout.
+
+    Attributes:
+        sources: Its names there; several are joined along the first axis.
+        transposed: Whether the joined matrix is CLIP's transposed.
+    """
+
+    sources: tuple[str, ...]
+    transposed: bool = False
+
+
+def our_name(clip_name: str) -> str:
+    """Return the name in the authors' checkpoints and in our model."""
+    return clip_name if clip_name == LOGIT_SCALE else OUR_PREFIX + clip_name
+
+
+def clip_shapes(architecture: Architecture, context_length: int, patches: int) -> dict[str, Shape]:
+    """List every tensor of a CLIP with its shape; `patches` is the number of patches of a picture."""
+    vision, text, embed = architecture.vision, architecture.text, architecture.embed_dim
+    patch = architecture.patch_size
+    return {
+        LOGIT_SCALE: (),
+        "positional_embedding": (context_length, text.width),
+        "text_projection": (text.width, embed),
+        "token_embedding.weight": (VOCABULARY_SIZE, text.width),
+        **_norm("ln_final", text.width),
+        **dict(_blocks("transformer", text)),
+        "visual.class_embedding": (vision.width,),
+        VISUAL_POSITIONS: (patches + 1, vision.width),
+        "visual.proj": (vision.width, embed),
+        "visual.conv1.weight": (vision.width, 3, patch, patch),
+        **_norm("visual.ln_pre", vision.width),
+        **_norm("visual.ln_post", vision.width),
+        **dict(_blocks("visual.transformer", vision)),
+    }
+
+
+def _norm(name: str, width: int) -> dict[str, Shape]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _blocks(name: str, size: TowerSize) -> Iterator[tuple[str, Shape]]:
+    width = size.width
+    for i in range(size.layers):
+        block = f"{name}.resblocks.{i}"
+        yield f"{block}.attn.in_proj_weight", (3 * width, width)
+        yield f"{block}.attn.in_proj_bias", (3 * width,)
+        yield from _linear(f"{block}.attn.out_proj", width, width).items()
+        yield from _norm(f"{block}.ln_1", width).items()
+        yield from _norm(f"{block}.ln_2", width).items()
+        yield from _linear(f"{block}.mlp.c_fc", width, 4 * width).items()
+        yield from _linear(f"{block}.mlp.c_proj", 4 * width, width).items()
+
+
+_HUGGINGFACE = {
+    LOGIT_SCALE: LOGIT_SCALE,
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    VISUAL_POSITIONS: "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    # Their spelling.
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+}
+_HUGGINGFACE_TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
+_HUGGINGFACE_BLOCK = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
+
+
+def huggingface_recipe(clip_name: str) -> Recipe:
+    """Say how Hugging Face's CLIPModel keeps a tensor of CLIP: q, k and v apart, projections as linear layers."""
+    if clip_name in _HUGGINGFACE:
+        return Recipe((_HUGGINGFACE[clip_name],))
+    if clip_name in _HUGGINGFACE_TRANSPOSED:
+        return Recipe((_HUGGINGFACE_TRANSPOSED[clip_name],), transposed=True)
+    tower, rest = clip_name.split("transformer.resblocks.")
+    index, inner = rest.split(".", 1)
+    block = f"{'vision_model' if tower else 'text_model'}.encoder.layers.{index}"
+    layer, kind = inner.replace("in_proj_", "in_proj.").rsplit(".", 1)
+    if layer == "attn.in_proj":
+        return Recipe(tuple(f"{block}.self_attn.{part}_proj.{kind}" for part in "qkv"))
+    return Recipe((f"{block}.{_HUGGINGFACE_BLOCK[layer]}.{kind}",))
+
+
+def custom_text_recipe(clip_name: str) -> Recipe:
+    """Say how open_clip's CustomTextCLIP keeps a tensor of CLIP: the text tower behind "text."."""
+    shared = clip_name == LOGIT_SCALE or clip_name.startswith("visual.")
+    return Recipe((clip_name if shared else f"text.{clip_name}",))
+
+
+def plain_recipe(clip_name: str) -> Recipe:
+    """Say how OpenAI's CLIP keeps a tensor of CLIP: as it is."""
+    return Recipe((clip_name,))
+
+
+def our_recipe(clip_name: str) -> Recipe:
+    """Say how the authors' checkpoints keep a tensor of CLIP."""
+    return Recipe((our_name(clip_name),))
+
+
+LAYOUTS = {
+    "unireid": our_recipe,
+    "clip": plain_recipe,
+    "huggingface": huggingface_recipe,
+}
+
+
+def lay_out(entries: Mapping[str, Entry], layout: str, dtypes: Mapping[str, str]) -> list[Entry]:
+    """Rename, split and transpose tensors and give each its type.
+
+    Args:
+        entries: CLIP's name to float32 tensor.
+        layout: A key of `LAYOUTS`.
+        dtypes: CLIP's name to the name of the type to write; float32 where it has none.
+    """
+    laid_out = []
+    for name, entry in entries.items():
+        recipe = LAYOUTS[layout](name)
+        dtype = dtypes.get(name, "float32")
+        for index, target in enumerate(recipe.sources):
+            laid_out.append(_part(entry, target, index, len(recipe.sources), recipe.transposed, dtype))
+    return laid_out
+
+
+def _part(entry: Entry, name: str, index: int, parts: int, transposed: bool, dtype: str) -> Entry:
+    shape = entry.shape if parts == 1 else (entry.shape[0] // parts, *entry.shape[1:])
+
+    def source() -> np.ndarray:
+        array = entry.source()
+        if parts > 1:
+            array = array[index * shape[0] : (index + 1) * shape[0]]
+        return array.T if transposed else array
+
+    return Entry(name, dtype_of(dtype), shape[::-1] if transposed else shape, source)

@@ -1,0 +1,204 @@
+"""Convert a checkpoint from any format and layout to any other, one tensor in memory at a time."""
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ms_unireid.checkpoints import clip_names as names
+from ms_unireid.checkpoints.clip_names import lay_out
+from ms_unireid.checkpoints.fitting import Row, fit
+from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
+from ms_unireid.checkpoints.formats.safetensors_file import write_safetensors
+from ms_unireid.checkpoints.formats.tensor_file import Entry
+from ms_unireid.checkpoints.formats.torch_writer import write_torch
+from ms_unireid.checkpoints.recognition import META, OURS, Source, open_source
+from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
+from ms_unireid.errors import CheckpointError
+from ms_unireid.files import replacing, sha256
+from ms_unireid.models.positions import model_grid
+
+# OpenAI puts the digest into each file's address.
+KNOWN_FILES = {
+    "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af": "OpenAI CLIP ViT-B/32",
+    "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f": "OpenAI CLIP ViT-B/16",
+    "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836": "OpenAI CLIP ViT-L/14",
+    "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02": "OpenAI CLIP ViT-L/14@336px",
+    "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762": "OpenAI CLIP RN50",
+    "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599": "OpenAI CLIP RN101",
+    "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd": "OpenAI CLIP RN50x4",
+    "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa": "OpenAI CLIP RN50x16",
+    "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c": "OpenAI CLIP RN50x64",
+}
+
+
+SUFFIXES = {"mindspore": (".ckpt", ".safetensors"), "pytorch": (".pth", ".pt", ".bin", ".safetensors")}
+# Types that float32 holds exactly, so that a conversion back can restore the bits.
+_WITHIN_FLOAT32 = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert.
+
+    Attributes:
+        to: "mindspore" or "pytorch".
+        layout: Names of a PyTorch file: "unireid" (the authors' code), "clip" (OpenAI's, open_clip) or "huggingface".
+        kind: Overrides the recognised kind of the input.
+        image_size: Height and width that the position table is resized to; None keeps it.
+        stride: Distance between patches in pixels that it is resized to; None keeps it.
+        source_image_size: Height and width that the input's position table is for.
+        activation: Overrides the activation that the input names or is taken to have.
+        dtype: Type of a PyTorch file's tensors; None restores each tensor's own where it is known.
+        allow_missing: Shell patterns of tensors that the input may lack.
+        verify: Compare features of fixed inputs, computed from the input and from the output, before the output
+            appears under its name; this imports MindSpore and PyTorch.
+    """
+
+    to: str = "mindspore"
+    layout: str = "unireid"
+    kind: str | None = None
+    image_size: tuple[int, int] | None = None
+    stride: int | None = None
+    source_image_size: tuple[int, int] | None = None
+    activation: str | None = None
+    dtype: str | None = None
+    allow_missing: tuple[str, ...] = ()
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was read and written.
+
+    Attributes:
+        source: The recognised input.
+        output: The written file.
+        config: The model that the output fills.
+        rows: One for every tensor of the model and of the input.
+        hashes: File name to SHA-256 of each file read, and of the output.
+        known_as: The published name of the input, if its hash is known.
+        verification: How the features agree, if asked for: a `ms_unireid.checkpoints.conversion_check.Verification`.
+    """
+
+    source: Source
+    output: Path
+    config: Config
+    rows: list[Row]
+    hashes: dict[str, str]
+    known_as: str | None
+    verification: Any = None
+
+
+def convert(path: str | Path, output: str | Path, options: Options) -> Conversion:
+    """Convert a file; the output is whole or absent.
+
+    Raises:
+        CheckpointError: If the input cannot be read or does not fill the model, or the output's name does not suit.
+        UserError: If the output cannot be written.
+    """
+    path, output = Path(path), Path(output)
+    _check_output(path, output, options.to)
+    source = open_source(path, options.kind, options.source_image_size, options.activation)
+    model = replace(
+        source.model,
+        image_size=options.image_size or source.model.image_size,
+        stride=options.stride or source.model.stride,
+    )
+    # Built anew, so that a size that no model can have is refused like in a user's config.
+    config = config_from_dict(to_dict(replace(_config(source), model=model)), str(path))
+    entries, rows = fit(source, model, options.allow_missing)
+    hashes = {str(part): sha256(part.open("rb")) for part in source.file.parts}
+    known_as = KNOWN_FILES.get(next(iter(hashes.values())))
+    meta = _describe(source, config, rows, hashes, known_as)
+    verification = None
+    with ThreadPoolExecutor(1) as thread:
+        with replacing(output) as temporary:
+            _write(temporary, entries, meta, options)
+            # Hashed while the system brings it to the disk.
+            digest = thread.submit(sha256, temporary.open("rb"))
+            if options.verify:
+                hashes[str(output)] = digest.result()
+                verification = _verify(source, temporary, entries, model)
+        hashes[str(output)] = digest.result()
+    return Conversion(source, output, config, rows, hashes, known_as, verification)
+
+
+def _check_output(path: Path, output: Path, to: str) -> None:
+    if output.suffix not in SUFFIXES[to]:
+        raise CheckpointError(f"{output}: a {to} checkpoint ends in {' or '.join(SUFFIXES[to])}; name it so")
+    if output.exists() and output.resolve() == path.resolve():
+        raise CheckpointError(f"{output}: is the input as well; write to another file")
+
+
+def _config(source: Source) -> Config:
+    if source.kind == OURS:
+        return config_from_dict(source.meta["config"], str(source.file.path))
+    return Config()
+
+
+def _describe(
+    source: Source, config: Config, rows: list[Row], hashes: Mapping[str, str], known_as: str | None
+) -> dict[str, Any]:
+    """Describe the output: what a file of ours says of itself, and where its tensors come from."""
+    origin = {
+        "file": source.file.path.name,
+        "kind": source.kind,
+        "known_as": known_as,
+        "sha256": list(hashes.values()),
+        "missing": [names.our_name(row.name) for row in rows if row.status == "missing"],
+        **source.meta.get("source", {}),
+        "dtypes": _restorable(source, rows),
+    }
+    epoch = source.file.values.get("epoch")
+    return {**({} if epoch is None else {"epoch": epoch}), **source.meta, "source": origin, "config": to_dict(config)}
+
+
+def _restorable(source: Source, rows: list[Row]) -> dict[str, str]:
+    """Map CLIP's names to the types that tensors had before they became float32, as far as nothing was lost."""
+    had = dict(source.meta.get("source", {}).get("dtypes", {}))
+    had.update((row.name, row.source_dtype) for row in rows if row.source_dtype in _WITHIN_FLOAT32)
+    resized = {row.name for row in rows if "resized" in row.status}
+    return {name: dtype for name, dtype in had.items() if name not in resized}
+
+
+def _write(file: Path, entries: Mapping[str, Entry], meta: dict[str, Any], options: Options) -> None:
+    text = json.dumps(meta)
+    if options.to == "mindspore":
+        ours = lay_out(entries, "unireid", {})
+        if file.suffix == ".ckpt":
+            write_mindspore(file, ours, {META: text})
+        else:
+            write_safetensors(file, ours, {META: text})
+        return
+    dtypes = meta["source"]["dtypes"] if options.dtype is None else dict.fromkeys(entries, options.dtype)
+    theirs = lay_out(entries, options.layout, dtypes)
+    if file.suffix == ".safetensors":
+        # Readers of PyTorch's safetensors look for the format.
+        write_safetensors(file, theirs, {"format": "pt", META: text})
+    elif options.layout == "unireid":
+        epoch = {"epoch": meta["epoch"]} if isinstance(meta.get("epoch"), int) else {}
+        write_torch(file, theirs, "model", {**epoch, META: text})
+    else:
+        write_torch(file, theirs)
+
+
+def _verify(source: Source, written: Path, entries: Mapping[str, Entry], model: ModelConfig) -> Any:
+    """Hold what MindSpore computes from one of the two files against what PyTorch computes from the other."""
+    from ms_unireid.checkpoints.conversion_check import verify
+
+    if source.file.format == "MindSpore checkpoint":  # PyTorch can only read the output
+        original, grid, ours = written, model_grid(model), entries
+    else:
+        original, grid = source.file.path, source.grid
+        ours = open_source(written, image_size=model.image_size).entries
+    found = verify(original, grid, model, {names.our_name(name): entry.load() for name, entry in ours.items()})
+    if not found.ok:
+        raise CheckpointError(
+            f"{source.file.path}: its features differ from its conversion's: pictures by {found.image_difference:.1e} "
+            f"(at most {found.image_limit:.1e}), captions by {found.text_difference:.1e} (at most "
+            f"{found.text_limit:.1e}); nothing was written"
+        )
+    return found

@@ -1,0 +1,118 @@
+"""Check a conversion: features of fixed inputs in MindSpore, beside PyTorch's from the original file."""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor
+
+from ms_unireid.checkpoints.formats.dtypes import aligned, cast
+from ms_unireid.checkpoints.torch_features import torch_features
+from ms_unireid.config import ModelConfig
+from ms_unireid.errors import CheckpointError, EnvironmentProblem
+from ms_unireid.models.unireid import build_model
+
+TOLERANCE = 1e-5
+_START, _END = 49406, 49407
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far the converted model's features of the fixed inputs are from the original's.
+
+    Attributes:
+        image_difference: Largest absolute difference of an image feature.
+        text_difference: Largest absolute difference of a text feature.
+        image_limit: What `image_difference` may be: TOLERANCE * max(1, largest absolute image feature).
+        text_limit: The same for text.
+    """
+
+    image_difference: float
+    text_difference: float
+    image_limit: float
+    text_limit: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether both differences are within their limits; a NaN is not."""
+        return self.image_difference <= self.image_limit and self.text_difference <= self.text_limit
+
+
+def verify(
+    original: Path, grid: tuple[int, int], config: ModelConfig, tensors: Mapping[str, np.ndarray]
+) -> Verification:
+    """Compare a converted model with the file it came from.
+
+    Args:
+        original: That file or folder.
+        grid: Rows and columns of its visual position table.
+        config: The model it was converted for.
+        tensors: The written file's tensors under our names; the logit scale is not needed.
+
+    Raises:
+        CheckpointError: If PyTorch cannot read the original, or the converted tensors are no whole model.
+        EnvironmentProblem: If PyTorch is not installed.
+    """
+    if not importlib.util.find_spec("torch"):
+        raise EnvironmentProblem(f"{original}: --verify needs PyTorch; pip install torch, or leave it out")
+    images, token_ids = fixed_inputs(config.image_size, config.context_length)
+    expected = torch_features(original, config, grid, images, token_ids)
+    found = _converted_features(original, config, tensors, images, token_ids)
+    limits = [TOLERANCE * max(1.0, float(np.abs(e).max())) for e in expected]
+    return Verification(*(float(np.abs(e - f).max()) for e, f in zip(expected, found, strict=True)), *limits)
+
+
+def fixed_inputs(image_size: tuple[int, int], context_length: int, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the inputs of every verification, the same on every machine.
+
+    Returns:
+        Images (count, 3, H, W) float32 in the range of normalised pictures, and token_ids (count, context_length)
+        int32: start, words, end, then zeros.
+    """
+    # NumPy promises the raw stream of a bit generator for ever, but not a Generator's distributions.
+    source = np.random.PCG64(0)
+    pixels = source.random_raw(count * 3 * image_size[0] * image_size[1]) % 256
+    images = ((pixels / 255 - 0.45) / 0.27).astype(np.float32).reshape(count, 3, *image_size)
+    token_ids = (1 + source.random_raw(count * context_length) % (_START - 1)).astype(np.int32).reshape(count, -1)
+    ends = 2 + source.random_raw(count) % (context_length - 2)
+    token_ids[:, 0] = _START
+    for row, end in zip(token_ids, ends.tolist(), strict=True):
+        row[end], row[end + 1 :] = _END, 0
+    return images, token_ids
+
+
+def mindspore_features(
+    tensors: Mapping[str, np.ndarray], config: ModelConfig, images: np.ndarray, token_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encode pictures and captions with our model.
+
+    Args:
+        tensors: Values of its parameters by name; the logit scale is not needed.
+        config: The model.
+        images: (B, 3, H, W) float32.
+        token_ids: (B, L) int32.
+
+    Returns:
+        Un-normalised image and text features, each (B, D) float32.
+
+    Raises:
+        KeyError: If a parameter has no value.
+    """
+    model = build_model(config).set_train(False)
+    for parameter in model.get_parameters():
+        if parameter.name != "logit_scale":
+            parameter.set_data(Tensor(aligned(cast(tensors[parameter.name], "float32"))))
+    return model.encode_image(Tensor(images)).asnumpy(), model.encode_text(Tensor(token_ids)).asnumpy()
+
+
+def _converted_features(
+    original: Path, config: ModelConfig, tensors: Mapping[str, np.ndarray], images: np.ndarray, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return mindspore_features(tensors, config, images, ids)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{original}: its conversion lacks {error.args[0]}; only a whole model can be verified"
+        ) from error

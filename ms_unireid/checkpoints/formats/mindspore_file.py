@@ -1,0 +1,253 @@
+"""Reader and writer of MindSpore's own checkpoints (.ckpt) in plain numpy.
+
+Such a file is one protobuf message, a row of values. A value has a name (field 1) and a tensor (field 2) of
+dimensions (1), element type (2) and content (3). Values are laid end to end, so a file is written value by value.
+"""
+
+import itertools
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ms_unireid.checkpoints.formats.dtypes import dtype_of, name_of
+from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile, contents
+from ms_unireid.errors import CheckpointError
+
+# MindSpore writes a larger tensor as several values of the same name, one after the other.
+SLICE_BYTES = 512 * 1024 * 1024
+
+_TYPES = {
+    "float64": "Float64",
+    "float32": "Float32",
+    "float16": "Float16",
+    "bfloat16": "BFloat16",
+    "int64": "Int64",
+    "int32": "Int32",
+    "int16": "Int16",
+    "int8": "Int8",
+    "uint8": "UInt8",
+    "bool": "Bool",
+}
+_NAMES = {theirs: ours for ours, theirs in _TYPES.items()}
+_STRING = "str"
+
+# A field begins with a byte of its number and its kind, 8 * number + kind; 0 is a number, 2 is length and bytes.
+_VALUE = 0x0A
+_NAME, _TENSOR, _MAP = 0x0A, 0x12, 0x1A
+_DIM, _TYPE, _CONTENT = 0x08, 0x12, 0x1A
+_MOST_FIELDS = 34  # type, content and numpy's 32 dimensions
+
+# Behind the values, if save_checkpoint was called with crc_check: this word and a big-endian CRC-32 of 10 bytes.
+_CHECKSUM = b"crc_num"
+_CHECKSUM_BYTES = 17
+_CIPHERS = (b"\xd8\x5e\x3a\x7f", b"\xd9\x5e\x3a\x7f", b"\xda\x5e\x3a\x7f")  # AES-GCM, AES-CBC, SM4-CBC
+
+
+@dataclass(frozen=True)
+class _Value:
+    name: str
+    type: str
+    dims: tuple[int, ...]
+    content: slice
+
+
+def looks_like_mindspore(head: bytes) -> bool:
+    """Tell whether a file that begins with these bytes (16 or more) is a MindSpore checkpoint, plain or encrypted."""
+    if head.startswith(_CIPHERS):
+        return True
+    data = memoryview(head)
+    try:
+        value, position = _number(data, 0, len(data))
+        size, position = _number(data, position, len(data))
+        name, position = _number(data, position, len(data))
+        name_size, position = _number(data, position, len(data))
+    except ValueError:
+        return False
+    after = head[position + name_size :][:1]
+    return (value, name) == (_VALUE, _NAME) and name_size < size and after in (b"", bytes([_TENSOR]), bytes([_MAP]))
+
+
+def read_mindspore(path: Path) -> TensorFile:
+    """Open a checkpoint: memory-mapped tensors, strings as `metadata`.
+
+    Numbers that were saved through append_dict are tensors of shape (), as `mindspore.load_checkpoint` returns them.
+    A file that was cut exactly between two tensors is a shorter valid file.
+
+    Raises:
+        CheckpointError: If the file cannot be read, is damaged, is encrypted or is no MindSpore checkpoint.
+    """
+    try:
+        data = _values_of(np.memmap(path, np.uint8, "r").view(np.ndarray))
+        tensors: dict[str, np.ndarray] = {}
+        strings: dict[str, str] = {}
+        for name, values in itertools.groupby(_read_values(memoryview(data)), key=lambda value: value.name):
+            if name in tensors or name in strings:
+                raise ValueError(f"{name!r} is there twice")
+            first, *rest = values
+            if first.type == _STRING and not rest:
+                strings[name] = _string(data, first)
+            else:
+                tensors[name] = _tensor(data, [first, *rest])
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as a MindSpore checkpoint ({error}); copy or save it again, or take another one"
+        ) from error
+    return TensorFile(path, "MindSpore checkpoint", tensors, metadata=strings, parts=(path,))
+
+
+def _values_of(data: np.ndarray) -> np.ndarray:
+    """Return the bytes that hold values; check the checksum behind them, if there is one."""
+    if data[:4].tobytes() in _CIPHERS:
+        raise ValueError("it is encrypted; expected one that was saved without enc_key")
+    values, end = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:].tobytes()
+    if not end.startswith(_CHECKSUM):
+        return data
+    if zlib.crc32(values) != int.from_bytes(end[len(_CHECKSUM) :], "big"):
+        raise ValueError("its content does not match its checksum")
+    return values
+
+
+def _read_values(data: memoryview) -> Iterator[_Value]:
+    for _, span in _fields(data, slice(0, len(data)), (_VALUE,)):
+        fields = _message(data, span, (_NAME, _TENSOR, _MAP))
+        name = _text(data, _only(fields, _NAME, "name"))
+        if any(key == _MAP for key, _ in fields):
+            raise ValueError(f"{name!r} is a map parameter; expected tensors and strings alone")
+        fields = _message(data, _only(fields, _TENSOR, "tensor"), (_DIM, _TYPE, _CONTENT))
+        type_name = _text(data, _only(fields, _TYPE, "element type"))
+        dims = tuple(dim for key, dim in fields if key == _DIM)
+        yield _Value(name, type_name, dims, _only(fields, _CONTENT, "content"))
+
+
+def _message(data: memoryview, span: slice, allowed: Sequence[int]) -> list[tuple[int, int | slice]]:
+    fields = list(itertools.islice(_fields(data, span, allowed), _MOST_FIELDS + 1))
+    if len(fields) > _MOST_FIELDS:
+        raise ValueError(f"more than {_MOST_FIELDS} fields for one value, found at byte {span.start}")
+    return fields
+
+
+def _fields(data: memoryview, span: slice, allowed: Sequence[int]) -> Iterator[tuple[int, int | slice]]:
+    """Yield key and number, or key and place, of each field in a message that lies at `span`."""
+    position = span.start
+    while position < span.stop:
+        at = position
+        key, position = _number(data, position, span.stop)
+        if key not in allowed:
+            raise ValueError(f"no field may begin with {key:#x}, found at byte {at}")
+        number, position = _number(data, position, span.stop)
+        if key == _DIM:
+            yield key, number
+            continue
+        if number > span.stop - position:
+            raise ValueError(f"{number} bytes should follow byte {position}, {span.stop - position} do")
+        yield key, slice(position, position + number)
+        position += number
+
+
+def _number(data: memoryview, position: int, end: int) -> tuple[int, int]:
+    """Return a number of 7 bits a byte, low ones first, and the position behind it; 9 bytes hold all below 2^63."""
+    number = 0
+    for index, byte in enumerate(data[position : min(position + 9, end)]):
+        number |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return number, position + index + 1
+    raise ValueError(f"it ends within a number, or has one of 2^63 or more, at byte {position}")
+
+
+def _only(fields: list[tuple[int, int | slice]], key: int, what: str) -> slice:
+    found = [place for field, place in fields if field == key]
+    if len(found) != 1:
+        raise ValueError(f"a value has {len(found)} fields with its {what}; expected one")
+    return found[0]
+
+
+def _text(data: memoryview, place: slice) -> str:
+    return str(data[place], "utf-8")
+
+
+def _string(data: np.ndarray, value: _Value) -> str:
+    return str(memoryview(data)[value.content], "utf-32-le").rstrip("\0")
+
+
+def _tensor(data: np.ndarray, slices: list[_Value]) -> np.ndarray:
+    first = slices[0]
+    if any((value.type, value.dims) != (first.type, first.dims) for value in slices):
+        raise ValueError(f"{first.name!r} is there twice, with different types or shapes")
+    if first.type not in _NAMES:
+        raise ValueError(f"{first.name!r} has elements of type {first.type!r}; expected one of {', '.join(_NAMES)}")
+    dtype = dtype_of(_NAMES[first.type])
+    found = sum(value.content.stop - value.content.start for value in slices)
+    shape = () if first.dims == (0,) and found else first.dims  # how older versions wrote a scalar
+    if math.prod(shape) * dtype.itemsize != found:
+        raise ValueError(f"{first.name!r} has {found} bytes, which do not fit shape {shape} of {first.type}")
+    parts = [data[value.content] for value in slices]
+    content = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    content.flags.writeable = False
+    return content.view(dtype).reshape(shape)
+
+
+def write_mindspore(file: Path, entries: Iterable[Entry], strings: Mapping[str, str]) -> None:
+    """Write tensors and strings as `mindspore.save_checkpoint` does, byte for byte, in the given order.
+
+    Args:
+        file: Where; an existing file is overwritten.
+        entries: The tensors; while one is written the next one is loaded.
+        strings: What append_dict would hold, behind the tensors.
+
+    Raises:
+        ValueError: If names are given twice, an array is not what its entry declares, or a tensor is empty: MindSpore
+            leaves those out.
+        OSError: If the file cannot be written.
+    """
+    names = set(strings)
+    with file.open("wb") as stream:
+        for entry, chunks in contents(entries):
+            if entry.name in names:
+                raise ValueError(f"{entry.name!r} is given twice")
+            names.add(entry.name)
+            _write_tensor(stream, entry, chunks)
+        for name, text in strings.items():
+            content = np.array(text).tobytes()
+            stream.write(_head(name, (0,), _STRING, len(content)) + content)
+
+
+def _write_tensor(stream: BinaryIO, entry: Entry, chunks: Iterator[np.ndarray]) -> None:
+    if not entry.nbytes:
+        raise ValueError(f"{entry.name!r} is empty; a MindSpore checkpoint has no empty tensors")
+    written = 0
+    for chunk in chunks:
+        while len(chunk):
+            within = written % SLICE_BYTES
+            if within == 0:
+                size = min(SLICE_BYTES, entry.nbytes - written)
+                stream.write(_head(entry.name, entry.shape, _TYPES[name_of(entry.dtype)], size))
+            part, chunk = chunk[: SLICE_BYTES - within], chunk[SLICE_BYTES - within :]
+            stream.write(part)
+            written += len(part)
+
+
+def _head(name: str, dims: Sequence[int], type_name: str, size: int) -> bytes:
+    """Return all of a value but its content of `size` bytes."""
+    tensor = b"".join(bytes([_DIM]) + _encoded(dim) for dim in dims) + _field(_TYPE, type_name.encode())
+    tensor += bytes([_CONTENT]) + _encoded(size)
+    value = _field(_NAME, name.encode()) + bytes([_TENSOR]) + _encoded(len(tensor) + size) + tensor
+    return bytes([_VALUE]) + _encoded(len(value) + size) + value
+
+
+def _field(key: int, content: bytes) -> bytes:
+    return bytes([key]) + _encoded(len(content)) + content
+
+
+def _encoded(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])

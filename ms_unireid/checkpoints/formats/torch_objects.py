@@ -1,0 +1,247 @@
+"""What a PyTorch pickle may build: descriptions of tensors and storages that hold no data and run nothing."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ms_unireid.checkpoints.formats.dtypes import dtype_of
+from ms_unireid.checkpoints.formats.mapped_file import Refusal, shown
+from ms_unireid.checkpoints.formats.pickle_machine import Instance, Name, put
+
+# A view may repeat its storage (torch.Tensor.expand); more than this is a trap for whoever copies it.
+MAX_REPEATED_BYTES = 1 << 26
+_MAX_DIMENSIONS = 32
+_MAX_INDEX = 1 << 60
+
+_STORAGES = {
+    "Double": "float64",
+    "Float": "float32",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
+    "Bool": "bool",
+    "ComplexFloat": "complex64",
+    "ComplexDouble": "complex128",
+    "QInt8": "qint8",
+    "QUInt8": "quint8",
+    "QInt32": "qint32",
+}
+_STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in _STORAGES.items()} | {
+    "torch.storage.UntypedStorage": "uint8",
+    "torch.UntypedStorage": "uint8",
+}
+# Types known by name alone are refused later, when the name of their tensor can be told.
+_ELEMENT_TYPES = (
+    *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"),
+    *("complex32", "complex64", "complex128", "uint16", "uint32", "uint64", "qint8", "quint8", "qint32"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """A run of elements somewhere in the file.
+
+    Attributes:
+        key: Which of the file's storages.
+        dtype: Name of the element type.
+        start: First element within the file's storage.
+        length: Number of elements.
+    """
+
+    key: str
+    dtype: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
+class TensorView:
+    """A tensor as a pickle describes it, not yet checked.
+
+    Attributes:
+        storage: Where its elements are; checked like the rest by `array`.
+        dtype: Name of the element type.
+        offset: First element within the storage.
+        shape: Sizes.
+        strides: Steps in elements.
+    """
+
+    storage: Any
+    dtype: str
+    offset: Any
+    shape: Any
+    strides: Any
+
+    def array(self, content: np.ndarray) -> np.ndarray:
+        """Return the tensor as a view of its storage.
+
+        Args:
+            content: (bytes,) uint8, the file's storage that `storage.key` names.
+
+        Raises:
+            Refusal: If sizes and strides are no numbers or reach outside the storage.
+        """
+        itemsize = dtype_of(self.storage.dtype).itemsize
+        start, length = self.storage.start * itemsize, self.storage.length * itemsize
+        if start + length > len(content):
+            raise Refusal(f"takes {start + length} bytes of a storage of {len(content)}; download or save it again")
+        return self._view(content[start : start + length])
+
+    def _view(self, content: np.ndarray) -> np.ndarray:
+        dtype = dtype_of(self.dtype)
+        shape, strides = self.shape, self.strides
+        _check_layout(self.offset, shape, strides)
+        if 0 in shape:
+            shape, strides, last = _small(shape), (0,) * len(shape), -1
+        else:
+            last = self.offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+        if (last + 1) * dtype.itemsize > len(content):
+            raise Refusal(f"reaches element {last} of a storage of {len(content)} bytes; download or save it again")
+        if math.prod(shape) * dtype.itemsize > max(len(content), MAX_REPEATED_BYTES):
+            raise Refusal("repeats its storage too often; save it again after tensor.contiguous()")
+        steps = tuple(step * dtype.itemsize for step in strides)
+        offset = self.offset * dtype.itemsize if last >= 0 else 0
+        return np.ndarray(shape, dtype, content, offset, steps)
+
+
+def _check_layout(offset: Any, shape: Any, strides: Any) -> None:
+    if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
+        raise Refusal("has no valid shape; download or save it again")
+    if len(shape) > _MAX_DIMENSIONS:
+        raise Refusal(f"has {len(shape)} dimensions; at most {_MAX_DIMENSIONS} can be read")
+    if not all(_is_index(number) for number in (offset, *shape, *strides)):
+        raise Refusal("has a negative or impossible offset, size or stride; download or save it again")
+
+
+def _is_index(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MAX_INDEX
+
+
+def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if max(shape) > MAX_REPEATED_BYTES or math.prod(size for size in shape if size) > _MAX_INDEX // 8:
+        raise Refusal("is empty, with impossible sizes; download or save it again")
+    return shape
+
+
+def storage_of(reference: Any) -> Storage:
+    """Return the storage, or the part of one, that a persistent id describes.
+
+    Raises:
+        Refusal: If it is no description of a storage.
+    """
+    if type(reference) is not tuple or len(reference) not in (5, 6):
+        raise Refusal("is damaged: a reference to no storage; download or save it again")
+    tag, kind, key, _, length, *view = reference
+    dtype = _STORAGE_TYPES.get(kind.name) if type(kind) is Name else None
+    if type(tag) is not str or tag != "storage" or dtype is None or type(key) is not str or not _is_index(length):
+        raise Refusal("is damaged: a reference to an unknown storage; download or save it again")
+    if not view or view[0] is None:
+        return Storage(key, dtype, 0, length)
+    if type(view[0]) is not tuple or len(view[0]) != 3 or not all(_is_index(number) for number in view[0][1:]):
+        raise Refusal("is damaged: a reference to an unknown part of a storage; download or save it again")
+    return Storage(key, dtype, *view[0][1:])
+
+
+def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorView:
+    return TensorView(_known(storage), storage.dtype, offset, shape, strides)
+
+
+def _rebuild_typed(storage: Any, offset: Any, shape: Any, strides: Any, _: Any, __: Any, dtype: Any, *___: Any):
+    if type(dtype) is not Name:
+        raise Refusal("is damaged: a tensor without an element type; download or save it again")
+    return TensorView(_known(storage), dtype.name.removeprefix("torch."), offset, shape, strides)
+
+
+def _known(storage: Any) -> Storage:
+    if type(storage) is not Storage:
+        raise Refusal("is damaged: a tensor without a storage; download or save it again")
+    return storage
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _dictionary(items: Any = (), *_: Any) -> dict[str, Any]:
+    """Return a dictionary of another one, or of the list of pairs that Python 2 wrote."""
+    if type(items) is dict:
+        return items
+    result: dict[str, Any] = {}
+    for pair in items:
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise Refusal("is damaged: a dictionary of no pairs; download or save it again")
+        put(result, *pair)
+    if type(items) is list:
+        items.clear()  # Else a hostile stream could have one long list copied again and again.
+    return result
+
+
+def _device(kind: Any, index: Any = None) -> str:
+    return kind if type(kind) is str else "unknown"
+
+
+_BUILDERS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _rebuild,
+    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "torch._utils._rebuild_tensor_v3": _rebuild_typed,
+    "torch._utils._rebuild_qtensor": _rebuild,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch.nn.parameter.Parameter": _first,
+    "torch.Size": _first,
+    "torch.device": _device,
+    "collections.OrderedDict": _dictionary,
+    "collections.Counter": _dictionary,
+    "collections.defaultdict": lambda factory=None: {},
+}
+_LISTS = ("intlist", "doublelist", "boollist", "tensorlist")
+_SCRIPT_BUILDERS: dict[str, Callable[..., Any]] = {
+    **{f"torch.jit._pickle.build_{kind}": _first for kind in _LISTS},
+    "torch.jit._pickle.restore_type_tag": _first,
+}
+_PLAIN = ("dict", "list", "int", "float", "str", "bool")
+_MENTIONED = {
+    *_STORAGE_TYPES,
+    *(f"torch.{name}" for name in _ELEMENT_TYPES),
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _PLAIN),
+    "torch.per_tensor_affine",
+    "torch.per_channel_affine",
+}
+
+
+def find_name(name: str) -> Name | None:
+    """Return what a name in a state dict's pickle stands for; None if it is not allowed."""
+    if name in _BUILDERS:
+        return Name(name, _BUILDERS[name])
+    return Name(name) if name in _MENTIONED else None
+
+
+def find_script_name(name: str) -> Name | None:
+    """Return what a name in a TorchScript archive stands for, its own classes included; None if not allowed."""
+    if name.startswith("__torch__."):
+        return Name(name, Instance)
+    if name in _SCRIPT_BUILDERS:
+        return Name(name, _SCRIPT_BUILDERS[name])
+    return find_name(name)
+
+
+def refuse_type(name: str, dtype: str) -> None:
+    """Refuse a tensor whose elements numpy or the converter has no type for.
+
+    Raises:
+        Refusal: If the type is not one of `ms_unireid.checkpoints.formats.dtypes`.
+    """
+    try:
+        dtype_of(dtype)
+    except KeyError:
+        raise Refusal(
+            f"tensor {shown(name)} is of {dtype}, which cannot be read; save it as float32, or leave it out"
+        ) from None

@@ -1,0 +1,162 @@
+"""Writer of PyTorch checkpoints (.pth) in plain numpy, one tensor in memory at a time.
+
+The file is a zip archive: `data.pkl` describes the objects, `data/0`, `data/1`, ... hold the tensors' elements.
+"""
+
+import struct
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ms_unireid.checkpoints.formats.dtypes import name_of
+from ms_unireid.checkpoints.formats.tensor_file import Entry, Scalar, check_names, contents
+
+_STORAGES = {
+    "float64": "DoubleStorage",
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+    "int32": "IntStorage",
+    "int16": "ShortStorage",
+    "int8": "CharStorage",
+    "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+}
+_FOLDER = "archive"
+_ALIGNMENT = 64
+_LOCAL_HEADER = 30
+_ZIP64_FIELD = 20
+_FIELD_HEADER = 4
+
+
+def write_torch(
+    file: Path, entries: Sequence[Entry], wrap: str | None = None, values: Mapping[str, Scalar] = {}
+) -> None:
+    """Write a state dict as `torch.save` does, so that `torch.load` reads it, also with weights_only and mmap.
+
+    Equal content gives equal bytes.
+
+    Args:
+        file: Where; an existing file is overwritten.
+        entries: The tensors in the state dict's order; each is loaded once.
+        wrap: A key such as "model": the file then holds {wrap: state dict, **values}. None writes the bare state dict.
+        values: Numbers and strings beside the state dict.
+
+    Raises:
+        ValueError: If names are given twice, values have no dictionary to go to, or an array is not what its entry
+            declares.
+        OSError: If the file cannot be written.
+    """
+    check_names(entry.name for entry in entries)
+    if wrap is None and values:
+        raise ValueError(f"values ({', '.join(values)}) need a wrap key; a bare state dict has no room for them")
+    if wrap in values:
+        raise ValueError(f"{wrap!r} is given twice")
+    with file.open("wb") as stream, zipfile.ZipFile(stream, "w") as archive:
+        _write_text(archive, stream, "data.pkl", _content(entries, wrap, values))
+        _write_text(archive, stream, "byteorder", b"little")
+        for index, (entry, chunks) in enumerate(contents(entries)):
+            _write_record(archive, stream, f"data/{index}", entry.nbytes, chunks)
+        _write_text(archive, stream, "version", b"3\n")
+
+
+def _write_text(archive: zipfile.ZipFile, stream: BinaryIO, name: str, content: bytes) -> None:
+    _write_record(archive, stream, name, len(content), [content])
+
+
+def _write_record(
+    archive: zipfile.ZipFile, stream: BinaryIO, name: str, size: int, chunks: Iterable[bytes | np.ndarray]
+) -> None:
+    """Store a record so that its content starts at a multiple of 64 bytes, where it can be mapped."""
+    info = zipfile.ZipInfo(f"{_FOLDER}/{name}")
+    info.create_system = 3  # else the bytes differ between Windows and the rest
+    large = size > zipfile.ZIP64_LIMIT
+    start = stream.tell() + _LOCAL_HEADER + len(info.filename) + (_ZIP64_FIELD if large else 0)
+    info.extra = _padding(-start % _ALIGNMENT)
+    with archive.open(info, "w", force_zip64=large) as record:
+        for chunk in chunks:
+            record.write(chunk)
+    info.extra = b""  # the archive's directory needs no padding
+
+
+def _padding(size: int) -> bytes:
+    """Return an extra field that is a multiple of the alignment away from `size` bytes; PyTorch's mark is "FB"."""
+    if size == 0:
+        return b""
+    if size < _FIELD_HEADER:
+        size += _ALIGNMENT
+    return b"FB" + struct.pack("<H", size - _FIELD_HEADER) + bytes(size - _FIELD_HEADER)
+
+
+def _content(entries: Sequence[Entry], wrap: str | None, values: Mapping[str, Scalar]) -> bytes:
+    """Return the pickle, protocol 2. Each function below returns the opcodes that push one object."""
+    pushed = _ordered_dict((entry.name, _tensor(index, entry)) for index, entry in enumerate(entries))
+    if wrap is not None:
+        pushed = b"}" + _items([(wrap, pushed), *((name, _scalar(value)) for name, value in values.items())])
+    return b"\x80\x02" + pushed + b"."
+
+
+def _tensor(index: int, entry: Entry) -> bytes:
+    count = entry.nbytes // entry.dtype.itemsize
+    kind = _global("torch", _STORAGES[name_of(entry.dtype)])
+    storage = _tuple([_text("storage"), kind, _text(str(index)), _text("cpu"), _integer(count)]) + b"Q"
+    shape, strides = (_tuple(map(_integer, numbers)) for numbers in (entry.shape, _strides(entry.shape)))
+    requires_grad, hooks = _scalar(False), _ordered_dict([])
+    arguments = _tuple([storage, _integer(0), shape, strides, requires_grad, hooks])
+    return _global("torch._utils", "_rebuild_tensor_v2") + arguments + b"R"
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """Return a contiguous tensor's strides in elements; PyTorch counts an empty axis as one long."""
+    strides = []
+    step = 1
+    for size in reversed(shape):
+        strides.insert(0, step)
+        step *= max(size, 1)
+    return strides
+
+
+def _ordered_dict(pairs: Iterable[tuple[str, bytes]]) -> bytes:
+    return _global("collections", "OrderedDict") + b")R" + _items(pairs)
+
+
+def _items(pairs: Iterable[tuple[str, bytes]]) -> bytes:
+    return b"(" + b"".join(_text(name) + pushed for name, pushed in pairs) + b"u"
+
+
+def _tuple(pushed: Iterable[bytes]) -> bytes:
+    return b"(" + b"".join(pushed) + b"t"
+
+
+def _global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _scalar(value: Scalar) -> bytes:
+    if value is None:
+        return b"N"
+    if isinstance(value, bool):
+        return b"\x88" if value else b"\x89"
+    if isinstance(value, int):
+        return _integer(value)
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if isinstance(value, str):
+        return _text(value)
+    raise ValueError(f"{value!r} is neither a number nor a string")
+
+
+def _integer(value: int) -> bytes:
+    if -(2**31) <= value < 2**31:
+        return b"J" + struct.pack("<i", value)
+    size = value.bit_length() // 8 + 1
+    return b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded

@@ -1,0 +1,188 @@
+"""The records of an uncompressed zip archive as views of the memory-mapped file, checked before they are trusted."""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ms_unireid.checkpoints.formats.mapped_file import Refusal, shown, truncated
+
+MAGIC = b"PK\x03\x04"
+
+_END = struct.Struct("<4s4H2LH")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_LONGEST_COMMENT = 0xFFFF
+_STORED = 0
+_ENCRYPTED = 0x1
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True)
+class _Record:
+    raw_name: bytes
+    flags: int
+    method: int
+    crc: int
+    size: int
+    stored_size: int
+    header: int
+
+
+class ZipRecords:
+    """The records of an archive whose names all start with one folder, as PyTorch writes it.
+
+    Args:
+        content: (bytes,) uint8, the whole file.
+
+    Raises:
+        Refusal: If the directory is missing or damaged, records overlap, or names leave the folder or occur twice.
+    """
+
+    def __init__(self, content: np.ndarray):
+        self._content = content
+        self._directory, size, count = _find_directory(content)
+        self._records: dict[str, _Record] = {}
+        folder = None
+        for record in _entries(content[self._directory : self._directory + size].tobytes(), count):
+            top, name = _split(record.raw_name)
+            if folder not in (None, top):
+                raise Refusal(f"is a zip archive with folders {shown(folder)} and {shown(top)}; PyTorch writes one")
+            if name in self._records:
+                raise Refusal(f"has the record {shown(name)} twice; download or save it again")
+            folder = top
+            self._records[name] = record
+        # A file could else have one large place checked under a hundred thousand names.
+        if sum(record.stored_size for record in self._records.values()) > len(content):
+            raise Refusal("has records that overlap or reach outside of it; download or save it again")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._records
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a record by its name without the archive's folder, such as "data/0".
+
+        Its checksum is compared unless it is 0, which PyTorch stores when told to compute none.
+
+        Returns:
+            (bytes,) uint8, a read-only view of the file.
+
+        Raises:
+            Refusal: If it is missing, compressed, encrypted, not inside the file or damaged.
+        """
+        if name not in self._records:
+            raise Refusal(f"has no record {shown(name)}; download or save it again")
+        record = self._records[name]
+        if record.flags & _ENCRYPTED:
+            raise Refusal(f"has the encrypted record {shown(name)}; save it again without a password")
+        if record.method != _STORED or record.stored_size != record.size:
+            raise Refusal(f"has the compressed record {shown(name)}; PyTorch stores them uncompressed, save it again")
+        start = self._data_start(name, record)
+        if start + record.size > self._directory:
+            raise Refusal(f"has the record {shown(name)}, which reaches outside its place; download it again")
+        data = self._content[start : start + record.size]
+        if record.crc and zlib.crc32(data) != record.crc:
+            raise Refusal(f"is damaged: the checksum of record {shown(name)} does not fit; download or copy it again")
+        return data
+
+    def _data_start(self, name: str, record: _Record) -> int:
+        header = self._content[record.header : record.header + _LOCAL.size].tobytes()
+        if record.header + _LOCAL.size > self._directory or not header.startswith(MAGIC):
+            raise Refusal(f"is damaged: no header for the record {shown(name)}; download or copy it again")
+        *_, name_length, extra_length = _LOCAL.unpack(header)
+        start = record.header + _LOCAL.size
+        if self._content[start : start + name_length].tobytes() != record.raw_name:
+            raise Refusal(f"is damaged: the record {shown(name)} has two names; download or copy it again")
+        return start + name_length + extra_length
+
+
+def _find_directory(content: np.ndarray) -> tuple[int, int, int]:
+    """Return offset, size and number of entries of the directory at the end of the file."""
+    tail_start = max(0, len(content) - _END.size - _LONGEST_COMMENT)
+    tail = content[tail_start:].tobytes()
+    end = tail.rfind(b"PK\x05\x06", 0, len(tail) - _END.size + 4)
+    if end < 0:
+        raise truncated("the directory of a zip archive")
+    *_, count, size, offset, comment = _END.unpack_from(tail, end)
+    end += tail_start
+    if end + _END.size + comment != len(content):
+        raise Refusal("has bytes after the end of the zip archive; download or copy it again")
+    locator = content[max(0, end - _END64_LOCATOR.size) : end].tobytes()
+    if locator.startswith(b"PK\x06\x07"):
+        end, size, count, offset = _find_directory64(content, locator)
+    if offset + size > end:
+        raise _damaged_directory()
+    return offset, size, count
+
+
+def _find_directory64(content: np.ndarray, locator: bytes) -> tuple[int, int, int, int]:
+    if len(locator) != _END64_LOCATOR.size:
+        raise _damaged_directory()
+    _, _, end, _ = _END64_LOCATOR.unpack(locator)
+    record = content[end : end + _END64.size].tobytes()
+    if len(record) != _END64.size or not record.startswith(b"PK\x06\x06"):
+        raise _damaged_directory()
+    *_, count, size, offset = _END64.unpack(record)
+    return end, size, count, offset
+
+
+def _entries(directory: bytes, count: int) -> Iterator[_Record]:
+    position = 0
+    for _ in range(count):
+        if position + _ENTRY.size > len(directory):
+            raise _damaged_directory()
+        magic, _, _, flags, method, _, _, crc, stored_size, size, *lengths, _, _, _, header = _ENTRY.unpack_from(
+            directory, position
+        )
+        name_end = position + _ENTRY.size + lengths[0]
+        extra_end = name_end + lengths[1]
+        position = extra_end + lengths[2]
+        if magic != b"PK\x01\x02" or position > len(directory):
+            raise _damaged_directory()
+        name = directory[name_end - lengths[0] : name_end]
+        sizes = _widened([size, stored_size, header], directory[name_end:extra_end])
+        yield _Record(name, flags, method, crc, *sizes)
+    if position != len(directory):
+        raise _damaged_directory()
+
+
+def _widened(values: list[int], extra: bytes) -> list[int]:
+    """Replace each value that does not fit 32 bits by its 64-bit one in the zip64 extra field."""
+    wide = iter(_zip64_values(extra))
+    try:
+        return [next(wide) if value == 0xFFFFFFFF else value for value in values]
+    except StopIteration:
+        raise _damaged_directory() from None
+
+
+def _zip64_values(extra: bytes) -> list[int]:
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<2H", extra)
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == 1:
+            return [value for (value,) in struct.iter_unpack("<Q", field[: len(field) // 8 * 8])]
+    return []
+
+
+def _split(raw_name: bytes) -> tuple[str, str]:
+    """Return the top folder of a record and the rest of its name."""
+    name = raw_name.decode("utf-8", "surrogateescape")
+    top, slash, rest = name.partition("/")
+    parts = name.removesuffix("/").split("/")
+    if "\\" in name or "\0" in name or _DRIVE.match(name) or any(part in ("", ".", "..") for part in parts):
+        raise Refusal(f"has the record {shown(name)}, whose name leaves the archive; do not use this file")
+    if not slash:
+        raise Refusal(f"is a zip archive with {shown(name)} outside of a folder; PyTorch writes no such archive")
+    return top, rest
+
+
+def _damaged_directory() -> Refusal:
+    return Refusal("is damaged: its zip directory is inconsistent; download or copy it again")

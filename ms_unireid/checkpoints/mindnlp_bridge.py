@@ -1,0 +1,84 @@
+"""CLIP weights from a Hugging Face name or folder through MindNLP, which only ever runs in a child process."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ms_unireid import errors
+from ms_unireid.checkpoints import mindnlp_child
+from ms_unireid.errors import CheckpointError, EnvironmentProblem
+
+_ROOT = Path(__file__).resolve().parents[2]
+_ENVIRONMENT = {
+    # MindNLP asks a mirror otherwise; the user's own choice stands.
+    "HF_ENDPOINT": "https://huggingface.co",
+    # Reading weights needs no accelerator.
+    "DEVICE_TARGET": "CPU",
+}
+
+
+def export_clip(name_or_path: str, file: Path) -> None:
+    """Write the weights of a Hugging Face CLIP that MindNLP loads, as safetensors that `open_source` reads.
+
+    The tensors are float32 under Hugging Face's names; the configuration is the metadata's "config.json". What MindNLP
+    says goes to stderr.
+
+    Args:
+        name_or_path: A name on the Hugging Face hub, such as "openai/clip-vit-base-patch16", or a folder.
+        file: Where; whole or absent afterwards.
+
+    Raises:
+        EnvironmentProblem: If MindNLP is not installed, or cannot be imported.
+        CheckpointError: If it cannot load a whole CLIP by this name, or its process dies.
+        UserError: If the file cannot be written.
+    """
+    if importlib.util.find_spec("mindnlp") is None:
+        raise EnvironmentProblem(
+            f"{name_or_path}: MindNLP is not installed; install requirements-mindnlp.txt in an environment of its own "
+            "and run this there, or download the model's folder and convert that, which needs no MindNLP"
+        )
+    path = Path(name_or_path)
+    if path.exists() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: is no folder with a config.json; expected a Hugging Face folder of a CLIP")
+    # The child runs where the package is, so that it finds it.
+    code, last_line = _run([str(path.resolve()) if path.exists() else name_or_path, str(file.resolve())])
+    if code:
+        raise _failure(name_or_path, code, last_line)
+
+
+def _run(arguments: list[str]) -> tuple[int, str]:
+    """Run the child, pass on what it says line by line, and return its exit code and its last line, kept back."""
+    command = [sys.executable, "-m", mindnlp_child.__name__, *arguments]
+    environment = {**_ENVIRONMENT, **os.environ}
+    last = ""
+    with subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as child:
+        for line in filter(str.strip, child.stderr):
+            print(last, end="", file=sys.stderr)
+            last = line
+    if child.returncode == 0:
+        print(last, end="", file=sys.stderr)
+    return child.returncode, last.strip()
+
+
+def _failure(name: str, code: int, last_line: str) -> errors.UserError:
+    """Return the child's own refusal, or tell how it died."""
+    kind, _, message = last_line.partition(": ")
+    if code == mindnlp_child.REFUSED and kind in ("CheckpointError", "EnvironmentProblem", "UserError"):
+        return getattr(errors, kind)(message)
+    how = f"signal {-code}" if code < 0 else f"code {code}"
+    return CheckpointError(
+        f"{name}: MindNLP's process ended with {how} ({last_line or 'it said nothing'}); try again, or download the "
+        "model's folder and convert that, which needs no MindNLP"
+    )

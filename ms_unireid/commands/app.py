@@ -1,0 +1,57 @@
+"""Open a web page to search an index of photos by description, sketch, or both.
+
+python tools/app.py --index runs/demo/index
+python tools/app.py --index INDEX --host 0.0.0.0 --allow-remote --token TOKEN
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_unireid.errors import EnvironmentProblem
+from ms_unireid.runtime import check_packages
+
+TOKEN = "MS_UNIREID_TOKEN"
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Open a web page to search an index of photos; its address goes to stdout. Ctrl-C stops it.",
+        epilog="example: python tools/app.py --index runs/demo/index",
+    )
+    parser.add_argument("--index", type=Path, required=True, help="folder that tools/search.py index wrote")
+    parser.add_argument("--checkpoint", type=Path, help="the checkpoint, if it is no longer where the index found it")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1: this machine alone")
+    parser.add_argument("--port", type=int, default=8080, help="0: any free one")
+    parser.add_argument("--allow-remote", action="store_true", help="let other machines reach the page; needs a token")
+    parser.add_argument(
+        "--token",
+        help=f"what gives access, by opening /?token=... once; or the variable {TOKEN}, which ps does not show",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job with these arguments of its command line."""
+    options = _parse(arguments)
+    check_packages()
+    if importlib.util.find_spec("nicegui") is None:
+        raise EnvironmentProblem("NiceGUI is not installed; the page needs: pip install -r requirements-app.txt")
+    from ms_unireid.apps.search.searcher import Searcher
+    from ms_unireid.apps.web import access
+    from ms_unireid.apps.web import page as app
+    from ms_unireid.apps.web import worker as search_worker
+
+    token = options.token or os.environ.get(TOKEN) or None
+    access.check_access(options.host, options.allow_remote, token)
+    with app.bind(options.host, options.port) as listener:
+        print(f"opening {options.index}", file=sys.stderr)
+        worker = search_worker.SearchWorker(
+            lambda: Searcher.open(options.index, checkpoint=options.checkpoint, overrides=options.overrides)
+        )
+        print(app.address_of(listener))
+        app.serve(app.build_site(worker, token), listener)

@@ -1,0 +1,110 @@
+"""Convert a checkpoint: any CLIP, UNIReID or IRRA file to MindSpore, or back to PyTorch; neither needs PyTorch.
+
+python tools/convert_checkpoint.py ViT-B-16.pt clip.ckpt --image-size 384 128
+"""
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ms_unireid.checkpoints.clip_names import LAYOUTS
+from ms_unireid.checkpoints.conversion import SUFFIXES, Options, convert
+from ms_unireid.checkpoints.conversion_report import to_json, to_text
+from ms_unireid.checkpoints.recognition import KINDS
+from ms_unireid.config import RuntimeConfig
+from ms_unireid.errors import CheckpointError
+from ms_unireid.files import write_json
+from ms_unireid.runtime import prepare
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Convert a checkpoint; the table of its tensors goes to stdout.",
+        epilog="example: python tools/convert_checkpoint.py runs/cuhk/best_average.ckpt unireid.pth --verify",
+    )
+    parser.add_argument("input", type=Path, nargs="?", help="a checkpoint file, or a Hugging Face folder")
+    parser.add_argument("output", type=Path, help="a file that ends in .ckpt, .safetensors, .pth, .pt or .bin")
+    parser.add_argument(
+        "--to", choices=tuple(SUFFIXES), help="default: by the output's ending, .safetensors is mindspore"
+    )
+    parser.add_argument(
+        "--source",
+        metavar="mindnlp:NAME",
+        help="instead of INPUT: a Hugging Face name or folder that MindNLP loads (docs/checkpoints.md)",
+    )
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), default="unireid", help="names of a PyTorch file")
+    parser.add_argument("--kind", choices=KINDS, help="what the input is; recognised by its content otherwise")
+    parser.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="resize the position table to this")
+    parser.add_argument("--stride", type=int, help="distance between patches that the position table is resized to")
+    parser.add_argument(
+        "--source-image-size", type=int, nargs=2, metavar=("H", "W"), help="what the input's position table is for"
+    )
+    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="of the input's towers")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of a PyTorch file; otherwise as before the conversion to float32, where known",
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="tensors that the input may lack, such as 'transformer.*'; may be given several times",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="compare features of the output with PyTorch's of the input, on the CPU"
+    )
+    parser.add_argument("--json", type=Path, help="write the table as JSON")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job with these arguments of its command line."""
+    options = _parse(arguments)
+    if (options.input is None) == (options.source is None):
+        raise CheckpointError("give either INPUT or --source mindnlp:NAME; see --help")
+    if options.verify:
+        prepare(RuntimeConfig(device="CPU", graph_mode=False))
+    with _input_file(options) as file:
+        conversion = convert(file, options.output, _conversion_options(options))
+    print(to_text(conversion))
+    if options.json:
+        write_json(options.json, to_json(conversion))
+
+
+@contextlib.contextmanager
+def _input_file(options: argparse.Namespace) -> Iterator[Path]:
+    if options.source is None:
+        yield options.input
+        return
+    bridge, _, name = options.source.partition(":")
+    if bridge != "mindnlp" or not name:
+        raise CheckpointError(f"--source {options.source}: expected mindnlp: and a Hugging Face name or folder")
+    from ms_unireid.checkpoints.mindnlp_bridge import export_clip
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{Path(name).name or 'clip'}.safetensors"
+        export_clip(name, file)
+        yield file
+
+
+def _conversion_options(options: argparse.Namespace) -> Options:
+    return Options(
+        to=options.to or ("pytorch" if options.output.suffix in SUFFIXES["pytorch"][:-1] else "mindspore"),
+        layout=options.layout,
+        kind=options.kind,
+        image_size=_pair(options.image_size),
+        stride=options.stride,
+        source_image_size=_pair(options.source_image_size),
+        activation=options.activation,
+        dtype=options.dtype,
+        allow_missing=tuple(options.allow_missing),
+        verify=options.verify,
+    )
+
+
+def _pair(size: list[int] | None) -> tuple[int, int] | None:
+    return None if size is None else (size[0], size[1])

@@ -1,0 +1,63 @@
+"""Check packages, devices, memory, disk, data and weights before a run, with the fix for each problem.
+
+python tools/doctor.py --config configs/tri_cuhk_pedes/unireid.yaml data.root=/data model.pretrained=ViT-B-16.pt
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ms_unireid.apps.checks.machine import examine
+from ms_unireid.errors import EnvironmentProblem
+from ms_unireid.files import write_json
+from ms_unireid.findings import to_json, to_table
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Check what a run needs; the table goes to stdout. Exit code 2 if something is a problem.",
+        epilog="example: python tools/doctor.py --config configs/synthetic/demo.yaml --json doctor.json",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        help="YAML file of the run, may be given again as in tools/train.py; without any, what the paper's run lacks "
+        "is a warning only",
+    )
+    parser.add_argument("--json", type=Path, help="write the findings as JSON")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=300,
+        metavar="SECONDS",
+        help="time for each of the processes that try a device; an accelerator may compile for minutes at first",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
+    return parser.parse_args(arguments)
+
+
+def _config_of(options: argparse.Namespace) -> Any:
+    try:
+        from ms_unireid.config import load_config
+    except ImportError:
+        return None
+    return load_config(options.config, options.overrides)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job with these arguments of its command line."""
+    options = _parse(arguments)
+    asked = bool(options.config or options.overrides)
+    findings = []
+    for finding in examine(_config_of(options), asked, options.limit):
+        print(f"{finding.what}: {finding.state}", file=sys.stderr)
+        findings.append(finding)
+    print(to_table(findings))
+    if options.json:
+        write_json(options.json, to_json(findings))
+    problems = sum(finding.state == "problem" for finding in findings)
+    if problems:
+        raise EnvironmentProblem(f"{problems} of {len(findings)} checks found a problem; mend them as the table says")

@@ -1,0 +1,102 @@
+"""Evaluate checkpoints on a split, of their own data set or of others.
+
+python tools/evaluate.py --checkpoint runs/cuhk/best_average.ckpt --split test --figure ranked.png
+python tools/evaluate.py --checkpoint runs/cuhk/best_average.ckpt --target icfg_pedes=DIR --target pku_sketch=DIR
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ms_unireid.config_schema import PROTOCOLS
+from ms_unireid.errors import ConfigError
+from ms_unireid.files import write_json, write_text
+from ms_unireid.runtime import check_packages
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Evaluate checkpoints; the table goes to stdout. Several checkpoints or targets make one table, a "
+        "line for each pair.",
+        epilog="example: python tools/evaluate.py --checkpoint runs/demo/best_average.ckpt --split val --json out.json",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, action="append", help="a .ckpt of a run folder; may be given again"
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        help="YAML file, a later one wins; the config saved in the checkpoint otherwise",
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a data set to evaluate on instead of the config's, such as pku_sketch=DIR; may be given again",
+    )
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument(
+        "--protocol",
+        default="paper",
+        choices=("paper", *PROTOCOLS, "all"),
+        help="paper: Table 2's three rows without the source photo, and text on the full gallery, or PKU-Sketch's ten "
+        "trials; all: every rule of the gallery, and trials; each one's definition is in docs/evaluation.md",
+    )
+    parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
+    parser.add_argument("--json", type=Path, help="write the rows as JSON")
+    parser.add_argument("--markdown", type=Path, help="write the rows as a Markdown table")
+    parser.add_argument("--figure", type=Path, help="draw ranked lists of a few queries (PNG)")
+    parser.add_argument("--queries", type=int, default=4, help="sketches in the figure")
+    parser.add_argument(
+        "--errors",
+        type=Path,
+        help="folder for the queries' ranks, the worst of them as pictures, and "
+        "R1 by length of caption and by style of sketch",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job with these arguments of its command line."""
+    options = _parse(arguments)
+    single = len(options.checkpoint) == 1 and not options.target
+    if (len(options.checkpoint) > 1 or len(options.target) > 1) and (options.figure or options.errors):
+        raise ConfigError("--figure and --errors are for one checkpoint on one data set; leave out the others")
+    if options.queries < 1:
+        raise ConfigError(f"--queries {options.queries}: expected at least 1")
+    check_packages()
+    from ms_unireid.evaluation.checkpoint_evaluation import evaluate_checkpoints
+    from ms_unireid.evaluation.evaluator import to_json, to_markdown, to_table
+
+    rows = []
+    with tqdm(unit="batch", desc=options.split) as bar:
+        for evaluated in evaluate_checkpoints(
+            options.checkpoint,
+            options.target,
+            split=options.split,
+            protocol=options.protocol,
+            reranked=options.rerank,
+            files=options.config,
+            overrides=options.overrides,
+            progress=lambda done, total: bar.update(),
+        ):
+            rows += to_json(evaluated.results) if single else evaluated.rows()
+    print(to_table(rows))
+    if options.json:
+        checkpoint = {"checkpoint": str(options.checkpoint[0])} if single else {}
+        write_json(options.json, {**checkpoint, "split": options.split, "rows": rows})
+    if options.markdown:
+        write_text(options.markdown, to_markdown(rows) + "\n")
+    if options.figure:
+        from ms_unireid.evaluation.figures import draw_ranked_lists
+
+        draw_ranked_lists(evaluated.feats, evaluated.data, options.figure, options.queries)
+    if options.errors:
+        from ms_unireid.evaluation.error_analysis import analyse_errors
+
+        analyse_errors(evaluated.feats, evaluated.data, options.errors)

@@ -1,0 +1,74 @@
+"""The command `unireid JOB ...`: finds the job, and turns mistakes into one line and an exit code."""
+
+import difflib
+import importlib
+import os
+import signal
+import sys
+
+from ms_unireid.errors import Interrupted, UserError
+
+USER_ERROR = 2
+JOBS = {
+    "train": "train a UNIReID and evaluate it as it goes",
+    "evaluate": "evaluate checkpoints by the paper's protocols",
+    "convert": "convert a checkpoint from or to PyTorch",
+    "reproduce": "train and evaluate what a table of the paper needs",
+    "verify": "check a data set",
+    "sketches": "draw sketches of photos",
+    "synthetic": "make the synthetic data set",
+    "search": "index photos and search them by text, sketch or both",
+    "app": "open the search page",
+    "export": "export a checkpoint as MindIR and ONNX",
+    "doctor": "check packages, devices, memory, disk and data",
+    "benchmark": "measure speed and memory beside PyTorch's",
+}
+
+
+def cli() -> None:
+    """Run `unireid JOB ARGUMENTS`, where Python's command line holds both."""
+    job = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if job in JOBS:
+        sys.argv = [f"unireid {job}", *sys.argv[2:]]
+        run(job)
+    listed = "\n".join(f"  {name:10} {what}" for name, what in JOBS.items())
+    usage = f"usage: unireid JOB [options]\n\n{listed}\n\nunireid JOB --help tells a job's options"
+    if job in ("-h", "--help"):
+        print(usage)
+        sys.exit(0)
+    near = difflib.get_close_matches(job, JOBS, n=1, cutoff=0.0)[0]
+    print(f"error: unknown job '{job}'; did you mean '{near}'?\n{usage}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def run(job: str) -> None:
+    """Run a job with Python's command line and exit: 0 done, 2 for a user's mistake, 128 + n after signal n.
+
+    Mistakes are told in one line on stderr, without a traceback.
+    """
+    _keep_stdout_for_results()
+    code = 0
+    try:
+        importlib.import_module(f"ms_unireid.commands.{job}").main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = USER_ERROR
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        code = 128 + error.signal_number
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    sys.exit(code)
+
+
+def _keep_stdout_for_results() -> None:
+    """Send what compiled libraries print on stdout to stderr; MindSpore greets every run there."""
+    sys.stdout.flush()
+    results = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(results, "w", encoding="utf-8", buffering=1)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,131 @@
+"""Train and evaluate what a table of the paper needs, and print our numbers beside the paper's.
+
+python tools/reproduce_tables.py --table 2 --data-root DIR --pretrained ViT-B-16.pt --output runs/tables
+python tools/reproduce_tables.py --table 2 --datasets synthetic --seeds 1 2 3
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from ms_unireid.config import CONFIGS
+from ms_unireid.runtime import check_packages, describe, prepare
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Reproduce a table: progress goes to stderr, the table to stdout and, as Markdown, CSV, LaTeX and "
+        "JSON, to the output folder. Runs that are finished are kept, interrupted ones go on, with the same command.",
+        epilog="example: python tools/reproduce_tables.py --table 2 --rows text unireid --datasets cuhk_pedes "
+        "--data-root data --pretrained ViT-B-16.pt --dry-run",
+    )
+    parser.add_argument("--table", type=int, required=True, help="2 to 6")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="text, sketch, fusion, tasks, dynamic, unireid; or all"
+    )
+    parser.add_argument(
+        "--datasets", nargs="+", metavar="NAME", help="data sets to train on, or synthetic; all of the table otherwise"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one run each; mean and standard deviation")
+    parser.add_argument("--data-root", type=Path, help="folder that holds the data sets' folders")
+    parser.add_argument("--pretrained", type=Path, help="weights to start from, the paper's are CLIP's ViT-B-16.pt")
+    parser.add_argument("--output", type=Path, default=Path("runs/tables"), help="takes the runs and the tables")
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="where a data set to evaluate on is",
+    )
+    parser.add_argument("--config", type=Path, action="append", default=[], help="YAML overlay for every run")
+    parser.add_argument(
+        "--select",
+        choices=("task", "average", "last"),
+        default="task",
+        help="which checkpoint fills a line: each task's own best, the best average, or the last",
+    )
+    parser.add_argument(
+        "--checkpoint-dir",
+        type=Path,
+        help="evaluate the checkpoints of this folder and train nothing: DATASET/ROW.ckpt or DATASET/ROW/seed_N/...",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show runs, steps and time, and do nothing")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of every config")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job with these arguments of its command line."""
+    options = _parse(arguments)
+    from ms_unireid.apps.paper.table_plan import TableRequest, check_targets, plan_table
+    from ms_unireid.data.evaluation_sets import parse_targets
+
+    request = TableRequest(
+        table=options.table,
+        configs=CONFIGS,
+        output=options.output,
+        rows=None if options.rows is None else tuple(options.rows),
+        datasets=None if options.datasets is None else tuple(options.datasets),
+        seeds=tuple(dict.fromkeys(options.seeds)),
+        overlays=tuple(options.config),
+        overrides=(
+            *([f"data.root={options.data_root}"] if options.data_root else []),
+            *([f"model.pretrained={options.pretrained}"] if options.pretrained else []),
+            *options.overrides,
+        ),
+    )
+    plan = plan_table(request)
+    first = plan[0].runs[0].config
+    targets = {data.name: data for data in parse_targets(options.target, first)}
+    check_packages()
+    if options.dry_run:
+        _show_plan(plan)
+        return
+    check_targets(plan, targets)
+    from ms_unireid.apps.paper.reproduce import Judging, reproduce
+    from ms_unireid.apps.paper.table_report import to_markdown
+    from ms_unireid.distributed import start
+    from ms_unireid.training.trainer import Trainer
+
+    _draw_synthetic(plan)
+    environment = describe(prepare(first.runtime))
+    processes = start()
+    environment["processes"] = processes.size
+    lines = reproduce(
+        request,
+        Judging(options.select, targets, options.checkpoint_dir),
+        lambda config: Trainer(config, environment, processes).fit(),
+        lambda text: print(text, file=sys.stderr, flush=True),
+        processes,
+    )
+    print(to_markdown(lines) if lines else "", end="")
+
+
+def _show_plan(plan: Sequence) -> None:
+    from ms_unireid.apps.paper.reproduce import multiplication_rate
+    from ms_unireid.apps.paper.table_plan import estimate, runs_of
+
+    runs = runs_of(plan)
+    prepare(runs[0].config.runtime)
+    rate, total = multiplication_rate(), 0.0
+    for one in runs:
+        found = estimate(one, rate)
+        total += found.seconds or 0.0
+        time = "unknown" if found.seconds is None else timedelta(seconds=round(found.seconds))
+        steps = "unknown" if found.steps is None else f"{found.steps_left} of {found.steps}"
+        name = f"{one.dataset:12} {one.row:8} seed {one.config.train.seed}"
+        print(f"{name}: steps left {steps}, time {time} ({found.basis})")
+    print(f"runs: {len(runs)}, lines: {len(plan)}; about {timedelta(seconds=round(total))} in all, evaluation left out")
+
+
+def _draw_synthetic(plan: Sequence) -> None:
+    """Draw the synthetic data set where the plan needs it and nothing is there."""
+    from ms_unireid.apps.paper.table_plan import needs_synthetic
+    from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
+
+    root = Path(plan[0].runs[0].config.data.root)
+    if needs_synthetic(plan) and not root.exists():
+        print(f"drawing the synthetic data set into {root}", file=sys.stderr, flush=True)
+        generate_tri_dataset(root, SyntheticConfig(), workers=2)

@@ -1,0 +1,174 @@
+"""Search photos by text, sketch or both: make an index of a folder, then ask it.
+
+python tools/search.py index --photos DIR --checkpoint runs/cuhk/best_average.ckpt --output INDEX
+python tools/search.py query --index INDEX --text "a man in a red jacket" --sketch sketch.png --figure found.png
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ms_unireid.apps.search.index import DTYPES
+from ms_unireid.apps.search.queries import Query, make_query, read_queries
+from ms_unireid.apps.synthetic.captions import write_caption
+from ms_unireid.apps.synthetic.person import draw_people
+from ms_unireid.data.tri_pedes import DATASETS
+from ms_unireid.errors import ConfigError
+from ms_unireid.files import write_json, write_text
+from ms_unireid.runtime import check_packages
+
+SAMPLE = 100  # queries and photos that recall is measured with
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Search photos by text, sketch or both.",
+        epilog='example: python tools/search.py query --index INDEX --text "a man in red" --top-k 10',
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    index = commands.add_parser("index", help="make an index, or bring it up to date; a summary goes to stdout")
+    index.add_argument("--photos", type=Path, action="append", default=[], help="a folder of photos; repeatable")
+    index.add_argument("--dataset", choices=tuple(DATASETS), help="index a split of a data set")
+    index.add_argument("--root", type=Path, help="with --dataset: its folder")
+    index.add_argument("--split", default="test", choices=("train", "val", "test"), help="with --dataset")
+    index.add_argument("--remove", type=Path, action="append", default=[], help="a folder to forget; repeatable")
+    index.add_argument("--checkpoint", type=Path, help="the model; an index that is there knows its own")
+    index.add_argument("--output", type=Path, required=True, help="folder of the index")
+    index.add_argument("--dtype", choices=DTYPES, help="of the features on disk (default float16)")
+    index.add_argument("--config", type=Path, action="append", help="YAML file; else the checkpoint's own config")
+    index.add_argument("--json", type=Path, help="write the summary as JSON")
+    index.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
+    query = commands.add_parser("query", help="ask an index; the ranked photos go to stdout")
+    query.add_argument("--index", type=Path, required=True, help="folder of the index")
+    query.add_argument("--text", action="append", default=[], help="a description; repeated ones are averaged")
+    query.add_argument("--sketch", type=Path, action="append", default=[], help="a picture; repeated ones are averaged")
+    query.add_argument("--photo", type=Path, help="a photo to search from, alone")
+    query.add_argument(
+        "--weight",
+        type=float,
+        default=0.5,
+        help="how much the sketch counts against the text, 0 to 1; 0.5 adds both features as the paper does",
+    )
+    query.add_argument("--queries", type=Path, help="many queries: CSV with a header, or a JSON object a line")
+    query.add_argument("--top-k", type=int, default=10, help="photos per query")
+    query.add_argument("--approximate", action="store_true", help="search the approximate index")
+    query.add_argument("--checkpoint", type=Path, help="the model's file, if it lies elsewhere now")
+    query.add_argument("--json", type=Path, help="write what was found as JSON")
+    query.add_argument("--csv", type=Path, help="write what was found as CSV")
+    query.add_argument("--figure", type=Path, help="draw the ranked lists (PNG)")
+    query.add_argument("--heat-map", action="store_true", help="with --figure: show where the model looked")
+    query.add_argument("overrides", nargs="*", metavar="runtime.key=value", help="such as runtime.device=CPU")
+    approximate = commands.add_parser(
+        "approximate", help="make an approximate index for millions of photos; its recall goes to stdout"
+    )
+    approximate.add_argument("--index", type=Path, required=True, help="folder of the index")
+    approximate.add_argument("--recall", type=float, default=0.95, help="least share of the exact top 10 to be found")
+    approximate.add_argument("--queries", type=Path, help="queries to measure it with, as of query; else captions")
+    approximate.add_argument("--checkpoint", type=Path, help="the model's file, if it lies elsewhere now")
+    info = commands.add_parser("info", help="what is in an index and what made it, as JSON on stdout")
+    info.add_argument("--index", type=Path, required=True, help="folder of the index")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job with these arguments of its command line."""
+    options = _parse(arguments)
+    {"index": _index, "query": _query, "approximate": _approximate, "info": _info}[options.command](options)
+
+
+def _index(options: argparse.Namespace) -> None:
+    if options.dataset and not options.root:
+        raise ConfigError("--dataset needs --root, the folder of the data set")
+    check_packages()
+    from ms_unireid.apps.search.indexing import build_index, dataset_source, photo_source
+
+    sources = [photo_source(folder) for folder in options.photos]
+    if options.dataset:
+        sources.append(dataset_source(options.dataset, options.root, options.split))
+    report = build_index(
+        options.output,
+        sources,
+        options.checkpoint,
+        dtype=options.dtype,
+        removed=options.remove,
+        files=options.config,
+        overrides=options.overrides,
+        progress=_bars(),
+    )
+    summary = {"index": str(options.output), **dataclasses.asdict(report)}
+    print(json.dumps(summary, indent=2, ensure_ascii=False))
+    if options.json:
+        write_json(options.json, summary)
+
+
+def _query(options: argparse.Namespace) -> None:
+    if options.heat_map and not options.figure:
+        raise ConfigError("--heat-map is drawn into the picture; add --figure FILE")
+    queries = _asked(options)
+    check_packages()
+    from ms_unireid.apps.search.search_report import to_csv, to_json, to_table
+    from ms_unireid.apps.search.searcher import Searcher
+
+    searcher = Searcher.open(options.index, options.checkpoint, options.overrides, options.approximate)
+    found = searcher.search_all(queries, options.top_k)
+    print(to_table(queries, found))
+    if options.json:
+        write_json(options.json, to_json(queries, found))
+    if options.csv:
+        write_text(options.csv, to_csv(queries, found))
+    if options.figure:
+        from ms_unireid.apps.search.search_figure import draw_search
+
+        draw_search(searcher, queries, found, options.figure, heat_map=options.heat_map)
+
+
+def _asked(options: argparse.Namespace) -> list[Query]:
+    if not options.queries:
+        return [make_query(options.text, options.sketch, options.photo, options.weight)]
+    if options.text or options.sketch or options.photo:
+        raise ConfigError("--queries holds the queries; leave out --text, --sketch and --photo")
+    return read_queries(options.queries)
+
+
+def _approximate(options: argparse.Namespace) -> None:
+    if not 0 < options.recall <= 1:
+        raise ConfigError(f"--recall {options.recall}: expected more than 0, at most 1")
+    queries = read_queries(options.queries) if options.queries else _made_up_queries()
+    check_packages()
+    from ms_unireid.apps.search.approximate import build_approximate, sample_photos
+    from ms_unireid.apps.search.searcher import Searcher
+
+    searcher = Searcher.open(options.index, options.checkpoint)
+    feats = np.stack([searcher.encode(one) for one in tqdm(queries, unit="query", desc="encoding")])
+    kinds = {"queries": feats, "photos": sample_photos(searcher.index, SAMPLE)}
+    print(json.dumps(build_approximate(searcher.index, kinds, options.recall), indent=2))
+
+
+def _made_up_queries() -> list[Query]:
+    rng = np.random.default_rng(1)
+    return [make_query(write_caption(rng, person)) for person in draw_people(SAMPLE, seed=1)]
+
+
+def _info(options: argparse.Namespace) -> None:
+    from ms_unireid.apps.search.index import describe
+
+    print(json.dumps(describe(options.index), indent=2, ensure_ascii=False))
+
+
+def _bars() -> Callable[[str, int, int], None]:
+    """Return a progress callback with a bar for each kind of work, shown when it begins."""
+    shown: dict[str, tqdm] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in shown:
+            shown[what] = tqdm(total=total, unit="photo", desc=what, mininterval=0.5)
+        shown[what].update(done - shown[what].n)
+        if done == total:
+            shown[what].close()
+
+    return show

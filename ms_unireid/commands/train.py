@@ -1,0 +1,56 @@
+"""Train a UNIReID and evaluate it as it goes.
+
+python tools/train.py --config configs/tri_cuhk_pedes/unireid.yaml data.root=/data train.output=runs/cuhk
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_unireid.config import load_config
+from ms_unireid.runtime import check_packages, describe, prepare
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train a UNIReID; progress goes to stderr, the final table to stdout, files to train.output.",
+        epilog="example: python tools/train.py --config configs/synthetic/demo.yaml train.epochs=2 "
+        "train.output=runs/short; go on after a stop: python tools/train.py train.resume=runs/short",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        help="YAML file; may be given again, a later file wins, as in --config configs/devices/gpu.yaml; may be left "
+        "out with train.resume=RUN",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job with these arguments of its command line."""
+    options = _parse(arguments)
+    config_file = options.config
+    if config_file is None:
+        resume = load_config(None, [o for o in options.overrides if o.startswith("train.resume=")]).train.resume
+        config_file = Path(resume) / "config.yaml" if resume not in (None, "auto") else None
+    config = load_config(config_file, options.overrides)
+    check_packages()
+    from ms_unireid.distributed import start
+    from ms_unireid.evaluation.evaluator import to_table
+    from ms_unireid.training.seeds import seeds_markdown, train_seeds
+    from ms_unireid.training.trainer import Trainer
+
+    device = prepare(config.runtime)
+    processes = start()
+    environment = {**describe(device), "processes": processes.size}
+    if config.train.seeds:
+        report = train_seeds(config, lambda one: Trainer(one, environment, processes).fit(), processes)
+        print(seeds_markdown(report) if report else "", end="")
+        return
+    results = Trainer(config, environment, processes).fit()
+    if not processes.first:
+        return
+    for split, rows in results["best"]["average"]["splits"].items():
+        print(f"best average, epoch {results['best']['average']['epoch']}, {split}\n{to_table(rows)}")

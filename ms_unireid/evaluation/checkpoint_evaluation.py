@@ -1,0 +1,163 @@
+"""Checkpoints on any data sets: each model built once, each data set encoded and evaluated."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_unireid.checkpoints.checkpoint import fill, read_checkpoint
+from ms_unireid.checkpoints.recognition import open_source
+from ms_unireid.config import DataConfig, config_from_dict, load_config
+from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set, parse_targets
+from ms_unireid.evaluation.evaluator import evaluate_features, to_json
+from ms_unireid.evaluation.features import FeatureExtractor
+from ms_unireid.evaluation.protocols import Results, check_protocol
+from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.models.unireid import build_model
+from ms_unireid.runtime import prepare
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A checkpoint on one split of a data set.
+
+    Attributes:
+        checkpoint: The file.
+        trained_on: The data set that it says it was trained on.
+        dataset: Name of the data set that it was evaluated on.
+        split: The split.
+        data: What was encoded.
+        feats: Its features.
+        results: Its metrics.
+    """
+
+    checkpoint: Path
+    trained_on: str
+    dataset: str
+    split: str
+    data: EvaluationSet
+    feats: SplitFeatures
+    results: Results
+
+    def rows(self) -> list[dict[str, Any]]:
+        """List the rows of `to_json`, with the evaluation that each is of: `LEADING` in evaluator."""
+        about = {"checkpoint": str(self.checkpoint), "trained_on": self.trained_on, "dataset": self.dataset}
+        return [about | row for row in to_json(self.results)]
+
+
+class CheckpointEvaluator:
+    """Evaluates one checkpoint.
+
+    Args:
+        path: A checkpoint of ours, or any other file that holds a whole model.
+        files: YAML files; None takes the config that is saved in the checkpoint.
+        overrides: `section.key=value` strings.
+        progress: Called with (done, total) batches of what is being encoded.
+
+    Attributes:
+        config: The config in effect.
+
+    Raises:
+        UserError: If checkpoint, config, packages or device are wrong.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[Path] | None = None,
+        overrides: Sequence[str] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        self.path = path
+        self.checkpoint = read_checkpoint(path)
+        saved = self.checkpoint.meta["config"]
+        self.config = load_config(files, overrides) if files else config_from_dict(saved, str(path), overrides)
+        self.progress = progress
+
+    @property
+    def trained_on(self) -> str:
+        """The data set that the checkpoint says it was trained on; `unknown` for a file of others."""
+        meta = self.checkpoint.meta
+        # What training did not write has a config of defaults.
+        return meta["config"].get("data", {}).get("name", "unknown") if "epoch" in meta else "unknown"
+
+    def evaluate(
+        self, split: str, protocol: str = "paper", data: DataConfig | None = None, reranked: bool = False
+    ) -> Evaluated:
+        """Encode and evaluate a split.
+
+        Args:
+            split: train, val or test.
+            protocol: As `evaluate_protocol` takes it.
+            data: The data set; None takes the config's.
+            reranked: Add each row once more with re-ranking.
+
+        Raises:
+            UserError: If the data set is wrong or lacks what the protocol needs, or the checkpoint does not fit the
+                config's model.
+        """
+        data = data or self.config.data
+        loaded = load_evaluation_set(data, split)  # before the model is built: mistakes show at once
+        check_protocol(protocol, loaded)
+        feats = self.encode(loaded)
+        results = evaluate_features(feats, protocol, self.config.eval, reranked)
+        return Evaluated(self.path, self.trained_on, data.name, split, loaded, feats, results)
+
+    def encode(self, data: EvaluationSet) -> SplitFeatures:
+        """Encode photos, sketches and captions.
+
+        Raises:
+            UserError: If a picture cannot be read, or the checkpoint does not fit the config's model.
+        """
+        return self.extractor.encode(data)
+
+    @functools.cached_property
+    def extractor(self) -> FeatureExtractor:
+        """What encodes with the checkpoint's model, which is built here.
+
+        Raises:
+            UserError: If the checkpoint does not fit the config's model, or the device cannot be used.
+        """
+        prepare(self.config.runtime)
+        model = build_model(self.config.model)
+        fill(model.get_parameters(), self.checkpoint)
+        return FeatureExtractor(model, self.config, self.progress)
+
+
+def evaluate_checkpoints(
+    checkpoints: Sequence[Path],
+    targets: Sequence[str] = (),
+    split: str = "test",
+    protocol: str = "paper",
+    reranked: bool = False,
+    files: Sequence[Path] | None = None,
+    overrides: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Evaluated]:
+    """Evaluate each checkpoint on each data set, checkpoint by checkpoint.
+
+    Args:
+        checkpoints: Their files.
+        targets: `NAME=FOLDER` texts; without any, each checkpoint on the data set of its config.
+        split: train, val or test.
+        protocol: As `evaluate_protocol` takes it.
+        reranked: Add each row once more with re-ranking.
+        files: As `CheckpointEvaluator` takes them.
+        overrides: As there.
+        progress: As there.
+
+    Raises:
+        UserError: As `CheckpointEvaluator` and its `evaluate`; before anything is encoded if a checkpoint cannot be
+            read, or a data set of the first one is wrong.
+    """
+    for path in checkpoints[1:]:
+        open_source(path)
+    for number, path in enumerate(checkpoints):
+        evaluator = CheckpointEvaluator(path, files, overrides, progress)
+        data = parse_targets(targets, evaluator.config) or [evaluator.config.data]
+        if number == 0:
+            for one in data[1:]:
+                check_protocol(protocol, load_evaluation_set(one, split))
+        for one in data:
+            yield evaluator.evaluate(split, protocol, one, reranked)

@@ -1,0 +1,168 @@
+"""The equations of the paper, one pure function each in its order, and the objective that composes them."""
+
+import math
+
+from mindspore import Tensor, nn, ops
+
+from ms_unireid.config import ObjectiveConfig
+
+E = math.e
+# The authors' guard against 0 / 0 when both confidences vanish; the paper has none.
+EPS = 1e-9
+
+
+def similarity_logits(query_feats: Tensor, gallery_feats: Tensor, scale: Tensor) -> Tensor:
+    """Return scaled cosine similarities, rows queries and columns gallery: the exponents of Eq. 1-2.
+
+    Args:
+        query_feats: (M, D) un-normalised.
+        gallery_feats: (M, D) un-normalised.
+        scale: exp(logit_scale) = 1 / tau, a scalar.
+    """
+    return scale * ops.MatMul(transpose_b=True)(_normalize(query_feats), _normalize(gallery_feats))
+
+
+def query_to_gallery_loss(logits: Tensor) -> Tensor:
+    """Eq. 1: -log of the probability that query i picks gallery item i; logits (M, M), result (M,)."""
+    return -_diagonal(log_softmax(logits))
+
+
+def gallery_to_query_loss(logits: Tensor) -> Tensor:
+    """Eq. 2: the same from the gallery's side; logits (M, M) with rows queries, result (M,)."""
+    return query_to_gallery_loss(logits.T)
+
+
+def pair_loss(logits: Tensor) -> Tensor:
+    """The per-pair term of Eq. 3, half of Eq. 1 plus half of Eq. 2; its mean is a task's loss. Result (M,)."""
+    return 0.5 * (query_to_gallery_loss(logits) + gallery_to_query_loss(logits))
+
+
+def prediction_confidence(losses: Tensor) -> Tensor:
+    """Eq. 4-5: p(i) = exp(-L(i)), 0-1, from the per-pair losses of one task (M,)."""
+    return exp(-losses)
+
+
+def modulation_factor(own: Tensor, other: Tensor) -> Tensor:
+    """Eq. 6-7: the other task's confidence times the harmonic mean of both, 0-1.
+
+    Args:
+        own: Confidences (M,) of the task that is weighted.
+        other: Confidences (M,) of the other task.
+    """
+    return (other + EPS) * (2 * own * other / (own + other + EPS))
+
+
+def modulated_loss(losses: Tensor, factor: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Eq. 8-9: alpha * (1 + w(i))^gamma * L(i), all (M,).
+
+    Through log1p: MindSpore's CPU Pow with a fractional exponent has the same flaw as its Log, see `log_softmax`.
+    """
+    return alpha * exp(gamma * ops.log1p(factor)) * losses
+
+
+def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
+    """Eq. 10: cross-entropy of the sketch's similarity distribution against the text's, averaged over queries.
+
+    As the authors do, text teaches (no gradient into its side) and only the query-to-image direction is aligned.
+
+    Args:
+        text_logits: (M, M) from `similarity_logits`, rows captions, columns photos.
+        sketch_logits: (M, M), rows sketches, columns photos.
+    """
+    target = exp(log_softmax(ops.stop_gradient(text_logits)))
+    return -(target * log_softmax(sketch_logits)).sum(-1).mean()
+
+
+def exp(x: Tensor) -> Tensor:
+    """Return e^x to float32's precision, any shape.
+
+    On a CPU MindSpore's Exp, Softmax and LogSoftmax are off by up to 8e-6, a visible share of the loss and of the
+    gradient of a pair that is nearly solved; its Pow is exact.
+    """
+    return ops.pow(E, x)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return the logarithm of the softmax over the last axis; see `exp` for why not MindSpore's.
+
+    Through log1p: MindSpore's CPU Log rounds by where its loop is cut, and the cut is searched for by timing during
+    a process's first launches, so that a resumed run would differ from a straight one. The sum is at least 1.
+    """
+    shifted = logits - ops.stop_gradient(logits.max(-1, keepdims=True))
+    return shifted - ops.log1p(exp(shifted).sum(-1, keepdims=True) - 1)
+
+
+def _normalize(feats: Tensor) -> Tensor:
+    return feats / ops.sqrt((feats * feats).sum(-1, keepdims=True))
+
+
+def _diagonal(square: Tensor) -> Tensor:
+    return (square * ops.eye(square.shape[0], square.shape[0], square.dtype)).sum(-1)
+
+
+class Objective(nn.Cell):
+    """Sum of the tasks' losses (Eq. 3), with Eq. 8-9 on text and sketch if dynamic, plus weighted Eq. 10.
+
+    Attributes:
+        part_names: Names of the parts that `construct` returns after the loss, in order.
+    """
+
+    def __init__(self, config: ObjectiveConfig):
+        super().__init__()
+        self.config = config
+        self.tasks = config.tasks
+        self.interacts = config.interaction_weight > 0
+        self.both = "text" in config.tasks and "sketch" in config.tasks
+        names = [f"loss_{task}" for task in config.tasks]
+        if self.both:
+            names += ["confidence_text", "confidence_sketch", "weight_text", "weight_sketch"]
+        self.part_names = (*names, *(["interaction"] if self.interacts else []), "temperature")
+
+    def construct(
+        self, image: Tensor, sketch: Tensor | None, text: Tensor | None, fused: Tensor | None, scale: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Compute the loss of one batch.
+
+        Args:
+            image: Photo features (M, D), un-normalised as all others.
+            sketch: Sketch features (M, D); None if no task needs them.
+            text: Caption features (M, D); None if no task needs them.
+            fused: Fused features (M, D); None without the fusion task.
+            scale: exp(logit_scale), a scalar.
+
+        Returns:
+            The loss and its parts, all scalars, the parts in the order of `part_names`: each task's own loss
+            before any weight, mean confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c (Eq. 10) and tau.
+        """
+        queries = {"text": text, "sketch": sketch, "fusion": fused}
+        logits = {task: similarity_logits(queries[task], image, scale) for task in self.tasks}
+        losses = {task: pair_loss(logits[task]) for task in self.tasks}
+        parts = tuple(losses[task].mean() for task in self.tasks)
+        if self.both:
+            losses, statistics = self._modulate(losses)
+            parts = parts + statistics
+        loss = losses[self.tasks[0]].mean()
+        for task in self.tasks[1:]:
+            loss = loss + losses[task].mean()
+        if self.interacts:
+            interaction = interaction_loss(logits["text"], logits["sketch"])
+            loss = loss + self.config.interaction_weight * interaction
+            parts = (*parts, interaction)
+        return loss, (*parts, 1 / scale)
+
+    def _modulate(self, losses: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        p_text, p_sketch = prediction_confidence(losses["text"]), prediction_confidence(losses["sketch"])
+        w_text, w_sketch = modulation_factor(p_text, p_sketch), modulation_factor(p_sketch, p_text)
+        statistics = (p_text.mean(), p_sketch.mean(), w_text.mean(), w_sketch.mean())
+        if not self.config.dynamic:
+            return losses, statistics
+        if self.config.detach_weights:
+            w_text, w_sketch = ops.stop_gradient(w_text), ops.stop_gradient(w_sketch)
+        alpha, gamma = self.config.alpha, self.config.gamma
+        weighted = {
+            "text": modulated_loss(losses["text"], w_text, alpha, gamma),
+            "sketch": modulated_loss(losses["sketch"], w_sketch, alpha, gamma),
+        }
+        if "fusion" in self.tasks:
+            weighted["fusion"] = losses["fusion"]
+        return weighted, statistics

@@ -1,0 +1,113 @@
+"""The benchmarks of step and encoders: both sides compute the same, and the figures are of real runs."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import parity
+import pytest
+import torch
+from mindspore import Tensor
+from tool_runner import TINY, load_tool
+
+from ms_unireid.config import Config
+from ms_unireid.evaluation.evaluator import evaluate_features
+from ms_unireid.models.unireid import build_model
+from ms_unireid.training.train_step import TrainStep
+
+CONFIG = Config(model=parity.TINY)
+UNCOMPILED = (*TINY, "runtime.graph_mode=false")
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load_tool("benchmark.py")
+
+
+@pytest.fixture
+def twins(tool):
+    """PyTorch's side of the benchmark and ours with the same weights."""
+    from ms_unireid.apps.benchmarks import torch_unireid
+
+    torch.manual_seed(1)
+    theirs, ours = torch_unireid.UNIReID(CONFIG), build_model(CONFIG.model)
+    parity.copy_weights(theirs, ours)
+    return theirs, ours
+
+
+def test_both_steps_are_the_same(tool, twins, pynative):
+    from ms_unireid.apps.benchmarks import torch_unireid
+
+    theirs, ours = twins
+    batch = tool.train_step.make_batch(replace(CONFIG, data=replace(CONFIG.data, batch_size=6)))
+    optimizer = torch_unireid.make_optimizer(theirs, CONFIG)
+    loss = theirs(*torch_unireid.to_torch(batch))
+    loss.backward()
+    optimizer.step()
+    found = TrainStep(ours, CONFIG)(*batch, CONFIG.train.learning_rate)
+    assert found.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert parity.max_difference(parity.parameters(ours), parity.parameters(theirs)) < 1e-6
+
+
+def test_both_encoders_are_the_same(tool, twins, pynative):
+    theirs, ours = twins
+    images, _, token_ids = parity.numpy_batch(CONFIG.model, 5, 4)
+    with torch.no_grad():
+        image, text = (
+            theirs.base_model.visual(torch.from_numpy(images)),
+            tool.encode._their_texts(theirs, token_ids, CONFIG),
+        )
+    np.testing.assert_allclose(ours.encode_image(Tensor(images)).asnumpy(), image, atol=1e-5)
+    np.testing.assert_allclose(ours.encode_text(Tensor(token_ids)).asnumpy(), text, atol=1e-5)
+
+
+def test_both_evaluations_are_the_same(tool, data, pynative):
+    overrides = (*UNCOMPILED, f"data.root={data}")
+    config, evaluated = tool.encode._load(overrides)
+    theirs = tool.encode._their_model("1", config)
+    extractor = tool.encode._our_extractor(config)
+    parity.copy_weights(theirs, extractor.model)
+    results = evaluate_features(extractor.encode(evaluated)).values()
+    plain = tool.encode._evaluate_plainly(theirs, config, evaluated)
+    assert len(results) == len(plain) == 4
+    for ours, row in zip(results, plain, strict=True):
+        assert {name: pytest.approx(getattr(ours, name), abs=0.01) for name in row} == row
+
+
+def test_small_measurements(tool, data, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    tool.main(["train-step", "--batch", "4", "--rounds", "2", "--threads", "1", "--json", str(out), *UNCOMPILED])
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["ratio"].keys() == {"pytorch", "pytorch_tuned"} and result["rounds"] == 2
+    ours, theirs = (result["seconds"][name]["median"] for name in ("ours", "pytorch"))
+    assert result["ratio"]["pytorch"]["min"] <= 1.5 * ours / theirs <= 2.25 * result["ratio"]["pytorch"]["max"]
+    assert "peak memory, ours / PyTorch as installed: " in capsys.readouterr().out
+    arguments = ["--root", str(data), "--rounds", "1", "--evaluations", "1", "--threads", "1", "--json", str(out)]
+    tool.main(["encode", *arguments, *UNCOMPILED])
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == 3 and all(row["ratio"]["median"] > 0 for row in rows)
+    assert "padded to the context length" in capsys.readouterr().out
+
+
+def test_a_side_that_fails_is_told(tool):
+    from ms_unireid.apps.benchmarks.runs import Standby
+
+    with (
+        Standby("step-ours", 1, "model.architecture=none") as side,
+        pytest.raises(RuntimeError, match="ended with code"),
+    ):
+        side.work("step")
+
+
+def test_products_are_the_same_on_both_sides(tool, graph, monkeypatch):
+    """And those of a linear map and its gradients."""
+    monkeypatch.setattr(tool.products, "TOKENS", 3)
+    monkeypatch.setattr(tool.products, "MAPS", {"c_fc": (4, 6)})
+    monkeypatch.setattr(tool.products, "stand_by", lambda works: {name: work()[0] for name, work in works.items()})
+    ours, theirs = tool.products.multiply_ours("1", "2"), tool.products.multiply_pytorch("1", "2")
+    x, weight = tool.products._operands("2", "c_fc forward")
+    gradient, _ = tool.products._operands("2", "c_fc to the input")
+    expected = {"forward": x @ weight.T, "to the input": gradient @ weight, "to the weight": gradient.T @ x}
+    for form, product in expected.items():
+        np.testing.assert_allclose(ours[f"c_fc {form}"], product, atol=1e-4)
+        np.testing.assert_allclose(theirs[f"c_fc {form}"], product, atol=1e-4)

@@ -1,0 +1,359 @@
+"""The doctor's checks, one by one: sick packages, devices, processes and machines, and what is told of them."""
+
+import importlib.metadata
+import json
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tool_runner import CONFIGS
+
+from ms_unireid.apps.checks import machine as doctor
+from ms_unireid.apps.checks import machine_child as doctor_child
+from ms_unireid.apps.checks import packages as doctor_packages
+from ms_unireid.config import load_config
+from ms_unireid.findings import Finding, to_json, to_table
+
+PAPER = CONFIGS / "tri_cuhk_pedes" / "unireid.yaml"
+GOOD = {"features": 0.9056, "losses": [6.217, 5.221, 4.346, 3.968]}
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Return a function that pretends package versions; None is a missing package."""
+    real = importlib.metadata.version
+
+    def pretend(**versions):
+        def version(name):
+            found = versions[name] if name in versions else real(name)
+            if found is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return found
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+
+    return pretend
+
+
+@pytest.fixture
+def distributions(monkeypatch):
+    """Return a function that pretends what is installed: name to version and requirements."""
+
+    def pretend(**packages):
+        found = [
+            SimpleNamespace(metadata={"Name": name}, version=version, requires=requires)
+            for name, (version, *requires) in packages.items()
+        ]
+        monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
+        monkeypatch.setattr(doctor_packages, "own_requirements", lambda: ["mindspore>=2.7", "numpy<2"])
+
+    return pretend
+
+
+@pytest.fixture
+def child(monkeypatch, tmp_path):
+    """Return a function that puts a script in the place of the child process."""
+
+    def pretend(script):
+        (tmp_path / "stand_in.py").write_text(script, encoding="utf-8")
+        monkeypatch.setattr(doctor, "_ROOT", tmp_path)
+        monkeypatch.setattr(doctor_child, "__name__", "stand_in")
+
+    return pretend
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Return a function that sets what the child process answers."""
+
+    def pretend(result, failure=""):
+        monkeypatch.setattr(doctor, "run_child", lambda arguments, limit: (result, failure))
+
+    return pretend
+
+
+def finding_of(findings, what):
+    return next(finding for finding in findings if finding.what == what)
+
+
+def config(*overrides):
+    return load_config(PAPER, overrides)
+
+
+# 1. Packages.
+
+
+def test_the_ranges_are_those_of_the_requirements_file():
+    text = (Path(doctor_packages.__file__).parents[2] / "requirements.txt").read_text(encoding="utf-8")
+    assert doctor_packages.own_requirements() == [x for x in text.splitlines() if x and not x.startswith("#")]
+    assert len(doctor_packages.own_requirements()) >= 8
+
+
+def test_installed_without_a_checkout_the_metadata_has_the_ranges(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor_packages, "_ROOT", tmp_path)
+    wishes = ["numpy<2", 'pytest>=8; extra == "test"']
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: wishes if name == "ms-unireid" else None)
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: {"Requires-Python": "<3"})
+    assert doctor_packages.own_requirements() == ["numpy<2"]
+    assert doctor_packages.check_python().state == "problem"
+
+
+def test_this_installation_is_in_order():
+    findings = [doctor_packages.check_python(), *doctor_packages.check_packages()]
+    assert {finding.state for finding in findings} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "state", "told"),
+    [
+        ("numpy", "2.1.0", "problem", "crash"),
+        ("numpy", "1.26.4", "ok", "1.26.4"),
+        ("mindspore", "2.11.0", "problem", "expected mindspore>=2.7,<2.11"),
+        ("mindspore", None, "problem", "not installed"),
+        ("mindcv", "0.2.0", "problem", "expected mindcv==0.3.0"),
+    ],
+)
+def test_versions_against_the_ranges(installed, package, version, state, told):
+    installed(**{package: version})
+    found = finding_of(doctor_packages.check_packages(), package)
+    assert found.state == state and told in found.detail
+    assert found.fix.startswith(f"pip install '{package}") == (state == "problem")
+
+
+def test_without_packaging_versions_are_told_and_not_judged(monkeypatch, installed):
+    monkeypatch.setattr(doctor_packages, "_packaging", lambda module, name: None)
+    installed(numpy="2.1.0", tqdm=None)
+    findings = doctor_packages.check_packages()
+    assert finding_of(findings, "numpy").state == "warning" and "packaging is missing" in findings[0].detail
+    assert finding_of(findings, "tqdm").state == "problem"
+    assert doctor_packages.check_python().state == doctor_packages.check_conflicts()[0].state == "warning"
+
+
+def test_a_requirement_of_a_needed_package_that_is_not_met_is_a_problem(distributions):
+    distributions(MindSpore=("2.7.0", "numpy<2", "Proto_Buf>=4"), numpy=("1.26", "gone"), **{"proto-buf": ("3.0",)})
+    problems = doctor_packages.check_conflicts()
+    assert [(p.state, p.detail) for p in problems] == [
+        ("problem", "mindspore requires Proto_Buf>=4, found 3.0"),
+        ("problem", "numpy requires gone, which is missing"),
+    ]
+    assert problems[0].fix == "pip install 'Proto_Buf>=4'"
+
+
+def test_what_drags_numpy_along_is_a_warning_and_strangers_are_left_alone(distributions):
+    distributions(
+        mindspore=("2.10.0", "numpy>=1.25", "cuda>=1; extra == 'gpu'"),
+        numpy=("1.26.4",),
+        stranger=("1.0", "numpy>=2", "other>=5"),
+        other=("1.0", "not a requirement !"),
+    )
+    (warning,) = doctor_packages.check_conflicts()
+    assert warning.state == "warning" and warning.detail == "stranger requires numpy>=2, found 1.26.4"
+
+
+def test_agreement_is_one_line(distributions):
+    distributions(mindspore=("2.10.0", "numpy>=1.25"), numpy=("1.26.4",), other=("1.0",))
+    assert doctor_packages.check_conflicts() == [Finding("dependencies", "ok", "2 packages agree with each other")]
+
+
+# 2. Environment and child processes.
+
+
+@pytest.mark.parametrize(
+    ("value", "state", "fix"),
+    [
+        ("graph_pipeline:false", "ok", ""),
+        ("a:b,graph_pipeline:false", "ok", ""),
+        ("a:b", "warning", "MS_DEV_RUNTIME_CONF=a:b,graph_pipeline:false"),
+        ("", "warning", "MS_DEV_RUNTIME_CONF=graph_pipeline:false"),
+    ],
+)
+def test_the_variable_against_the_spinning_core(monkeypatch, value, state, fix):
+    monkeypatch.setenv("MS_DEV_RUNTIME_CONF", value)
+    found = doctor.check_environment()
+    assert found.state == state and found.fix.endswith(fix)
+
+
+RESULT = f"print('library chatter'); print({doctor_child.RESULT!r} + '{{\"CPU\": 1}}', flush=True)"
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
+        ("import time; time.sleep(60)", "no answer within 2 s"),
+        ("import sys; print('oh dear', file=sys.stderr); sys.exit(3)", "code 3: oh dear"),
+        ("import sys; sys.exit(3)", "code 3: it said nothing"),
+        ("print('nothing to tell')", "code 0"),
+        (f'print({doctor_child.RESULT!r} + \'{{"error": "ValueError: x"}}\')', "ValueError: x"),
+    ],
+)
+def test_a_child_that_fails_is_a_finding(child, script, told):
+    child(script)
+    result, failure = doctor.run_child(["devices"], 2)
+    assert result == {} and told in failure
+    assert doctor.check_steps("CPU", 0, "fp32", 2)[1].state == "problem"
+
+
+@pytest.mark.parametrize("end", ["", "; import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"])
+def test_a_child_that_answers_has_done_its_work(child, end):
+    child(RESULT + end)
+    assert doctor.run_child(["devices"], 20) == ({"CPU": 1}, "")
+
+
+def test_the_child_tells_any_error_as_its_result(capsys):
+    doctor_child.main(["steps", "CPU"])
+    line = capsys.readouterr().out.strip()
+    assert "ValueError" in json.loads(line.removeprefix(doctor_child.RESULT))["error"]
+
+
+# 3. Devices and steps.
+
+
+def test_devices_are_listed(answers, monkeypatch):
+    monkeypatch.setattr(doctor, "_DRIVERS", {})
+    answers({"Ascend": 8, "GPU": 0, "CPU": 1})
+    counts, found = doctor.check_devices(config(), 1)
+    assert counts["Ascend"] == 8 and found == Finding("devices", "ok", "Ascend 8, GPU 0, CPU 1")
+
+
+def test_a_device_that_the_config_wants_and_is_not_there_is_a_problem(answers):
+    answers({"Ascend": 0, "GPU": 0, "CPU": 1})
+    _, found = doctor.check_devices(config("runtime.device=Ascend"), 1)
+    assert found.state == "problem" and "set_env.sh" in found.fix and "runtime.device=CPU" in found.fix
+
+
+def test_hardware_that_mindspore_does_not_see_is_a_warning(answers, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "_DRIVERS", {"GPU": (str(tmp_path), "mend it")})
+    answers({"Ascend": 0, "GPU": 0, "CPU": 1})
+    found = doctor.check_devices(config(), 1)[1]
+    assert found.state == "warning" and "MindSpore sees no GPU" in found.detail and found.fix == "mend it"
+
+
+def test_without_mindspore_no_child_is_started(monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "run_child", None)
+    counts, found = doctor.check_devices(None, 1)
+    assert counts == {} and found.state == "problem" and "not installed" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "told"),
+    [
+        ({}, "ok", "as known"),
+        ({"losses": [6.2, 5.2, 4.3, math.nan]}, "problem", "not finite or not falling"),
+        ({"losses": [6.2, 6.3, 6.4, 6.5]}, "problem", "not finite or not falling"),
+        ({"losses": [6.217, 5.221, 4.346, 3.8]}, "problem", "known good are"),
+        ({"features": 0.8}, "problem", "known good are"),
+    ],
+)
+def test_the_numbers_of_a_step_are_judged(answers, change, state, told):
+    answers({**GOOD, **change})
+    found = doctor.check_steps("CPU", 0, "fp32", 1)[1]
+    assert found.what == "step CPU fp32" and found.state == state and told in found.detail
+    assert bool(found.fix) == (state != "ok")
+
+
+def test_an_accelerator_is_tried_in_both_precisions_and_its_memory_counts(monkeypatch):
+    asked = []
+
+    def answer(arguments, limit):
+        asked.append(arguments)
+        counts = {"Ascend": 0, "GPU": 2, "CPU": 1}
+        return (counts if arguments == ["devices"] else {**GOOD, "memory": 2**30}), ""
+
+    monkeypatch.setattr(doctor, "run_child", answer)
+    findings = list(doctor.examine(config("runtime.device_id=1"), True, 1))
+    tried = [["steps", "GPU", "1", "fp32"], ["steps", "GPU", "1", "mixed"], ["steps", "CPU", "1", "fp32"]]
+    assert asked == [["devices"], *tried]
+    memory = finding_of(findings, "memory")
+    assert memory.state == "problem" and memory.detail.startswith("GPU: 1.0 GiB for a step of ViT-B/16 on 64 pairs")
+
+
+# 4. The machine and what the config names.
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked", "gib", "state", "told"),
+    [
+        ([], True, 20, "problem", "64 pairs in float32, about 66"),
+        ([], True, 70, "ok", "64 pairs"),
+        (["train.cache_chunk=8"], True, 20, "ok", "8 pairs in float32, about 10.2"),
+        ([], False, 20, "ok", "8 pairs"),
+        ([], False, 8, "warning", "8 pairs"),
+        (["runtime.recompute=true"], True, 8, "ok", "activations not known"),
+        (["model.architecture=tiny"], True, 8, "ok", "activations not known"),
+    ],
+)
+def test_memory_against_a_step(monkeypatch, overrides, asked, gib, state, told):
+    monkeypatch.setattr(doctor, "free_memory", lambda: gib * 2**30)
+    found = doctor.check_memory(config("runtime.device=CPU", *overrides), asked, {})
+    assert found.state == state and told in found.detail
+    assert ("cache_chunk" in found.fix) == (state != "ok")
+
+
+def test_memory_that_the_system_does_not_tell_is_a_warning(monkeypatch):
+    monkeypatch.setattr(doctor, "free_memory", lambda: None)
+    assert doctor.check_memory(config(), True, {}).state == "warning"
+    assert doctor.check_memory(config("runtime.device=GPU"), True, {"CPU": 0}).detail.startswith("GPU: unknown")
+
+
+def test_free_memory_is_positive():
+    assert doctor.free_memory() > 0
+
+
+@pytest.mark.parametrize(("asked", "free", "state"), [(True, 5, "problem"), (False, 5, "warning"), (True, 50, "ok")])
+def test_disk_against_a_runs_checkpoints(monkeypatch, tmp_path, asked, free, state):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free * 2**30))
+    found = doctor.check_disk(config(f"train.output={tmp_path}/a/b"), asked)
+    assert found.state == state and found.detail.startswith(f"{tmp_path}: {free}.0 GiB free")
+
+
+def test_a_folder_that_cannot_be_written_is_a_problem(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.os, "access", lambda place, mode: False)
+    assert "cannot be written" in doctor.check_disk(config(f"train.output={tmp_path}"), False).detail
+
+
+@pytest.mark.parametrize(("asked", "state"), [(True, "problem"), (False, "warning")])
+def test_a_missing_data_set_and_missing_weights_name_the_fix(monkeypatch, tmp_path, asked, state):
+    monkeypatch.setattr(doctor, "run_child", lambda arguments, limit: ({}, "broken"))
+    wanted = config(f"data.root={tmp_path}", f"model.pretrained={tmp_path}/no.pt")
+    findings = list(doctor.examine(wanted, asked, 1))
+    data, weights = finding_of(findings, "data set"), finding_of(findings, "model.pretrained")
+    assert data.state == weights.state == state
+    assert str(tmp_path) in data.detail and data.fix and "no.pt" in weights.detail
+    assert finding_of(findings, "devices").detail == "broken"
+
+
+def test_weights_of_another_architecture_are_refused(monkeypatch):
+    found = SimpleNamespace(kind="openai_clip", model=SimpleNamespace(architecture="ViT-B/32"))
+    monkeypatch.setattr("ms_unireid.checkpoints.recognition.open_source", lambda path: found)
+    wanted = config("model.pretrained=x.pt")
+    refused = doctor._guarded("weights", "problem", lambda: doctor.check_pretrained(wanted))
+    assert refused.detail == "x.pt: is a ViT-B/32, expected ViT-B/16" and "ViT-B/32" in refused.fix
+    found.model.architecture = "ViT-B/16"
+    assert doctor.check_pretrained(wanted) == Finding("model.pretrained", "ok", "x.pt: openai_clip, ViT-B/16")
+
+
+@pytest.mark.parametrize(("architecture", "state"), [("ViT-B/16", "warning"), ("tiny", "ok")])
+def test_random_weights_are_told_where_the_paper_has_clips(architecture, state):
+    assert doctor.check_pretrained(config(f"model.architecture={architecture}")).state == state
+
+
+def test_a_package_that_a_check_needs_and_lacks_is_a_warning():
+    def check():
+        raise ImportError("No module named 'PIL'")
+
+    assert "not checked: No module named 'PIL'" in doctor._guarded("data set", "problem", check).detail
+
+
+# 5. What is printed.
+
+
+def test_the_table_has_a_line_per_finding_and_one_per_fix():
+    findings = [Finding("numpy", "ok", "1.26"), Finding("disk", "problem", "full", "make room")]
+    lines = to_table(findings).splitlines()
+    assert [line.split()[0] for line in lines] == ["state", "ok", "problem", "fix:"]
+    assert lines[3].endswith("fix: make room")
+    assert to_json(findings)[1] == {"what": "disk", "state": "problem", "detail": "full", "fix": "make room"}

@@ -1,0 +1,90 @@
+"""Small indexes: photos of one colour each, and an encoder that gives the mean colour as the feature."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.search.indexing import IndexReport, describe_model, photo_source, update_index
+from ms_unireid.config import config_from_dict
+from ms_unireid.evaluation.similarity import normalize_rows
+
+CONFIG = config_from_dict(
+    {
+        "model": {"architecture": "tiny", "image_size": [16, 8]},
+        "eval": {"batch_size": 4},
+        "runtime": {"device": "CPU"},
+    },
+    "test",
+)
+DIM = 32
+
+
+class MeanColour:
+    """Stands for the model's image encoder; counts the pictures it was given."""
+
+    def __init__(self):
+        self.encoded = 0
+
+    def __call__(self, pictures):
+        pixels = np.asarray(pictures.asnumpy() if hasattr(pictures, "asnumpy") else pictures)
+        self.encoded += len(pixels)
+        means = pixels.mean(axis=(2, 3))
+        feats = np.zeros((len(pixels), DIM), np.float32)
+        feats[:, :3], feats[:, 3] = means, 1
+        return SimpleNamespace(asnumpy=lambda: feats)
+
+
+def put_photo(path: Path, colour: tuple[int, int, int]) -> Path:
+    """Write a photo of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (10, 20), colour).save(path)
+    return path
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """Return a colour that no other number up to 500 has."""
+    return 40 + number % 8 * 25, 40 + number // 8 % 8 * 25, 40 + number // 64 * 25
+
+
+def put_photos(folder: Path, numbers) -> list[Path]:
+    """Write one photo a number, named by it."""
+    return [put_photo(folder / f"{number:03d}.png", colour_of(number)) for number in numbers]
+
+
+def checkpoint(folder: Path, content: bytes = b"weights") -> Path:
+    """Write a file that stands for a checkpoint."""
+    path = folder / "model.ckpt"
+    path.write_bytes(content)
+    return path
+
+
+def extractor() -> SimpleNamespace:
+    """Make what `update_index` encodes with."""
+    return SimpleNamespace(config=CONFIG, image_encoder=MeanColour())
+
+
+def update(index: Path, *folders: Path, dtype: str = "float16", content: bytes = b"weights", **options) -> IndexReport:
+    """Bring an index up to date."""
+    about = describe_model(checkpoint(index.parent, content), CONFIG, dtype)
+    return update_index(index, about, options.pop("using", extractor()), [photo_source(f) for f in folders], **options)
+
+
+def expected(path: Path) -> np.ndarray:
+    """Return the normalised feature of a photo."""
+    from ms_unireid.data.pictures import load_picture
+    from ms_unireid.data.transforms import evaluation_transform
+
+    pixels = evaluation_transform(load_picture(path), CONFIG.model.image_size)
+    return normalize_rows(MeanColour()(pixels[None]).asnumpy())[0]
+
+
+def check(index: Path, photos) -> PhotoIndex:
+    """Check that an index holds these photos, each with its own feature, and nothing else."""
+    found = PhotoIndex.open(index)
+    assert sorted(found.photos) == sorted(photos)
+    for row, path in enumerate(found.photos):
+        np.testing.assert_allclose(found.features[row], expected(path), atol=1e-3)
+    return found

@@ -1,0 +1,373 @@
+"""An index on disk: made, changed, killed, damaged."""
+
+import os
+import shutil
+import signal
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from apps.search.index_factory import check, colour_of, expected, extractor, put_photo, put_photos, update
+from PIL import Image
+
+from ms_unireid.apps.search import index as index_module
+from ms_unireid.apps.search import indexing
+from ms_unireid.apps.search.index import IndexWriter, PhotoIndex, describe
+from ms_unireid.apps.search.manifest import FILE, Manifest
+from ms_unireid.errors import ConfigError, DataError, UserError
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    put_photos(tmp_path / "photos", range(10))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def index(tmp_path) -> Path:
+    return tmp_path / "index"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_every_photo_gets_its_feature(photos, index, dtype):
+    report = update(index, photos, dtype=dtype)
+    assert (report.photos, report.encoded, report.kept, report.skipped) == (10, 10, 0, {})
+    found = check(index, photos.glob("*.png"))
+    assert found.features.dtype == dtype and isinstance(found.features, np.memmap) and found.dim == 32
+    np.testing.assert_allclose(np.linalg.norm(found.features.astype(np.float32), axis=1), 1, atol=1e-3)
+
+
+def test_nothing_new_is_not_read_again(photos, index):
+    update(index, photos)
+    before = (index / "features.1.float16").stat().st_mtime_ns
+    using = extractor()
+    report = update(index, using=using)
+    assert (report.photos, report.encoded, report.kept) == (10, 0, 10) and using.image_encoder.encoded == 0
+    assert (index / "features.1.float16").stat().st_mtime_ns == before
+
+
+def test_added_changed_removed_moved_and_touched(photos, index):
+    update(index, photos)
+    put_photo(photos / "new.png", colour_of(100))
+    put_photo(photos / "003.png", colour_of(101))  # another content under the same name
+    (photos / "004.png").unlink()
+    (photos / "sub").mkdir()
+    (photos / "005.png").rename(photos / "sub" / "moved.png")
+    first, second = photos / "000.png", photos / "001.png"  # change places
+    first.rename(photos / "x.png")
+    second.rename(first)
+    (photos / "x.png").rename(second)
+    os.utime(photos / "006.png", ns=(1, 1))
+    using = extractor()
+    report = update(index, photos, using=using)
+    assert (report.encoded, report.copied, report.kept, report.removed) == (2, 3, 5, 5)
+    assert using.image_encoder.encoded == 4  # one batch
+    check(index, photos.rglob("*.png"))
+    assert sorted(p.name for p in index.iterdir()) == [".lock", "features.2.float16", FILE]
+    assert update(index).kept == 10
+
+
+def test_several_folders_come_and_go(photos, index, tmp_path):
+    update(index, photos)
+    others = put_photos(tmp_path / "others", range(20, 23))
+    assert update(index, tmp_path / "others").kept == 10
+    check(index, [*photos.glob("*.png"), *others])
+    (photos / "009.png").unlink()
+    assert update(index, tmp_path / "others").photos == 13  # the other folder was not looked at
+    assert update(index).photos == 12
+    report = update(index, removed=[photos])
+    assert (report.photos, report.removed) == (3, 9)
+    check(index, others)
+    with pytest.raises(ConfigError, match=r"no such folder; it has .*others"):
+        update(index, removed=[photos])
+
+
+def test_a_folder_cannot_come_and_go_at_once(photos, index):
+    update(index, photos)
+    with pytest.raises(ConfigError, match="to be added and to be removed"):
+        update(index, photos, removed=[photos])
+    check(index, photos.glob("*.png"))
+
+
+def test_an_interrupted_removal_leaves_the_folder_whole(photos, index, tmp_path, monkeypatch):
+    others = put_photos(tmp_path / "others", range(20, 23))
+    update(index, photos, tmp_path / "others")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Manifest, "replace_photos", interrupted)
+        update(index, removed=[photos])
+    check(index, [*photos.glob("*.png"), *others])
+    assert update(index, removed=[photos]).photos == 3
+    check(index, others)
+
+
+def test_a_folder_that_is_gone_or_empty_does_not_empty_the_index(photos, index, tmp_path):
+    update(index, photos)
+    shutil.move(photos, tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="no such folder"):
+        update(index)
+    photos.mkdir()
+    with pytest.raises(DataError, match="no photo in it"):
+        update(index)
+    assert PhotoIndex.open(index).count == 10
+    photos.rmdir()
+    report = update(index, tmp_path / "elsewhere", removed=[photos])
+    assert (report.copied, report.encoded) == (10, 0)
+    check(index, (tmp_path / "elsewhere").glob("*.png"))
+
+
+def test_nested_folders_are_refused(photos, index):
+    (photos / "sub").mkdir()
+    put_photo(photos / "sub" / "a.png", (1, 2, 3))
+    with pytest.raises(ConfigError, match="found twice"):
+        update(index, photos, photos / "sub")
+
+
+def test_a_wrong_folder_makes_no_index(index, tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        update(index, tmp_path / "typo")
+    assert not index.exists()
+
+
+def test_bad_photos_are_skipped_listed_and_tried_again_when_changed(photos, index):
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "broken.jpg").write_bytes((photos / "000.png").read_bytes()[:60])
+    (photos / "text.png").write_text("no picture")
+    using = extractor()
+    report = update(index, photos, using=using)
+    assert report.photos == 10 and {Path(p).name for p in report.skipped} == {"empty.png", "broken.jpg", "text.png"}
+    assert "empty" in report.skipped[str(photos / "empty.png")]
+    again = update(index, photos, using=extractor())
+    assert again.skipped == report.skipped and again.encoded == 0
+    put_photo(photos / "text.png", colour_of(50))
+    mended = update(index, photos)
+    assert mended.encoded == 1 and len(mended.skipped) == 2
+    assert describe(index)["skipped"] == mended.skipped
+
+
+def test_a_batch_without_a_single_good_photo(index, tmp_path):
+    for number in range(9):
+        (tmp_path / "bad" / f"{number}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / "bad" / f"{number}.png").write_text("no")
+    report = update(index, tmp_path / "bad")
+    assert report.photos == 0 and len(report.skipped) == 9
+    assert PhotoIndex.open(index).count == 0
+
+
+def test_names_that_are_not_utf8_are_listed(photos, index):
+    shutil.copy(photos / "000.png", os.fsencode(photos) + b"/\xff.png")
+    report = update(index, photos)
+    assert report.photos == 10 and "not UTF-8" in next(iter(report.skipped.values()))
+
+
+def test_another_checkpoint_model_or_dtype_is_refused(photos, index):
+    update(index, photos)
+    with pytest.raises(DataError, match="made by another checkpoint"):
+        update(index, photos, content=b"other weights")
+    with pytest.raises(DataError, match="dtype float16, not float32"):
+        update(index, photos, dtype="float32")
+    check(index, photos.glob("*.png"))
+
+
+def test_two_processes_do_not_change_it_at_once(photos, index):
+    update(index, photos)
+    writer = IndexWriter(index, describe(index))
+    with pytest.raises(UserError, match="another process is changing"):
+        update(index, photos)
+    assert PhotoIndex.open(index).count == 10  # reading goes on
+    writer.close()
+    update(index, photos)
+
+
+def test_a_reader_keeps_its_snapshot(photos, index):
+    update(index, photos)
+    before = PhotoIndex.open(index)
+    features = before.features.copy()
+    names = before.photos
+    for name in ("000.png", "001.png"):
+        (photos / name).unlink()
+    put_photo(photos / "new.png", colour_of(99))
+    update(index, photos)
+    assert before.photos == names and (before.features == features).all()
+
+
+def test_a_shortened_or_missing_features_file_is_repaired(photos, index):
+    update(index, photos)
+    file = index / "features.1.float16"
+    os.truncate(file, 7 * 64 + 10)
+    with pytest.raises(DataError, match="repairs the index"):
+        PhotoIndex.open(index)
+    using = extractor()
+    report = update(index, photos, using=using)
+    assert (report.repaired, report.encoded, report.kept) == (3, 3, 7)
+    check(index, photos.glob("*.png"))
+    file.unlink()
+    assert update(index, photos).repaired == 10
+    check(index, photos.glob("*.png"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database at all" * 100], ids=["empty", "garbage"])
+def test_a_damaged_manifest_is_named(photos, index, content):
+    update(index, photos)
+    (index / FILE).write_bytes(content)
+    with pytest.raises(DataError, match=FILE):
+        PhotoIndex.open(index)
+
+
+def test_other_folders_are_no_index(photos, tmp_path):
+    with pytest.raises(DataError, match="is no index"):
+        PhotoIndex.open(photos)
+    with pytest.raises(DataError, match="holds other files and no index"):
+        update(photos, photos)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        update(tmp_path / "file", photos)
+
+
+def test_an_index_of_a_later_format(photos, index):
+    update(index, photos)
+    with sqlite3.connect(index / FILE) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(DataError, match="format 99, expected 1"):
+        PhotoIndex.open(index)
+
+
+def test_features_that_are_not_finite_are_refused(photos, index):
+    using = extractor()
+    broken = extractor().image_encoder
+    using.image_encoder = type(
+        "Broken",
+        (),
+        {
+            "__call__": lambda self, x: type("T", (), {"asnumpy": lambda self: broken(x).asnumpy() * np.nan})(),
+        },
+    )()
+    with pytest.raises(DataError, match="NaN or infinity"):
+        update(index, photos, using=using)
+    assert PhotoIndex.open(index).count == 0
+
+
+def change_everything(photos: Path) -> None:
+    """Add, change, remove and move photos."""
+    put_photos(photos, range(30, 32))
+    put_photo(photos / "002.png", colour_of(77))
+    (photos / "001.png").unlink()
+    (photos / "000.png").rename(photos / "renamed.png")
+    (photos / "bad.png").write_text("no picture")
+
+
+def killed_at(moment: int, index: Path, photos: Path) -> bool:
+    """Update in a process that is killed at its n-th statement, flush or removal; tell whether it was."""
+    child = os.fork()
+    if child == 0:
+        try:
+            left = [moment]
+
+            def tick() -> None:
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            opened, flush, unlink = Manifest.__init__, os.fsync, Path.unlink
+
+            def open_manifest(self, *arguments):
+                connect = sqlite3.connect
+
+                def traced(*a, **k):
+                    database = connect(*a, **k)
+                    database.set_trace_callback(lambda statement: tick())
+                    return database
+
+                sqlite3.connect = traced
+                opened(self, *arguments)
+                sqlite3.connect = connect
+
+            Manifest.__init__ = open_manifest
+            index_module.os.fsync = lambda number: (tick(), flush(number), tick())
+            Path.unlink = lambda self, missing_ok=False: (tick(), unlink(self, missing_ok=missing_ok), tick())
+            update(index, photos)
+            os._exit(0)
+        except BaseException:
+            os._exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the update failed by itself"
+    return os.WIFSIGNALED(status)
+
+
+def consistent(index: Path) -> None:
+    """Check that each photo that is still what it was has its own feature."""
+    try:
+        found = PhotoIndex.open(index)
+    except DataError as error:
+        assert "is no index" in str(error) or "format 0" in str(error)
+        return
+    for row, path in enumerate(found.photos):
+        if path.name in ("003.png", "030.png", "renamed.png") and path.exists():
+            np.testing.assert_allclose(found.features[row], expected(path), atol=1e-3)
+
+
+@pytest.mark.parametrize("what", ["made", "changed"])
+def test_killed_at_any_moment(what, tmp_path, monkeypatch):
+    """After a kill at each statement, flush or removal the index is right, and the next run ends as it should."""
+    # No library with threads of its own in a forked process.
+    monkeypatch.setattr(indexing, "iterate", lambda source, runtime: (source[i] for i in range(len(source))))
+    monkeypatch.setattr(indexing, "Tensor", np.asarray)
+    moment, kills = 0, 0
+    while True:
+        place = tmp_path / str(moment)
+        photos, index = place / "photos", place / "index"
+        put_photos(photos, range(4))
+        if what == "changed":
+            update(index, photos)
+            change_everything(photos)
+        was_killed = killed_at(moment, index, photos)
+        kills += was_killed
+        consistent(index)
+        report = update(index, photos)
+        good = [path for path in photos.glob("*.png") if path.name != "bad.png"]
+        check(index, good)
+        assert report.photos == len(good) and len(report.skipped) == (what == "changed")
+        assert {p.name for p in index.iterdir()} == {".lock", FILE, f"features.{describe(index)['file']}.float16"}
+        shutil.rmtree(place)
+        if not was_killed:
+            break
+        moment += 1
+    assert kills > 20, kills
+
+
+def test_an_interrupted_run_goes_on_with_the_next_batch(photos, index):
+    using = extractor()
+    encode = using.image_encoder
+
+    class Interrupting:
+        def __call__(self, pictures):
+            if encode.encoded >= 8:
+                raise KeyboardInterrupt
+            return encode(pictures)
+
+    using.image_encoder = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        update(index, photos, using=using)
+    assert PhotoIndex.open(index).count == 8
+    report = update(index, photos)
+    assert (report.kept, report.encoded) == (8, 2)
+    check(index, photos.glob("*.png"))
+
+
+def test_progress_counts_every_photo(photos, index):
+    (photos / "bad.png").write_text("no")
+    seen = []
+    update(index, photos, progress=lambda *counts: seen.append(counts))
+    assert seen[-1] == ("encoded", 11, 11) and [done for _, done, _ in seen] == [4, 8, 11]
+
+
+def test_pictures_are_not_changed_by_the_index(photos, index):
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    update(index, photos)
+    assert {path: path.read_bytes() for path in photos.iterdir()} == before
+    with Image.open(photos / "000.png") as picture:
+        assert picture.size == (10, 20)

@@ -1,0 +1,252 @@
+"""Searching with a real tiny model: what it finds is what its features say."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from apps.search.index_factory import colour_of, put_photos
+from mindspore import Tensor
+from PIL import Image
+
+import ms_unireid as mu
+from ms_unireid.apps.search.indexing import build_index, photo_source
+from ms_unireid.apps.search.queries import make_query
+from ms_unireid.apps.search.search_figure import draw_search, heat_picture
+from ms_unireid.apps.search.search_report import to_csv, to_json, to_table
+from ms_unireid.apps.search.searcher import Searcher
+from ms_unireid.checkpoints.checkpoint import save_checkpoint
+from ms_unireid.config import load_config, to_dict
+from ms_unireid.data.pictures import load_picture
+from ms_unireid.data.transforms import evaluation_transform
+from ms_unireid.errors import CheckpointError, ConfigError, DataError, QueryError
+from ms_unireid.models.rollout import attention_rollout
+from ms_unireid.models.unireid import UNIReID, build_model
+
+OVERRIDES = [
+    "model.architecture=tiny",
+    "model.image_size=[32, 16]",
+    "model.context_length=24",
+    "eval.batch_size=4",
+    "runtime.device=CPU",
+]
+CONFIG = load_config(None, OVERRIDES)
+TEXTS = ("a man in red", "a woman with a bag")
+
+
+def save(path: Path, seed: int = 1) -> Path:
+    save_checkpoint(path, build_model(CONFIG.model, seed).get_parameters(), {"config": to_dict(CONFIG)})
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def execution_mode():
+    """Put back the mode that opening a checkpoint sets."""
+    before = ms.get_context("mode")
+    yield
+    ms.set_context(mode=before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Make a checkpoint, photos and their index."""
+    folder = tmp_path_factory.mktemp("search")
+    put_photos(folder / "photos", range(9))
+    for number, path in enumerate(sorted((folder / "photos").iterdir())):
+        picture = load_picture(path)
+        picture.paste((0, 0, 0), (0, 0, 3 + number % 7, 4 + number))
+        picture.save(path)
+    build_index(folder / "index", [photo_source(folder / "photos")], save(folder / "model.ckpt"), dtype="float32")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searcher(made) -> Searcher:
+    return Searcher.open(made / "index")
+
+
+@pytest.fixture(scope="module")
+def model() -> UNIReID:
+    return build_model(CONFIG.model, 1)
+
+
+def photo(made: Path, number: int) -> Path:
+    return made / "photos" / f"{number:03d}.png"
+
+
+def image_feature(model: UNIReID, path: Path) -> np.ndarray:
+    pixels = evaluation_transform(load_picture(path), CONFIG.model.image_size)
+    return model.encode_image(Tensor(pixels[None])).asnumpy()[0]
+
+
+def text_feature(model: UNIReID, text: str) -> np.ndarray:
+    return model.encode_text(Tensor(mu.Tokenizer(24)([text]))).asnumpy()[0]
+
+
+def ranking(model: UNIReID, made: Path, query: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Rank the photos by cosine similarity, from the model alone."""
+    paths = sorted((made / "photos").iterdir())
+    feats = np.stack([image_feature(model, path) for path in paths])
+    scores = feats @ query / np.linalg.norm(feats, axis=1) / np.linalg.norm(query)
+    order = np.argsort(-scores, kind="stable")
+    return [paths[row].name for row in order], scores[order]
+
+
+def assert_ranked(hits, expected: tuple[list[str], np.ndarray]) -> None:
+    names, scores = expected
+    np.testing.assert_allclose([hit.score for hit in hits], scores[: len(hits)], atol=2e-5)
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+    if np.diff(scores).max() < -1e-4:
+        assert [hit.path.name for hit in hits] == names[: len(hits)]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 1.0])
+def test_text_and_sketch_are_weighted_features(searcher, model, made, weight):
+    sketch = photo(made, 4)
+    query = 2 * weight * image_feature(model, sketch) + 2 * (1 - weight) * text_feature(model, TEXTS[0])
+    assert_ranked(searcher.search(TEXTS[0], sketch, weight=weight, top_k=9), ranking(model, made, query))
+
+
+def test_the_paper_s_sum_is_the_default(searcher, model, made):
+    fused = model.fuse(
+        Tensor(image_feature(model, photo(made, 2))[None]), Tensor(text_feature(model, TEXTS[1])[None])
+    ).asnumpy()[0]
+    assert_ranked(searcher.search(TEXTS[1], str(photo(made, 2)), top_k=9), ranking(model, made, fused))
+
+
+def test_several_of_a_kind_are_averaged(searcher, model, made):
+    text = np.mean([text_feature(model, one) for one in TEXTS], axis=0)
+    assert_ranked(searcher.search(list(TEXTS), top_k=9), ranking(model, made, text))
+    sketches = [photo(made, 1), photo(made, 7)]
+    sketch = np.mean([image_feature(model, one) for one in sketches], axis=0)
+    assert_ranked(searcher.search(sketch=sketches, top_k=9), ranking(model, made, sketch))
+
+
+def test_a_photo_finds_itself(searcher, made):
+    for number in range(9):
+        path = photo(made, number)
+        row = searcher.index.photos.index(path)
+        for asked in (path, str(path), row, load_picture(path)):
+            first = searcher.search(photo=asked, top_k=1)[0]
+            assert (first.path, first.row) == (path, row) and first.score == pytest.approx(1, abs=1e-5)
+
+
+def test_top_k_larger_than_the_index(searcher):
+    assert len(searcher.search("a man", top_k=100)) == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"text": "a man", "top_k": 0}, "top_k"),
+        ({"photo": 9}, "has 9 photos"),
+        ({"photo": -1}, "has 9 photos"),
+        ({"sketch": "absent.png"}, "does not exist"),
+        ({}, "nothing to search for"),
+    ],
+)
+def test_bad_queries(searcher, given, message):
+    with pytest.raises(QueryError, match=message):
+        searcher.search(**given)
+
+
+def test_long_and_strange_texts(searcher):
+    for text in ("red " * 2500, "🧍‍♂️🟥", "a\x00b", "<b>'; DROP TABLE photos; --</b>", "ß" * 10_000):
+        assert len(searcher.search(text, top_k=3)) == 3
+
+
+def test_many_threads_get_their_own_answers(searcher, made):
+    paths = [photo(made, number % 9) for number in range(40)]
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(lambda path: searcher.search(sketch=path, top_k=1)[0].path, paths))
+    assert found == paths
+
+
+def test_search_all_answers_each_as_search_does(searcher, made):
+    queries = [make_query(TEXTS[0]), make_query(sketch=photo(made, 3)), make_query(photo=2)]
+    together = searcher.search_all(queries, 4)
+    alone = [searcher.search(TEXTS[0], top_k=4), searcher.search(sketch=photo(made, 3), top_k=4)]
+    assert [[h.row for h in hits] for hits in together[:2]] == [[h.row for h in hits] for hits in alone]
+    assert searcher.search_all([], 4) == []
+
+
+def test_the_package_offers_it(made, model):
+    assert mu.Searcher(model, made / "index").search("a man in red", top_k=2)[0].rank == 1
+    assert mu.PhotoIndex.open(made / "index").count == 9
+
+
+def test_another_checkpoint_is_refused(made, tmp_path):
+    with pytest.raises(CheckpointError, match="is not the checkpoint"):
+        Searcher.open(made / "index", save(tmp_path / "other.ckpt", seed=2))
+    moved = shutil.copy(made / "model.ckpt", tmp_path / "moved.ckpt")
+    assert Searcher.open(made / "index", moved).index.count == 9
+    with pytest.raises(CheckpointError, match="is not there"):
+        Searcher.open(made / "index", tmp_path / "absent.ckpt")
+    with pytest.raises(DataError, match="made by another checkpoint"):
+        build_index(made / "index", checkpoint=tmp_path / "other.ckpt")
+
+
+def test_a_new_index_needs_a_checkpoint_and_photos(made, tmp_path):
+    with pytest.raises(ConfigError, match="a new index needs"):
+        build_index(tmp_path / "index", [photo_source(made / "photos")])
+    with pytest.raises(ConfigError, match="a new index needs"):
+        build_index(tmp_path / "index", checkpoint=made / "model.ckpt")
+
+
+def test_figure_with_and_without_heat_maps(searcher, made, tmp_path):
+    queries = [make_query(TEXTS[0], photo(made, 1)), make_query(photo=2)]
+    found = searcher.search_all(queries, 3)
+    for name, heat in (("plain.png", False), ("heat.png", True)):
+        draw_search(searcher, queries, found, tmp_path / name, heat)
+    with Image.open(tmp_path / "plain.png") as plain, Image.open(tmp_path / "heat.png") as heat:
+        assert plain.size == heat.size and np.asarray(plain).shape[2] == 3
+        assert (np.asarray(plain) != np.asarray(heat)).any()
+    shown = heat_picture(searcher, photo(made, 0))
+    assert shown.size == load_picture(photo(made, 0)).size
+    missing = made / "photos" / "gone.png"
+    with pytest.raises(DataError, match=r"gone\.png"):
+        heat_picture(searcher, missing)
+
+
+def test_rollout_against_its_definition(model):
+    """One block at a time from the class token, in float64, with the attention of a literal softmax."""
+    rng = np.random.default_rng(3)
+    images = rng.standard_normal((2, 3, 32, 16)).astype(np.float32)
+    visual = model.base_model.visual
+    found = attention_rollout(visual, Tensor(images))
+    assert found.shape == (2, 4, 2)
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), 1, atol=1e-6)
+    x = visual.embed(Tensor(images))
+    for picture in range(2):
+        flow, tokens = np.eye(9), x
+        for block in visual.transformer.resblocks:
+            normed = block.ln_1(tokens).asnumpy()[picture].astype(np.float64)
+            weight, bias = (
+                p.asnumpy().astype(np.float64) for p in (block.attn.in_proj_weight, block.attn.in_proj_bias)
+            )
+            q, k, _ = np.split(normed @ weight.T + bias, 3, axis=1)
+            heads = [slice(h * 32, (h + 1) * 32) for h in range(2)]
+            scores = [np.exp(q[:, h] @ k[:, h].T / np.sqrt(32)) for h in heads]
+            attention = np.mean([s / s.sum(axis=1, keepdims=True) for s in scores], axis=0)
+            flow = (attention / 2 + np.eye(9) / 2) @ flow
+            if block is not visual.transformer.resblocks[-1]:  # whose output nothing looks at
+                tokens = block(tokens)
+        expected = flow[0, 1:] / flow[0, 1:].sum()
+        np.testing.assert_allclose(found[picture].reshape(-1), expected, atol=1e-5)
+
+
+def test_reports_agree(searcher, made):
+    queries = [make_query(TEXTS[0], photo(made, 1), weight=0.3, name="x"), make_query(photo=2)]
+    found = searcher.search_all(queries, 2)
+    listed = to_json(queries, found)
+    assert listed[0]["text"] == [TEXTS[0]] and listed[0]["weight"] == 0.3 and listed[1]["photo"] == "2"
+    assert [hit["rank"] for hit in listed[0]["hits"]] == [1, 2]
+    table = to_csv(queries, found).splitlines()
+    assert table[0] == "query,rank,score,photo,person,row" and len(table) == 5
+    assert all(str(hit.path) in to_table(queries, found) for hits in found for hit in hits)
+
+
+def test_colours_tell_the_photos_apart():
+    assert len({colour_of(number) for number in range(300)}) == 300

@@ -1,0 +1,68 @@
+"""Photos for the page: those of the index alone, small, and never a file as it lies on disk."""
+
+import io
+
+import pytest
+from apps.search.index_factory import update
+from data.tri_factory import put_picture
+from PIL import Image
+
+from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.web.thumbnails import LARGEST, Thumbnails
+from ms_unireid.errors import DataError
+
+SIZES = [(40, 120), (2000, 3000), (9, 6000)]
+
+
+@pytest.fixture
+def index(tmp_path):
+    for number, size in enumerate(SIZES):
+        put_picture(tmp_path / "photos" / f"{number}.png", size, "PNG")
+    update(tmp_path / "index", tmp_path / "photos")
+    return PhotoIndex.open(tmp_path / "index")
+
+
+def test_a_photo_is_encoded_anew_and_bounded(index):
+    thumbnails = Thumbnails(index)
+    for row in range(3):
+        with Image.open(io.BytesIO(thumbnails.get(row))) as picture:
+            assert picture.format == "JPEG"
+            assert picture.width <= LARGEST[0] and picture.height <= LARGEST[1]
+            if SIZES[int(index.path(row).stem)] == (40, 120):
+                assert picture.size == (40, 120) and picture.getpixel((20, 60))[0] > 180
+
+
+@pytest.mark.parametrize("row", [-1, 3, 10**12])
+def test_other_rows_are_refused(index, row):
+    with pytest.raises(DataError, match=f"row {row} is not in the index, which has 3"):
+        Thumbnails(index).get(row)
+
+
+def test_a_photo_that_is_gone_or_another_one_is_refused(index):
+    """Whether it was shown before or not."""
+    thumbnails = Thumbnails(index)
+    thumbnails.get(0)
+    for row in (0, 1):
+        index.path(row).write_bytes(index.path(2).read_bytes())
+        with pytest.raises(DataError, match="is not the photo that was indexed"):
+            thumbnails.get(row)
+        index.path(row).unlink()
+        with pytest.raises(DataError, match="does not exist"):
+            thumbnails.get(row)
+
+
+def test_a_photo_that_left_the_index_is_refused(index, tmp_path):
+    name = index.path(1)
+    content = name.read_bytes()
+    name.unlink()
+    update(tmp_path / "index", tmp_path / "photos")
+    name.write_bytes(content)
+    with pytest.raises(DataError, match="is not the photo that was indexed"):
+        Thumbnails(index).get(1)
+
+
+def test_a_photo_that_was_copied_again_is_still_the_same(index):
+    content = index.path(0).read_bytes()
+    index.path(0).unlink()
+    index.path(0).write_bytes(content)
+    assert Thumbnails(index).get(0).startswith(b"\xff\xd8")

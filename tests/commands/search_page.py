@@ -1,0 +1,114 @@
+"""Runs the search page as users do, and uses it in a real browser."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.search.shape_people import PEOPLE
+from playwright.sync_api import Browser, Error, Page, Playwright, expect
+from tool_runner import LIMIT, command
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# A container has no sandbox for it and little shared memory.
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
+PATIENCE = 60_000  # milliseconds; a busy machine needs seconds
+
+
+@dataclass
+class Served:
+    """A running page.
+
+    Attributes:
+        address: What it printed.
+        folder: Its working directory, empty at first.
+        process: The tool.
+    """
+
+    address: str
+    folder: Path
+    process: subprocess.Popen
+
+
+@contextlib.contextmanager
+def served(index: Path, folder: Path, *arguments: str, **environment: str) -> Iterator[Served]:
+    """Start the page, wait until it is ready, and stop it as Ctrl-C does; it must end without a complaint."""
+    folder.mkdir()
+    told = folder.parent / f"{folder.name}.txt"
+    with told.open("w", encoding="utf-8") as log:
+        line = command("app.py", "--index", index, "--port=0", *arguments)
+        process = subprocess.Popen(
+            line, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | environment
+        )
+    try:
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://"), told.read_text(encoding="utf-8")
+        yield Served(address, folder, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+    complaints = told.read_text(encoding="utf-8")
+    assert "Traceback" not in complaints and "ERROR" not in complaints, complaints
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Start a browser that is installed, or Playwright's own."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    try:
+        return playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+    except Error as error:
+        raise RuntimeError("no browser to test the page with; get one with: make browser") from error
+
+
+def opened(page: Page, address: str) -> Page:
+    """Open the page and wait until it can be used."""
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    page.goto(address)
+    description(page).wait_for()
+    return page
+
+
+def description(page: Page):
+    """Return the field for the description."""
+    return page.get_by_label("Describe the person")
+
+
+def search(page: Page, text: str | None = None) -> None:
+    """Search, for a description if one is given, and wait until the page says what came of it."""
+    if text is not None:
+        description(page).fill(text)
+    before = page.locator(".status").inner_html()
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_function(_DONE, arg=before)
+
+
+# What the page says has other elements each time, also where it says the same again.
+_DONE = """before => {
+    const now = document.querySelector(".status").innerHTML;
+    return now != before && !now.includes("Searching");
+}"""
+
+
+def draw(page: Page, colour: str) -> None:
+    """Draw a person's shape with the mouse."""
+    sheet = page.locator(".paper").bounding_box()
+    scale = sheet["width"] / 128
+    for stroke in PEOPLE[colour][2]:
+        places = [(sheet["x"] + x * scale, sheet["y"] + y * scale) for x, y in stroke]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place, steps=6)
+        page.mouse.up()
+
+
+def names(page: Page) -> list[str]:
+    """Return the file names of the photos shown, best first."""
+    return page.locator(".card .name").all_inner_texts()

@@ -1,0 +1,336 @@
+"""The search page in a real browser: type, draw, upload, search; by mouse, keyboard and finger; 20 users at once."""
+
+import http.client
+import os
+import time
+from urllib.parse import urlsplit
+
+import pytest
+from apps.search.shape_people import PEOPLE, caption
+from apps.web.hostile_uploads import HOSTILE, still
+from commands.search_page import PATIENCE, description, draw, launch, names, opened, search, served
+from playwright.sync_api import expect, sync_playwright
+
+USERS = 20
+
+
+@pytest.fixture(scope="module")
+def site(people, tmp_path_factory):
+    with served(people / "index", tmp_path_factory.mktemp("site") / "here") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(site):
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(site, browser):
+    """Return a page as a new user sees it; it must not ask for anything from elsewhere or complain."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield opened(page, site.address)
+    context.close()
+    assert {
+        url for url in asked if not url.startswith((site.address, "data:", "blob:", "ws" + site.address[4:]))
+    } == set()
+    assert complaints == []
+
+
+def first(page) -> str:
+    """Return who is found first."""
+    return names(page)[0].split("_")[0]
+
+
+def upload(page, content: bytes, name: str = "sketch.png") -> None:
+    expect(page.locator(".q-uploader__file")).to_have_count(0)  # until the last one is through, the page takes no other
+    page.set_input_files("input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
+
+
+def problem(page):
+    return page.get_by_role("alert")
+
+
+# 1. Searching.
+
+
+def test_it_finds_the_described_person(page):
+    expect(page.get_by_text("16 photos to search")).to_be_visible()
+    for colour in ("red", "grey"):
+        description(page).fill(caption(colour))
+        description(page).press("Enter")
+        expect(page.locator(".status")).to_contain_text(f"10 of 16 photos for “{caption(colour)}”"[:40])
+        assert {name.split("_")[0] for name in names(page)[:2]} == {colour}
+    assert page.locator(".card .rank").all_inner_texts() == [str(rank) for rank in range(1, 11)]
+    scores = [float(score) for score in page.locator(".card .score").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True) and scores[0] > 0.8
+    sizes = page.locator(".card img").evaluate_all("all => all.map(one => [one.complete, one.naturalHeight])")
+    assert sizes[:4] == [[True, 192]] * 4
+
+
+def test_it_finds_the_drawn_person(page):
+    for colour in ("blue", "orange"):
+        draw(page, colour)
+        search(page)
+        assert first(page) == colour
+        page.get_by_role("button", name="Clear").click()
+        expect(page.locator(".paper polyline")).to_have_count(0)
+
+
+def test_undo_takes_a_stroke(page):
+    draw(page, "blue")
+    expect(page.locator(".paper polyline")).to_have_count(2)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".paper polyline")).to_have_count(1)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+
+
+def test_the_weight_decides_between_words_and_drawing(page):
+    slider = page.get_by_role("slider")
+    expect(slider).to_have_attribute("aria-disabled", "true")
+    description(page).fill(caption("purple"))
+    draw(page, "red")
+    expect(slider).not_to_have_attribute("aria-disabled", "true")
+    for keys, share, colour in ((["PageDown"], "sketch 0%", "purple"), (["PageUp"] * 2, "sketch 100%", "red")):
+        page.locator(".q-slider [tabindex]").focus()
+        for key in keys:
+            slider.press(key)
+        expect(page.locator(".weight")).to_contain_text(share)
+        search(page)
+        assert first(page) == colour
+
+
+def test_it_finds_an_uploaded_picture(page, people):
+    page.set_input_files("input[type=file]", people / "gallery" / "green_1.png")
+    expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+    draw(page, "blue")  # the sheet holds the upload; the pen leaves nothing
+    search(page)
+    assert names(page)[0] == "green_1.png" and page.locator(".card .score").first.inner_text() == "1.000"
+    expect(page.locator(".status")).to_contain_text("for uploaded sketch")
+    page.get_by_role("button", name="Clear").click()
+    search(page)
+    expect(problem(page)).to_contain_text("Nothing to search for yet")
+
+
+def test_a_found_photo_leads_on(page):
+    search(page, caption("brown"))
+    page.get_by_role("button", name="Search from photo brown_1.png").click()
+    expect(page.locator(".status")).to_contain_text("for photo brown_1.png")
+    assert names(page)[0] == "brown_1.png"
+    page.get_by_alt_text("Photo brown_0.png").click()
+    expect(page.locator(".status")).to_contain_text("for photo brown_0.png")
+    assert names(page)[:2] == ["brown_0.png", "brown_1.png"]
+
+
+def test_the_history_is_the_tabs_own(page, site):
+    history = page.get_by_label("History").get_by_role("button")
+    expect(history).to_have_count(0)
+    draw(page, "blue")
+    search(page)
+    page.get_by_role("button", name="Clear").click()
+    search(page, caption("green"))
+    expect(history).to_have_count(2)
+    page.reload()
+    expect(history).to_have_text([f"history“{caption('green')}”", "historydrawing"])
+    history.nth(1).click()
+    expect(page.locator(".status")).to_contain_text("for drawing")
+    assert first(page) == "blue"
+    expect(page.locator(".paper polyline")).to_have_count(2)
+    expect(description(page)).to_have_value("")
+    other = opened(page.context.new_page(), site.address)
+    expect(other.get_by_text("Your queries will stand here.")).to_be_visible()
+
+
+# 2. Ways of using it.
+
+
+def test_it_works_by_keyboard_alone(page):
+    expect(description(page)).to_be_focused()
+    page.keyboard.type(caption("yellow"))
+    page.keyboard.press("Enter")
+    expect(page.locator(".card")).to_have_count(10)
+    seen = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate(_FOCUSED))
+        if "Search from photo yellow" in seen[-1][0]:
+            break
+    labels = [label for label, _ in seen]
+    assert any("Upload a sketch" in label for label in labels) and "Search" in labels, labels
+    assert "Search from photo yellow" in labels[-1], labels
+    assert all("3px" in ring for label, ring in seen if "Search" in label or "Upload" in label), seen
+    page.keyboard.press("Enter")
+    expect(page.locator(".status")).to_contain_text("for photo yellow")
+
+
+_FOCUSED = """() => {
+    const one = document.activeElement, style = getComputedStyle(one);
+    const name = one.getAttribute("aria-label") || one.innerText.split("\\n").pop();
+    return [name, style.boxShadow];
+}"""
+
+
+def test_it_fits_a_phone_and_a_finger(site, browser):
+    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = opened(context.new_page(), site.address)
+    sheet = page.locator(".paper").bounding_box()
+    scale = sheet["width"] / 128
+    touch = context.new_cdp_session(page)
+    places = [(sheet["x"] + 64 * scale, sheet["y"] + y * scale) for y in range(20, 361, 34)]  # the stroke of red
+    for kind, place in (("touchStart", places[0]), *(("touchMove", place) for place in places[1:]), ("touchEnd", None)):
+        points = [{"x": place[0], "y": place[1]}] if place else []
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    expect(page.locator(".paper polyline")).to_have_count(1)
+    assert page.evaluate("scrollY") == 0, "the finger draws, it does not scroll"
+    search(page)
+    expect(page.locator(".card").first).to_be_in_viewport()
+    assert first(page) == "red"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+
+
+# 3. What is wrong.
+
+
+def test_texts_of_every_kind_get_an_answer(page):
+    search(page, caption("red"))
+    shown = names(page)
+    search(page, "   ")
+    expect(problem(page)).to_contain_text("Nothing to search for yet: type a description, or draw or upload a sketch.")
+    search(page, "x" * 10_001)
+    expect(problem(page)).to_contain_text("10,001 characters; at most 10,000 are taken")
+    assert names(page) == shown, "what was found stays in view"
+    search(page, "a man in red " * 769)
+    expect(page.locator(".note")).to_contain_text("only its first 22 tokens count, up to “… man in red a man”")
+    search(page, "🧥👖 <script>alert(1)</script> ' \" \\ %s {x} \u202e \x00")
+    expect(page.locator(".status")).to_contain_text("🧥👖 <script>alert(1)</script>")
+    expect(page.locator(".card")).to_have_count(10)
+    expect(problem(page)).to_have_count(0)
+
+
+def test_bad_uploads_are_refused_and_good_ones_still_work(page, site):
+    for name, (content, reason) in HOSTILE.items():
+        upload(page, content, f"../../{name}.png")
+        expect(problem(page)).to_contain_text(reason)
+    upload(page, bytes(10 * 2**20 + 1))
+    expect(problem(page)).to_contain_text("one picture file (PNG, JPEG, …) of at most 10 MiB")
+    upload(page, still(), "page.html")
+    expect(problem(page)).to_contain_text("one picture file")
+    expect(page.get_by_role("button", name="Clear")).to_be_disabled()
+    upload(page, still())
+    expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+    expect(problem(page)).to_have_count(0)
+    search(page)
+    expect(page.locator(".card")).to_have_count(10)
+
+
+def test_an_upload_stands_though_its_answer_is_late(page):
+    def late(route):
+        response = route.fetch()
+        time.sleep(1)  # the picture is on the sheet long before the browser hears that it was taken
+        route.fulfill(response=response)
+
+    page.route("**/upload/**", late)
+    for _ in range(2):
+        upload(page, still())
+        expect(page.locator(".q-uploader__file")).to_have_count(0)
+        expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+        expect(problem(page)).to_have_count(0)
+        page.get_by_role("button", name="Clear").click()
+
+
+def ask(site, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+    """Send a request with its path as it is."""
+    connection = http.client.HTTPConnection(urlsplit(site.address).netloc, timeout=PATIENCE / 1000)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+TRAVERSALS = [
+    "/photo/16", "/photo/-1", "/photo/99999999999999999999", "/photo/0/", "/photo/0.png", "/photo/", "/photo/red_0.png",
+    "/photo/../../../../etc/passwd", "/photo/..%2f..%2f..%2fetc%2fpasswd", "/photo/%2e%2e/%2e%2e/etc/passwd",
+    "//etc/passwd", "/photo/0%00", "/photo/%D9%A3", "/gallery/red_0.png", "/_nicegui/../../../etc/passwd",
+    "/model.ckpt",
+]  # fmt: skip
+
+
+def test_only_indexed_photos_are_served(site):
+    status, photo = ask(site, "GET", "/photo/0")
+    assert status == 200 and photo.startswith(b"\xff\xd8\xff")
+    for path in TRAVERSALS:
+        status, answer = ask(site, "GET", path)
+        assert status in (404, 400) and b"root:" not in answer and not answer.startswith((b"\xff\xd8", b"\x89PNG")), (
+            path
+        )
+    assert ask(site, "GET", "/photo/0", Host="example.org")[0] == 403
+
+
+def test_a_photo_that_is_gone_is_a_placeholder(site, people):
+    photo = people / "gallery" / "grey_1.png"
+    content = photo.read_bytes()
+    rows = sorted(path.name for path in photo.parent.iterdir())
+    address = f"/photo/{rows.index('grey_1.png')}"
+    try:
+        photo.write_bytes((people / "gallery" / "red_0.png").read_bytes())
+        changed = ask(site, "GET", address)
+        photo.unlink()
+        gone = ask(site, "GET", address)
+    finally:
+        photo.write_bytes(content)
+    assert changed == gone and gone[0] == 404 and gone[1].startswith(b"<svg")
+
+
+def test_more_than_an_upload_is_not_taken(site, page):
+    """Past the browser's own check, with and without a length, to the address that this page uploads to."""
+    address = page.evaluate(_UPLOAD_ADDRESS)
+    head = b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../../large.png"\r\n\r\n'
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    status, answer = ask(site, "POST", address, head + bytes(11 * 2**20) + b"\r\n--x--\r\n", **form)
+    assert (status, answer) == (413, b"At most 10,551,296 bytes may be sent.")
+    status, _ = ask(site, "POST", address, head + still() + b"\r\n--x--\r\n", **form)
+    assert status == 200
+    expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+    assert ask(site, "POST", address, head + still(), **form, Origin="http://example.org")[0] == 403
+
+
+_UPLOAD_ADDRESS = """() => {
+    const one = document.querySelector(".q-uploader");
+    return getElement(parseInt(one.id.slice(1))).url;
+}"""
+
+
+# 4. Many at once.
+
+
+def test_twenty_users_get_their_own_answers(site, browser, people):
+    from ms_unireid.apps.search.searcher import Searcher
+
+    searcher = Searcher.open(people / "index", overrides=["runtime.graph_mode=false"])
+    texts = [f"{caption(colour, kind)} {kind}" for colour in PEOPLE for kind in (0, 1)]
+    texts += [f"somebody in {a} and {b}" for a, b in (("red", "grey"), ("blue", "red"), ("green", "brown"), ("a", "b"))]
+    context = browser.new_context()
+    pages = [opened(context.new_page(), site.address) for _ in range(USERS)]
+    for page, text in zip(pages, texts, strict=True):
+        description(page).fill(text)
+    for page in pages:
+        description(page).press("Enter", no_wait_after=True)
+    for page, text in zip(pages, texts, strict=True):
+        expect(page.locator(".status")).to_contain_text(f"for “{text[:60]}")
+        hits = searcher.search(text=text)
+        assert names(page) == [hit.path.name for hit in hits]
+        scores = [float(score) for score in page.locator(".card .score").all_inner_texts()]
+        assert scores == pytest.approx([hit.score for hit in hits], abs=2e-3)
+    context.close()
+
+
+def test_it_leaves_nothing_behind(site):
+    assert os.listdir(site.folder) == []

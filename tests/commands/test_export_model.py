@@ -1,0 +1,299 @@
+"""tools/export_model.py: files that give what the checkpoint gives in any batch, a true description, or nothing."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore  # noqa: F401 - 2.7.0 cannot be imported behind onnx
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+from tool_runner import ROOT, load_tool, run_tool
+
+from ms_unireid.apps.export import exporting, onnx_files
+from ms_unireid.apps.export.runner import open_exported
+from ms_unireid.apps.export.verification import Agreement, check, compare, run_in_fresh_process
+from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.data.transforms import evaluation_transform
+from ms_unireid.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem, ExportError, UserError
+
+STEMS = ("image_encoder", "text_encoder", "fusion")
+SPECIFICATION = "input_specification.json"
+VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+SIZE, LENGTH, DIM = (32, 16), 24, 32
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Return the model of the checkpoint."""
+    from ms_unireid.config import ModelConfig
+    from ms_unireid.models.unireid import build_model
+
+    return build_model(ModelConfig(architecture="tiny", image_size=SIZE, context_length=LENGTH), seed=3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data, model, tmp_path_factory) -> Path:
+    from ms_unireid.checkpoints.checkpoint import save_checkpoint
+    from ms_unireid.config import load_config, to_dict
+
+    sizes = ["model.architecture=tiny", f"model.image_size={list(SIZE)}", f"model.context_length={LENGTH}"]
+    config = load_config(None, [*sizes, f"data.root={data}"])
+    path = tmp_path_factory.mktemp("checkpoint") / "best_average.ckpt"
+    save_checkpoint(path, model.get_parameters(), {"config": to_dict(config), "epoch": 7})
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory) -> tuple[Path, str]:
+    """Return the folder of an export with the defaults, and what was printed."""
+    folder = tmp_path_factory.mktemp("exported") / "files"
+    done = run_tool("export_model.py", "--checkpoint", checkpoint, "--output", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def export(checkpoint: Path, output: Path, *more: object) -> dict:
+    """Export in this process, ONNX alone, and return the description."""
+    arguments = ["--checkpoint", checkpoint, "--output", output, "--formats", "onnx", *more]
+    load_tool("export_model.py").main([str(argument) for argument in arguments])
+    return read(output)
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / SPECIFICATION).read_text(encoding="utf-8"))
+
+
+def random_inputs(rows: int) -> dict[str, dict[str, np.ndarray]]:
+    """Make inputs of every file; captions of several lengths."""
+    rng = np.random.default_rng(rows)
+    token_ids = rng.integers(1, 49406, (rows, LENGTH)).astype(np.int32)
+    for row, end in zip(token_ids, rng.integers(1, LENGTH, rows), strict=True):
+        row[end], row[end + 1 :] = 49407, 0
+    sketch, text = rng.standard_normal((2, rows, DIM), np.float32)
+    return {
+        "image_encoder": {"images": rng.standard_normal((rows, 3, *SIZE), np.float32)},
+        "text_encoder": {"token_ids": token_ids},
+        "fusion": {"sketch_feats": sketch, "text_feats": text},
+    }
+
+
+def of_model(model, stem: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    from mindspore import Tensor
+
+    method = {"image_encoder": model.encode_image, "text_encoder": model.encode_text, "fusion": model.fuse}[stem]
+    return method(*map(Tensor, inputs.values())).asnumpy()
+
+
+def nothing_in(folder: Path) -> bool:
+    return not list(folder.iterdir())
+
+
+# 1. What is exported.
+
+
+@pytest.mark.parametrize("kind", ["onnx", "mindir"])
+@pytest.mark.parametrize("stem", STEMS)
+def test_files_give_the_models_features_in_every_batch(exported, model, stem, kind):
+    run = open_exported(exported[0] / f"{stem}.{kind}")
+    for rows in (1, 3, 8):
+        inputs = random_inputs(rows)[stem]
+        (found,) = run(inputs)
+        assert found.shape == (rows, DIM) and found.dtype == np.float32
+        assert np.abs(found - of_model(model, stem, inputs)).max() < 1e-4
+
+
+def test_the_description(exported, checkpoint):
+    folder, printed = exported
+    told = read(folder)
+    assert {path.name for path in folder.iterdir()} == {*told["files"], SPECIFICATION, VOCABULARY}
+    assert told["files"].keys() == {f"{stem}.{kind}" for stem in STEMS for kind in ("onnx", "mindir")}
+    for name, file in told["files"].items():
+        content = (folder / name).read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["bytes"])
+        assert file["largest_difference"] <= 1e-4 and file["precision"] == "float32"
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"{name} "))
+        assert f"largest difference {file['largest_difference']:.1e}" in line
+        assert ("opset" in file) == name.endswith(".onnx")
+    assert told["checkpoint"] == {
+        "file": "best_average.ckpt",
+        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "epoch": 7,
+    }
+    assert told["comparison"]["inputs"] == "the test split of cuhk_pedes"
+    vocabulary = hashlib.sha256((folder / VOCABULARY).read_bytes()).hexdigest()
+    assert told["inputs"]["token_ids"]["vocabulary_sha256"] == vocabulary
+    assert told["outputs"]["normalised"] is False and told["versions"]["mindspore"]
+
+
+def test_files_and_folder_are_as_open_as_others(exported, tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert exported[0].stat().st_mode == (tmp_path / "folder").stat().st_mode
+    assert all(path.stat().st_mode & 0o600 == 0o600 for path in exported[0].iterdir())
+
+
+def test_the_description_of_inputs_is_what_evaluation_does(exported, tmp_path):
+    """Follow the description by hand and arrive at the project's own pixels and tokens."""
+    inputs = read(exported[0])["inputs"]
+    images, tokens = inputs["images"], inputs["token_ids"]
+    assert (images["shape"], tokens["shape"]) == (["batch", 3, *SIZE], ["batch", LENGTH])
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 21, 3), np.uint8))
+    resized = picture.resize((images["width"], images["height"]), Image.Resampling.BILINEAR)
+    pixels = (np.asarray(resized) / 255 - np.array(images["mean"])) / np.array(images["deviation"])
+    assert np.allclose(pixels.transpose(2, 0, 1), evaluation_transform(picture, SIZE), atol=1e-5)
+    (row,) = Tokenizer(LENGTH)(["a man"])
+    assert [row[0], row[3]] == [tokens["start_token"], tokens["end_token"]] and set(row[4:]) == {tokens["padding"]}
+
+
+def test_onnx_files_name_inputs_outputs_and_the_open_batch(exported):
+    for stem, inputs in random_inputs(1).items():
+        model = onnx.load(str(exported[0] / f"{stem}.onnx"))
+        onnx.checker.check_model(model, full_check=True)
+        assert [value.name for value in model.graph.input] == list(inputs)
+        assert [value.name for value in model.graph.output] == ["feats"]
+        values = (*model.graph.input, *model.graph.output)
+        assert {value.type.tensor_type.shape.dim[0].dim_param for value in values} == {"batch"}
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "mindspore"])
+def test_the_examples_of_the_documentation(exported, model, tmp_path, library):
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if f"import {library}" in block)
+    picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (60, 25, 3), np.uint8))
+    picture.save(tmp_path / "photo.png")
+    (tmp_path / "exported").symlink_to(exported[0])
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    script = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path('example.py')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    photo = of_model(model, "image_encoder", {"images": evaluation_transform(picture, SIZE)[None]})
+    text_feats = of_model(model, "text_encoder", {"token_ids": Tokenizer(LENGTH)(["a man in red"])})
+    expected = (photo * text_feats).sum() / np.linalg.norm(photo) / np.linalg.norm(text_feats)
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_normalised_features(checkpoint, model, tmp_path):
+    told = export(checkpoint, tmp_path / "out", "--normalised")
+    assert told["outputs"]["normalised"] is True
+    assert told["outputs"]["files"]["image_encoder"] == ["normalized_feats", "feats"]
+    assert told["outputs"]["files"]["fusion"] == ["normalized_feats"]
+    for stem, inputs in random_inputs(3).items():
+        found = open_exported(tmp_path / "out" / f"{stem}.onnx")(inputs)
+        expected = of_model(model, stem, inputs)
+        assert np.allclose(found[0], expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+        assert len(found) == 1 or np.allclose(found[1], expected, atol=1e-4)
+
+
+def test_int8(checkpoint, model, exported, tmp_path):
+    told = export(checkpoint, tmp_path / "out", "--precision", "int8")
+    assert [file["precision"] for file in told["files"].values()] == ["int8", "int8", "float32"]
+    assert told["comparison"]["allowed"]["int8"] == {"least_cosine": 0.99}
+    assert all(told["files"][f"{stem}.onnx"]["least_cosine"] >= 0.99 for stem in STEMS)
+    inputs = random_inputs(8)["image_encoder"]
+    (found,) = open_exported(tmp_path / "out" / "image_encoder.onnx")(inputs)
+    expected = of_model(model, "image_encoder", inputs)
+    cosine = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosine.min() > 0.99 and not np.allclose(found, expected, atol=1e-4)
+    exact = (exported[0] / "image_encoder.onnx").stat().st_size
+    assert (tmp_path / "out" / "image_encoder.onnx").stat().st_size < 0.5 * exact
+
+
+def test_pictures_given_no_data_set_and_an_earlier_export(checkpoint, tmp_path):
+    Image.new("RGB", (20, 40), "red").save(tmp_path / "one.png")
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in (SPECIFICATION, "image_encoder.mindir"):
+        (output / name).write_text("{}", encoding="utf-8")
+    told = export(checkpoint, output, "--redo", "--pictures", tmp_path / "one.png", "--", "data.root=nowhere")
+    assert told["comparison"]["inputs"] == "pictures given, captions of drawn persons"
+    assert told["files"].keys() == {f"{stem}.onnx" for stem in STEMS}
+    assert {path.name for path in output.iterdir()} == {*told["files"], SPECIFICATION, VOCABULARY}
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "one.png"}
+
+
+# 2. What is refused, with nothing left.
+
+
+def change_a_weight(file: Path) -> None:
+    model = onnx.load(str(file))
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name.endswith("visual.proj"))
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0, 0] += 1
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(model, str(file))
+
+
+def test_a_damaged_file_is_found_and_nothing_is_left(checkpoint, tmp_path, monkeypatch):
+    write = exporting._write
+
+    def write_damaged(file: Path, *more: object) -> None:
+        write(file, *more)
+        if file.stem == "image_encoder":
+            change_a_weight(file)
+
+    monkeypatch.setattr(exporting, "_write", write_damaged)
+    with pytest.raises(ExportError, match=r"image_encoder\.onnx: its largest difference .* nothing is kept"):
+        export(checkpoint, tmp_path / "out")
+    assert nothing_in(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "mindir"])
+def test_a_file_cut_short_cannot_be_loaded_again(exported, tmp_path, kind):
+    whole = exported[0] / f"image_encoder.{kind}"
+    short = tmp_path / whole.name
+    short.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(ExportError, match=rf"^image_encoder\.{kind}: was written, and cannot be loaded and run \(.+\)"):
+        run_in_fresh_process([short], random_inputs(8))
+
+
+def test_values_of_another_shape_or_not_finite():
+    feats = np.ones((8, 4), np.float32)
+    with pytest.raises(ExportError, match=r"gives arrays of shapes \[\(8, 3\)\]"):
+        compare(Path("x.onnx"), [feats[:, :3]], [feats])
+    with pytest.raises(ExportError, match="not finite"):
+        compare(Path("x.onnx"), [feats * np.nan], [feats])
+    agreement = compare(Path("x.onnx"), [feats * 1.5], [feats])
+    assert agreement == Agreement(0.5, pytest.approx(1))
+    with pytest.raises(ExportError, match=r"largest difference .* is 5\.0e-01, more than 1e-04"):
+        check(Path("x.onnx"), agreement, "float32")
+    check(Path("x.onnx"), agreement, "int8")
+    with pytest.raises(ExportError, match=r"least cosine similarity .* 0\.9000, less than 0\.99"):
+        check(Path("x.onnx"), Agreement(0.5, 0.9), "int8")
+
+
+def test_an_existing_folder(exported, checkpoint, tmp_path):
+    before = {path.name: path.stat().st_mtime_ns for path in exported[0].iterdir()}
+    with pytest.raises(UserError, match=r"holds an export; .* or replace it with --redo"):
+        export(checkpoint, exported[0])
+    assert {path.name: path.stat().st_mtime_ns for path in exported[0].iterdir()} == before
+    (tmp_path / "letter.txt").write_text("dear reader", encoding="utf-8")
+    for more in ((), ("--redo",)):
+        with pytest.raises(UserError, match="is no export of ours"):
+            export(checkpoint, tmp_path, *more)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_an_unreadable_checkpoint(tmp_path):
+    (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
+    done = run_tool("export_model.py", "--checkpoint", tmp_path / "bad.ckpt", "--output", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "bad.ckpt" in error and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.ckpt"]
+
+
+def test_what_is_asked_for_wrongly(checkpoint, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="give --formats onnx"):
+        export(checkpoint, tmp_path / "out", "--formats", "mindir", "--precision", "int8")
+    with pytest.raises(DataError, match=r"none\.png"):
+        export(checkpoint, tmp_path / "out", "--pictures", tmp_path / "none.png")
+    with pytest.raises(CheckpointError, match=r"none\.ckpt"):
+        export(tmp_path / "none.ckpt", tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(EnvironmentProblem, match=r"needs the package onnx.*requirements-onnx\.txt"):
+        export(checkpoint, tmp_path / "out")
+    assert nothing_in(tmp_path) and onnx_files.INSTALL.endswith("requirements-onnx.txt")

@@ -1,0 +1,84 @@
+"""Exit codes, one-line errors, and a stdout that holds results only; without MindSpore."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ms_unireid.commands.main import JOBS
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = """
+import os, signal, sys, types
+from ms_unireid.commands.main import run
+from ms_unireid.errors import *
+def main(arguments):
+"""
+
+
+def run_main(body: str, *arguments: str) -> subprocess.CompletedProcess:
+    script = (
+        f"{HEAD}    {body}\nsys.modules['ms_unireid.commands.fake'] = types.SimpleNamespace(main=main)\nrun('fake')\n"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_success():
+    done = run_main("print(arguments)", "a=1", "b")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['a=1', 'b']\n", "")
+
+
+@pytest.mark.parametrize("kind", ["UserError", "ConfigError", "DataError", "CheckpointError", "EnvironmentProblem"])
+def test_a_users_mistake_is_one_line(kind):
+    done = run_main(f"raise {kind}('x.yaml: wrong key;\\n   did you mean y')")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: x.yaml: wrong key; did you mean y\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_stop_by_signal(number, code):
+    done = run_main(f"raise Interrupted(signal.{number}, 'go on with train.resume=runs/x')")
+    assert done.returncode == code
+    assert done.stderr.count("\n") == 1 and "go on with train.resume=runs/x" in done.stderr
+
+
+def test_ctrl_c_outside_training():
+    done = run_main("os.kill(os.getpid(), signal.SIGINT); signal.pause()")
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    done = run_main("raise ZeroDivisionError('ours')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ZeroDivisionError: ours" in done.stderr
+
+
+def test_library_noise_goes_to_stderr():
+    done = run_main("os.write(1, b'greetings from C\\n'); os.system('echo from a child'); print('table é')")
+    assert (done.returncode, done.stdout) == (0, "table é\n")
+    assert "greetings from C" in done.stderr and "from a child" in done.stderr
+
+
+def test_results_reach_stdout_before_an_error():
+    done = run_main("print('half', end=''); raise UserError('no')")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "half", "error: no\n")
+
+
+def unireid(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "ms_unireid.commands.main", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_every_job_is_found_and_says_how_it_is_called():
+    for job in JOBS:
+        done = unireid(job, "--help")
+        assert done.returncode == 0 and done.stdout.startswith(f"usage: unireid {job} "), done.stderr
+        assert set(unireid("--help").stdout.split()) >= {job}
+
+
+def test_an_unknown_job_is_one_line_and_the_list():
+    done = unireid("tain")
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown job 'tain'; did you mean 'train'?")
+    assert all(job in done.stderr for job in JOBS)

@@ -1,0 +1,343 @@
+"""A run that meets a kill, a damaged state or a full disk: it goes on as if nothing had been, or tells why it cannot.
+
+The trainer is the real one, on real pictures; the step, the encoders and the drawing of curves are stand-ins of a few
+operations, so that a kill can be tried at every single write.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+from run_comparison import assert_same_run
+from tool_runner import CONFIGS, log_lines, run_tool, train_arguments
+
+from ms_unireid.checkpoints import clip_names as names
+from ms_unireid.checkpoints.checkpoint import read_checkpoint
+from ms_unireid.config import load_config
+from ms_unireid.data.evaluation_sets import EvaluationSet
+from ms_unireid.errors import CheckpointError, ConfigError, UserError
+from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.files import replacing
+from ms_unireid.models import clip
+from ms_unireid.training import monitor, trainer
+from ms_unireid.training.run_folder import RunFolder
+from ms_unireid.training.train_step import StepResult, TrainStep
+
+# 72 pairs: three steps an epoch, states saved at steps 2, 3, 4 and 6.
+SHORT = ("data.batch_size=24", "train.epochs=2", "train.checkpoint_every=2", "eval.splits=[val]")
+STEPS = 6
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nobody catches it."""
+
+
+class CheapStep(TrainStep):
+    """Changes one weight and one moment by what is in the batch."""
+
+    def __call__(self, images, sketches, token_ids, learning_rate):
+        scale, moment = self.network.model.logit_scale, self.state()[0]
+        moment.set_data(Tensor(0.9 * moment.asnumpy() + images.mean() + token_ids.mean()))
+        scale.set_data(Tensor(scale.asnumpy() - learning_rate * moment.asnumpy().mean() + sketches.mean()))
+        return StepResult(float(scale.asnumpy()), dict.fromkeys(self.part_names, 0.0), 1.0, False)
+
+
+class CheapFeatures:
+    """Random features, decided by that weight."""
+
+    def __init__(self, model, *_):
+        self.scale = model.logit_scale
+
+    def encode(self, data):
+        chance = np.random.default_rng(np.frombuffer(self.scale.asnumpy().tobytes(), np.uint32))
+        count = len(data.photos)
+        photo, sketch, text = chance.normal(size=(3, count, 8)).astype(np.float32)
+        return SplitFeatures(photo, sketch, text, data.person_ids, np.arange(count))
+
+
+def cheap_curves(log_file: Path, output: Path) -> None:
+    """Write what the curves would be drawn from; matplotlib takes ten times as long as the rest of a run."""
+    with replacing(output) as temporary:
+        temporary.write_bytes(log_file.read_bytes())
+
+
+def cheap_lists(feats: SplitFeatures, data: EvaluationSet, path: Path) -> None:
+    """Write what the ranked lists would be drawn from."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(feats.photo.tobytes())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "TrainStep", CheapStep)
+        patch.setattr(trainer, "FeatureExtractor", CheapFeatures)
+        patch.setattr(monitor, "draw_curves", cheap_curves)
+        patch.setattr(trainer, "draw_ranked_lists", cheap_lists)
+        patch.setattr(os, "fsync", lambda _: None)
+        for module in (clip, names):
+            patch.setattr(module, "VOCABULARY_SIZE", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def train(cheap, data) -> Callable[..., None]:
+    """Return a function that trains into a folder, going on with what is there."""
+
+    def run(folder: Path, *overrides: str) -> None:
+        arguments = train_arguments(data, folder, *SHORT, "train.resume=auto", *overrides)[2:]
+        trainer.Trainer(load_config(CONFIGS / "base.yaml", arguments), {}).fit()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(train, tmp_path_factory) -> Path:
+    """Return the folder of a run that nothing happened to; to be left as it is."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    train(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def killed_at(call: int, owner: object, name: str, half_done: Callable[..., None]) -> Iterator[list[int]]:
+    """Kill the process at the nth call of a function, of which only `half_done` is done; yield the count of calls."""
+    calls, original = [0], getattr(owner, name)
+
+    def counted(*arguments):
+        calls[0] += 1
+        if calls[0] == call:
+            half_done(*arguments)
+            # A killed process tidies nothing up.
+            patch.setattr(Path, "unlink", lambda *_, **__: None)
+            raise Killed
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, counted)
+        yield calls
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_line(folder: RunFolder, entry: dict) -> None:
+    line = json.dumps(entry)
+    with folder.log_file.open("a", encoding="utf-8") as file:
+        file.write(line[: len(line) // 2])
+
+
+def cut_if_new(source: Path, _: Path) -> None:
+    if ".partial" in Path(source).name:
+        cut(Path(source))
+
+
+# Every file but the log is written under a temporary name, which `os.replace` takes from it.
+KILLS = {"a file": (os, "replace", cut_if_new), "a line of the log": (RunFolder, "log", cut_line)}
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_kill_at_any_write_changes_nothing(train, straight, tmp_path, kill):
+    call = 0
+    while True:
+        call += 1
+        run = tmp_path / f"killed_{call}"
+        try:
+            with killed_at(call, *KILLS[kill]) as calls:
+                train(run)
+            break
+        except Killed:
+            train(run)
+            assert_same_run(run, straight)
+            shutil.rmtree(run)
+    assert calls == [call - 1] and call > STEPS
+
+
+def test_a_run_killed_in_each_of_its_continuations_gets_to_its_end(train, straight, tmp_path):
+    run, deaths = tmp_path / "run", 0
+    while deaths < STEPS:
+        try:
+            with killed_at(3, RunFolder, "log", cut_line):
+                train(run)
+            break
+        except Killed:
+            deaths += 1
+    assert 3 <= deaths < STEPS
+    assert_same_run(run, straight)
+
+
+def kill_at_step(train: Callable[..., None], run: Path, step: int) -> None:
+    with contextlib.suppress(Killed), killed_at(step, CheapStep, "__call__", lambda *_: None):
+        train(run)
+
+
+def position(state: Path) -> int:
+    return read_checkpoint(state).meta["step"]
+
+
+def test_states_are_saved_within_an_epoch_and_at_its_end(train, straight, tmp_path):
+    assert (position(straight / "last.ckpt"), position(straight / "previous.ckpt")) == (6, 4)
+    run = tmp_path / "run"
+    kill_at_step(train, run, 4)
+    assert (position(run / "last.ckpt"), position(run / "previous.ckpt")) == (3, 2)
+
+
+def test_without_checkpoint_every_an_epochs_end_is_saved_only(train, tmp_path):
+    train(tmp_path / "run", "train.checkpoint_every=null")
+    assert (position(tmp_path / "run/last.ckpt"), position(tmp_path / "run/previous.ckpt")) == (6, 3)
+
+
+def test_a_cache_of_decoded_pictures_changes_no_number(train, straight, tmp_path):
+    run, cache = tmp_path / "run", f"runtime.decoded_cache={tmp_path / 'decoded'}"
+    with contextlib.suppress(Killed), killed_at(2, CheapStep, "__call__", lambda *_: None):
+        train(run, cache)
+    (pixels,) = (tmp_path / "decoded").glob("*.pixels")
+    assert pixels.stat().st_size == 2 * (36 + 12) * 32 * 16 * 3  # photos and sketches of train and val
+    with contextlib.suppress(Killed), killed_at(3, CheapStep, "__call__", lambda *_: None):
+        train(run)
+    train(run, cache)
+    assert_same_run(run, straight)
+
+
+DAMAGES = {
+    "cut in half": cut,
+    "empty": lambda p: p.write_bytes(b""),
+    "without its last byte": lambda p: p.write_bytes(p.read_bytes()[:-1]),
+    "lost": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("explicit", [False, True], ids=["auto", "named"])
+def test_a_damaged_last_state_is_told_and_the_previous_taken(train, straight, tmp_path, capsys, damage, explicit):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    DAMAGES[damage](run / "last.ckpt")
+    train(run, *([f"train.resume={run}"] if explicit else []))
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert str(run / "last.ckpt") in warning
+    assert warning.endswith(f"going on from {run / 'previous.ckpt'} (epoch 2, step 4)")
+    assert_same_run(run, straight)
+
+
+def test_a_kill_after_falling_back_leaves_a_whole_state(train, straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    cut(run / "last.ckpt")
+    kill_at_step(train, run, 1)
+    assert position(run / "last.ckpt") == 4
+    train(run)
+    assert_same_run(run, straight)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_two_damaged_states_are_an_error_and_stay_as_they_are(train, straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    for name in ("last.ckpt", "previous.ckpt"):
+        cut(run / name)
+    before = contents(run)
+    with pytest.raises(CheckpointError, match=r"neither state .*last\.ckpt.*previous\.ckpt.* delete both"):
+        train(run)
+    assert contents(run) == before
+    done = run_tool("train.py", f"train.resume={run}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_with_both_states_gone_the_run_starts_over(train, straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    for name in ("last.ckpt", "previous.ckpt"):
+        (run / name).unlink()
+    train(run)
+    assert_same_run(run, straight)
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(train, straight, tmp_path):
+    run = tmp_path / "run"
+    kill_at_step(train, run, 4)
+    before = {name: (run / name).read_bytes() for name in ("last.ckpt", "previous.ckpt")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"partial\.ckpt: cannot be written \(File too large\); make room"):
+            train(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {name: (run / name).read_bytes() for name in before} == before
+    train(run)
+    assert_same_run(run, straight)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC], ids=errno.errorcode.get)
+def test_a_folder_that_cannot_be_written_is_told_and_left_alone(train, straight, monkeypatch, number):
+    before = contents(straight)
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(UserError, match=rf"cannot be written \({os.strerror(number)}\)"):
+            train(straight)
+    assert contents(straight) == before
+
+
+def test_changed_keys_are_refused_and_accepted_when_insisted_on(train, tmp_path):
+    run = tmp_path / "run"
+    kill_at_step(train, run, 4)
+    with pytest.raises(ConfigError, match=r"\(train\.epochs: 2 -> 3\).*train\.allow_changes=\[train\.epochs\]"):
+        train(run, "train.epochs=3")
+    train(run, "train.epochs=3", "train.allow_changes=[train.epochs]")
+    (note,) = log_lines(run, "config")
+    assert note == {"kind": "config", "step": 3, "changes": {"train.epochs": [2, 3]}}
+    assert [entry["step"] for entry in log_lines(run, "step")] == list(range(1, 10))
+    assert load_config(run / "config.yaml").train.epochs == 3
+    train(run, "train.epochs=3")
+
+
+def test_fewer_epochs_than_were_begun_are_refused(train, straight):
+    with pytest.raises(ConfigError, match=r"train\.epochs=1: the run is in epoch 2 already"):
+        train(straight, "train.epochs=1", "train.allow_changes=[train.epochs]")
+
+
+@pytest.mark.parametrize(
+    ("overflows", "told"),
+    [(False, "the loss is nan at epoch 2, step 5; "), (True, r"at epoch 2, step 5 .*overflowed in 2 steps in a row")],
+)
+def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overflows, told):
+    step = CheapStep.__call__
+    seen = []
+
+    def spoiled(self, images, sketches, token_ids, learning_rate):
+        seen.append(token_ids)
+        result = step(self, images, sketches, token_ids, learning_rate)
+        if overflows:
+            self.loss_scale.update(finite=len(seen) not in (2, 4, 5))
+            return result
+        return result if len(seen) < 5 else StepResult(float("nan"), result.parts, 1.0, False)
+
+    monkeypatch.setattr(CheapStep, "__call__", spoiled)
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=rf"{told}.*bad_batch\.json; last\.ckpt") as caught:
+        train(run, "runtime.max_overflows=2", "runtime.precision=mixed")
+    assert str(run / "bad_batch.json") in str(caught.value)
+    bad = json.loads((run / "bad_batch.json").read_text(encoding="utf-8"))
+    assert (bad["epoch"], bad["step"], len(bad["pairs"])) == (2, 5, 24)
+    from ms_unireid.data.tokenizer import Tokenizer
+
+    assert np.array_equal(Tokenizer(24)([pair["caption"] for pair in bad["pairs"]]), seen[-1])
+    assert all(Path(pair["photo"]).exists() and Path(pair["sketch"]).exists() for pair in bad["pairs"])

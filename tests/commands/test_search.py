@@ -1,0 +1,179 @@
+"""The search tool through its command line: a folder, an index, queries; what is wrong is told in a line."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from apps.search.index_factory import colour_of, put_photo, put_photos
+from PIL import Image
+from tool_runner import LIMIT, command, load_tool, run_tool
+
+from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.config import load_config, to_dict
+from ms_unireid.errors import ConfigError
+
+MODEL = ("model.architecture=tiny", "model.image_size=[32, 16]", "model.context_length=24", "runtime.device=CPU")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """Save an untrained model: what is tested here does not depend on how well it finds."""
+    from ms_unireid.checkpoints.checkpoint import save_checkpoint
+    from ms_unireid.models.unireid import build_model
+
+    config = load_config(None, [*MODEL, "eval.batch_size=4"])
+    path = tmp_path_factory.mktemp("model") / "model.ckpt"
+    save_checkpoint(path, build_model(config.model, 1).get_parameters(), {"config": to_dict(config)})
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    put_photos(tmp_path / "photos", range(12))
+    return tmp_path / "photos"
+
+
+def call(*arguments: object) -> None:
+    """Call the tool's main in this process."""
+    load_tool("search.py").main([str(one) for one in arguments])
+
+
+def test_a_folder_is_indexed_and_asked(photos, checkpoint, tmp_path):
+    (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    index = tmp_path / "index"
+    done = run_tool("search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["photos"], summary["encoded"]) == (12, 12)
+    assert list(summary["skipped"]) == [str(photos / "bad.jpg")] and "encoded" in done.stderr
+    outputs = {kind: tmp_path / f"found.{kind}" for kind in ("json", "csv", "png")}
+    done = run_tool(
+        "search.py", "query", "--index", index, "--text", "a man 🧍 in red", "--sketch", photos / "003.png",
+        "--weight", 1, "--top-k", 3, "--json", outputs["json"], "--csv", outputs["csv"],
+        "--figure", outputs["png"], "--heat-map",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "a man 🧍 in red" in lines[0] and len(lines) == 4 and str(photos / "003.png") in lines[1]
+    (found,) = json.loads(outputs["json"].read_text())
+    assert found["hits"][0]["photo"] == str(photos / "003.png") and found["hits"][0]["score"] > 0.999
+    assert len(outputs["csv"].read_text().splitlines()) == 4
+    with Image.open(outputs["png"]) as picture:
+        assert picture.format == "PNG"
+
+
+def test_changes_come_with_the_next_run(photos, checkpoint, tmp_path, capsys):
+    index = tmp_path / "index"
+    call("index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
+    (photos / "000.png").unlink()
+    put_photo(photos / "new.png", colour_of(99))
+    capsys.readouterr()
+    call("index", "--output", index, "--json", tmp_path / "summary.json")
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["photos"], summary["encoded"], summary["kept"], summary["removed"]) == (12, 1, 11, 1)
+    call("info", "--index", index)
+    info = json.loads(capsys.readouterr().out)
+    assert info["photos"] == 12 and info["checkpoint"]["path"] == str(checkpoint) and info["dtype"] == "float16"
+    assert info["sources"] == [{"folder": str(photos)}]
+
+
+def test_a_split_of_a_data_set_knows_its_persons(data, checkpoint, tmp_path, capsys):
+    index = tmp_path / "index"
+    call(
+        "index",
+        "--dataset",
+        "cuhk_pedes",
+        "--root",
+        data,
+        "--split",
+        "val",
+        "--checkpoint",
+        checkpoint,
+        "--output",
+        index,
+    )
+    found = PhotoIndex.open(index)
+    assert found.count == 12 and len({found.person(row) for row in range(12)}) == 4
+    capsys.readouterr()
+    call("query", "--index", index, "--photo", found.path(5), "--top-k", 1)
+    assert f"{found.path(5)}  person {found.person(5)}" in capsys.readouterr().out
+
+
+def test_queries_from_a_file(photos, checkpoint, tmp_path, capsys):
+    index = tmp_path / "index"
+    call("index", "--photos", photos, "--checkpoint", checkpoint, "--output", index, "--dtype", "float32")
+    (tmp_path / "q.csv").write_text("name,photo,text\nfirst,photos/004.png,\nsecond,,a woman in blue\n")
+    call("query", "--index", index, "--queries", tmp_path / "q.csv", "--top-k", 2, "--json", tmp_path / "found.json")
+    first, second = json.loads((tmp_path / "found.json").read_text())
+    assert (first["name"], second["name"]) == ("first", "second") and len(second["hits"]) == 2
+    assert first["hits"][0]["photo"] == str(photos / "004.png")
+
+
+def test_the_approximate_index(photos, checkpoint, tmp_path, capsys):
+    index = tmp_path / "index"
+    call("index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
+    (tmp_path / "q.jsonl").write_text('{"text": "a man in red"}\n{"text": "a woman with a bag"}\n')
+    capsys.readouterr()
+    call("approximate", "--index", index, "--queries", tmp_path / "q.jsonl")
+    assert json.loads(capsys.readouterr().out)["recall_at_10"] == {"queries": 1.0, "photos": 1.0}
+    call("query", "--index", index, "--photo", photos / "002.png", "--approximate", "--top-k", 1)
+    assert str(photos / "002.png") in capsys.readouterr().out
+
+
+def test_a_killed_run_goes_on(checkpoint, tmp_path):
+    """SIGKILL between two batches; the next run encodes the rest and nothing twice."""
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    put_photos(photos, range(300))
+    started = subprocess.Popen(
+        command("search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", index),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + LIMIT
+    while started.poll() is None and time.monotonic() < deadline:
+        features = index / "features.1.float16"
+        if features.exists() and features.stat().st_size > 8 * 64:
+            os.kill(started.pid, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    assert started.wait() == -signal.SIGKILL
+    before = PhotoIndex.open(index).count
+    assert 0 < before < 300
+    done = run_tool("search.py", "index", "--output", index)
+    summary = json.loads(done.stdout)
+    assert (summary["photos"], summary["kept"], summary["encoded"]) == (300, before, 300 - before)
+    assert sorted(PhotoIndex.open(index).photos) == sorted(photos.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("index", "--output", "new"), "a new index needs --checkpoint"),
+        (("index", "--dataset", "cuhk_pedes", "--output", "new"), "--dataset needs --root"),
+        (("index", "--photos", "absent", "--checkpoint", "absent.ckpt", "--output", "new"), "absent.ckpt"),
+        (("query", "--index", "absent", "--text", "a man"), "is no index"),
+        (("query", "--index", "absent"), "nothing to search for"),
+        (("query", "--index", "absent", "--text", ""), "description is empty"),
+        (("query", "--index", "absent", "--text", "a", "--heat-map"), "add --figure"),
+        (("query", "--index", "absent", "--text", "a", "--queries", "q.csv"), "leave out --text"),
+        (("approximate", "--index", "absent", "--recall", "0"), "--recall 0.0"),
+        (("info", "--index", "absent"), "is no index"),
+    ],
+)
+def test_mistakes_are_told_and_make_nothing(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception, match=message) as caught:
+        call(*arguments)
+    assert isinstance(caught.value, ConfigError.__mro__[1]) and not list(tmp_path.iterdir())
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+    done = run_tool("search.py", "query", "--index", tmp_path, "--text", "a man")
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "is no index" in line and "Traceback" not in done.stderr
