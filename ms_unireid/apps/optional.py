@@ -1,4 +1,4 @@
-"""Packages that only some methods need: imported at their first use, or a clear word on what to install."""
+"""Optional packages: imported at first use, with a clear error if they are missing."""
 
 import importlib
 import importlib.metadata
@@ -13,10 +13,10 @@ def need(module: str, user: str, fix: str) -> ModuleType:
     Args:
         module: Its import name.
         user: What needs it, for the message.
-        fix: How to get it, for the message.
+        fix: How to install it, for the message.
 
     Raises:
-        EnvironmentProblem: If it is missing, or there and cannot be imported.
+        EnvironmentProblem: If it is not installed, or cannot be imported.
     """
     try:
         return importlib.import_module(module)
@@ -27,13 +27,13 @@ def need(module: str, user: str, fix: str) -> ModuleType:
     except ImportError as error:
         reason = " ".join(str(error).split())[:200]
         raise EnvironmentProblem(
-            f"{user}: the package {module} is installed and cannot be imported ({reason}); install the system library "
-            f"that it names, or {fix}"
+            f"{user}: the package {module} is installed but cannot be imported ({reason}); install the system library "
+            f"that is named there, or {fix}"
         ) from error
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Return the versions of installed distributions; what is not installed is left out."""
+    """Return the versions of those packages that are installed."""
     found = {}
     for package in packages:
         try:

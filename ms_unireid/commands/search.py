@@ -1,4 +1,4 @@
-"""Search photos by text, sketch or both: make an index of a folder, then ask it.
+"""Search photos by text, sketch or both: `index` a folder of photos, then `query` the index.
 
 python tools/search.py index --photos DIR --checkpoint runs/cuhk/best_average.ckpt --output INDEX
 python tools/search.py query --index INDEX --text "a man in a red jacket" --sketch sketch.png --figure found.png
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ms_unireid.apps.search.index import DTYPES
-from ms_unireid.apps.search.queries import Query, make_query, read_queries
+from ms_unireid.apps.search.index import DTYPES, describe_index
+from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.synthetic.captions import write_caption
 from ms_unireid.apps.synthetic.person import draw_people
 from ms_unireid.data.tri_pedes import DATASETS
@@ -22,7 +22,7 @@ from ms_unireid.errors import ConfigError
 from ms_unireid.files import write_json, write_text
 from ms_unireid.runtime import check_packages
 
-SAMPLE = 100  # queries and photos that recall is measured with
+SAMPLE = 100  # number of queries, and of photos, to measure the recall with
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -31,52 +31,52 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog='example: python tools/search.py query --index INDEX --text "a man in red" --top-k 10',
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    index = commands.add_parser("index", help="make an index, or bring it up to date; a summary goes to stdout")
+    index = commands.add_parser("index", help="make an index, or bring it up to date; prints a summary")
     index.add_argument("--photos", type=Path, action="append", default=[], help="a folder of photos; repeatable")
     index.add_argument("--dataset", choices=tuple(DATASETS), help="index a split of a data set")
     index.add_argument("--root", type=Path, help="with --dataset: its folder")
     index.add_argument("--split", default="test", choices=("train", "val", "test"), help="with --dataset")
-    index.add_argument("--remove", type=Path, action="append", default=[], help="a folder to forget; repeatable")
-    index.add_argument("--checkpoint", type=Path, help="the model; an index that is there knows its own")
+    index.add_argument("--remove", type=Path, action="append", default=[], help="a folder to take out; repeatable")
+    index.add_argument("--checkpoint", type=Path, help="the model; not needed for an existing index")
     index.add_argument("--output", type=Path, required=True, help="folder of the index")
-    index.add_argument("--dtype", choices=DTYPES, help="of the features on disk (default float16)")
-    index.add_argument("--config", type=Path, action="append", help="YAML file; else the checkpoint's own config")
+    index.add_argument("--dtype", choices=DTYPES, help="of the stored features (default float16)")
+    index.add_argument("--config", type=Path, action="append", help="YAML file; default: the config in the checkpoint")
     index.add_argument("--json", type=Path, help="write the summary as JSON")
     index.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
-    query = commands.add_parser("query", help="ask an index; the ranked photos go to stdout")
+    query = commands.add_parser("query", help="search an index; prints the ranked photos")
     query.add_argument("--index", type=Path, required=True, help="folder of the index")
-    query.add_argument("--text", action="append", default=[], help="a description; repeated ones are averaged")
-    query.add_argument("--sketch", type=Path, action="append", default=[], help="a picture; repeated ones are averaged")
-    query.add_argument("--photo", type=Path, help="a photo to search from, alone")
+    query.add_argument("--text", action="append", default=[], help="a description; several are averaged")
+    query.add_argument("--sketch", type=Path, action="append", default=[], help="a picture; several are averaged")
+    query.add_argument("--photo", type=Path, help="a photo; excludes --text and --sketch")
     query.add_argument(
         "--weight",
         type=float,
         default=0.5,
-        help="how much the sketch counts against the text, 0 to 1; 0.5 adds both features as the paper does",
+        help="weight of the sketch, 0 to 1; the text has the rest; 0.5 adds both features as the paper does",
     )
-    query.add_argument("--queries", type=Path, help="many queries: CSV with a header, or a JSON object a line")
+    query.add_argument("--queries", type=Path, help="a file of queries: CSV with a header, or one JSON object per line")
     query.add_argument("--top-k", type=int, default=10, help="photos per query")
     query.add_argument("--approximate", action="store_true", help="search the approximate index")
-    query.add_argument("--checkpoint", type=Path, help="the model's file, if it lies elsewhere now")
-    query.add_argument("--json", type=Path, help="write what was found as JSON")
-    query.add_argument("--csv", type=Path, help="write what was found as CSV")
+    query.add_argument("--checkpoint", type=Path, help="the model's file, if it has been moved")
+    query.add_argument("--json", type=Path, help="write the ranked lists as JSON")
+    query.add_argument("--csv", type=Path, help="write the ranked lists as CSV")
     query.add_argument("--figure", type=Path, help="draw the ranked lists (PNG)")
-    query.add_argument("--heat-map", action="store_true", help="with --figure: show where the model looked")
+    query.add_argument("--heat-map", action="store_true", help="with --figure: show the attention of the model")
     query.add_argument("overrides", nargs="*", metavar="runtime.key=value", help="such as runtime.device=CPU")
     approximate = commands.add_parser(
-        "approximate", help="make an approximate index for millions of photos; its recall goes to stdout"
+        "approximate", help="build an approximate index for millions of photos; prints its recall"
     )
     approximate.add_argument("--index", type=Path, required=True, help="folder of the index")
-    approximate.add_argument("--recall", type=float, default=0.95, help="least share of the exact top 10 to be found")
-    approximate.add_argument("--queries", type=Path, help="queries to measure it with, as of query; else captions")
-    approximate.add_argument("--checkpoint", type=Path, help="the model's file, if it lies elsewhere now")
-    info = commands.add_parser("info", help="what is in an index and what made it, as JSON on stdout")
+    approximate.add_argument("--recall", type=float, default=0.95, help="least fraction of the exact top 10")
+    approximate.add_argument("--queries", type=Path, help="queries to measure it with; default: synthetic captions")
+    approximate.add_argument("--checkpoint", type=Path, help="the model's file, if it has been moved")
+    info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
     info.add_argument("--index", type=Path, required=True, help="folder of the index")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the job with its command-line arguments."""
     options = _parse(arguments)
     {"index": _index, "query": _query, "approximate": _approximate, "info": _info}[options.command](options)
 
@@ -98,20 +98,19 @@ def _index(options: argparse.Namespace) -> None:
         removed=options.remove,
         files=options.config,
         overrides=options.overrides,
-        progress=_bars(),
+        progress=_progress_bars(),
     )
     summary = {"index": str(options.output), **dataclasses.asdict(report)}
-    print(json.dumps(summary, indent=2, ensure_ascii=False))
+    _print_json(summary)
     if options.json:
         write_json(options.json, summary)
 
 
 def _query(options: argparse.Namespace) -> None:
     if options.heat_map and not options.figure:
-        raise ConfigError("--heat-map is drawn into the picture; add --figure FILE")
-    queries = _asked(options)
+        raise ConfigError("--heat-map needs a picture to be drawn in; add --figure FILE")
+    queries = _queries(options)
     check_packages()
-    from ms_unireid.apps.search.search_report import to_csv, to_json, to_table
     from ms_unireid.apps.search.searcher import Searcher
 
     searcher = Searcher.open(options.index, options.checkpoint, options.overrides, options.approximate)
@@ -127,48 +126,50 @@ def _query(options: argparse.Namespace) -> None:
         draw_search(searcher, queries, found, options.figure, heat_map=options.heat_map)
 
 
-def _asked(options: argparse.Namespace) -> list[Query]:
+def _queries(options: argparse.Namespace) -> list[Query]:
     if not options.queries:
         return [make_query(options.text, options.sketch, options.photo, options.weight)]
     if options.text or options.sketch or options.photo:
-        raise ConfigError("--queries holds the queries; leave out --text, --sketch and --photo")
+        raise ConfigError("--queries is a file of all queries; leave out --text, --sketch and --photo")
     return read_queries(options.queries)
 
 
 def _approximate(options: argparse.Namespace) -> None:
     if not 0 < options.recall <= 1:
         raise ConfigError(f"--recall {options.recall}: expected more than 0, at most 1")
-    queries = read_queries(options.queries) if options.queries else _made_up_queries()
+    queries = read_queries(options.queries) if options.queries else _synthetic_queries()
     check_packages()
-    from ms_unireid.apps.search.approximate import build_approximate, sample_photos
+    from ms_unireid.apps.search.engines import build_approximate, sample_photos
     from ms_unireid.apps.search.searcher import Searcher
 
     searcher = Searcher.open(options.index, options.checkpoint)
     feats = np.stack([searcher.encode(one) for one in tqdm(queries, unit="query", desc="encoding")])
-    kinds = {"queries": feats, "photos": sample_photos(searcher.index, SAMPLE)}
-    print(json.dumps(build_approximate(searcher.index, kinds, options.recall), indent=2))
+    measured = {"queries": feats, "photos": sample_photos(searcher.index, SAMPLE)}
+    _print_json(build_approximate(searcher.index, measured, options.recall))
 
 
-def _made_up_queries() -> list[Query]:
+def _synthetic_queries() -> list[Query]:
     rng = np.random.default_rng(1)
     return [make_query(write_caption(rng, person)) for person in draw_people(SAMPLE, seed=1)]
 
 
 def _info(options: argparse.Namespace) -> None:
-    from ms_unireid.apps.search.index import describe
-
-    print(json.dumps(describe(options.index), indent=2, ensure_ascii=False))
+    _print_json(describe_index(options.index))
 
 
-def _bars() -> Callable[[str, int, int], None]:
-    """Return a progress callback with a bar for each kind of work, shown when it begins."""
-    shown: dict[str, tqdm] = {}
+def _print_json(value: dict) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
-    def show(what: str, done: int, total: int) -> None:
-        if what not in shown:
-            shown[what] = tqdm(total=total, unit="photo", desc=what, mininterval=0.5)
-        shown[what].update(done - shown[what].n)
+
+def _progress_bars() -> Callable[[str, int, int], None]:
+    """Return a progress callback that shows one bar per step of the work."""
+    bars: dict[str, tqdm] = {}
+
+    def show(step: str, done: int, total: int) -> None:
+        if step not in bars:
+            bars[step] = tqdm(total=total, unit="photo", desc=step, mininterval=0.5)
+        bars[step].update(done - bars[step].n)
         if done == total:
-            shown[what].close()
+            bars[step].close()
 
     return show

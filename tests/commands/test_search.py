@@ -156,13 +156,13 @@ def test_a_killed_run_goes_on(checkpoint, tmp_path):
         (("index", "--output", "new"), "a new index needs --checkpoint"),
         (("index", "--dataset", "cuhk_pedes", "--output", "new"), "--dataset needs --root"),
         (("index", "--photos", "absent", "--checkpoint", "absent.ckpt", "--output", "new"), "absent.ckpt"),
-        (("query", "--index", "absent", "--text", "a man"), "is no index"),
+        (("query", "--index", "absent", "--text", "a man"), "is not an index"),
         (("query", "--index", "absent"), "nothing to search for"),
         (("query", "--index", "absent", "--text", ""), "description is empty"),
         (("query", "--index", "absent", "--text", "a", "--heat-map"), "add --figure"),
         (("query", "--index", "absent", "--text", "a", "--queries", "q.csv"), "leave out --text"),
         (("approximate", "--index", "absent", "--recall", "0"), "--recall 0.0"),
-        (("info", "--index", "absent"), "is no index"),
+        (("info", "--index", "absent"), "is not an index"),
     ],
 )
 def test_mistakes_are_told_and_make_nothing(arguments, message, tmp_path, monkeypatch):
@@ -176,4 +176,4 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     done = run_tool("search.py", "query", "--index", tmp_path, "--text", "a man")
     assert done.returncode == 2 and done.stdout == ""
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "is no index" in line and "Traceback" not in done.stderr
+    assert "is not an index" in line and "Traceback" not in done.stderr

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_unireid.apps.benchmarks.runs import MIB, Run, in_turns, measured, spread, summary
-from ms_unireid.apps.search.nearest import nearest
+from ms_unireid.apps.search.engines import exact_search
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.runtime import describe
 
@@ -83,8 +83,8 @@ def _open(file: str, photos: str) -> tuple[np.ndarray, np.ndarray]:
 def _search(file: str, photos: str) -> Run:
     features, (warm_up, query) = _open(file, photos)
     found: list[np.ndarray] = []
-    nearest(features, warm_up[None], TOP)
-    run = measured(lambda: found.append(nearest(features, query[None], TOP)[0][0]))
+    exact_search(features, warm_up[None], TOP)
+    run = measured(lambda: found.append(exact_search(features, query[None], TOP)[0][0]))
     return {**run, "rows": found[0].tolist()}
 
 

@@ -1,1 +1,1 @@
-"""Photos found in an index, and errors of a checkpoint looked at."""
+"""Search: an index of photos, and the photos that match a description, a sketch, both, or another photo."""

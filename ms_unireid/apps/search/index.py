@@ -1,48 +1,245 @@
-"""An index of photos on disk: a feature a row, memory-mapped, and the manifest that says whose it is.
+"""An index of photos on disk: a file of features, one row per photo, and `manifest.sqlite`, which names the photos.
 
-Rows are only ever added behind those that the manifest knows, or written anew into another file that the manifest then
-names: whenever a process is killed, what the manifest says is there.
+The manifest is an SQLite database because each of its transactions is applied completely or not at all, even if the
+process is killed. `index_writer` changes an index.
 """
 
 import contextlib
-import os
-from collections.abc import Iterator, Sequence
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_unireid.apps.search.manifest import FILE, Manifest, Photo
 from ms_unireid.errors import DataError, UserError
 
 DTYPES = ("float16", "float32")
-_ROWS_AT_ONCE = 1 << 14
-_LOCK = ".lock"
+MANIFEST = "manifest.sqlite"
+FORMAT = 1
+_TABLES = (
+    "about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    # AUTOINCREMENT never reuses the number of a removed source, so its photos cannot be taken for another source's.
+    "sources (id INTEGER PRIMARY KEY AUTOINCREMENT, folder TEXT NOT NULL, dataset TEXT NOT NULL, "
+    "split TEXT NOT NULL, UNIQUE (folder, dataset, split))",
+    "photos (row INTEGER PRIMARY KEY, source INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, "
+    "mtime_ns INTEGER NOT NULL, sha256 BLOB NOT NULL, person TEXT, UNIQUE (source, name))",
+    "skipped (source INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
+    "reason TEXT NOT NULL, PRIMARY KEY (source, name))",
+)
+_ADD_PHOTO = "INSERT INTO photos (row, source, name, size, mtime_ns, sha256, person) VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+class Source(NamedTuple):
+    """A folder of photos, or one split of a data set in it.
+
+    Attributes:
+        folder: Absolute path; photo names are relative to it.
+        dataset: Name of the data set; empty for a plain folder.
+        split: train, val or test; empty for a plain folder.
+    """
+
+    folder: str
+    dataset: str = ""
+    split: str = ""
+
+
+class Photo(NamedTuple):
+    """An indexed photo.
+
+    Attributes:
+        source: Number of its source.
+        name: Relative path with forward slashes.
+        size: Bytes.
+        mtime_ns: Modification time.
+        sha256: Digest of the file.
+        person: Identity of the person, if known.
+    """
+
+    source: int
+    name: str
+    size: int
+    mtime_ns: int
+    sha256: bytes
+    person: str | None = None
+
+
+class Skipped(NamedTuple):
+    """A photo that cannot be read: the fields of `Photo`, and the reason."""
+
+    source: int
+    name: str
+    size: int
+    mtime_ns: int
+    reason: str
+
+
+class Manifest:
+    """An open manifest.
+
+    Args:
+        folder: The index.
+        about: Values to create a new manifest with; None opens an existing one.
+
+    Raises:
+        DataError: If it is missing, damaged or of another format version.
+        UserError: If it cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any] | None = None):
+        self.file = folder / MANIFEST
+        if about is None and not self.file.is_file():
+            raise DataError(f"{folder}: is not an index ({MANIFEST} is missing); make one with tools/search.py index")
+        with self._clear_errors():
+            self.database = sqlite3.connect(self.file, isolation_level=None)
+            if about is not None and self._format() == 0:
+                with self.transaction():
+                    self._create(about)
+            found = self._format()
+        if found != FORMAT:
+            raise DataError(f"{self.file}: has format {found}, expected {FORMAT}; make a new index")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.database.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Apply all changes of the block, or none of them.
+
+        Raises:
+            UserError: If the file is damaged or cannot be written.
+        """
+        with self._clear_errors():
+            self.database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self.database.execute("ROLLBACK")
+                raise
+            self.database.execute("COMMIT")
+
+    def about(self) -> dict[str, Any]:
+        """Return how the features were made, and the number of the features file."""
+        return {key: json.loads(value) for key, value in self._rows("SELECT key, value FROM about")}
+
+    def set_about(self, **values: Any) -> None:
+        """Set values of `about`."""
+        rows = [(key, json.dumps(value)) for key, value in values.items()]
+        self.database.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
+
+    def sources(self) -> dict[int, Source]:
+        """Return the sources by number."""
+        return {number: Source(*rest) for number, *rest in self._rows("SELECT id, folder, dataset, split FROM sources")}
+
+    def add_source(self, source: Source) -> int:
+        """Add a source unless it is present; return its number."""
+        self.database.execute("INSERT OR IGNORE INTO sources (folder, dataset, split) VALUES (?, ?, ?)", source)
+        ((number,),) = self._rows("SELECT id FROM sources WHERE (folder, dataset, split) = (?, ?, ?)", source)
+        return number
+
+    def drop_source(self, number: int) -> None:
+        """Remove a source and its skipped photos; the caller removes its indexed photos."""
+        self.database.execute("DELETE FROM sources WHERE id = ?", (number,))
+        self.database.execute("DELETE FROM skipped WHERE source = ?", (number,))
+
+    def count(self) -> int:
+        """Return the number of photos N; their rows are 0 to N - 1."""
+        ((count,),) = self._rows("SELECT count(*) FROM photos")
+        return count
+
+    def photos(self) -> list[Photo]:
+        """Return the photos by row."""
+        query = "SELECT source, name, size, mtime_ns, sha256, person FROM photos ORDER BY row"
+        return [Photo(*row) for row in self._rows(query)]
+
+    def names(self) -> list[tuple[int, str, str | None]]:
+        """Return source, name and person of each photo by row."""
+        return self._rows("SELECT source, name, person FROM photos ORDER BY row")
+
+    def sha256(self, source: int, name: str) -> bytes | None:
+        """Return the indexed digest of a photo; None if the photo is not in the index."""
+        found = self._rows("SELECT sha256 FROM photos WHERE source = ? AND name = ?", (source, name))
+        return found[0][0] if found else None
+
+    def add_photos(self, first: int, photos: Iterable[Photo]) -> None:
+        """Add photos at row `first` and after."""
+        self.database.executemany(_ADD_PHOTO, ((first + i, *photo) for i, photo in enumerate(photos)))
+
+    def replace_photos(self, photos: Iterable[Photo]) -> None:
+        """Replace all photos."""
+        self.database.execute("DELETE FROM photos")
+        self.add_photos(0, photos)
+
+    def truncate_photos(self, count: int) -> None:
+        """Remove the photos at row `count` and after."""
+        self.database.execute("DELETE FROM photos WHERE row >= ?", (count,))
+
+    def skipped(self) -> list[Skipped]:
+        """Return the photos that cannot be read."""
+        query = "SELECT source, name, size, mtime_ns, reason FROM skipped ORDER BY source, name"
+        return [Skipped(*row) for row in self._rows(query)]
+
+    def replace_skipped(self, skipped: Iterable[Skipped]) -> None:
+        """Replace all skipped photos."""
+        self.database.execute("DELETE FROM skipped")
+        self.add_skipped(skipped)
+
+    def add_skipped(self, skipped: Iterable[Skipped]) -> None:
+        """Add photos that cannot be read."""
+        self.database.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?)", skipped)
+
+    def _format(self) -> int:
+        ((found,),) = self._rows("PRAGMA user_version")
+        return found
+
+    def _create(self, about: dict[str, Any]) -> None:
+        for table in _TABLES:
+            self.database.execute(f"CREATE TABLE {table}")
+        self.set_about(**about)
+        self.database.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _rows(self, query: str, values: tuple = ()) -> list[tuple]:
+        with self._clear_errors():
+            return self.database.execute(query, values).fetchall()
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{self.file}: cannot be used ({error}); check the disk and your permissions in the folder"
+            ) from error
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise DataError(
+                f"{self.file}: is damaged or not a manifest ({error}); remove the folder and make a new index"
+            ) from error
 
 
 class PhotoIndex:
-    """A snapshot of an index, to search in; later changes of the files do not reach it.
+    """A snapshot of an index to search in; later changes of the index do not affect it.
 
     Args:
         folder: The index.
 
     Attributes:
-        folder: The index.
-        about: What made it: checkpoint, model, preprocessing, dtype.
-        features: (N, D) float16 or float32, each of length 1, memory-mapped.
+        about: How the features were made: checkpoint, model, preprocessing, dtype.
+        features: (N, D) float16 or float32, L2-normalised rows, memory-mapped.
 
     Raises:
-        DataError: If it is no index, or damaged.
+        DataError: If the folder is not an index, or the index is damaged.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         manifest = Manifest(self.folder)
-        with contextlib.closing(manifest), manifest.change():
+        with contextlib.closing(manifest), manifest.transaction():
             self.about = manifest.about()
-            self.features = _features(self.folder, self.about, manifest.count())
+            self.features = map_features(self.folder, self.about, manifest.count())
             self._folders = {number: Path(source.folder) for number, source in manifest.sources().items()}
-            self._names = list(manifest.names())
+            self._names = manifest.names()
 
     @classmethod
     def open(cls, folder: Path) -> "PhotoIndex":
@@ -65,26 +262,22 @@ class PhotoIndex:
         return [self.path(row) for row in range(self.count)]
 
     def path(self, row: int) -> Path:
-        """Return where the photo of a row lies.
+        """Return the path of a photo.
 
         Raises:
-            IndexError: If there is no such row.
+            IndexError: If the row does not exist.
         """
         if row < 0:
             raise IndexError(row)
         source, name, _ = self._names[row]
         return self._folders[source] / name
 
-    def name(self, row: int) -> str:
-        """Return a photo's path relative to its folder."""
-        return self._names[row][1]
-
     def person(self, row: int) -> str | None:
-        """Return who the photo of a row shows; None where nobody said."""
+        """Return the identity of the person in a photo; None if unknown."""
         return self._names[row][2]
 
     def sha256(self, row: int) -> bytes | None:
-        """Return the digest of a photo's content when it was indexed; None if it was taken out since then.
+        """Return a photo's digest at the time of indexing; None if it has been removed from the index since.
 
         Raises:
             UserError: If the manifest cannot be read.
@@ -94,14 +287,14 @@ class PhotoIndex:
             return manifest.sha256(source, name)
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """Describe an index: what made it, what is in it, what was skipped.
+def describe_index(folder: Path) -> dict[str, Any]:
+    """Return how an index was made, its sources, its number of photos and the skipped photos.
 
     Raises:
-        DataError: If it is no index, or damaged.
+        DataError: If the folder is not an index, or the index is damaged.
     """
     manifest = Manifest(Path(folder))
-    with contextlib.closing(manifest), manifest.change():
+    with contextlib.closing(manifest), manifest.transaction():
         sources = manifest.sources()
         skipped = {str(Path(sources[one.source].folder) / one.name): one.reason for one in manifest.skipped()}
         listed = [{key: value for key, value in source._asdict().items() if value} for source in sources.values()]
@@ -109,173 +302,32 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def model_overrides(about: dict[str, Any]) -> list[str]:
-    """Return the `model.key=value` strings that make the model of an index from its checkpoint."""
+    """Return the `model.key=value` strings that build the model of an index from its checkpoint."""
     return [f"model.{key}={'null' if value is None else value}" for key, value in about["model"].items()]
 
 
-class IndexWriter:
-    """An index that one process at a time changes.
-
-    Args:
-        folder: The index; made if it is not there.
-        about: What makes the features: `checkpoint` (path and sha256), `model`, `preprocessing`, `dtype`, `dim`.
-
-    Attributes:
-        manifest: What is in it.
-        repaired: Rows that an earlier process named and whose features are gone.
+def map_features(folder: Path, about: dict[str, Any], count: int) -> np.ndarray:
+    """Memory-map the features of the first `count` photos, (count, D).
 
     Raises:
-        UserError: If another process is changing it, or it cannot be written.
-        DataError: If it is damaged, or was made by another checkpoint or another preprocessing.
+        DataError: If the file is missing or too short.
     """
-
-    def __init__(self, folder: Path, about: dict[str, Any]):
-        self.folder = folder
-        _make_folder(folder)
-        self._lock = _locked(folder)
-        try:
-            self.manifest = Manifest(folder, {**about, "file": 1, "changes": 0})
-            _check_same(folder, self.manifest.about(), about)
-            self.repaired = self._repair()
-        except BaseException:
-            self._lock.close()
-            raise
-
-    def close(self) -> None:
-        """Close the files and let others change the index."""
-        self.manifest.close()
-        self._lock.close()
-
-    def append(self, photos: Sequence[Photo], features: np.ndarray) -> None:
-        """Add photos with their features (N, D), each of length 1; on disk when this returns.
-
-        Raises:
-            UserError: If there is no room.
-        """
-        about, count = self.manifest.about(), self.manifest.count()
-        with _explained(self.folder), open(self._features_file(about), "r+b") as file:
-            file.seek(count * _row_bytes(about))
-            file.truncate()
-            file.write(np.ascontiguousarray(features, about["dtype"]).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        with self.manifest.change():
-            self.manifest.add_photos(count, photos)
-            self._count_change(about)
-
-    def rearrange(self, photos: Sequence[Photo], rows: Sequence[int], dropped: Sequence[int] = ()) -> None:
-        """Put these photos in the place of all, with the features that now stand in `rows`; forget dropped sources.
-
-        Raises:
-            UserError: If there is no room.
-        """
-        about = self.manifest.about()
-        features = _features(self.folder, about, self.manifest.count())
-        number = about["file"] + 1
-        target = _features_name(self.folder, number, about["dtype"])
-        rows = np.asarray(rows, np.int64)
-        with _explained(self.folder), open(target, "wb") as file:
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                file.write(np.ascontiguousarray(features[rows[start : start + _ROWS_AT_ONCE]]).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        with self.manifest.change():
-            for source in dropped:
-                self.manifest.drop_source(source)
-            self.manifest.replace_photos(photos)
-            self.manifest.set_about(file=number)
-            self._count_change(about)
-        self._remove_leftovers()
-
-    def _count_change(self, about: dict[str, Any]) -> None:
-        self.manifest.set_about(changes=about["changes"] + 1)
-
-    def _repair(self) -> int:
-        """Forget photos whose features are not in the file, and remove what an interrupted change left."""
-        about, count = self.manifest.about(), self.manifest.count()
-        file = self._features_file(about)
-        there = file.stat().st_size // _row_bytes(about) if file.exists() else 0
-        if there < count:
-            with self.manifest.change():
-                self.manifest.keep_photos(there)
-        if not file.exists():
-            file.touch()
-        self._remove_leftovers()
-        return max(0, count - there)
-
-    def _remove_leftovers(self) -> None:
-        kept = self._features_file(self.manifest.about())
-        for file in self.folder.glob("features.*"):
-            if file != kept:
-                file.unlink(missing_ok=True)
-
-    def _features_file(self, about: dict[str, Any]) -> Path:
-        return _features_name(self.folder, about["file"], about["dtype"])
-
-
-def _make_folder(folder: Path) -> None:
-    with _explained(folder):
-        if folder.exists() and not (folder / FILE).exists() and any(f.name != _LOCK for f in folder.iterdir()):
-            raise DataError(f"{folder}: holds other files and no index; choose another --output")
-        folder.mkdir(parents=True, exist_ok=True)
-
-
-def _locked(folder: Path) -> IO:
-    """Keep other processes from changing the index until the file is closed or this process ends, however it ends."""
-    import fcntl  # not on Windows, where MindSpore has no GPU or Ascend either
-
-    with _explained(folder):
-        file = (folder / _LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise UserError(f"{folder}: another process is changing this index; wait for it, or stop it") from error
-    return file
-
-
-def _check_same(folder: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Check that features of two makings may stand in one index."""
-    if made["checkpoint"]["sha256"] != wanted["checkpoint"]["sha256"]:
-        raise DataError(
-            f"{folder}: was made by another checkpoint ({made['checkpoint']['path']}, sha256 "
-            f"{made['checkpoint']['sha256'][:12]}...), whose features cannot be compared with those of "
-            f"{wanted['checkpoint']['path']}; take that checkpoint, or another --output"
-        )
-    for key in ("model", "preprocessing", "dtype"):
-        if made[key] != wanted[key]:
-            raise DataError(
-                f"{folder}: was made with {key} {made[key]}, not {wanted[key]}; keep that, or choose another --output"
-            )
-
-
-def _features(folder: Path, about: dict[str, Any], count: int) -> np.ndarray:
-    """Map the features of all photos."""
     shape = (count, about["dim"])
     if not count:
         return np.zeros(shape, about["dtype"])
-    file = _features_name(folder, about["file"], about["dtype"])
-    if not file.exists() or file.stat().st_size < count * _row_bytes(about):
+    file = features_file(folder, about)
+    if not file.exists() or file.stat().st_size < count * row_bytes(about):
         raise DataError(
-            f"{file}: is not there, or shorter than its {count} features; tools/search.py index repairs the index"
+            f"{file}: is missing or shorter than its {count} features; tools/search.py index repairs the index"
         )
     return np.memmap(file, about["dtype"], "r", shape=shape)
 
 
-def _features_name(folder: Path, number: int, dtype: str) -> Path:
-    return folder / f"features.{number}.{dtype}"
+def features_file(folder: Path, about: dict[str, Any]) -> Path:
+    """Return the path of the features file."""
+    return folder / f"features.{about['file']}.{about['dtype']}"
 
 
-def _row_bytes(about: dict[str, Any]) -> int:
+def row_bytes(about: dict[str, Any]) -> int:
+    """Return the bytes of one feature on disk."""
     return about["dim"] * np.dtype(about["dtype"]).itemsize
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}); make room, or choose another "
-            "--output"
-        ) from error

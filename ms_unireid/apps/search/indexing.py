@@ -1,4 +1,4 @@
-"""Bringing an index up to date: what is new is encoded, what has not changed is not read again."""
+"""Makes an index or brings it up to date: encodes new photos, and does not read unchanged ones again."""
 
 import io
 import os
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from ms_unireid.apps.search.index import DTYPES, IndexWriter, describe, model_overrides
-from ms_unireid.apps.search.manifest import FILE, Photo, Skipped, Source
+from ms_unireid.apps.search.index import DTYPES, MANIFEST, Photo, Skipped, Source, describe_index, model_overrides
+from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest
 from ms_unireid.config import Config, to_dict
@@ -28,22 +28,22 @@ from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.files import sha256
 from ms_unireid.models.encoders import ImageEncoder
 
-# Called with (what, done, total) as the work goes on.
+# Called with (step, done, total) during the work.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What bringing an index up to date did.
+    """What an update did; numbers of photos.
 
     Attributes:
-        photos: In it now.
-        encoded: New ones, or of another content than before.
+        photos: Now in the index.
+        encoded: New, or with new content.
         kept: Unchanged.
-        copied: Of content that the index had under another name.
-        removed: Not there any more, or of another content.
-        repaired: Named by an earlier process without its features being there; encoded again.
-        skipped: Path to why it cannot be read.
+        copied: Content that the index had under another name.
+        removed: Gone, or with new content.
+        repaired: Features that were missing, and have been encoded again.
+        skipped: Path of each unreadable photo to the reason.
     """
 
     photos: int
@@ -56,7 +56,7 @@ class IndexReport:
 
 
 def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, Any]:
-    """Describe what makes the features of an index; two descriptions that differ must not meet in one.
+    """Describe how the features of an index are made; features are comparable only if this is the same.
 
     Raises:
         OSError: If the checkpoint cannot be read.
@@ -72,12 +72,12 @@ def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, An
 
 
 def photo_source(folder: Path) -> Source:
-    """Name a folder as a source of photos."""
+    """Make a source of a folder of photos."""
     return Source(os.path.abspath(folder))
 
 
 def dataset_source(name: str, root: Path, split: str) -> Source:
-    """Name a split of a Tri data set as a source of photos.
+    """Make a source of one split of a Tri data set.
 
     Raises:
         DataError: If the folder or the caption file is missing or damaged.
@@ -98,26 +98,26 @@ def build_index(
     """Make an index with a checkpoint, or bring one up to date.
 
     Args:
-        folder: The index; made if it is not there.
-        sources: As `update_index` takes them.
+        folder: The index; created if it does not exist.
+        sources: As in `update_index`.
         checkpoint: The model's file; None takes the one that made the index.
-        dtype: One of `DTYPES`; None keeps what the index has, float16 for a new one.
-        removed: As `update_index` takes them.
-        files: YAML files; None takes the config that is saved in the checkpoint.
+        dtype: One of `DTYPES`; None keeps that of the index, and is float16 for a new one.
+        removed: As in `update_index`.
+        files: YAML files; None takes the config of the checkpoint.
         overrides: `section.key=value` strings.
-        progress: As `update_index` takes it.
+        progress: As in `update_index`.
 
     Raises:
-        ConfigError: If a new index lacks a checkpoint or photos.
+        ConfigError: If a new index has no checkpoint or no photos.
         UserError: As `update_index`; or if the checkpoint cannot be used.
     """
-    made = describe(folder) if (folder / FILE).exists() else None
-    if made is None and (checkpoint is None or not sources):
+    about = describe_index(folder) if (folder / MANIFEST).exists() else None
+    if about is None and (checkpoint is None or not sources):
         raise ConfigError(f"{folder}: a new index needs --checkpoint, and --photos or --dataset")
-    if made is not None:
-        checkpoint = checkpoint or Path(made["checkpoint"]["path"])
-        dtype = dtype or made["dtype"]
-        overrides = [*model_overrides(made), *overrides]
+    if about is not None:
+        checkpoint = checkpoint or Path(about["checkpoint"]["path"])
+        dtype = dtype or about["dtype"]
+        overrides = [*model_overrides(about), *overrides]
     evaluator = CheckpointEvaluator(checkpoint, files, overrides)
     about = describe_model(checkpoint, evaluator.config, dtype or DTYPES[0])
     return update_index(folder, about, evaluator.extractor, sources, removed, progress)
@@ -135,32 +135,32 @@ def update_index(
 
     Args:
         folder: The index.
-        about: What makes its features, from `describe_model`.
+        about: The result of `describe_model`.
         extractor: The model.
-        sources: Folders or splits to add, or to look at again; without any, all that it has.
-        removed: Folders whose photos it is to forget.
-        progress: Called as the work goes on.
+        sources: Folders or splits to add or to compare again; empty compares all sources of the index.
+        removed: Folders to remove from the index.
+        progress: Called during the work.
 
     Raises:
-        DataError: If the index was made by another checkpoint, or a folder is missing or empty.
-        ConfigError: If a folder lies in another one, or one to be removed is not in the index.
+        DataError: If the index was made with another checkpoint, or a folder is missing or empty.
+        ConfigError: If a folder is inside another one, or a folder to remove is not in the index.
         UserError: If the index cannot be written, or another process is changing it.
     """
     progress = progress or (lambda what, done, total: None)
-    given = {source: _list(source) for source in sources}  # before anything is made: mistakes show at once
+    given = {source: _list_photos(source) for source in sources}  # reports mistakes before anything is written
     writer = IndexWriter(folder, about)
     try:
-        known, gone, listings = _choose(writer, given, removed)
-        folders = {number: Path(source.folder) for number, source in known.items()}
+        kept, dropped, listings = _choose_sources(writer, given, removed)
+        folders = {number: Path(source.folder) for number, source in kept.items()}
         photos = writer.manifest.photos()
         changes = find_changes(
             folders, listings, photos, writer.manifest.skipped(), lambda *counts: progress("compared", *counts)
         )
-        if gone or not is_same(changes, photos):
-            writer.rearrange(changes.photos, changes.rows, gone)  # a source leaves with its photos, or not at all
-        with writer.manifest.change():
+        if dropped or not is_same(changes, photos):
+            writer.rearrange(changes.photos, changes.rows, dropped)  # one transaction: a source goes with its photos
+        with writer.manifest.transaction():
             writer.manifest.replace_skipped(changes.skipped)
-        encoded = _encode(writer, folders, changes, extractor, progress)
+        encoded = _encode_new(writer, folders, changes, extractor, progress)
         skipped = {str(folders[one.source] / one.name): one.reason for one in writer.manifest.skipped()}
         return IndexReport(
             photos=writer.manifest.count(),
@@ -175,41 +175,45 @@ def update_index(
         writer.close()
 
 
-def _choose(
+def _choose_sources(
     writer: IndexWriter, given: Mapping[Source, Listing], removed: Sequence[Path]
 ) -> tuple[dict[int, Source], list[int], dict[int, Listing]]:
-    """Put new sources into the manifest; return those that stay, those that go, and the photos of those to look at."""
+    """Add new sources to the manifest.
+
+    Returns:
+        The sources to keep by number, the numbers to drop, and the listings of the sources to compare.
+    """
     known = writer.manifest.sources()
-    gone = [number for folder in removed for number in _of_folder(folder, known)]
-    for number in gone:
+    dropped = [number for folder in removed for number in _numbers_of(folder, known)]
+    for number in dropped:
         if known[number] in given:
-            raise ConfigError(f"{known[number].folder}: is to be added and to be removed; give it for one of the two")
-    kept = {number: source for number, source in known.items() if number not in gone}
-    _check_apart([*kept.values(), *given])
-    listings = given or {source: _list(source) for source in kept.values()}
-    with writer.manifest.change():
+            raise ConfigError(f"{known[number].folder}: cannot be both added and removed; choose one")
+    kept = {number: source for number, source in known.items() if number not in dropped}
+    _check_not_nested([*kept.values(), *given])
+    listings = given or {source: _list_photos(source) for source in kept.values()}
+    with writer.manifest.transaction():
         numbers = {source: writer.manifest.add_source(source) for source in listings}
-    stay = {number: source for number, source in writer.manifest.sources().items() if number not in gone}
-    return stay, gone, {numbers[source]: listing for source, listing in listings.items()}
+    kept = {number: source for number, source in writer.manifest.sources().items() if number not in dropped}
+    return kept, dropped, {numbers[source]: listing for source, listing in listings.items()}
 
 
-def _of_folder(folder: Path, known: Mapping[int, Source]) -> list[int]:
+def _numbers_of(folder: Path, known: Mapping[int, Source]) -> list[int]:
     found = [number for number, source in known.items() if source.folder == os.path.abspath(folder)]
     if not found:
-        there = ", ".join(source.folder for source in known.values()) or "none"
-        raise ConfigError(f"--remove {folder}: the index has no such folder; it has {there}")
+        present = ", ".join(source.folder for source in known.values()) or "none"
+        raise ConfigError(f"--remove {folder}: the index has no such folder; it has {present}")
     return found
 
 
-def _check_apart(sources: Sequence[Source]) -> None:
+def _check_not_nested(sources: Sequence[Source]) -> None:
     folders = sorted({source.folder for source in sources if not source.dataset})
     for outer in folders:
         for inner in folders:
             if inner.startswith(outer.rstrip(os.sep) + os.sep):
-                raise ConfigError(f"{inner}: lies in {outer}, so its photos would be found twice; give one of the two")
+                raise ConfigError(f"{inner}: is inside {outer}, so its photos would be indexed twice; give one of them")
 
 
-def _list(source: Source) -> Listing:
+def _list_photos(source: Source) -> Listing:
     folder = Path(source.folder)
     if source.dataset:
         photos = dataset_photos(source.dataset, folder.parent)
@@ -217,18 +221,18 @@ def _list(source: Source) -> Listing:
     else:
         listing = dict.fromkeys(folder_photos(folder).names)
     if not listing:
-        raise DataError(f"{folder}: there is no photo in it; check the path (is a disk not mounted?), or --remove it")
+        raise DataError(f"{folder}: has no photos; check the path (is the disk mounted?), or --remove it")
     return listing
 
 
-def _encode(
+def _encode_new(
     writer: IndexWriter,
     folders: Mapping[int, Path],
     changes: Changes,
     extractor: FeatureExtractor,
     progress: Progress,
 ) -> int:
-    """Encode what is new and put it on disk, batch by batch; return how many photos."""
+    """Encode and store the new photos batch by batch; return their number."""
     config = extractor.config
     source = _NewPhotos(folders, changes.new, config.eval.batch_size, config.model.image_size)
     done = encoded = 0
@@ -238,7 +242,7 @@ def _encode(
         if good:
             feats = _features(extractor.image_encoder, pictures, writer.folder)
             writer.append([found[place] for place in good], feats[good])
-        with writer.manifest.change():
+        with writer.manifest.transaction():
             writer.manifest.add_skipped(one for one in found if isinstance(one, Skipped))
         done, encoded = done + len(found), encoded + len(good)
         progress("encoded", done, len(changes.new))
@@ -249,14 +253,14 @@ def _features(encoder: ImageEncoder, pictures: np.ndarray, folder: Path) -> np.n
     try:
         return normalize_rows(encoder(Tensor(pictures)).asnumpy())
     except ValueError as error:
-        raise DataError(f"{folder}: nothing was added ({error}); take another checkpoint") from error
+        raise DataError(f"{folder}: nothing was added ({error}); use another checkpoint") from error
 
 
 class _NewPhotos:
-    """Random access to batches of photos, each file read once: its bytes are hashed and decoded.
+    """Random access to batches of new photos; each file is read once, hashed and decoded.
 
     Attributes:
-        found: Batch number to what each of its files turned out to be.
+        found: Batch number to a `Photo` or `Skipped` for each of its files.
     """
 
     columns = ("pictures",)
@@ -276,7 +280,7 @@ class _NewPhotos:
         return -(-len(self.new) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
-        """Return float32 (batch_size, 3, H, W), zeros where there is no photo or none that can be read."""
+        """Return (batch_size, 3, H, W) float32; zeros for unreadable photos and behind the last one."""
         pictures = np.zeros((self.batch_size, 3, *self.image_size), np.float32)
         start = int(index) * self.batch_size
         batch = self.new[start : start + self.batch_size]

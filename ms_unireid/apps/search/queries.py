@@ -1,6 +1,7 @@
-"""What is asked of an index: sentences, sketches, both, or a photo; one, or many from a file."""
+"""Queries and what they found: read from arguments or a file, and written as a table, JSON or CSV."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,24 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
+from tabulate import tabulate
 
 from ms_unireid.data.pictures import DECODE_ERRORS, describe, opened
 from ms_unireid.errors import QueryError, UserError
 
 FIELDS = ("text", "sketch", "photo", "weight", "name")
-_MANY_CHARACTERS = 100_000
+COLUMNS = ("query", "rank", "score", "photo", "person", "row")
+_MAX_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query; several sentences or sketches are of the same person and averaged.
+    """One query; several texts or sketches describe the same person and are averaged.
 
     Attributes:
-        texts: Sentences.
-        sketches: Picture files, or pictures.
-        photo: A picture, its file, or the row of an indexed photo, to search from; then nothing else.
-        weight: How much the sketches count against the sentences, 0 to 1; 0.5 adds the two features, as the paper does.
-        name: What the query is called in results.
+        texts: Descriptions.
+        sketches: Pictures or their files.
+        photo: A picture, its file, or the row of an indexed photo; excludes texts and sketches.
+        weight: Weight of the sketches, 0 to 1; the texts have the rest. 0.5 adds both features as the paper does.
+        name: Name of the query in results.
     """
 
     texts: tuple[str, ...] = ()
@@ -36,15 +39,42 @@ class Query:
 
     def __post_init__(self):
         if any(not text.strip() for text in self.texts):
-            raise QueryError("the description is empty; say what the person looks like, or leave it out")
-        if any(len(text) > _MANY_CHARACTERS for text in self.texts):
-            raise QueryError(f"the description is longer than {_MANY_CHARACTERS} characters; shorten it")
+            raise QueryError("the description is empty; describe the person, or leave the description out")
+        if any(len(text) > _MAX_CHARACTERS for text in self.texts):
+            raise QueryError(f"the description is longer than {_MAX_CHARACTERS} characters; shorten it")
         if not self.texts and not self.sketches and self.photo is None:
             raise QueryError("nothing to search for; give a description, a sketch, both, or a photo")
         if self.photo is not None and (self.texts or self.sketches):
-            raise QueryError("a photo is searched from alone; leave out the description and the sketch, or the photo")
+            raise QueryError("a photo cannot be combined with a description or a sketch; leave out one of them")
         if not 0 <= self.weight <= 1:
-            raise QueryError(f"weight {self.weight}: expected 0 (only the description counts) to 1 (only the sketch)")
+            raise QueryError(f"weight {self.weight}: expected 0 (only the description) to 1 (only the sketch)")
+
+    def __str__(self) -> str:
+        parts = [f'"{" ".join(text.split())}"' for text in self.texts]
+        parts += [f"sketch {_label(sketch)}" for sketch in self.sketches]
+        if self.photo is not None:
+            parts.append(f"photo {_label(self.photo)}")
+        weight = f" (sketch weight {self.weight:g})" if self.texts and self.sketches else ""
+        return " + ".join(parts) + weight
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One photo of a ranked list.
+
+    Attributes:
+        rank: From 1.
+        score: Cosine similarity.
+        row: Row in the index.
+        path: The photo.
+        person: Identity of the person, if known.
+    """
+
+    rank: int
+    score: float
+    row: int
+    path: Path
+    person: str | None = None
 
 
 def make_query(
@@ -54,10 +84,10 @@ def make_query(
     weight: float = 0.5,
     name: str = "",
 ) -> Query:
-    """Make a query of what a user gives: one of a kind, or a list.
+    """Make a query; text and sketch may be one or a sequence.
 
     Raises:
-        QueryError: If it is empty, mixes a photo with the rest, or has a weight that is none.
+        QueryError: If it is empty, combines a photo with anything else, or its weight is not between 0 and 1.
     """
     texts = (text,) if isinstance(text, str) else tuple(text or ())
     sketches = (sketch,) if isinstance(sketch, str | Path | Image.Image) else tuple(sketch or ())
@@ -66,32 +96,32 @@ def make_query(
 
 
 def read_query_picture(picture: Path | Image.Image) -> Image.Image:
-    """Read a sketch or photo that somebody searches with, in mode RGB.
+    """Read a sketch or photo of a query as mode RGB.
 
-    Other than the pictures of a data set it is turned as its camera says, and what is transparent becomes white.
+    Unlike the pictures of a data set, it is rotated by its EXIF orientation, and transparent areas become white.
 
     Raises:
-        QueryError: If it cannot be read, or moves.
+        QueryError: If it cannot be read, or is animated.
     """
     if isinstance(picture, Image.Image):
         return _upright_on_white(picture)
     try:
         with opened(picture) as found:
             if getattr(found, "n_frames", 1) > 1:
-                raise QueryError(f"{picture}: moves ({found.n_frames} pictures in one file); give a still picture")
+                raise QueryError(f"{picture}: is animated ({found.n_frames} frames); give a still picture")
             return _upright_on_white(found)
     except DECODE_ERRORS as error:
         raise QueryError(f"{picture}: {describe(error)}; give a JPEG or PNG picture") from error
 
 
 def read_queries(path: Path) -> list[Query]:
-    """Read queries from a CSV file with a header, or a file with one JSON object a line.
+    """Read queries from a CSV file with a header, or from a file with one JSON object per line.
 
-    Each has some of `FIELDS`; in JSON `text` and `sketch` may be lists. Pictures are named relative to the file.
+    Each query has some of `FIELDS`; in JSON, `text` and `sketch` may be lists. Picture paths are relative to the file.
 
     Raises:
-        QueryError: If the file or a line of it is wrong; names the line.
-        UserError: If it cannot be read.
+        QueryError: If the file or one of its lines is wrong; names the line.
+        UserError: If the file cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -108,8 +138,52 @@ def read_queries(path: Path) -> list[Query]:
         except (UserError, TypeError, ValueError) as error:
             raise QueryError(f"{path}: line {number}: {error}") from error
     if not queries:
-        raise QueryError(f"{path}: holds no query; give one a line, with some of {', '.join(FIELDS)}")
+        raise QueryError(f"{path}: has no queries; give one per line, with some of {', '.join(FIELDS)}")
     return queries
+
+
+def to_table(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) -> str:
+    """Format ranked lists for a terminal, one table per query."""
+    blocks = []
+    for query, hits in zip(queries, ranked_lists, strict=True):
+        title = f"{query.name}: {query}" if query.name else str(query)
+        rows = [[hit.rank, hit.score, hit.path] + [f"person {hit.person}"] * (hit.person is not None) for hit in hits]
+        blocks.append(f"{title}\n{tabulate(rows, tablefmt='plain', floatfmt='.4f')}".rstrip())
+    return "\n\n".join(blocks)
+
+
+def to_csv(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) -> str:
+    """Format ranked lists as CSV with the header `COLUMNS`."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for query, hits in zip(queries, ranked_lists, strict=True):
+        writer.writerows({"query": query.name, **_hit_values(hit)} for hit in hits)
+    return file.getvalue()
+
+
+def to_json(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) -> list[dict[str, Any]]:
+    """List the queries, each with its ranked list."""
+    return [
+        {
+            "name": query.name,
+            "text": list(query.texts),
+            "sketch": [_label(sketch) for sketch in query.sketches],
+            "photo": None if query.photo is None else _label(query.photo),
+            "weight": query.weight,
+            "hits": [_hit_values(hit) for hit in hits],
+        }
+        for query, hits in zip(queries, ranked_lists, strict=True)
+    ]
+
+
+def _hit_values(hit: Hit) -> dict[str, Any]:
+    photo = str(hit.path)
+    return {"rank": hit.rank, "score": round(hit.score, 6), "photo": photo, "person": hit.person, "row": hit.row}
+
+
+def _label(picture: Path | Image.Image | int) -> str:
+    return f"({picture.width}x{picture.height} pixels)" if isinstance(picture, Image.Image) else str(picture)
 
 
 def _upright_on_white(picture: Image.Image) -> Image.Image:
@@ -117,8 +191,7 @@ def _upright_on_white(picture: Image.Image) -> Image.Image:
     if not upright.has_transparency_data:
         return upright.convert("RGB")
     layer = upright.convert("RGBA")
-    ground = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(ground, layer).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -133,16 +206,18 @@ def _json_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, Mapping[
             try:
                 found = json.loads(line)
             except ValueError as error:
-                raise QueryError(f"{path}: line {number}: is no JSON ({error}); give one object a line") from error
+                raise QueryError(
+                    f"{path}: line {number}: is not valid JSON ({error}); give one object per line"
+                ) from error
             if not isinstance(found, dict):
                 raise QueryError(f"{path}: line {number}: expected a JSON object with some of {', '.join(FIELDS)}")
             yield number, found
 
 
-def _query(values: Mapping[str, Any], folder: Path, place: str) -> Query:
+def _query(values: Mapping[str, Any], folder: Path, default_name: str) -> Query:
     unknown = [str(key) for key in values if key not in FIELDS]
     if unknown:
-        raise QueryError(f"{unknown[0]!r} is no field; expected some of {', '.join(FIELDS)}")
+        raise QueryError(f"unknown field {unknown[0]!r}; expected some of {', '.join(FIELDS)}")
     text, sketch, photo = (values.get(key) for key in ("text", "sketch", "photo"))
     sketches = [sketch] if isinstance(sketch, str) else sketch or []
     return make_query(
@@ -150,5 +225,5 @@ def _query(values: Mapping[str, Any], folder: Path, place: str) -> Query:
         sketch=[folder / one for one in sketches],
         photo=None if photo is None else folder / photo,
         weight=float(values.get("weight", 0.5)),
-        name=str(values.get("name", place)),
+        name=str(values.get("name", default_name)),
     )

@@ -1,4 +1,4 @@
-"""What a search found, as a picture; on request with where the model looked in each photo."""
+"""Ranked lists of a search as a picture, optionally with heat maps of the model's attention."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from ms_unireid.apps.search.queries import Query, read_query_picture
-from ms_unireid.apps.search.searcher import Hit, Searcher
+from ms_unireid.apps.search.queries import Hit, Query, read_query_picture
+from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.data.pictures import load_picture
 from ms_unireid.evaluation.figures import RankedList, Result, draw_lists
 
@@ -18,30 +18,34 @@ _OPACITY = 0.55
 
 
 def draw_search(
-    searcher: Searcher, queries: Sequence[Query], found: Sequence[Sequence[Hit]], path: Path, heat_map: bool = False
+    searcher: Searcher,
+    queries: Sequence[Query],
+    ranked_lists: Sequence[Sequence[Hit]],
+    path: Path,
+    heat_map: bool = False,
 ) -> None:
     """Draw the ranked list of each query.
 
     Args:
-        searcher: What was asked.
+        searcher: The searcher that answered.
         queries: The queries.
-        found: Their hits.
+        ranked_lists: The hits of each.
         path: PNG to write.
-        heat_map: Lay over each photo where the model looked: attention rollout, bright where most.
+        heat_map: Show attention rollout over each photo; bright is high.
 
     Raises:
-        DataError: If a photo is not there any more.
+        DataError: If a photo is missing.
         QueryError: If a picture of a query cannot be read.
         UserError: If the file cannot be written.
     """
-    lists = [_ranked(searcher, query, hits, heat_map) for query, hits in zip(queries, found, strict=True)]
-    columns = max(1, *(len(hits) for hits in found))
+    lists = [_ranked(searcher, query, hits, heat_map) for query, hits in zip(queries, ranked_lists, strict=True)]
+    columns = max(1, *(len(hits) for hits in ranked_lists))
     title = "Query and top results, with cosine similarities"
-    draw_lists(lists, path, f"{title}; bright: where the model looked" if heat_map else title, columns)
+    draw_lists(lists, path, f"{title}; bright: high attention of the model" if heat_map else title, columns)
 
 
 def heat_picture(searcher: Searcher, photo: Path) -> Image.Image:
-    """Lay over a photo where the model looks in it, in mode RGB and the photo's size.
+    """Blend a photo with its heat map; mode RGB, the photo's size.
 
     Raises:
         DataError: If the photo cannot be read.
@@ -54,19 +58,17 @@ def heat_picture(searcher: Searcher, photo: Path) -> Image.Image:
 
 
 def _ranked(searcher: Searcher, query: Query, hits: Sequence[Hit], heat_map: bool) -> RankedList:
-    asked = searcher.index.path(query.photo) if isinstance(query.photo, int) else query.photo
-    pictures = [*query.sketches] if asked is None else [asked]
+    photo = searcher.index.path(query.photo) if isinstance(query.photo, int) else query.photo
+    pictures = query.sketches if photo is None else [photo]
     results = [
-        Result(heat_picture(searcher, hit.path) if heat_map else hit.path, f"{hit.rank}: {hit.score:.2f} {_who(hit)}")
+        Result(heat_picture(searcher, hit.path) if heat_map else hit.path, f"{hit.rank}: {hit.score:.2f} {_label(hit)}")
         for hit in hits
     ]
     kinds = "+".join("T" * bool(query.texts) + "S" * bool(query.sketches)) or "photo"
-    title = query.name or f"{kinds}->R"
-    return RankedList(title, " / ".join(query.texts), _beside(pictures), results)
+    return RankedList(query.name or f"{kinds}->R", " / ".join(query.texts), _side_by_side(pictures), results)
 
 
-def _beside(pictures: Sequence[Path | Image.Image]) -> Image.Image | None:
-    """Put the pictures of a query side by side."""
+def _side_by_side(pictures: Sequence[Path | Image.Image]) -> Image.Image | None:
     if not pictures:
         return None
     read = [read_query_picture(picture) for picture in pictures]
@@ -80,5 +82,5 @@ def _beside(pictures: Sequence[Path | Image.Image]) -> Image.Image | None:
     return sheet
 
 
-def _who(hit: Hit) -> str:
+def _label(hit: Hit) -> str:
     return f"id {hit.person}" if hit.person is not None else hit.path.stem[:_LABEL_CHARACTERS]

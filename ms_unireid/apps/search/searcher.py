@@ -1,21 +1,19 @@
-"""Searching an index by text, sketch, both, or a photo."""
+"""Search of an index by text, sketch, both, or a photo."""
 
 import functools
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
 from PIL import Image
 
-from ms_unireid.apps.search.approximate import ApproximateIndex
+from ms_unireid.apps.search.engines import ApproximateIndex, exact_search
 from ms_unireid.apps.search.index import PhotoIndex, model_overrides
-from ms_unireid.apps.search.nearest import nearest
-from ms_unireid.apps.search.queries import Query, make_query, read_query_picture
+from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest
-from ms_unireid.config import Config, config_from_dict
+from ms_unireid.config import config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, QueryError
 from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
@@ -24,52 +22,33 @@ from ms_unireid.models.rollout import attention_rollout
 from ms_unireid.models.unireid import UNIReID
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A photo that a search found.
-
-    Attributes:
-        rank: From 1.
-        score: Cosine similarity.
-        row: Of the index.
-        path: The photo.
-        person: Who it shows, where a data set tells.
-    """
-
-    rank: int
-    score: float
-    row: int
-    path: Path
-    person: str | None = None
-
-
 class Searcher:
-    """Finds photos of an index; its methods may be called from several threads.
+    """Finds photos of an index; safe to call from several threads.
 
     Args:
-        model: The model that the index was made with.
-        index: The index, or its folder.
-        approximate: Search its approximate index, which `build_approximate` made.
-
-    Raises:
-        DataError: If it is no index, or damaged; or has no approximate index of its present content.
+        model: The model that made the index.
+        index: The index or its folder.
+        approximate: Search the approximate index that `build_approximate` built.
 
     Attributes:
         index: The index.
         model: The model.
-        config: The model's config.
+        config: Config of the model, for one query at a time.
+
+    Raises:
+        DataError: If the index is missing or damaged, or its approximate index is missing or out of date.
     """
 
     def __init__(self, model: UNIReID, index: PhotoIndex | str | Path, approximate: bool = False):
         self.model = model
-        self.index = index if isinstance(index, PhotoIndex) else PhotoIndex.open(index)
-        self._nearest = (
-            ApproximateIndex(self.index).nearest if approximate else functools.partial(nearest, self.index.features)
-        )
-        # A query is encoded alone: a batch of the usual size would take as many times as long.
-        self.config = _config(self.index)
-        self._extractor = FeatureExtractor(model, self.config)
-        self._model_in_use = threading.Lock()
+        self.index = index if isinstance(index, PhotoIndex) else PhotoIndex(index)
+        engine = ApproximateIndex(self.index).search if approximate else None
+        self._find = engine or functools.partial(exact_search, self.index.features)
+        # Queries are encoded one at a time; a larger batch would be padded, and slower.
+        values = {"model": self.index.about["model"], "eval": {"batch_size": 1}}
+        self.config = config_from_dict(values, str(self.index.folder))
+        self._encoder = FeatureExtractor(model, self.config)
+        self._model_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -79,28 +58,20 @@ class Searcher:
         overrides: Sequence[str] = (),
         approximate: bool = False,
     ) -> "Searcher":
-        """Open an index together with the model that it was made with.
+        """Open an index and the model that made it.
 
         Args:
-            index: The index, or its folder.
-            checkpoint: Where the model's file lies; None for where it lay when the index was made.
+            index: The index or its folder.
+            checkpoint: The model's file, if it has been moved since the index was made.
             overrides: `runtime.key=value` strings, such as `runtime.device=CPU`.
-            approximate: As above.
+            approximate: Search the approximate index.
 
         Raises:
-            DataError: If it is no index, or damaged.
-            CheckpointError: If the checkpoint is not there, or another one.
+            DataError: If the index is missing or damaged.
+            CheckpointError: If the checkpoint is missing, or is not the one that made the index.
         """
-        index = index if isinstance(index, PhotoIndex) else PhotoIndex.open(index)
-        made_by = index.about["checkpoint"]
-        path = Path(checkpoint or made_by["path"])
-        if not path.exists():
-            raise CheckpointError(f"{path}: is not there, and {index.folder} was made with it; name it by --checkpoint")
-        if checkpoint_digest(path) != made_by["sha256"]:
-            raise CheckpointError(
-                f"{path}: is not the checkpoint that made {index.folder} (sha256 {made_by['sha256'][:12]}...); give "
-                "that one, or make another index with this one"
-            )
+        index = index if isinstance(index, PhotoIndex) else PhotoIndex(index)
+        path = _find_checkpoint(index, checkpoint)
         evaluator = CheckpointEvaluator(path, overrides=[*model_overrides(index.about), *overrides])
         return cls(evaluator.extractor.model, index, approximate)
 
@@ -112,17 +83,17 @@ class Searcher:
         weight: float = 0.5,
         top_k: int = 10,
     ) -> list[Hit]:
-        """Find the photos that fit a description, a sketch, both, or a photo best.
+        """Find the photos that best match a description, a sketch, both, or a photo.
 
         Args:
-            text: A sentence, or several of the same person, whose features are averaged.
+            text: One description, or several of the same person, whose features are averaged.
             sketch: A picture or its file, or several.
-            photo: A picture, its file, or the row of an indexed photo; then neither text nor sketch.
-            weight: How much the sketch counts against the text, 0 to 1; 0.5 adds both features, Section 4.1.
-            top_k: Photos wanted.
+            photo: A picture, its file, or the row of an indexed photo; excludes text and sketch.
+            weight: Weight of the sketch, 0 to 1; the text has the rest. 0.5 adds both features (Section 4.1).
+            top_k: Number of photos.
 
         Raises:
-            QueryError: If there is nothing to search for, or it cannot be read.
+            QueryError: If there is nothing to search for, or a picture cannot be read.
         """
         return self.search_all([make_query(text, sketch, photo, weight)], top_k)[0]
 
@@ -130,70 +101,80 @@ class Searcher:
         """Answer several queries in one pass over the index.
 
         Raises:
-            QueryError: If one of them cannot be read; no other is answered then.
+            QueryError: If one of them cannot be read; then none is answered.
         """
         if top_k < 1:
             raise QueryError(f"top_k {top_k}: expected at least 1")
         if not queries:
             return []
-        found = self._nearest(np.stack([self.encode(query) for query in queries]), top_k)
+        found = self._find(np.stack([self.encode(query) for query in queries]), top_k)
         return [self._hits(rows, scores) for rows, scores in zip(*found, strict=True)]
 
     def encode(self, query: Query) -> np.ndarray:
         """Encode a query as an un-normalised feature (D,) float32.
 
         Raises:
-            QueryError: If a picture of it cannot be read, or its row is not in the index.
+            QueryError: If a picture cannot be read, or the index has no such row.
         """
         if isinstance(query.photo, int):
-            return self._indexed(query.photo)
+            return self._indexed_feature(query.photo)
         if query.photo is not None:
-            return self._picture(query.photo)
-        text = np.mean([self._text(one) for one in query.texts], axis=0) if query.texts else None
-        sketch = np.mean([self._picture(one) for one in query.sketches], axis=0) if query.sketches else None
+            return self._encode_picture(query.photo)
+        text = np.mean([self._encode_text(one) for one in query.texts], axis=0) if query.texts else None
+        sketch = np.mean([self._encode_picture(one) for one in query.sketches], axis=0) if query.sketches else None
         if text is None or sketch is None:
             return sketch if text is None else text
-        share = np.float32(query.weight)
-        return 2 * share * sketch + 2 * (1 - share) * text
+        weight = np.float32(query.weight)
+        return 2 * weight * sketch + 2 * (1 - weight) * text
 
     def heat_map(self, picture: Path | Image.Image) -> np.ndarray:
-        """Tell where the model looks in a picture.
+        """Compute which patches of a picture the model attends to, by `attention_rollout`.
 
         Returns:
-            (rows, columns) float32, one value a patch, adding up to 1: `attention_rollout`.
+            (rows, columns) float32, one value per patch; the sum is 1.
 
         Raises:
             QueryError: If the picture cannot be read.
         """
         pixels = self._pixels(picture)
-        with self._model_in_use:
+        with self._model_lock:
             return attention_rollout(self.model.base_model.visual, Tensor(pixels[None]))[0]
 
     def _pixels(self, picture: Path | Image.Image) -> np.ndarray:
         return evaluation_transform(read_query_picture(picture), self.config.model.image_size)
 
-    def _indexed(self, row: int) -> np.ndarray:
+    def _indexed_feature(self, row: int) -> np.ndarray:
         if not 0 <= row < self.index.count:
             raise QueryError(f"row {row}: the index has {self.index.count} photos")
         return np.asarray(self.index.features[row], np.float32)
 
-    def _picture(self, picture: Path | Image.Image) -> np.ndarray:
+    def _encode_picture(self, picture: Path | Image.Image) -> np.ndarray:
         pixels = self._pixels(picture)
-        with self._model_in_use:
-            return self._extractor.image_encoder(Tensor(pixels[None])).asnumpy()[0]
+        with self._model_lock:
+            return self._encoder.image_encoder(Tensor(pixels[None])).asnumpy()[0]
 
-    def _text(self, text: str) -> np.ndarray:
-        with self._model_in_use:
-            return self._extractor.captions([text])[0]
+    def _encode_text(self, text: str) -> np.ndarray:
+        with self._model_lock:
+            return self._encoder.captions([text])[0]
 
     def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
         index = self.index
         return [
             Hit(rank, float(score), int(row), index.path(int(row)), index.person(int(row)))
             for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1)
-            if row >= 0  # an approximate search may find fewer
+            if row >= 0  # -1: an approximate search found fewer
         ]
 
 
-def _config(index: PhotoIndex) -> Config:
-    return config_from_dict({"model": index.about["model"], "eval": {"batch_size": 1}}, str(index.folder))
+def _find_checkpoint(index: PhotoIndex, given: str | Path | None) -> Path:
+    """Return the checkpoint that made an index, checked by its digest."""
+    made_by = index.about["checkpoint"]
+    path = Path(given or made_by["path"])
+    if not path.exists():
+        raise CheckpointError(f"{path}: does not exist, and {index.folder} was made with it; give it by --checkpoint")
+    if checkpoint_digest(path) != made_by["sha256"]:
+        raise CheckpointError(
+            f"{path}: is not the checkpoint that made {index.folder} (sha256 {made_by['sha256'][:12]}...); "
+            "give that one, or make another index with this one"
+        )
+    return path

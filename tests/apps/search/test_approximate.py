@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from apps.search.index_factory import put_photos, update
 
-from ms_unireid.apps.search.approximate import ABOUT, FILE, ApproximateIndex, build_approximate, sample_photos
-from ms_unireid.apps.search.index import IndexWriter, PhotoIndex, describe
-from ms_unireid.apps.search.manifest import Photo
-from ms_unireid.apps.search.nearest import nearest
+from ms_unireid.apps.search.engines import (
+    FAISS_ABOUT,
+    FAISS_FILE,
+    ApproximateIndex,
+    build_approximate,
+    exact_search,
+    sample_photos,
+)
+from ms_unireid.apps.search.index import Photo, PhotoIndex, describe_index
+from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.errors import DataError
 from ms_unireid.evaluation.similarity import normalize_rows
 
@@ -28,7 +34,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("approximate")
     put_photos(folder / "photos", range(1))
     update(folder / "index", folder / "photos")
-    writer = IndexWriter(folder / "index", describe(folder / "index"))
+    writer = IndexWriter(folder / "index", describe_index(folder / "index"))
     photos = [Photo(1, f"{i}.png", 1, 1, i.to_bytes(32, "big")) for i in range(1, ROWS)]
     writer.append(photos, normalize_rows(clustered(ROWS - 1, 1)))
     writer.close()
@@ -42,10 +48,10 @@ def index(made, tmp_path) -> PhotoIndex:
 
 
 def test_recall_is_that_of_the_exact_answer(index):
-    asked = clustered(50, 2)
-    about = build_approximate(index, {"queries": asked, "photos": sample_photos(index, 40)}, recall=0.9)
-    found, scores = ApproximateIndex(index).nearest(asked, 10)
-    exact, exact_scores = nearest(index.features, asked, 10)
+    queries = clustered(50, 2)
+    about = build_approximate(index, {"queries": queries, "photos": sample_photos(index, 40)}, recall=0.9)
+    found, scores = ApproximateIndex(index).search(queries, 10)
+    exact, exact_scores = exact_search(index.features, queries, 10)
     share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
     assert about["recall_at_10"]["queries"] == pytest.approx(share) and share >= 0.9
     assert about["lists_looked_into"] < about["lists"] and about["queries"] == {"queries": 50, "photos": 40}
@@ -56,15 +62,16 @@ def test_recall_is_that_of_the_exact_answer(index):
 
 
 def test_a_recall_of_one_looks_into_as_many_lists_as_it_takes(index):
-    asked = np.random.default_rng(9).standard_normal((30, DIM), np.float32)
-    about = build_approximate(index, {"queries": asked}, recall=1.0)
+    queries = np.random.default_rng(9).standard_normal((30, DIM), np.float32)
+    about = build_approximate(index, {"queries": queries}, recall=1.0)
     assert about["recall_at_10"]["queries"] == 1.0
-    assert (ApproximateIndex(index).nearest(asked, 10)[0] == nearest(index.features, asked, 10)[0]).mean() > 0.99
+    found, exact = ApproximateIndex(index).search(queries, 10)[0], exact_search(index.features, queries, 10)[0]
+    assert (found == exact).mean() > 0.99
 
 
 def test_it_is_of_the_index_as_it_was(index):
     build_approximate(index, {"queries": clustered(5, 3)})
-    writer = IndexWriter(index.folder, describe(index.folder))
+    writer = IndexWriter(index.folder, describe_index(index.folder))
     writer.append([Photo(1, "new.png", 1, 1, b"x" * 32)], normalize_rows(clustered(1, 4)))
     writer.close()
     with pytest.raises(DataError, match="has changed since"):
@@ -72,14 +79,14 @@ def test_it_is_of_the_index_as_it_was(index):
 
 
 def test_absent_and_damaged(index):
-    with pytest.raises(DataError, match="no approximate index"):
+    with pytest.raises(DataError, match="is missing or damaged"):
         ApproximateIndex(index)
     build_approximate(index, {"queries": clustered(5, 3)})
-    (index.folder / FILE).write_bytes((index.folder / FILE).read_bytes()[:1000])
-    with pytest.raises(DataError, match="no approximate index"):
+    (index.folder / FAISS_FILE).write_bytes((index.folder / FAISS_FILE).read_bytes()[:1000])
+    with pytest.raises(DataError, match="is missing or damaged"):
         ApproximateIndex(index)
-    (index.folder / ABOUT).write_text("{")
-    with pytest.raises(DataError, match="no approximate index"):
+    (index.folder / FAISS_ABOUT).write_text("{")
+    with pytest.raises(DataError, match="is missing or damaged"):
         ApproximateIndex(index)
 
 
@@ -88,5 +95,5 @@ def test_a_tiny_index(tmp_path):
     update(tmp_path / "index", tmp_path / "photos")
     index = PhotoIndex.open(tmp_path / "index")
     build_approximate(index, {"photos": sample_photos(index, 100)})
-    rows, _ = ApproximateIndex(index).nearest(sample_photos(index, 3), 10)
+    rows, _ = ApproximateIndex(index).search(sample_photos(index, 3), 10)
     assert sorted(rows[0].tolist()) == [-1] * 7 + [0, 1, 2]

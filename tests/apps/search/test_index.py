@@ -11,10 +11,9 @@ import pytest
 from apps.search.index_factory import check, colour_of, expected, extractor, put_photo, put_photos, update
 from PIL import Image
 
-from ms_unireid.apps.search import index as index_module
-from ms_unireid.apps.search import indexing
-from ms_unireid.apps.search.index import IndexWriter, PhotoIndex, describe
-from ms_unireid.apps.search.manifest import FILE, Manifest
+from ms_unireid.apps.search import index_writer, indexing
+from ms_unireid.apps.search.index import MANIFEST, Manifest, PhotoIndex, describe_index
+from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.errors import ConfigError, DataError, UserError
 
 
@@ -64,7 +63,7 @@ def test_added_changed_removed_moved_and_touched(photos, index):
     assert (report.encoded, report.copied, report.kept, report.removed) == (2, 3, 5, 5)
     assert using.image_encoder.encoded == 4  # one batch
     check(index, photos.rglob("*.png"))
-    assert sorted(p.name for p in index.iterdir()) == [".lock", "features.2.float16", FILE]
+    assert sorted(p.name for p in index.iterdir()) == [".lock", "features.2.float16", MANIFEST]
     assert update(index).kept == 10
 
 
@@ -85,7 +84,7 @@ def test_several_folders_come_and_go(photos, index, tmp_path):
 
 def test_a_folder_cannot_come_and_go_at_once(photos, index):
     update(index, photos)
-    with pytest.raises(ConfigError, match="to be added and to be removed"):
+    with pytest.raises(ConfigError, match="both added and removed"):
         update(index, photos, removed=[photos])
     check(index, photos.glob("*.png"))
 
@@ -111,7 +110,7 @@ def test_a_folder_that_is_gone_or_empty_does_not_empty_the_index(photos, index, 
     with pytest.raises(DataError, match="no such folder"):
         update(index)
     photos.mkdir()
-    with pytest.raises(DataError, match="no photo in it"):
+    with pytest.raises(DataError, match="has no photos"):
         update(index)
     assert PhotoIndex.open(index).count == 10
     photos.rmdir()
@@ -123,7 +122,7 @@ def test_a_folder_that_is_gone_or_empty_does_not_empty_the_index(photos, index, 
 def test_nested_folders_are_refused(photos, index):
     (photos / "sub").mkdir()
     put_photo(photos / "sub" / "a.png", (1, 2, 3))
-    with pytest.raises(ConfigError, match="found twice"):
+    with pytest.raises(ConfigError, match="indexed twice"):
         update(index, photos, photos / "sub")
 
 
@@ -146,7 +145,7 @@ def test_bad_photos_are_skipped_listed_and_tried_again_when_changed(photos, inde
     put_photo(photos / "text.png", colour_of(50))
     mended = update(index, photos)
     assert mended.encoded == 1 and len(mended.skipped) == 2
-    assert describe(index)["skipped"] == mended.skipped
+    assert describe_index(index)["skipped"] == mended.skipped
 
 
 def test_a_batch_without_a_single_good_photo(index, tmp_path):
@@ -166,7 +165,7 @@ def test_names_that_are_not_utf8_are_listed(photos, index):
 
 def test_another_checkpoint_model_or_dtype_is_refused(photos, index):
     update(index, photos)
-    with pytest.raises(DataError, match="made by another checkpoint"):
+    with pytest.raises(DataError, match="made with another checkpoint"):
         update(index, photos, content=b"other weights")
     with pytest.raises(DataError, match="dtype float16, not float32"):
         update(index, photos, dtype="float32")
@@ -175,7 +174,7 @@ def test_another_checkpoint_model_or_dtype_is_refused(photos, index):
 
 def test_two_processes_do_not_change_it_at_once(photos, index):
     update(index, photos)
-    writer = IndexWriter(index, describe(index))
+    writer = IndexWriter(index, describe_index(index))
     with pytest.raises(UserError, match="another process is changing"):
         update(index, photos)
     assert PhotoIndex.open(index).count == 10  # reading goes on
@@ -213,15 +212,15 @@ def test_a_shortened_or_missing_features_file_is_repaired(photos, index):
 @pytest.mark.parametrize("content", [b"", b"not a database at all" * 100], ids=["empty", "garbage"])
 def test_a_damaged_manifest_is_named(photos, index, content):
     update(index, photos)
-    (index / FILE).write_bytes(content)
-    with pytest.raises(DataError, match=FILE):
+    (index / MANIFEST).write_bytes(content)
+    with pytest.raises(DataError, match=MANIFEST):
         PhotoIndex.open(index)
 
 
 def test_other_folders_are_no_index(photos, tmp_path):
-    with pytest.raises(DataError, match="is no index"):
+    with pytest.raises(DataError, match="is not an index"):
         PhotoIndex.open(photos)
-    with pytest.raises(DataError, match="holds other files and no index"):
+    with pytest.raises(DataError, match="has other files and is not an index"):
         update(photos, photos)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
@@ -230,7 +229,7 @@ def test_other_folders_are_no_index(photos, tmp_path):
 
 def test_an_index_of_a_later_format(photos, index):
     update(index, photos)
-    with sqlite3.connect(index / FILE) as database:
+    with sqlite3.connect(index / MANIFEST) as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(DataError, match="format 99, expected 1"):
         PhotoIndex.open(index)
@@ -287,7 +286,7 @@ def killed_at(moment: int, index: Path, photos: Path) -> bool:
                 sqlite3.connect = connect
 
             Manifest.__init__ = open_manifest
-            index_module.os.fsync = lambda number: (tick(), flush(number), tick())
+            index_writer.os.fsync = lambda number: (tick(), flush(number), tick())
             Path.unlink = lambda self, missing_ok=False: (tick(), unlink(self, missing_ok=missing_ok), tick())
             update(index, photos)
             os._exit(0)
@@ -303,7 +302,7 @@ def consistent(index: Path) -> None:
     try:
         found = PhotoIndex.open(index)
     except DataError as error:
-        assert "is no index" in str(error) or "format 0" in str(error)
+        assert "is not an index" in str(error) or "format 0" in str(error)
         return
     for row, path in enumerate(found.photos):
         if path.name in ("003.png", "030.png", "renamed.png") and path.exists():
@@ -331,7 +330,8 @@ def test_killed_at_any_moment(what, tmp_path, monkeypatch):
         good = [path for path in photos.glob("*.png") if path.name != "bad.png"]
         check(index, good)
         assert report.photos == len(good) and len(report.skipped) == (what == "changed")
-        assert {p.name for p in index.iterdir()} == {".lock", FILE, f"features.{describe(index)['file']}.float16"}
+        features = f"features.{describe_index(index)['file']}.float16"
+        assert {p.name for p in index.iterdir()} == {".lock", MANIFEST, features}
         shutil.rmtree(place)
         if not was_killed:
             break

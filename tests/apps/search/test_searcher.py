@@ -13,9 +13,8 @@ from PIL import Image
 
 import ms_unireid as mu
 from ms_unireid.apps.search.indexing import build_index, photo_source
-from ms_unireid.apps.search.queries import make_query
+from ms_unireid.apps.search.queries import make_query, to_csv, to_json, to_table
 from ms_unireid.apps.search.search_figure import draw_search, heat_picture
-from ms_unireid.apps.search.search_report import to_csv, to_json, to_table
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.checkpoints.checkpoint import save_checkpoint
 from ms_unireid.config import load_config, to_dict
@@ -182,9 +181,9 @@ def test_another_checkpoint_is_refused(made, tmp_path):
         Searcher.open(made / "index", save(tmp_path / "other.ckpt", seed=2))
     moved = shutil.copy(made / "model.ckpt", tmp_path / "moved.ckpt")
     assert Searcher.open(made / "index", moved).index.count == 9
-    with pytest.raises(CheckpointError, match="is not there"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         Searcher.open(made / "index", tmp_path / "absent.ckpt")
-    with pytest.raises(DataError, match="made by another checkpoint"):
+    with pytest.raises(DataError, match="made with another checkpoint"):
         build_index(made / "index", checkpoint=tmp_path / "other.ckpt")
 
 

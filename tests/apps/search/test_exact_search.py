@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ms_unireid.apps.search import nearest as module
-from ms_unireid.apps.search.nearest import nearest
+from ms_unireid.apps.search import engines
+from ms_unireid.apps.search.engines import exact_search
 from ms_unireid.evaluation.similarity import normalize_rows
 
 
@@ -22,7 +22,7 @@ def literal(feats: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray,
 
 @pytest.fixture(params=[7, 64, 1 << 15], ids=["chunks of 7", "chunks of 64", "one chunk"])
 def chunks(request, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", request.param)
+    monkeypatch.setattr(engines, "ROWS_AT_ONCE", request.param)
 
 
 @pytest.mark.usefixtures("chunks")
@@ -31,7 +31,7 @@ def chunks(request, monkeypatch):
 @pytest.mark.parametrize("k", [1, 10, 500])
 def test_the_same_as_sorting_everything(dtype, queries, k):
     feats, asked = features(300, dtype), 5 * np.random.default_rng(2).standard_normal((queries, 32), np.float32)
-    rows, scores = nearest(feats, asked, k)
+    rows, scores = exact_search(feats, asked, k)
     wanted_rows, wanted_scores = literal(feats, asked, k)
     np.testing.assert_allclose(scores, wanted_scores, atol=3e-7)
     # Where two similarities are closer than float32 tells, either may come first.
@@ -41,10 +41,10 @@ def test_the_same_as_sorting_everything(dtype, queries, k):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_photos_of_the_same_content_come_in_their_order(dtype, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(engines, "ROWS_AT_ONCE", 16)
     one = features(1, dtype)
     feats = np.concatenate([features(10, dtype, seed=3), np.repeat(one, 40, axis=0)])
-    rows, scores = nearest(feats, one.astype(np.float32), 20)
+    rows, scores = exact_search(feats, one.astype(np.float32), 20)
     assert rows[0].tolist() == list(range(10, 30)) and len(set(scores[0].tolist())) == 1
 
 
@@ -52,7 +52,7 @@ def test_half_precision_rounds_the_features_alone():
     """The query's own rounding must not show: a float16 query alone would be off by 1e-4."""
     feats = features(2000, "float16", dim=512)
     asked = np.random.default_rng(5).standard_normal((20, 512), np.float32)
-    _, scores = nearest(feats, asked, 2000)
+    _, scores = exact_search(feats, asked, 2000)
     np.testing.assert_allclose(scores, literal(feats, asked, 2000)[1], atol=2e-7)
 
 
@@ -60,12 +60,12 @@ def test_memory_mapped_features(tmp_path):
     feats = features(100, "float16")
     feats.tofile(tmp_path / "f")
     mapped = np.memmap(tmp_path / "f", "float16", "r", shape=feats.shape)
-    rows, _ = nearest(mapped, feats[:3].astype(np.float32), 1)
+    rows, _ = exact_search(mapped, feats[:3].astype(np.float32), 1)
     assert rows[:, 0].tolist() == [0, 1, 2]
 
 
 def test_no_photos_and_no_finite_query():
-    rows, scores = nearest(np.zeros((0, 32), np.float16), np.ones((2, 32), np.float32), 5)
+    rows, scores = exact_search(np.zeros((0, 32), np.float16), np.ones((2, 32), np.float32), 5)
     assert rows.shape == scores.shape == (2, 0)
     with pytest.raises(ValueError, match="NaN"):
-        nearest(features(5, "float16"), np.full((1, 32), np.nan, np.float32), 5)
+        exact_search(features(5, "float16"), np.full((1, 32), np.nan, np.float32), 5)

@@ -1,0 +1,212 @@
+"""Search engines over the features of an index: exact, and approximate through faiss for millions of photos."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import numkong
+import numpy as np
+from scipy.linalg.blas import sgemm
+
+from ms_unireid.apps.optional import need
+from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.errors import DataError
+from ms_unireid.evaluation.similarity import normalize_rows
+from ms_unireid.files import replacing, write_json
+
+ROWS_AT_ONCE = 1 << 15
+QUERIES_AT_ONCE = 32
+# A query is split into two float16 vectors, the second scaled by this factor, and so keeps float32 precision.
+_FINE_SCALE = np.float32(2048)
+
+FAISS_FILE, FAISS_ABOUT = "approximate.faiss", "approximate.json"
+TOP = 10
+# faiss recommends 4 lists per square root of the photos, and 40 training photos per list.
+_LISTS, _SAMPLE = 4, 40
+_ADD_AT_ONCE = 1 << 16
+
+
+def exact_search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k most similar rows for each query among all rows.
+
+    Uses a few MiB per core besides the features, which may be larger than the memory.
+
+    Args:
+        features: (N, D) float16 or float32, L2-normalised rows; may be memory-mapped.
+        queries: (Q, D) un-normalised.
+        k: Number of rows; all rows if there are fewer.
+
+    Returns:
+        Rows (Q, K) int64, best first, ties in ascending order; and their cosine similarities (Q, K) float32.
+
+    Raises:
+        ValueError: If a query is not finite.
+    """
+    queries = normalize_rows(queries)
+    parts = [_search(features, queries[i : i + QUERIES_AT_ONCE], k) for i in range(0, len(queries), QUERIES_AT_ONCE)]
+    rows, scores = zip(*parts, strict=True)
+    return np.concatenate(rows), np.concatenate(scores)
+
+
+def _search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    multiply = _float16_product(queries) if features.dtype == np.float16 else _float32_product(queries)
+
+    def search_chunk(start: int) -> tuple[np.ndarray, np.ndarray]:
+        similarity = multiply(features[start : start + ROWS_AT_ONCE])
+        rows, scores = _top_k(similarity, np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape), k)
+        return rows + start, scores
+
+    with ThreadPoolExecutor(_cores()) as pool:
+        found = list(pool.map(search_chunk, range(0, len(features), ROWS_AT_ONCE)))
+    if not found:
+        return np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
+    rows, scores = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+    return _top_k(scores, rows, k)
+
+
+def _top_k(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Select the k best of scores (Q, M) with their rows (Q, M), best first, ties by row."""
+    k = min(k, scores.shape[1])
+    if k < scores.shape[1]:
+        threshold = np.partition(scores, -k, axis=1)[:, -k]  # several rows may have exactly this score
+    top_rows, top_scores = np.empty((len(scores), k), np.int64), np.empty((len(scores), k), np.float32)
+    for query, (row_scores, numbers) in enumerate(zip(scores, rows, strict=True)):
+        candidates = np.flatnonzero(row_scores >= threshold[query]) if k < scores.shape[1] else np.arange(k)
+        order = candidates[np.lexsort((numbers[candidates], -row_scores[candidates]))[:k]]
+        top_rows[query], top_scores[query] = numbers[order], row_scores[order]
+    return top_rows, top_scores
+
+
+def _float32_product(queries: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from float32 rows (M, D) to similarities (Q, M)."""
+    return lambda rows: sgemm(1.0, rows.T, queries.T, trans_a=True).T
+
+
+def _float16_product(queries: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from float16 rows (M, D) to similarities (Q, M), accumulated in float32."""
+    coarse = queries.astype(np.float16)
+    fine = ((queries - coarse) * _FINE_SCALE).astype(np.float16)
+    packed = numkong.dots_pack(np.concatenate([coarse, fine]))
+
+    def multiply(rows: np.ndarray) -> np.ndarray:
+        products = np.asarray(numkong.dots_packed(np.asarray(rows), packed)).T
+        return products[: len(queries)] + products[len(queries) :] / _FINE_SCALE
+
+    return multiply
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class ApproximateIndex:
+    """A faiss index (IVF): photos are clustered into lists, and a query searches only the nearest lists.
+
+    Args:
+        index: The index that it was built from.
+
+    Attributes:
+        about: Number of lists, lists searched per query (`lists_looked_into`), and the recall measured at building.
+
+    Raises:
+        DataError: If it is missing or damaged, or the index has changed since it was built.
+        EnvironmentProblem: If faiss is not installed.
+    """
+
+    def __init__(self, index: PhotoIndex):
+        faiss = _faiss()
+        file = index.folder / FAISS_FILE
+        fix = "build it with tools/search.py approximate"
+        try:
+            self.about = json.loads((index.folder / FAISS_ABOUT).read_text(encoding="utf-8"))
+            self._lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"{file}: the approximate index is missing or damaged; {fix}") from error
+        if (self.about["changes"], self._lists.ntotal) != (index.about["changes"], index.count):
+            raise DataError(f"{file}: {index.folder} has changed since this was built; {fix} again")
+        self._lists.nprobe = self.about["lists_looked_into"]
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Search as `exact_search` does, queries (Q, D); row -1 fills up where fewer than k photos are found."""
+        scores, rows = self._lists.search(normalize_rows(queries), k)
+        return rows, scores
+
+
+def build_approximate(index: PhotoIndex, queries: Mapping[str, np.ndarray], recall: float = 0.95) -> dict[str, Any]:
+    """Build the approximate index, and choose the least number of lists per query that reaches the recall.
+
+    Recall is the fraction of the exact top 10 that the approximate search finds.
+
+    Args:
+        index: The photos.
+        queries: Kind of query to un-normalised features (Q, D), to measure the recall with.
+        recall: Required for each kind of query.
+
+    Returns:
+        The content of `approximate.json`.
+
+    Raises:
+        DataError: If the index has no photos.
+        EnvironmentProblem: If faiss is not installed.
+        UserError: If the files cannot be written.
+    """
+    faiss = _faiss()
+    if not index.count:
+        raise DataError(f"{index.folder}: the index has no photos; add some with tools/search.py index")
+    lists = _build_lists(faiss, index)
+    exact = {kind: exact_search(index.features, feats, TOP)[0] for kind, feats in queries.items()}
+    steps = [min(2**power, lists.nlist) for power in range(lists.nlist.bit_length() + 1)]
+    measured = []
+    for count in dict.fromkeys(steps):
+        lists.nprobe = count
+        found = {kind: lists.search(normalize_rows(feats), TOP)[1] for kind, feats in queries.items()}
+        measured.append({"lists_looked_into": count, **{kind: _recall(found[kind], exact[kind]) for kind in queries}})
+        if min(measured[-1][kind] for kind in queries) >= recall:
+            break
+    about = {
+        "changes": index.about["changes"],
+        "photos": index.count,
+        "lists": lists.nlist,
+        "lists_looked_into": measured[-1]["lists_looked_into"],
+        "recall_at_10": {kind: measured[-1][kind] for kind in queries},
+        "queries": {kind: len(feats) for kind, feats in queries.items()},
+        "measured": measured,
+    }
+    with contextlib.suppress(FileNotFoundError):
+        (index.folder / FAISS_ABOUT).unlink()  # an interrupted build leaves no index that looks complete
+    with replacing(index.folder / FAISS_FILE) as temporary:
+        faiss.write_index(lists, str(temporary))
+    write_json(index.folder / FAISS_ABOUT, about)
+    return about
+
+
+def sample_photos(index: PhotoIndex, count: int) -> np.ndarray:
+    """Return the features of photos at even distances in the index, (count, D) float32."""
+    rows = np.unique(np.linspace(0, index.count - 1, count).astype(int))
+    return index.features[rows].astype(np.float32)
+
+
+def _build_lists(faiss: ModuleType, index: PhotoIndex) -> Any:
+    count = max(1, min(int(_LISTS * index.count**0.5), index.count // _SAMPLE))
+    storage = "SQfp16" if index.features.dtype == np.float16 else "Flat"
+    lists = faiss.index_factory(index.dim, f"IVF{count},{storage}", faiss.METRIC_INNER_PRODUCT)
+    lists.by_residual = False  # stores the features themselves, so the scores equal those of the exact search
+    rng = np.random.default_rng(1)
+    sample = np.sort(rng.choice(index.count, min(index.count, count * _SAMPLE), replace=False))
+    lists.train(index.features[sample].astype(np.float32))
+    for start in range(0, index.count, _ADD_AT_ONCE):
+        lists.add(index.features[start : start + _ADD_AT_ONCE].astype(np.float32))
+    return lists
+
+
+def _recall(found: np.ndarray, exact: np.ndarray) -> float:
+    hits = [len(set(one) & set(other)) for one, other in zip(found.tolist(), exact.tolist(), strict=True)]
+    return sum(hits) / exact.size
+
+
+def _faiss() -> ModuleType:
+    return need("faiss", "approximate search", "pip install -r requirements-faiss.txt")

@@ -1,0 +1,169 @@
+"""Changes to an index on disk, by one process at a time and safe against a kill at any moment.
+
+New features go behind the rows that the manifest names, or into a new file that the manifest names afterwards, so every
+photo in the manifest has its feature on disk.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ms_unireid.apps.search.index import MANIFEST, Manifest, Photo, features_file, map_features, row_bytes
+from ms_unireid.errors import DataError, UserError
+
+_ROWS_AT_ONCE = 1 << 14
+_LOCK = ".lock"
+
+
+class IndexWriter:
+    """An index that is locked for changes.
+
+    Args:
+        folder: The index; created if it does not exist.
+        about: How the features are made: `checkpoint` (path and sha256), `model`, `preprocessing`, `dtype`, `dim`.
+
+    Attributes:
+        manifest: Its manifest.
+        repaired: Photos that were dropped at opening because their features were missing.
+
+    Raises:
+        UserError: If another process is changing the index, or it cannot be written.
+        DataError: If it is damaged, or was made with another checkpoint or other preprocessing.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]):
+        self.folder = folder
+        _make_folder(folder)
+        self._lock = _lock(folder)
+        try:
+            self.manifest = Manifest(folder, {**about, "file": 1, "changes": 0})
+            _check_same(folder, self.manifest.about(), about)
+            self.repaired = self._repair()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def close(self) -> None:
+        """Close the files and release the lock."""
+        self.manifest.close()
+        self._lock.close()
+
+    def append(self, photos: Sequence[Photo], features: np.ndarray) -> None:
+        """Add photos and their L2-normalised features (N, D); both are on disk on return.
+
+        Raises:
+            UserError: If the disk is full.
+        """
+        about, count = self.manifest.about(), self.manifest.count()
+        with _clear_errors(self.folder), open(features_file(self.folder, about), "r+b") as file:
+            file.seek(count * row_bytes(about))
+            file.truncate()
+            file.write(np.ascontiguousarray(features, about["dtype"]).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        with self.manifest.transaction():
+            self.manifest.add_photos(count, photos)
+            self._count_change(about)
+
+    def rearrange(self, photos: Sequence[Photo], rows: Sequence[int], dropped: Sequence[int] = ()) -> None:
+        """Replace all photos; photo i takes the feature that is now at `rows[i]`.
+
+        Args:
+            photos: The photos to keep.
+            rows: Present row of each photo's feature.
+            dropped: Numbers of sources to remove.
+
+        Raises:
+            UserError: If the disk is full.
+        """
+        about = self.manifest.about()
+        features = map_features(self.folder, about, self.manifest.count())
+        number = about["file"] + 1
+        target = features_file(self.folder, {**about, "file": number})
+        rows = np.asarray(rows, np.int64)
+        with _clear_errors(self.folder), open(target, "wb") as file:
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                file.write(np.ascontiguousarray(features[rows[start : start + _ROWS_AT_ONCE]]).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        with self.manifest.transaction():
+            for source in dropped:
+                self.manifest.drop_source(source)
+            self.manifest.replace_photos(photos)
+            self.manifest.set_about(file=number)
+            self._count_change(about)
+        self._remove_old_files()
+
+    def _count_change(self, about: dict[str, Any]) -> None:
+        self.manifest.set_about(changes=about["changes"] + 1)
+
+    def _repair(self) -> int:
+        """Drop photos whose features are missing, and remove the files of an interrupted change."""
+        about, count = self.manifest.about(), self.manifest.count()
+        file = features_file(self.folder, about)
+        stored = file.stat().st_size // row_bytes(about) if file.exists() else 0
+        if stored < count:
+            with self.manifest.transaction():
+                self.manifest.truncate_photos(stored)
+        if not file.exists():
+            file.touch()
+        self._remove_old_files()
+        return max(0, count - stored)
+
+    def _remove_old_files(self) -> None:
+        kept = features_file(self.folder, self.manifest.about())
+        for file in self.folder.glob("features.*"):
+            if file != kept:
+                file.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    with _clear_errors(folder):
+        if folder.exists() and not (folder / MANIFEST).exists() and any(f.name != _LOCK for f in folder.iterdir()):
+            raise DataError(f"{folder}: has other files and is not an index; choose another --output")
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _lock(folder: Path) -> IO:
+    """Lock the index; the lock ends when the file is closed or the process ends."""
+    import fcntl  # missing on Windows
+
+    with _clear_errors(folder):
+        file = (folder / _LOCK).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise UserError(f"{folder}: another process is changing this index; wait for it or stop it") from error
+    return file
+
+
+def _check_same(folder: Path, present: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Check that new features can be compared with those in the index."""
+    made_by, given = present["checkpoint"], wanted["checkpoint"]
+    if made_by["sha256"] != given["sha256"]:
+        raise DataError(
+            f"{folder}: was made with another checkpoint ({made_by['path']}, sha256 {made_by['sha256'][:12]}...), "
+            f"and features of {given['path']} cannot be compared with it; use that checkpoint, or another --output"
+        )
+    for key in ("model", "preprocessing", "dtype"):
+        if present[key] != wanted[key]:
+            raise DataError(
+                f"{folder}: was made with {key} {present[key]}, not {wanted[key]}; keep that, or choose another "
+                "--output"
+            )
+
+
+@contextlib.contextmanager
+def _clear_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}); free disk space, or choose "
+            "another --output"
+        ) from error
