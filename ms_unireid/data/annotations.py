@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_unireid.data.folders import read_json
+from ms_unireid.data.folders import read_entries
 from ms_unireid.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -22,14 +22,12 @@ class Annotation:
 
     Attributes:
         person_id: Identity, as in the annotation file.
-        image_id: Running index over the annotations of one split, 0..n-1.
         photo: Path of the photo.
         sketch: Path of the sketch drawn from that photo.
         captions: One or more captions, raw: the tokenizer cleans them.
     """
 
     person_id: int
-    image_id: int
     photo: Path
     sketch: Path
     captions: tuple[str, ...]
@@ -41,14 +39,12 @@ class Pair:
 
     Attributes:
         person_id: Identity, as in the annotation file.
-        image_id: ``Annotation.image_id`` of the photo.
         photo: Path of the photo.
         sketch: Path of the sketch drawn from that photo.
         caption: One raw caption of the photo.
     """
 
     person_id: int
-    image_id: int
     photo: Path
     sketch: Path
     caption: str
@@ -64,9 +60,7 @@ def training_pairs(annotations: Sequence[Annotation]) -> tuple[Pair, ...]:
         The pairs in the order of the annotations, and of the captions within each.
     """
     return tuple(
-        Pair(entry.person_id, entry.image_id, entry.photo, entry.sketch, caption)
-        for entry in annotations
-        for caption in entry.captions
+        Pair(entry.person_id, entry.photo, entry.sketch, caption) for entry in annotations for caption in entry.captions
     )
 
 
@@ -104,23 +98,19 @@ def read_captions(file: Path, path_key: str) -> list[CaptionEntry]:
         DataError: If the file is unreadable, an entry is malformed, a photo comes twice, or a path leads out of the
             photo folder.
     """
-    entries = [parse_entry(path_key, file, index, entry) for index, entry in enumerate(read_entries(file))]
+    entries = [parse_entry(path_key, file, index, entry) for index, entry in enumerate(read_raw_captions(file))]
     _check_photo_names(file, entries)
     return entries
 
 
-def read_entries(file: Path) -> list[object]:
+def read_raw_captions(file: Path) -> list[object]:
     """Read the entries of a caption file, unchecked.
 
     Raises:
-        DataError: If the file is unreadable or not a JSON list with at least one entry.
+        DataError: See `read_entries`.
     """
     fix = "Fix: copy the file again from the data set's download."
-    raw = read_json(file, fix)
-    if not isinstance(raw, list) or not raw:
-        what = "an empty list" if raw == [] else f"a JSON {type(raw).__name__}"
-        raise DataError(f"{file}: expected a JSON list with one object per photo, found {what}. {fix}")
-    return raw
+    return read_entries(file, list, "a JSON list with one object per photo", fix)
 
 
 def parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionEntry:

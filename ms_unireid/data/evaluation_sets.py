@@ -14,7 +14,7 @@ from ms_unireid.data.annotations import Annotation
 from ms_unireid.data.pictures import check_pictures
 from ms_unireid.data.pku_trials import trials
 from ms_unireid.data.sketch_sets import SketchSet
-from ms_unireid.data.tri_pedes import DATASETS, load_splits
+from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError
 
 # Where a photo's name tells its camera: both data sets took their photos, and these names, from MSMT17.
@@ -69,7 +69,8 @@ def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
         DataError: For anything wrong with the data set, or a split that it does not have.
     """
     if config.name in DATASETS:
-        return from_annotations(load_splits(config, [split])[split], config.name)
+        tri = read_tri_pedes(config.name, Path(config.root))
+        return from_annotations(tri.checked_annotations([split], config.allow_identity_gaps)[split], config.name)
     captions = None if config.captions is None else Path(config.captions)
     if config.name == pku_sketch.NAME:
         return _load_pku_sketch(config, split, captions)
@@ -101,14 +102,14 @@ def from_annotations(annotations: Sequence[Annotation], name: str = "") -> Evalu
         annotations: The annotations.
         name: The data set, which decides how cameras are read.
     """
-    captions = [(caption, a.image_id) for a in annotations for caption in a.captions]
+    captions = [(caption, photo) for photo, a in enumerate(annotations) for caption in a.captions]
     return EvaluationSet(
         photos=tuple(a.photo for a in annotations),
         sketches=tuple(a.sketch for a in annotations),
         captions=tuple(caption for caption, _ in captions),
         person_ids=np.array([a.person_id for a in annotations]),
         styles=tuple(a.sketch.parent.name for a in annotations),
-        caption_photos=np.array([image_id for _, image_id in captions]),
+        caption_photos=np.array([photo for _, photo in captions]),
         cameras=_cameras([a.photo for a in annotations], name),
     )
 

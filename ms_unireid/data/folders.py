@@ -5,11 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ms_unireid.data.pictures import list_files
 from ms_unireid.errors import DataError
 from ms_unireid.findings import DataFinding, count_defects, listed
+
+Entries = TypeVar("Entries", list, dict)
 
 
 def find_folder(name: str, root: Path, usual: str, marks: Sequence[str], others: Sequence[str] = ()) -> Path:
@@ -126,21 +128,29 @@ def _too_deep(folder: Path, names: list[str]) -> list[DataFinding]:
     return [*count_defects(f"{folder.name}/", folder, ("problem", names, words, fix))]
 
 
-def read_json(file: Path, fix: str) -> Any:
-    """Read a JSON file, with or without a byte order mark.
+def read_entries(file: Path, kind: type[Entries], expected: str, fix: str) -> Entries:
+    """Read a JSON file of entries; every such file that a user brings is read here.
 
     Args:
-        file: The file, in UTF-8.
-        fix: What to do about a damaged file, for the error: `Fix: ...`.
+        file: The file, in UTF-8, with or without a byte order mark.
+        kind: `list` or `dict`: what the file holds.
+        expected: The same in words, for the error.
+        fix: What to do about a wrong file, for the error: `Fix: ...`.
 
     Raises:
-        DataError: If it cannot be read, is damaged, or an object has a key twice.
+        DataError: If it cannot be read, is not valid JSON, has a key twice in one object, or holds something else or
+            nothing.
     """
     text = read_text(file, fix)
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        entries = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not valid JSON, truncated or damaged ({error}). {fix}") from error
+    if not isinstance(entries, kind) or not entries:
+        name = {list: "list", dict: "object"}.get(type(entries), type(entries).__name__)
+        found = f"an empty {name}" if isinstance(entries, kind) else f"a JSON {name}"
+        raise DataError(f"{file}: expected {expected}, found {found}. {fix}")
+    return entries
 
 
 def read_text(file: Path, fix: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ms_unireid.data.pictures import list_files
-from ms_unireid.data.tri_pedes import DATASETS, read_entries
+from ms_unireid.data.tri_pedes import DATASETS, PHOTOS, read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -40,13 +40,13 @@ def dataset_photos(name: str, root: Path) -> PhotoSet:
     Raises:
         DataError: If the folder or the caption file is missing or damaged.
     """
-    folder, entries = read_entries(name, root)
+    tri = read_tri_pedes(name, root)
     return PhotoSet(
-        folder=folder / "imgs",
-        names=tuple(sorted(entry.photo for entry in entries)),
-        identities={entry.photo: entry.person_id for entry in entries},
-        splits={entry.photo: entry.split for entry in entries},
-        sketches=folder / DATASETS[name].sketch_folder,
+        folder=tri.folder / PHOTOS,
+        names=tuple(sorted(entry.photo for entry in tri.entries)),
+        identities={entry.photo: entry.person_id for entry in tri.entries},
+        splits={entry.photo: entry.split for entry in tri.entries},
+        sketches=tri.folder / DATASETS[name].sketch_folder,
     )
 
 

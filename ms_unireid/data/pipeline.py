@@ -25,7 +25,7 @@ class TrainingSource:
 
     Args:
         pairs: All training pairs.
-        batches: Pair indices of each batch, from `epoch_batches`, or this process's share of them.
+        batches: Pair indices of each batch, from `epoch_batches`, or this process's shard of them.
         transform: Augmentation.
         tokenizer: Caption to token ids.
         seed: The run's seed.

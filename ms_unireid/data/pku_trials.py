@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ms_unireid.data.annotations import parse_identity
-from ms_unireid.data.folders import contents, read_json, read_text
+from ms_unireid.data.folders import contents, read_entries, read_text
 from ms_unireid.data.published import ALL, PUBLISHED
 from ms_unireid.data.sketch_sets import SketchSet
 from ms_unireid.errors import DataError
@@ -139,10 +139,11 @@ def _trial(styles: Iterable[int], test: Iterable[int]) -> Trial:
 
 def _read_file(file: Path, styles: Mapping[int, str]) -> list[list[int]]:
     fix = "Fix: copy the file again, or write it with write_trials."
-    raw = read_json(file, fix)
-    rows = raw.get("trials") if isinstance(raw, dict) else None
+    expected = "an object with 'trials', a list of lists of test identities"
+    raw = read_entries(file, dict, expected, fix)
+    rows = raw.get("trials")
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise DataError(f"{file}: expected an object with 'trials', a list of lists of test identities. {fix}")
+        raise DataError(f"{file}: expected {expected}. {fix}")
     _check_sizes(file, raw.get("styles"), Counter(styles.values()))
     try:
         return [[parse_identity(value) for value in row] for row in rows]

@@ -46,7 +46,7 @@ def epoch_batches(person_ids: Sequence[int], config: DataConfig, seed: int, epoc
     return batches
 
 
-def share(batches: Sequence[np.ndarray], processes: Processes) -> list[np.ndarray]:
+def shard(batches: Sequence[np.ndarray], processes: Processes) -> list[np.ndarray]:
     """Return one process's part of each batch: a block of it, so that the blocks in rank order are the batch.
 
     All processes get equally many pairs, of equally many batches. Of a batch that they do not divide, an epoch's last

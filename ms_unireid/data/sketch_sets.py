@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ms_unireid.data.annotations import check_captions, parse_identity
-from ms_unireid.data.folders import read_json, read_text
+from ms_unireid.data.folders import read_entries, read_text
 from ms_unireid.errors import DataError
 from ms_unireid.findings import listed
 
@@ -73,7 +73,7 @@ class SketchSet:
         )
 
 
-_FORM = 'expected JSON such as {"1": ["A man in a red coat."]}, or TriReID.txt'
+_FORM = 'JSON such as {"1": ["A man in a red coat."]}, or TriReID.txt'
 
 
 def read_person_captions(
@@ -110,15 +110,13 @@ def read_person_captions(
 
 
 def _from_json(file: Path) -> dict[int, tuple[str, ...]]:
-    raw = read_json(file, f"Fix: write it anew; {_FORM}.")
-    if not isinstance(raw, dict) or not raw:
-        raise DataError(f"{file}: {_FORM}; found {raw!r:.60}. Fix: map each identity to a list of captions.")
+    raw = read_entries(file, dict, _FORM, "Fix: write it anew; map each identity to a list of captions.")
     captions: dict[int, tuple[str, ...]] = {}
     for key, value in raw.items():
         try:
             person, texts = parse_identity(key), check_captions(value)
         except ValueError as error:
-            raise DataError(f"{file}, {key!r:.40}: {error}; {_FORM}. Fix: correct this entry.") from error
+            raise DataError(f"{file}, {key!r:.40}: {error}; expected {_FORM}. Fix: correct this entry.") from error
         if person in captions:
             raise DataError(f"{file}: identity {person} comes twice. Fix: put all its captions into one list.")
         captions[person] = texts
@@ -127,7 +125,7 @@ def _from_json(file: Path) -> dict[int, tuple[str, ...]]:
 
 def _from_lines(file: Path) -> dict[int, tuple[str, ...]]:
     found: dict[int, list[str]] = {}
-    for number, line in enumerate(read_text(file, f"Fix: write it anew; {_FORM}.").split("\n"), 1):
+    for number, line in enumerate(read_text(file, f"Fix: write it anew; expected {_FORM}.").split("\n"), 1):
         if not line.strip():
             continue
         place, _, caption = line.rpartition("@")
@@ -139,5 +137,5 @@ def _from_lines(file: Path) -> dict[int, tuple[str, ...]]:
                 f"{file}, line {number}: expected IDENTITY/PHOTO@CAPTION, found {line!r:.80}. Fix: correct this line."
             ) from error
     if not found:
-        raise DataError(f"{file}: holds no caption; {_FORM}. Fix: copy it again.")
+        raise DataError(f"{file}: holds no caption; expected {_FORM}. Fix: copy it again.")
     return {person: tuple(texts) for person, texts in found.items()}

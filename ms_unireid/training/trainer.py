@@ -17,10 +17,10 @@ from ms_unireid.data.annotations import Annotation, training_pairs
 from ms_unireid.data.decoded_cache import pixel_loader
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.data.pipeline import TrainingSource, iterate
-from ms_unireid.data.samplers import epoch_batches, share
+from ms_unireid.data.samplers import epoch_batches, shard
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform
-from ms_unireid.data.tri_pedes import DATASETS, available_splits, load_splits
+from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.distributed import any_process, broadcast_parameters, mean_over_processes
 from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
@@ -62,7 +62,8 @@ def plan_data(config: Config) -> _Plan:
     data, evaluation = config.data, config.eval
     if data.name not in DATASETS:
         raise ConfigError(f"data.name={data.name}: is to evaluate on; train on one of {', '.join(DATASETS)}")
-    present = available_splits(data.name, Path(data.root))
+    tri = read_tri_pedes(data.name, Path(data.root))
+    present = tri.splits
     selection = evaluation.selection_split
     if selection == "auto":
         selection = "val" if "val" in present else "test"
@@ -73,7 +74,7 @@ def plan_data(config: Config) -> _Plan:
     asked = evaluation.splits if evaluation.splits is not None else tuple(s for s in ("val", "test") if s in present)
     reported = tuple(dict.fromkeys((*asked, selection)))
     needed = tuple(dict.fromkeys(("train", *reported)))
-    return _Plan(load_splits(data, needed), reported, selection)
+    return _Plan(tri.checked_annotations(needed, data.allow_identity_gaps), reported, selection)
 
 
 def _open_folder(config: Config) -> tuple[RunFolder, bool]:
@@ -153,7 +154,7 @@ class Trainer:
         Raises:
             DataError: If the split cannot fill a batch.
         """
-        return share(epoch_batches(self.person_ids, self.config.data, self.config.train.seed, epoch), self.processes)
+        return shard(epoch_batches(self.person_ids, self.config.data, self.config.train.seed, epoch), self.processes)
 
     def fit(self) -> dict[str, Any]:
         """Train what is left of the run and return the contents of results.json.

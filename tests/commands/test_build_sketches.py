@@ -15,7 +15,7 @@ from apps.sketch.photo_factory import contents, person, photo_folder
 from PIL import Image
 from tool_runner import LIMIT, ROOT, command, load_tool, run_tool, train_arguments
 
-from ms_unireid.data.tri_pedes import load_tri_pedes
+from ms_unireid.data.tri_pedes import read_tri_pedes
 from ms_unireid.errors import UserError
 
 TEST_ONLY = ("train.epochs=1", "eval.splits=[test]", "eval.selection_split=test")
@@ -125,7 +125,7 @@ def test_a_data_set_without_sketches_becomes_one_to_train_on(data, tmp_path):
     given = ["--dataset", "cuhk_pedes", "--root", tmp_path, "--background", "none"]
     done = run_tool("build_sketches.py", *given, "--style", "lines", "--workers=1")
     assert done.returncode == 0, done.stderr
-    test = load_tri_pedes("cuhk_pedes", tmp_path, ["test"])["test"]
+    test = read_tri_pedes("cuhk_pedes", tmp_path).annotations(["test"])["test"]
     assert len(test) == 12 and all(a.sketch.is_relative_to(root / "imgs-sketch2") for a in test)
     done = run_tool("build_sketches.py", *given, "--merge", tmp_path / "merged")
     assert json.loads(done.stdout)["identities"] == 20, done.stderr

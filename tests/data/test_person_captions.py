@@ -32,8 +32,8 @@ def test_a_file_may_cover_more_than_is_wanted(tmp_path):
 
 WRONG = {
     "{": "truncated or damaged",
-    "[]": r"expected JSON such as .*found \[\]",
-    "{}": r"expected JSON such as .*found \{\}",
+    "[]": r"expected JSON such as .*found a JSON list",
+    "{}": r"expected JSON such as .*found an empty object",
     '{"1": ["a"], "1": ["b"]}': "the key '1' comes twice",
     '{"1": ["a"], "01": ["b"], "2": ["c"]}': "identity 1 comes twice",
     '{"x": ["a"]}': "'x'.*must be an integer",

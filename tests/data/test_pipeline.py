@@ -22,9 +22,7 @@ def pairs(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for name in [f"{kind}{i}.png" for i in range(PAIRS) for kind in ("photo", "sketch")]:
         Image.fromarray(rng.integers(0, 256, (30, 11, 3), dtype=np.uint8)).save(folder / name)
-    return [
-        Pair(i, i, folder / f"photo{i}.png", folder / f"sketch{i}.png", f"a man with {i} bags") for i in range(PAIRS)
-    ]
+    return [Pair(i, folder / f"photo{i}.png", folder / f"sketch{i}.png", f"a man with {i} bags") for i in range(PAIRS)]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +115,7 @@ def test_an_unreadable_picture_is_named(pairs, order, workers, damage, tmp_path)
     if damage == "truncated":
         bad.write_bytes(pairs[0].photo.read_bytes()[:200])
     spoiled = list(pairs)
-    spoiled[8] = Pair(8, 8, pairs[8].photo, bad, "a man")
+    spoiled[8] = Pair(8, pairs[8].photo, bad, "a man")
     with pytest.raises(DataError, match=r"bad\.png"):
         drawn(source(spoiled, order), workers)
 
@@ -130,7 +128,7 @@ def test_an_unreadable_picture_for_evaluation_is_named(pairs, tmp_path):
 
 def test_batches_before_the_bad_one_arrive(pairs, order, tmp_path):
     spoiled = list(pairs)
-    spoiled[8] = Pair(8, 8, tmp_path / "bad.png", pairs[8].sketch, "a man")
+    spoiled[8] = Pair(8, tmp_path / "bad.png", pairs[8].sketch, "a man")
     batches = iterate(source(spoiled, order), RuntimeConfig(workers=1, prefetch=1))
     assert_same([next(batches)], [source(pairs, order)[0]])
     with pytest.raises(DataError):

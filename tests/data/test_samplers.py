@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ms_unireid.config import DataConfig
-from ms_unireid.data.samplers import epoch_batches, share
+from ms_unireid.data.samplers import epoch_batches, shard
 from ms_unireid.errors import DataError
 from ms_unireid.processes import Processes
 
@@ -129,23 +129,23 @@ def test_a_split_too_small_is_an_error(ids, sampler, options):
     assert f"{len(ids)} pairs and {len(set(ids))} identities" in str(error.value)
 
 
-def shares(drawn, size):
-    return [share(drawn, Processes(rank, size)) for rank in range(size)]
+def shards(drawn, size):
+    return [shard(drawn, Processes(rank, size)) for rank in range(size)]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_shares_in_rank_order_are_the_batch(sampler, size):
+def test_shards_in_rank_order_are_the_batch(sampler, size):
     drawn = batches(people(2), sampler, batch_size=8, drop_last=True)
-    for batch, *parts in zip(drawn, *shares(drawn, size), strict=True):
+    for batch, *parts in zip(drawn, *shards(drawn, size), strict=True):
         assert {len(part) for part in parts} == {8 // size}
         np.testing.assert_array_equal(np.concatenate(parts), batch)
 
 
 @pytest.mark.parametrize(("last", "size", "kept"), [(5, 2, 4), (7, 4, 4), (4, 4, 4), (3, 4, 0), (11, 3, 9)])
-def test_shares_of_a_batch_that_the_processes_do_not_divide(last, size, kept):
+def test_shards_of_a_batch_that_the_processes_do_not_divide(last, size, kept):
     drawn = [np.arange(12), np.arange(12, 12 + last)]
-    parts = shares(drawn, size)
+    parts = shards(drawn, size)
     assert {tuple(map(len, own)) for own in parts} == {(12 // size, kept // size) if kept else (12 // size,)}
     flat = np.concatenate([np.concatenate(own) for own in parts])
     np.testing.assert_array_equal(np.sort(flat), np.arange(12 + kept))

@@ -6,27 +6,27 @@ import pytest
 from data.tri_factory import build, entry, real_data, touch, usual_entries
 
 from ms_unireid.data.annotations import Annotation, Pair, training_pairs
-from ms_unireid.data.tri_pedes import DATASETS, available_splits, find_root, load_tri_pedes
+from ms_unireid.data.tri_pedes import DATASETS, find_root, read_tri_pedes
 from ms_unireid.errors import DataError
 
 NAME = "cuhk_pedes"
 
 
 def load(root, splits=("train",), name=NAME, **options):
-    return load_tri_pedes(name, root, splits, **options)
+    return read_tri_pedes(name, root).annotations(splits, **options)
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_happy_path(tmp_path, name):
     folder, layout = build(tmp_path, name), DATASETS[name]
     found = load(tmp_path, layout.splits, name)
-    assert tuple(found) == layout.splits == available_splits(name, tmp_path)
+    assert tuple(found) == layout.splits == read_tri_pedes(name, tmp_path).splits
     first = layout.first_train_identity
     assert found["train"][2] == Annotation(
-        first + 1, 2, folder / "imgs/cam/2.jpg", folder / layout.sketch_folder / "cam/2.jpg", ("man 2", "boy 2")
+        first + 1, folder / "imgs/cam/2.jpg", folder / layout.sketch_folder / "cam/2.jpg", ("man 2", "boy 2")
     )
-    assert [row.image_id for row in found["train"]] == [0, 1, 2, 3]
-    assert [row.image_id for row in found["test"]] == [0]
+    assert [row.photo.name for row in found["train"]] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert len(found["test"]) == 1
     assert found["train"][0].photo.is_file() and found["train"][0].sketch.is_file()
 
 
@@ -35,7 +35,7 @@ def test_training_pairs_are_one_per_caption(tmp_path):
     pairs = training_pairs(load(tmp_path)["train"])
     assert [pair.caption for pair in pairs[:3]] == ["man 0", "boy 0", "man 1"]
     assert len(pairs) == 8
-    assert pairs[1] == Pair(1, 0, folder / "imgs/cam/0.jpg", folder / "imgs-sketch2/cam/0.jpg", "boy 0")
+    assert pairs[1] == Pair(1, folder / "imgs/cam/0.jpg", folder / "imgs-sketch2/cam/0.jpg", "boy 0")
 
 
 def test_root_may_be_the_folder_or_its_parent(tmp_path):
@@ -83,7 +83,7 @@ def test_quirks_of_the_published_files(tmp_path):
     assert found["train"][0].captions == raw
     assert [row.person_id for row in found["train"]] == [1, 2]
     assert len(found["val"][0].captions) == 10
-    assert available_splits(NAME, tmp_path) == ("train", "val")
+    assert read_tri_pedes(NAME, tmp_path).splits == ("train", "val")
 
 
 def test_icfg_file_name_variant_and_byte_order_mark(tmp_path):
@@ -161,7 +161,7 @@ DAMAGED = {
     "": "truncated or damaged",
     "[" * 100_000: "truncated or damaged",
     '[{"id": ' + "9" * 5000 + "}]": "truncated or damaged|key 'split'",
-    '{"split": "train"}': "expected a JSON list.*dict",
+    '{"split": "train"}': "expected a JSON list.*found a JSON object",
     "[]": "an empty list",
     "[3]": "entry 0: expected an object, found int",
 }
@@ -171,7 +171,7 @@ DAMAGED = {
 def test_damaged_annotation_file(tmp_path, text):
     (build(tmp_path, NAME) / "reid_raw.json").write_text(text)
     with pytest.raises(DataError, match=rf"reid_raw\.json.*({DAMAGED[text]}).*Fix: "):
-        available_splits(NAME, tmp_path)
+        read_tri_pedes(NAME, tmp_path)
 
 
 def test_annotation_file_in_another_encoding(tmp_path):

@@ -45,7 +45,6 @@ def data(tmp_path) -> EvaluationSet:
     made = [
         Annotation(
             person,
-            i,
             put(tmp_path / f"photo{i}.png", (0, 0, 40 * i)),
             put(tmp_path / f"sketch{i}.png", (200, 200, 200)),
             (f"person {person} in blue " * 12, "another caption"),

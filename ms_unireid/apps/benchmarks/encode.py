@@ -22,11 +22,10 @@ from ms_unireid.apps.benchmarks.runs import (
     work_in_turns,
 )
 from ms_unireid.config import Config, load_config
-from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
+from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set
 from ms_unireid.data.pictures import load_picture
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import evaluation_transform
-from ms_unireid.data.tri_pedes import load_splits
 from ms_unireid.runtime import describe
 
 WORKS = {
@@ -90,7 +89,7 @@ def to_text(result: dict[str, Any]) -> str:
 
 def _load(overrides: tuple[str, ...]) -> tuple[Config, EvaluationSet]:
     config = load_config(None, list(overrides))
-    return config, from_annotations(load_splits(config.data, ("test",))["test"])
+    return config, load_evaluation_set(config.data, "test")
 
 
 def _pictures(config: Config) -> np.ndarray:

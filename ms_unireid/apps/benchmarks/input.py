@@ -131,10 +131,10 @@ def _has_torch() -> bool:
 
 def _pairs(root: str, count: str) -> list[Pair]:
     from ms_unireid.data.annotations import training_pairs
-    from ms_unireid.data.tri_pedes import load_tri_pedes
+    from ms_unireid.data.tri_pedes import read_tri_pedes
 
-    found = training_pairs(load_tri_pedes("cuhk_pedes", Path(root), ["train"], allow_identity_gaps=True)["train"])
-    return list(found[: int(count)])
+    found = read_tri_pedes("cuhk_pedes", Path(root)).annotations(["train"], allow_identity_gaps=True)["train"]
+    return list(training_pairs(found)[: int(count)])
 
 
 def _order(pairs: list[Pair]) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ms_unireid.apps.checks.dataset_layout import elsewhere, nearly
 from ms_unireid.apps.checks.dataset_report import FolderRow, ListedPicture, Scan
 from ms_unireid.data import tri_pedes
-from ms_unireid.data.annotations import CaptionEntry, parse_entry, read_entries
+from ms_unireid.data.annotations import CaptionEntry, parse_entry, read_raw_captions
 from ms_unireid.data.folders import by_folder, is_left_behind, sub_folder
 from ms_unireid.data.pictures import list_files
 from ms_unireid.data.published import ALL
@@ -55,7 +55,7 @@ def _read(layout: TriPedesLayout, folder: Path, findings: list[DataFinding]) -> 
     """Return by photo the entries that are whole, the first of each."""
     try:
         file = tri_pedes.caption_file(layout, folder)
-        raw = read_entries(file)
+        raw = read_raw_captions(file)
     except DataError as error:
         findings.append(from_error("caption file", error))
         return {}

@@ -154,13 +154,13 @@ def check_data(config: "Config") -> Finding:
     Raises:
         DataError: Naming what lacks.
     """
-    from ms_unireid.data.tri_pedes import available_splits, find_root, load_splits
+    from ms_unireid.data.tri_pedes import read_tri_pedes
 
     data = config.data
-    root = find_root(data.name, Path(data.root))
-    splits = load_splits(data, available_splits(data.name, root))
+    tri = read_tri_pedes(data.name, Path(data.root))
+    splits = tri.checked_annotations(tri.splits, data.allow_identity_gaps)
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
-    return Finding("data set", "ok", f"{root}: annotations {counts}; all photos and sketches there")
+    return Finding("data set", "ok", f"{tri.folder}: annotations {counts}; all photos and sketches there")
 
 
 def check_pretrained(config: "Config") -> Finding:

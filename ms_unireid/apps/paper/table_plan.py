@@ -12,7 +12,7 @@ from ms_unireid.config import Config, load_config
 from ms_unireid.config_schema import ARCHITECTURES, TowerSize
 from ms_unireid.data.published import PUBLISHED
 from ms_unireid.data.samplers import epoch_batches
-from ms_unireid.data.tri_pedes import training_persons
+from ms_unireid.data.tri_pedes import read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.models.positions import model_grid
 from ms_unireid.training.run_folder import RunFolder
@@ -198,7 +198,7 @@ def estimate(run: PlannedRun, rate: float | None = None) -> Estimate:
 
 def _steps_an_epoch(config: Config) -> int | None:
     try:
-        persons = training_persons(config.data.name, Path(config.data.root))
+        persons = read_tri_pedes(config.data.name, Path(config.data.root)).training_persons()
     except DataError:
         if config.data.sampler != "shuffle":
             return None  # it depends on who is on the photos

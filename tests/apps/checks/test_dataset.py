@@ -15,7 +15,7 @@ from ms_unireid.apps.checks.dataset import verify
 from ms_unireid.apps.checks.dataset_layout import elsewhere, nearly
 from ms_unireid.apps.checks.dataset_report import CountRow, FolderRow, Report, to_json, to_text
 from ms_unireid.data.published import ALL, PUBLISHED
-from ms_unireid.data.tri_pedes import DATASETS, load_tri_pedes
+from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.errors import DataError, EnvironmentProblem
 from ms_unireid.findings import DataFinding
 
@@ -293,7 +293,7 @@ def test_the_advice_on_levels_mends_the_data_set(tri):
     for child in list((tri / "imgs/imgs").iterdir()):
         shutil.move(child, tri / "imgs")
     assert verify(NAME, tri).problems == 0
-    assert len(load_tri_pedes(NAME, tri, ("train",))["train"]) == 4
+    assert len(read_tri_pedes(NAME, tri).annotations(("train",))["train"]) == 4
 
 
 def test_no_photos_at_all(tri):
