@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, communication, nn, ops
 
 from ms_unireid.errors import EnvironmentProblem
-from ms_unireid.processes import ALONE, Processes
+from ms_unireid.runtime import ALONE, Processes
 
 
 def start() -> Processes:

@@ -1,8 +1,8 @@
-"""The errors a user can mend. Tools print them as one line and exit with code 2; nothing else is caught."""
+"""Errors that a user can fix. The tools print them as one line and exit with code 2."""
 
 
 class UserError(Exception):
-    """Something in the user's hands is wrong; the message names the file, what was expected and the fix."""
+    """A mistake in what the user gave; the message names the file, what was expected and the fix."""
 
 
 class ConfigError(UserError):
@@ -18,11 +18,11 @@ class CheckpointError(UserError):
 
 
 class QueryError(UserError):
-    """A query is empty, or holds what cannot be searched for."""
+    """A query is empty or cannot be searched for."""
 
 
 class ExportError(UserError):
-    """An exported file cannot be written, or does not give what the checkpoint gives."""
+    """An exported file cannot be written, or its results differ from the checkpoint's."""
 
 
 class EnvironmentProblem(UserError):
@@ -30,11 +30,7 @@ class EnvironmentProblem(UserError):
 
 
 class Interrupted(Exception):
-    """A signal asked a long job to stop, and all it needs to go on is on disk.
-
-    Attributes:
-        signal_number: Which signal.
-    """
+    """A signal stopped a long job; its state is saved, so it can go on later."""
 
     def __init__(self, signal_number: int, advice: str):
         super().__init__(f"stopped; {advice}")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, then renamed."""
+"""Writing files so that they are never left half-written: under a temporary name, then renamed."""
 
 import contextlib
 import hashlib
@@ -14,10 +14,10 @@ from ms_unireid.errors import UserError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` with the same suffix; on success it takes the place of `path`.
+    """Yield a temporary file name beside `path`, with its suffix; on success the file replaces `path`.
 
     Raises:
-        UserError: If the folder cannot be written; what was at `path` stays.
+        UserError: If it cannot be written; an old file at `path` stays.
     """
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
@@ -36,10 +36,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield a new hidden folder beside `path`; on success it takes the place of `path` and of all in it.
+    """Yield a new hidden folder beside `path`; on success it replaces `path` with all its contents.
 
     Raises:
-        UserError: If the place cannot be written; what was at `path` stays.
+        UserError: If it cannot be written; an old folder at `path` stays.
     """
     path = path.absolute()
     fresh, old = (path.with_name(f".{path.name}.{word}") for word in ("partial", "old"))
@@ -70,7 +70,7 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole.
+    """Write a text file in UTF-8.
 
     Raises:
         UserError: If it cannot be written.

@@ -1,4 +1,4 @@
-"""The machine: package versions, device and mode. All that depends on the device is here."""
+"""What a run runs on: package versions, device, execution mode, and the processes that train together."""
 
 import importlib.metadata
 import os
@@ -6,25 +6,67 @@ import platform
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_unireid.config import RuntimeConfig
-from ms_unireid.errors import EnvironmentProblem
+from ms_unireid.errors import ConfigError, EnvironmentProblem
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
 _LAUNCHED_BY_MSRUN = "MS_ROLE"  # a variable that msrun sets in its processes
-# They change speed or numbers; what they do is in docs/hardware.md.
+# They change speed or numbers; see docs/hardware.md.
 _REPORTED_VARIABLES = ("MS_DEV_RUNTIME_CONF", "ONEDNN_DEFAULT_FPMATH_MODE")
-REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "scipy", "pillow", "tokenizers", "ftfy")
+_REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "scipy", "pillow", "tokenizers", "ftfy")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes train together, and which of them this one is.
+
+    Attributes:
+        rank: This process's number, 0 to size - 1.
+        size: Number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process logs and writes files."""
+        return self.rank == 0
+
+    def block(self, count: int) -> slice:
+        """Return this process's part of `count` things: blocks of equal length in rank order, the last ones shorter."""
+        length = -(-count // self.size)
+        return slice(min(self.rank * length, count), min((self.rank + 1) * length, count))
+
+
+ALONE = Processes()
+
+
+def check_batch_size(batch_size: int, processes: Processes) -> None:
+    """Check that the processes can split the global batch evenly.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    if batch_size % processes.size:
+        below = batch_size - batch_size % processes.size
+        choices = " or ".join(str(size) for size in (below, below + processes.size) if size)
+        raise ConfigError(
+            f"data.batch_size={batch_size} cannot be split evenly among {processes.size} processes; "
+            f"set it to {choices}, or start another number of processes"
+        )
 
 
 def check_packages() -> None:
     """Check versions before MindSpore is imported.
 
     Raises:
-        EnvironmentProblem: If MindSpore is missing or of an unsupported version, or if numpy is 2 or newer, with
-            which MindSpore's kernels crash the process.
+        EnvironmentProblem: If MindSpore is missing or its version is not supported, or if numpy is 2 or newer, which
+            crashes MindSpore's kernels.
     """
     mindspore, numpy = _version("mindspore"), _version("numpy")
     wanted = "install it with: pip install 'mindspore>=2.7,<2.11' 'numpy<2'"
@@ -37,12 +79,12 @@ def check_packages() -> None:
 
 
 def prepare(config: RuntimeConfig) -> str:
-    """Check the packages, select device, execution mode and determinism; return the device's name.
+    """Check the packages, set device, execution mode and determinism, and return the device's name.
 
-    Under msrun each process takes the device that msrun gives it, and `config.device_id` is not used.
+    Under msrun each process takes the device that msrun assigns to it; `config.device_id` is ignored.
 
     Raises:
-        EnvironmentProblem: For unsupported packages or a device that cannot be used.
+        EnvironmentProblem: If packages are not supported or the device cannot be used.
     """
     check_packages()
     import mindspore as ms
@@ -55,7 +97,7 @@ def prepare(config: RuntimeConfig) -> str:
 
 
 def uses_fast_ops(config: RuntimeConfig) -> bool:
-    """Tell whether training takes the fast forms of the model's operations; `auto` does on a CPU."""
+    """Return whether training uses the fast forms of the model's operations; `auto` means on a CPU."""
     import mindspore as ms
 
     if config.fused_ops == "auto":
@@ -64,13 +106,13 @@ def uses_fast_ops(config: RuntimeConfig) -> bool:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Describe versions, variables, device and git revision for a run's environment.json."""
+    """Return versions, variables, device and git revision, as a run's environment.json holds them."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,
         "cpu_count": os.cpu_count(),
-        "packages": {name: _version(name) for name in REPORTED_PACKAGES},
+        "packages": {name: _version(name) for name in _REPORTED_PACKAGES},
         "variables": {name: os.environ[name] for name in _REPORTED_VARIABLES if name in os.environ},
         "git_revision": _git_revision(),
         "command": sys.argv,
@@ -80,13 +122,13 @@ def describe(device: str) -> dict[str, Any]:
 def _select_device(config: RuntimeConfig) -> str:
     import mindspore as ms
 
-    # MindSpore starts with the best device that its package and the machine's drivers offer.
+    # MindSpore preselects the best device that its package and the machine's drivers offer.
     current = ms.get_context("device_target")
     name = current if config.device == "auto" else config.device
-    # msrun gives each process a device of its own, as long as none is named.
+    # msrun assigns a device to each process, unless the program names one.
     numbered = name != "CPU" and _LAUNCHED_BY_MSRUN not in os.environ
     if name == current and not (numbered and ms.get_context("device_id") != config.device_id):
-        return name  # once a kernel has run, MindSpore refuses to set even the device it is on
+        return name  # once a kernel has run, MindSpore refuses to set even the current device
     try:
         if not numbered:
             ms.set_device(name)
@@ -104,7 +146,7 @@ def _select_device(config: RuntimeConfig) -> str:
 def _make_deterministic() -> None:
     import mindspore as ms
 
-    # MindSpore refuses to be told twice. Of its own draws we use none; they are seeded for what may come to draw.
+    # MindSpore refuses a second call. The seed is a precaution: nothing here draws from MindSpore's generator.
     if ms.get_context("deterministic") != "ON":
         ms.set_deterministic(True)
     ms.set_seed(1)

@@ -1,4 +1,4 @@
-"""The start-up check: packages and device, one clear line each."""
+"""The start-up check of packages and device, and how work is split among processes."""
 
 import importlib.metadata
 import platform
@@ -9,7 +9,8 @@ import pytest
 
 from ms_unireid import runtime
 from ms_unireid.config import RuntimeConfig
-from ms_unireid.errors import EnvironmentProblem
+from ms_unireid.errors import ConfigError, EnvironmentProblem
+from ms_unireid.runtime import Processes, check_batch_size
 
 
 @pytest.fixture
@@ -132,3 +133,28 @@ def test_the_git_revision_may_be_missing(monkeypatch):
 
     monkeypatch.setattr(runtime.subprocess, "run", no_git)
     assert runtime.describe("CPU")["git_revision"] is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 8, 17])
+def test_blocks_in_rank_order_are_the_whole(count, size):
+    blocks = [list(range(count))[Processes(rank, size).block(count)] for rank in range(size)]
+    assert [number for block in blocks for number in block] == list(range(count))
+    # Equal lengths, but for what is missing at the end.
+    assert all(len(block) == -(-count // size) for block in blocks[: count // max(1, -(-count // size))])
+
+
+def test_the_first_process():
+    assert [Processes(rank, 3).first for rank in range(3)] == [True, False, False]
+    assert Processes().first
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(64, 1), (64, 8), (7, 7)])
+def test_a_batch_that_can_be_split(batch_size, size):
+    check_batch_size(batch_size, Processes(0, size))
+
+
+@pytest.mark.parametrize(("batch_size", "size", "fix"), [(64, 3, "63 or 66"), (5, 2, "4 or 6"), (2, 4, "4")])
+def test_a_batch_that_cannot_be_split_names_the_next_sizes(batch_size, size, fix):
+    with pytest.raises(ConfigError, match=rf"data\.batch_size={batch_size} .* {size} processes; set it to {fix}, "):
+        check_batch_size(batch_size, Processes(0, size))

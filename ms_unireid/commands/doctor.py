@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ms_unireid.apps.checks.machine import examine
+from ms_unireid.data.findings import to_json, to_table
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.files import write_json
-from ms_unireid.findings import to_json, to_table
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,11 +1,11 @@
-"""The pictures of a training run, decoded and resized once and kept on disk.
+"""A cache on disk of a training run's pictures, decoded and resized.
 
-FOLDER/384x128-1a2b3c4d.pixels   row after row, each the pixels (H, W, 3) of one picture, uint8
-FOLDER/384x128-1a2b3c4d.jsonl    first how pixels are made; then, a line a row, whose it is and its checksum
+FOLDER/384x128-1a2b3c4d.pixels   one row per picture: its pixels (H, W, 3), uint8
+FOLDER/384x128-1a2b3c4d.jsonl    a header that says how the pixels are made, then one line per row: picture, checksum
 FOLDER/384x128-1a2b3c4d.lock     held by the process that appends
 
-Rows and lines are only appended, pixels before their lines. So a run keeps what it opened while another appends, and
-a killed process leaves at worst a line without an end, whose row nobody uses.
+Rows and lines are only appended, pixels before their lines. So an open cache stays valid while another process appends,
+and a killed process leaves at worst an incomplete last line, whose row is ignored.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ from ms_unireid.data.pictures import FIX, describe
 from ms_unireid.data.transforms import PixelLoader, load_pixels
 from ms_unireid.errors import DataError, UserError
 
-_FORMAT = 1  # to be raised when `transforms.load_pixels` comes to give other pixels
+_FORMAT = 1  # raise it when `transforms.load_pixels` returns other pixels
 
 
 class PictureState(NamedTuple):
-    """A picture file as it was when it was decoded; as long as nothing of it changes, its row is valid."""
+    """Path, size and modification time of a picture file; the cached row is valid while they do not change."""
 
     path: str
     size: int
@@ -44,22 +44,22 @@ class PictureState(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "PictureState":
-        """Look at a file.
+        """Return the state of a file.
 
         Raises:
-            OSError: If it cannot be looked at.
+            OSError: If it cannot be read.
         """
         status = os.stat(path)
         return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
 
 class Found(NamedTuple):
-    """What a store has of the pictures that are looked for.
+    """The cached rows of some pictures.
 
     Attributes:
-        pixels: Every row of the store, uint8 (N, H, W, 3), mapped.
-        rows: The row of each picture that has a valid one.
-        damaged: How many have a row that is damaged or cut off.
+        pixels: All rows of the store, uint8 (N, H, W, 3), memory-mapped.
+        rows: Row by picture, for those with a valid row.
+        damaged: Number of pictures whose row is damaged or cut off.
     """
 
     pixels: np.ndarray
@@ -68,7 +68,7 @@ class Found(NamedTuple):
 
 
 def recipe(image_size: tuple[int, int]) -> dict[str, Any]:
-    """Say what decides pixels besides the picture file: the versions of the decoders, filter and size."""
+    """Return what decides the pixels besides the picture file: versions of the decoders, filter and size."""
     decoders = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp")}
     return {
         "format": _FORMAT,
@@ -80,14 +80,9 @@ def recipe(image_size: tuple[int, int]) -> dict[str, Any]:
 
 
 class DecodedStore:
-    """The files of one image size and one set of decoder versions.
+    """The files of one image size (H, W) and one set of decoder versions; the folder is made if missing.
 
-    Args:
-        folder: Holds the files of every size; made if absent.
-        image_size: Height and width in pixels.
-
-    Raises:
-        OSError: If the folder cannot be made; the methods raise it as well.
+    Constructor and methods raise OSError if a file cannot be read or written.
     """
 
     def __init__(self, folder: Path, image_size: tuple[int, int]):
@@ -102,14 +97,14 @@ class DecodedStore:
         )
 
     def pixels(self) -> np.ndarray:
-        """Map the whole rows there are: uint8 (N, H, W, 3), read from disk as they are used."""
+        """Map all whole rows: uint8 (N, H, W, 3), read from disk when used."""
         rows = self.pixels_file.stat().st_size // self.row_bytes if self.pixels_file.exists() else 0
-        if not rows:  # nothing cannot be mapped
+        if not rows:  # an empty file cannot be mapped
             return np.empty((0, *self.image_size, 3), np.uint8)
         return np.asarray(np.memmap(self.pixels_file, np.uint8, "r", shape=(rows, *self.image_size, 3)))
 
     def find(self, wanted: Mapping[Path, PictureState], threads: int) -> Found:
-        """Look for pictures; every row is checked against its checksum."""
+        """Look up pictures, and check each row against its checksum."""
         held, pixels = self._held(), self.pixels()
         known = {path: held[state] for path, state in wanted.items() if state in held}
 
@@ -125,7 +120,7 @@ class DecodedStore:
 
     @contextlib.contextmanager
     def appending(self) -> Iterator[None]:
-        """Be the only one who appends; wait for whoever does."""
+        """Hold the lock for `append`; wait while another process holds it."""
         with self.lock_file.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,14 +131,11 @@ class DecodedStore:
             yield
 
     def append(self, states: Sequence[PictureState], pictures: Sequence[np.ndarray]) -> range:
-        """Append pictures' pixels, each uint8 (H, W, 3), and their lines once these are on disk; return their rows.
-
-        Only within `appending`.
-        """
+        """Append pixels, each uint8 (H, W, 3), then their lines; return the rows. Only within `appending`."""
         rows = range(self._next_row, self._next_row + len(states))
         block = np.stack(pictures)
         with self.pixels_file.open("r+b") as file:
-            file.seek(rows.start * self.row_bytes)  # behind the last line's row, whatever else is there
+            file.seek(rows.start * self.row_bytes)  # after the last row that has a line; what follows is ignored
             file.write(block)
             file.flush()
             os.fsync(file.fileno())
@@ -154,12 +146,11 @@ class DecodedStore:
         return rows
 
     def _held(self) -> dict[PictureState, tuple[int, int]]:
-        """Return row and checksum of every picture state; of several rows the last."""
         header, *lines = self._content().split(b"\n")
         held: dict[PictureState, tuple[int, int]] = {}
         if header == self._header:
             for row, line in enumerate(lines):
-                with contextlib.suppress(ValueError, TypeError):  # a line cut off or damaged: nobody's row
+                with contextlib.suppress(ValueError, TypeError):  # an incomplete or damaged line: its row is ignored
                     path, size, mtime_ns, checksum = json.loads(line)
                     held[PictureState(path, size, mtime_ns)] = row, checksum
         return held
@@ -168,12 +159,12 @@ class DecodedStore:
         return self.lines_file.read_bytes() if self.lines_file.exists() else b""
 
     def _make_ready(self) -> None:
-        """Begin the files if there are none or if they are of something else; end a line that was cut off."""
+        """Create the files if they are missing or damaged, and end an incomplete line."""
         content = self._content()
         if not content.startswith(self._header + b"\n"):
             if content:
-                print(f"note: {self.lines_file}: is damaged; all pictures are decoded again", file=sys.stderr)
-            # Removed, not emptied: who has the pixels mapped keeps them.
+                print(f"note: {self.lines_file} is damaged; all pictures are decoded again", file=sys.stderr)
+            # Removed, not emptied: a process that has the pixels mapped keeps them.
             self.lines_file.unlink(missing_ok=True)
             self.pixels_file.unlink(missing_ok=True)
             content = self._header + b"\n"
@@ -186,37 +177,27 @@ class DecodedStore:
         self._next_row = content.count(b"\n") - 1
 
 
-_CHUNK = 256  # pictures between two writes: what a kill loses
+_CHUNK = 256  # pictures between two writes; a kill loses at most these
 _GIB = 1 << 30
 
 
 class DecodedCache:
-    """Pixels of pictures out of a memory-mapped file; a `PixelLoader`, safe in several threads.
-
-    Args:
-        pixels: uint8 (N, H, W, 3).
-        rows: Which row is whose.
-    """
+    """Pixels of pictures from a memory-mapped file; a `PixelLoader` that is safe in several threads."""
 
     def __init__(self, pixels: np.ndarray, rows: Mapping[Path, int]):
         self.pixels, self.rows = pixels, rows
 
     def __call__(self, path: Path) -> np.ndarray:
-        """Return a picture's pixels, uint8 (H, W, 3), not to be written to.
+        """Return a picture's pixels, uint8 (H, W, 3), read-only.
 
         Raises:
-            KeyError: For a picture that the cache was not opened with.
+            KeyError: If the cache was opened without the picture.
         """
         return self.pixels[self.rows[path]]
 
 
 def pixel_loader(runtime: RuntimeConfig, image_size: tuple[int, int], paths: Iterable[Path]) -> PixelLoader:
-    """Return what gives the pixels of a run's pictures, as `runtime.decoded_cache` says.
-
-    Args:
-        runtime: The cache's folder, and how many threads may decode.
-        image_size: Height and width in pixels.
-        paths: All pictures that will be asked for.
+    """Return the loader of a run's pictures: the cache in `runtime.decoded_cache`, or `load_pixels` if that is null.
 
     Raises:
         UserError: See `open_decoded_cache`.
@@ -229,20 +210,10 @@ def pixel_loader(runtime: RuntimeConfig, image_size: tuple[int, int], paths: Ite
 def open_decoded_cache(
     folder: Path, image_size: tuple[int, int], paths: Iterable[Path], threads: int = 1
 ) -> DecodedCache:
-    """Open the cache of decoded pictures, and decode into it what it lacks.
+    """Open the cache in a folder and decode the pictures that are missing in it; pixels are those of `load_pixels`.
 
-    A picture is decoded again if its file's size or modification time has changed, if its pixels on disk do not have
-    their checksum, and if Pillow or one of its decoders has another version. Runs and processes may share a folder:
-    one decodes, the others wait. Killed, it keeps what it has.
-
-    Args:
-        folder: Holds the caches of every image size; made if absent.
-        image_size: Height and width in pixels.
-        paths: The pictures; one given twice is decoded once.
-        threads: How many decode.
-
-    Returns:
-        The cache, with the pixels that `load_pixels` gives.
+    A picture is decoded again if its file's size or modification time has changed, if its row does not match its
+    checksum, or if Pillow or a decoder has another version. Processes may share a folder: one decodes, the others wait.
 
     Raises:
         DataError: If a picture cannot be read.
@@ -253,12 +224,12 @@ def open_decoded_cache(
         store = DecodedStore(folder, image_size)
         found = store.find(wanted, threads)
         if found.damaged:
-            what = f"{found.damaged} of {len(wanted)} pictures are damaged or cut off; they are decoded again"
+            what = f"{found.damaged} of {len(wanted)} pictures are damaged or incomplete; they are decoded again"
             print(f"note: {store.pixels_file}: {what}", file=sys.stderr)
         if len(found.rows) == len(wanted):
             return DecodedCache(found.pixels, found.rows)
         with store.appending():
-            # Anew: another run may have appended since, or somebody emptied the folder.
+            # Again: meanwhile another run may have appended, or somebody emptied the folder.
             rows = store.find(wanted, threads).rows
             rows |= _decode(store, {path: state for path, state in wanted.items() if path not in rows}, threads)
             return DecodedCache(store.pixels(), rows)
@@ -277,7 +248,6 @@ def _state(path: Path) -> PictureState:
 
 
 def _decode(store: DecodedStore, missing: Mapping[Path, PictureState], threads: int) -> dict[Path, int]:
-    """Decode pictures into the store and return their rows."""
     _check_room(store, len(missing))
     decode = functools.partial(load_pixels, image_size=store.image_size)
     paths, rows = list(missing), {}

@@ -1,4 +1,4 @@
-"""What a checkpoint is evaluated on, of whatever data set: a gallery, and the sketches and captions that ask for it."""
+"""The photos, sketches and captions that a checkpoint is evaluated on, for every data set."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from ms_unireid.data.sketch_sets import SketchSet
 from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError
 
-# Where a photo's name tells its camera: both data sets took their photos, and these names, from MSMT17.
+# Data sets whose photo names hold the camera; both took photos and names from MSMT17.
 _CAMERAS: Mapping[str, re.Pattern] = MappingProxyType(
     {
         "icfg_pedes": re.compile(r"\d+_\d+_(\d+)_\d{4}(?:morning|noon|afternoon)"),
@@ -28,19 +28,17 @@ _CAMERAS: Mapping[str, re.Pattern] = MappingProxyType(
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A gallery and its queries; see `SplitFeatures` for what belongs to what.
+    """A gallery of N photos, and S sketches and C raw captions as queries.
 
     Attributes:
-        photos: The N photos of the gallery.
-        sketches: The S sketches.
-        captions: The C captions, raw.
         person_ids: (N,) person of each photo.
-        caption_photos: (C,) the photo a caption belongs to; None where captions belong to persons.
-        caption_persons: (C,) the person a caption belongs to; follows from `caption_photos` if that is given.
-        sketch_persons: (S,) the person a sketch belongs to; likewise, sketch i having been drawn from photo i.
-        styles: The style, artist or sub-folder of each sketch.
-        cameras: (N,) camera of each photo; None if the names do not tell.
-        trials: The persons tested in each trial, where there are trials.
+        styles: Style, artist or sub-folder of each sketch.
+        caption_photos: (C,) photo of each caption; sketch i is then drawn from photo i. None if captions and sketches
+            belong to persons.
+        caption_persons: (C,) person of each caption; computed if `caption_photos` is given.
+        sketch_persons: (S,) person of each sketch; computed if `caption_photos` is given.
+        cameras: (N,) camera of each photo; None if not known.
+        trials: Persons tested in each trial; empty without trials.
     """
 
     photos: tuple[Path, ...]
@@ -61,12 +59,12 @@ class EvaluationSet:
 
 
 def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
-    """Load what a split evaluates, every photo and sketch checked.
+    """Load a split for evaluation and check every photo and sketch.
 
-    PKU-Sketch has no splits: its test split is all of it, with the persons of each of its ten trials.
+    PKU-Sketch has no splits: test means the whole data set with its ten trials.
 
     Raises:
-        DataError: For anything wrong with the data set, or a split that it does not have.
+        DataError: If the data set is wrong or has no such split.
     """
     if config.name in DATASETS:
         tri = read_tri_pedes(config.name, Path(config.root))
@@ -79,10 +77,10 @@ def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
 
 
 def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
-    """Turn NAME=FOLDER texts into data sections, in all else like the config's.
+    """Turn NAME=FOLDER texts into data sections; all other values are the config's.
 
     Raises:
-        ConfigError: If a text is of another form, or names no data set.
+        ConfigError: If a text has another form or names no known data set.
     """
     found = []
     for text in texts:
@@ -96,12 +94,7 @@ def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
 
 
 def from_annotations(annotations: Sequence[Annotation], name: str = "") -> EvaluationSet:
-    """Turn the annotations of one split of a Tri data set into its evaluation.
-
-    Args:
-        annotations: The annotations.
-        name: The data set, which decides how cameras are read.
-    """
+    """Make the evaluation set of one split of a Tri data set; `name` decides how photo names are read for cameras."""
     captions = [(caption, photo) for photo, a in enumerate(annotations) for caption in a.captions]
     return EvaluationSet(
         photos=tuple(a.photo for a in annotations),
@@ -116,21 +109,17 @@ def from_annotations(annotations: Sequence[Annotation], name: str = "") -> Evalu
 
 def _load_pku_sketch(config: DataConfig, split: str, captions: Path | None) -> EvaluationSet:
     if split != "test":
-        raise DataError(f"{config.name} has no split {split!r}. Fix: use test, which is all of it and its ten trials.")
+        raise DataError(f"{config.name} has no split {split!r}. Fix: use test, the whole data set with its ten trials.")
     sketch_set = pku_sketch.load_pku_sketch(Path(config.root), captions, config.allow_partial)
     drawn = trials(sketch_set, file=None if config.trials is None else Path(config.trials))
     return from_sketch_set(sketch_set, tuple(np.array(trial.test) for trial in drawn))
 
 
 def from_sketch_set(sketch_set: SketchSet, tested: tuple[np.ndarray, ...] = ()) -> EvaluationSet:
-    """Turn photos and sketches of persons into their evaluation, every one of them checked.
-
-    Args:
-        sketch_set: The photos, sketches and captions.
-        tested: The persons tested in each trial, where there are trials.
+    """Make the evaluation set of a data set whose sketches belong to persons; `tested` holds the persons of each trial.
 
     Raises:
-        DataError: If a picture is missing or not whole.
+        DataError: If a picture is missing or damaged.
     """
     check_pictures(record.path for record in (*sketch_set.photos, *sketch_set.sketches))
     captions = [(text, person) for person, texts in sketch_set.captions.items() for text in texts]
@@ -153,5 +142,5 @@ def _cameras(photos: Sequence[Path], name: str) -> np.ndarray | None:
     if pattern is None:
         return None
     found = [pattern.match(photo.name) for photo in photos]
-    # A protocol that needs cameras says so; a data set with photos of other names has none, not some.
+    # All or none: a protocol that needs cameras then refuses the data set.
     return np.array([int(match[1]) for match in found]) if all(found) else None

@@ -1,4 +1,4 @@
-"""The photos that sketches are drawn from: those of a data set's caption file, or of any folder."""
+"""Lists of photos to draw sketches from or to index: from a caption file or from any folder."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,14 +13,9 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos, and who they show where that is known.
+    """Photos by sorted path relative to `folder`, with person and split of each path where known.
 
-    Attributes:
-        folder: Holds the photos.
-        names: Their relative paths, sorted, with forward slashes.
-        identities: By relative path; empty where nobody says.
-        splits: By relative path; empty where there are none.
-        sketches: Folder in which the parsers look for the sketches; None for a plain folder.
+    `sketches` is the folder where the data set's reader expects the sketches; None for a plain folder.
     """
 
     folder: Path
@@ -31,14 +26,10 @@ class PhotoSet:
 
 
 def dataset_photos(name: str, root: Path) -> PhotoSet:
-    """List the photos that a data set's caption file names, whether they are there or not.
-
-    Args:
-        name: A key of ``tri_pedes.DATASETS``.
-        root: The data set's folder, or the one that contains it.
+    """List the photos that the caption file of a Tri data set names; the photos need not exist.
 
     Raises:
-        DataError: If the folder or the caption file is missing or damaged.
+        DataError: See `read_tri_pedes`.
     """
     tri = read_tri_pedes(name, root)
     return PhotoSet(
@@ -51,15 +42,13 @@ def dataset_photos(name: str, root: Path) -> PhotoSet:
 
 
 def folder_photos(folder: Path, identity_pattern: str | None = None) -> PhotoSet:
-    """List the picture files of a folder and its sub-folders; hidden ones are left out.
+    """List the picture files of a folder and its sub-folders, without hidden ones.
 
-    Args:
-        folder: Any folder.
-        identity_pattern: A regular expression whose first group, in a relative path, names the person.
+    The first group of `identity_pattern`, searched in each relative path, is the person.
 
     Raises:
-        DataError: If the folder is missing or cannot be listed, or a name has no identity.
-        ConfigError: If the pattern is no regular expression with a group.
+        DataError: If the folder is missing or cannot be listed, or the pattern does not match a name.
+        ConfigError: If the pattern is not a regular expression with a group.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of the photos")
@@ -81,5 +70,7 @@ def _identities(folder: Path, names: tuple[str, ...], pattern: str) -> dict[str,
     found = {name: search.search(name) for name in names}
     without = [name for name, match in found.items() if match is None]
     if without:
-        raise DataError(f"{folder}: identity pattern {pattern!r} matches {len(without)} names not, first {without[0]}")
+        raise DataError(
+            f"{folder}: identity pattern {pattern!r} does not match {len(without)} names, first {without[0]}"
+        )
     return {name: match.group(1) for name, match in found.items()}

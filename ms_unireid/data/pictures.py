@@ -1,7 +1,4 @@
-"""Picture files: reading one, checking many before a run, listing a folder of them.
-
-Pixels leave this module as RGB pictures of their own size; resizing and augmentation live in ``transforms``.
-"""
+"""Picture files: read one, check many before a run, list those of a folder."""
 
 import contextlib
 import os
@@ -17,18 +14,18 @@ from PIL import Image, UnidentifiedImageError
 
 from ms_unireid.errors import DataError
 
-# A pedestrian crop has well under a million pixels; Pillow itself only warns at this size and refuses twice of it.
+# A pedestrian crop has less than a million pixels. Pillow only warns at this size and refuses twice of it.
 MAX_PIXELS = 89_478_485
-# Named so that a file in disguise never reaches a decoder that starts another program (EPS) or a rarely used one.
+# A fixed list: no file reaches a decoder that starts another program (EPS) or is rarely used.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 FIX = "Fix: copy the file again from the data set's archive; a broken download or a full disk leaves such files."
 
 
 class UnusableError(Exception):
-    """A picture that a decoder would accept, or never see; the message is for the user."""
+    """A picture is refused although a decoder might accept it; the message is for the user."""
 
 
-# What Pillow's decoders are known to raise on damaged files; KeyError: a format this Pillow was built without.
+# What Pillow's decoders raise on damaged files; KeyError for a format that this build of Pillow has not.
 DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error, zlib.error,
     Image.DecompressionBombError, UnusableError,
@@ -37,10 +34,10 @@ DECODE_ERRORS = (
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture, its pixels not read yet, and close it at the end.
+    """Open a picture without reading its pixels, and close it at the end.
 
     Raises:
-        One of ``DECODE_ERRORS``: If it is empty, unreasonably large, or cannot be read; `describe` words them.
+        One of `DECODE_ERRORS`: If it is empty, too large or cannot be read; `describe` turns them into words.
     """
     with open(path, "rb") as file, opened_file(file) as picture:
         yield picture
@@ -60,7 +57,7 @@ def opened_file(file: BinaryIO) -> Iterator[Image.Image]:
 
 
 def describe(error: Exception) -> str:
-    """Say in words what one of ``DECODE_ERRORS`` means."""
+    """Return one of `DECODE_ERRORS` in words."""
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
     if isinstance(error, IsADirectoryError):
@@ -79,21 +76,14 @@ def describe(error: Exception) -> str:
 _PNG_HEAD, _PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_HEAD, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _TAIL_BYTES = 64  # some cameras pad a JPEG after its end marker
-_CHUNK, _THREADS = 512, 8  # threads hide the latency of network disks
-_NAMED = 5
+_CHUNK, _THREADS, _NAMED = 512, 8, 5  # threads hide the latency of network disks
 
 
 def load_picture(path: Path) -> Image.Image:
-    """Read one picture completely.
-
-    Args:
-        path: A picture file in one of ``picture_files.FORMATS``, whatever its extension.
-
-    Returns:
-        The picture in mode RGB; transparency is dropped and orientation tags are not applied, as the authors do.
+    """Read one picture completely, in mode RGB; as in the authors' code, without transparency and orientation tags.
 
     Raises:
-        DataError: If the file is missing, empty, not a picture, truncated or unreasonably large.
+        DataError: If the file is missing, empty, not a picture of `FORMATS`, truncated or too large.
     """
     try:
         return _decode(Path(path))
@@ -102,15 +92,12 @@ def load_picture(path: Path) -> Image.Image:
 
 
 def check_pictures(paths: Iterable[Path]) -> None:
-    """Check that every picture can be read, before a run depends on it.
+    """Check that every picture can be read; a path given twice is checked once.
 
-    A PNG or JPEG that begins and ends as it should is taken as whole; any other file is decoded.
-
-    Args:
-        paths: Picture files; a path given twice is checked once.
+    A PNG or JPEG with a correct beginning and end counts as whole; any other file is decoded.
 
     Raises:
-        DataError: If any file is bad; one error counts them all and names the first five with their defects.
+        DataError: If any file is bad; with their number and the first five.
     """
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -122,16 +109,9 @@ def check_pictures(paths: Iterable[Path]) -> None:
 
 
 def list_files(folder: Path) -> frozenset[str]:
-    """List the files of a folder and its sub-folders, following links.
+    """List the files of a folder and its sub-folders, following links: relative paths with forward slashes.
 
-    One listing answers "is it there?" for tens of thousands of names in a fraction of the time of as many look-ups,
-    and with exact letter case on every file system.
-
-    Args:
-        folder: An existing folder.
-
-    Returns:
-        Paths relative to ``folder``, with forward slashes; links that lead nowhere are left out.
+    One listing is far faster than tens of thousands of look-ups, and its letter case is exact on every file system.
 
     Raises:
         DataError: If the folder or one of its sub-folders cannot be read.
@@ -144,7 +124,7 @@ def list_files(folder: Path) -> frozenset[str]:
             status = os.stat(place)
             above, seen = above | {(status.st_dev, status.st_ino)}, above
             if (status.st_dev, status.st_ino) in seen:
-                continue  # a link back to a folder above: following it would never end
+                continue  # a link to a folder above would never end
             with os.scandir(place) as entries:
                 for entry in entries:
                     if entry.is_dir():
@@ -164,16 +144,10 @@ def _decode(path: Path) -> Image.Image:
 
 
 def decode_picture(file: BinaryIO) -> Image.Image:
-    """Decode one picture completely.
-
-    Args:
-        file: An open picture file, or its bytes in memory.
-
-    Returns:
-        The picture in mode RGB, see `load_picture`.
+    """Decode the picture in an open file or in memory completely, in mode RGB; see `load_picture`.
 
     Raises:
-        Exception: One of ``picture_files.DECODE_ERRORS`` if it is empty, not a picture, truncated or too large.
+        One of `DECODE_ERRORS`: If it is empty, not a picture, truncated or too large.
     """
     with opened_file(file) as picture:
         return picture.convert("RGB")
@@ -197,7 +171,7 @@ def _defects(paths: list[Path]) -> list[tuple[Path, str]]:
 
 
 def looks_whole(path: Path) -> bool:
-    """Tell whether a file begins and ends as a PNG or a JPEG does; nothing in between is read.
+    """Return whether a file begins and ends as a PNG or a JPEG does, without reading the rest.
 
     Raises:
         OSError: If the file cannot be read.
@@ -207,5 +181,5 @@ def looks_whole(path: Path) -> bool:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))
         tail = file.read(_TAIL_BYTES)
-    # Compressed JPEG data never holds the end marker by chance: every FF in it is followed by 00 or a restart marker.
+    # The end marker cannot occur in compressed JPEG data: 00 or a restart marker follows every FF there.
     return (head == _PNG_HEAD and tail.endswith(_PNG_TAIL)) or (head.startswith(_JPEG_HEAD) and _JPEG_END in tail)

@@ -1,4 +1,4 @@
-"""Batches through `mindspore.dataset`: decoded, augmented and prefetched by worker threads, in a fixed order."""
+"""Batches through `mindspore.dataset`: worker threads decode, augment and prefetch them, in a fixed order."""
 
 import contextlib
 import functools
@@ -17,21 +17,21 @@ from ms_unireid.data.annotations import Pair
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import PixelLoader, TrainTransform, load_pixels, normalize
 from ms_unireid.errors import UserError
-from ms_unireid.processes import ALONE, Processes
+from ms_unireid.runtime import ALONE, Processes
 
 
 class TrainingSource:
-    """Random access to the batches of one epoch; item i is the same whichever worker makes it, and when.
+    """The batches of one epoch (1-based) by index, the same whichever worker makes them and when.
 
     Args:
         pairs: All training pairs.
-        batches: Pair indices of each batch, from `epoch_batches`, or this process's shard of them.
-        transform: Augmentation.
+        batches: Pair indices of each batch: `epoch_batches`, or this process's `shard` of them.
+        transform: Augmentation; seed, epoch and the pair's index decide it.
         tokenizer: Caption to token ids.
         seed: The run's seed.
-        epoch: 1-based; with the seed and the pair's index it decides the augmentation.
-        processes: Those that share the batches; a pair's augmentation does not depend on how many there are.
-        load: Gives a picture's pixels at the transform's size; None decodes its file.
+        epoch: The epoch.
+        processes: Those that share the batches; their number does not change the augmentation.
+        load: Returns a picture's pixels at the transform's size; None decodes the file.
     """
 
     columns = ("images", "sketches", "token_ids")
@@ -66,19 +66,15 @@ class TrainingSource:
     def _pictures(self, batch: np.ndarray, place: int, out: tuple[np.ndarray, np.ndarray]) -> None:
         number = int(batch[place])
         pair = self.pairs[number]
-        # The place in the global batch separates repeats of one pair, which the `identity` sampler may draw.
+        # The place in the global batch tells repeats of one pair apart, which the `identity` sampler may draw.
         rng = np.random.default_rng((self.seed, self.epoch, number, self.processes.rank * len(batch) + place))
         self.transform(self.load(pair.photo), self.load(pair.sketch), rng, out)
 
 
 class PictureSource:
-    """Random access to batches of pictures for evaluation, the last one filled up with its first picture.
+    """Batches of pictures for evaluation by index; the first picture of the last batch fills it up.
 
-    Args:
-        paths: Picture files.
-        batch_size: Pictures in a batch.
-        image_size: Height and width in pixels.
-        load: Gives a picture's pixels at that size; None decodes its file.
+    `load` returns a picture's pixels at `image_size`; None decodes the file.
     """
 
     columns = ("pictures",)
@@ -108,7 +104,7 @@ class PictureSource:
 
 
 class _Guarded:
-    """Keeps a worker's own error, which the data set would otherwise wrap into pages of its own."""
+    """Keeps a worker's error, which `mindspore.dataset` hides in pages of its own."""
 
     def __init__(self, source: Any):
         self.source = source
@@ -129,7 +125,7 @@ def iterate(source: TrainingSource | PictureSource, runtime: RuntimeConfig) -> I
     """Yield a source's batches in order while worker threads prepare the next ones.
 
     Raises:
-        DataError: What a worker found, for example an unreadable picture.
+        DataError: If a picture cannot be read.
     """
     guarded = _Guarded(source)
     ds.config.set_prefetch_size(runtime.prefetch)
@@ -156,10 +152,10 @@ def iterate(source: TrainingSource | PictureSource, runtime: RuntimeConfig) -> I
 
 @contextlib.contextmanager
 def _sigterm_held_back() -> Iterator[None]:
-    """Make SIGTERM wait, then put Python's handler for it in place again.
+    """Block SIGTERM meanwhile, then restore Python's handler.
 
-    MindSpore installs its own with the first batch of every iterator; that one ends the process with code 0 and
-    nothing saved when the parent asks to stop.
+    The first batch of every iterator installs MindSpore's own handler, which ends the process with code 0 and saves
+    nothing.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if handler is None or threading.current_thread() is not threading.main_thread():

@@ -1,9 +1,9 @@
-"""PKU-Sketch (``PKUSketchRE-ID_V1``): 200 persons, each with one artist's sketch and two photos.
+"""Reader of PKU-Sketch (`PKUSketchRE-ID_V1`): 200 persons, each with one sketch and two photos.
 
-Layout, as the data set's own ReadMe.txt describes it: ``photo/ID_CAMERA_FRAME.jpg``, ``sketch/ID.jpg``, and
-``styleAnnotation/<letter>_<count>.txt``, one file for each of five drawing styles with the identities drawn in it, one
-a line. Published by Pang et al., "Cross-Domain Adversarial Feature Learning for Sketch Re-identification", ACM MM
-2018. The ten trials of its protocol are in ``pku_trials``. Pixels are not read.
+The layout is that of the data set's ReadMe.txt: `photo/ID_CAMERA_FRAME.jpg`, `sketch/ID.jpg`, and for each of five
+drawing styles `styleAnnotation/<letter>_<count>.txt` with one identity per line.
+
+Source: Pang et al., "Cross-Domain Adversarial Feature Learning for Sketch Re-identification", ACM MM 2018.
 """
 
 import re
@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ms_unireid.data.folders import EXTENSIONS, find_folder, named_files, read_text
+from ms_unireid.data.findings import DataFinding, State, count_defects, from_error, raise_problem
+from ms_unireid.data.folders import EXTENSIONS, find_folder, matching_files, read_text
 from ms_unireid.data.sketch_sets import PersonPhoto, PersonSketch, SketchSet, read_person_captions
 from ms_unireid.errors import DataError
-from ms_unireid.findings import DataFinding, State, count_defects, from_error, raise_problem
 
 NAME = "pku_sketch"
 FOLDER = "PKUSketchRE-ID_V1"
@@ -22,7 +22,7 @@ OTHER_FOLDERS = ("PKU*",)
 PHOTOS, SKETCHES, STYLES = "photo", "sketch", "styleAnnotation"
 MARKS = (PHOTOS, SKETCHES, STYLES)
 STYLE_NAMES = "abcde"
-PHOTOS_EACH = 2
+_PHOTOS_EACH = 2
 
 _PHOTO = re.compile(rf"(\d{{1,6}})_(\d{{1,3}})_(\d+){EXTENSIONS}", re.IGNORECASE | re.ASCII)
 _SKETCH = re.compile(rf"(\d{{1,6}}){EXTENSIONS}", re.IGNORECASE | re.ASCII)
@@ -34,56 +34,42 @@ _PART_FIX = f"{_STYLE_FIX}; {_PART}"
 
 
 def find_root(root: Path) -> Path:
-    """Find the folder of PKU-Sketch.
-
-    Args:
-        root: That folder, or the one that contains it as ``PKUSketchRE-ID_V1`` or another name that begins with PKU.
-
-    Returns:
-        The folder that holds ``photo/``, ``sketch/`` and ``styleAnnotation/``.
+    """Find the folder of PKU-Sketch: `root`, or a folder in it whose name begins with PKU.
 
     Raises:
-        DataError: If it is not there, or several could be meant.
+        DataError: If there is no such folder, or more than one.
     """
     return find_folder(NAME, root, FOLDER, MARKS, OTHER_FOLDERS)
 
 
 def load_pku_sketch(root: Path, captions: Path | None = None, allow_partial: bool = False) -> SketchSet:
-    """Read PKU-Sketch and check that all of it is there.
+    """Read PKU-Sketch, sorted by identity, and check that it is complete; a sketch's style is its letter, a to e.
 
     Args:
         root: The data set's folder, or the one that contains it.
-        captions: A file with captions of every person, see ``person_captions``; without it the set has none.
-        allow_partial: Accept a part of the data set: style files that name more or fewer identities than are there, and
-            persons with one photo.
-
-    Returns:
-        Photos and sketches in the order of identities; the style of a sketch is its letter, a to e.
+        captions: File with captions of every person, see `read_person_captions`.
+        allow_partial: Accept a part of the data set: identities of the style files may be missing, and persons may have
+            one photo.
 
     Raises:
-        DataError: If a folder or style file is missing, a file has an unknown name, an identity has a sketch and no
-            photo or the reverse, or no style or two, or the captions do not fit; the message names the first defect.
+        DataError: If files are missing or misnamed, an identity has no photo, sketch or style, or has two sketches or
+            styles, or the captions do not fit.
     """
     folder = find_root(root)
     sketch_set, findings = examine(folder, allow_partial)
-    raise_problem(findings, f"All that is wrong: python tools/verify_dataset.py --dataset {NAME} --root {folder}")
+    raise_problem(findings, NAME, folder)
     if captions is None:
         return sketch_set
     return SketchSet(sketch_set.photos, sketch_set.sketches, read_person_captions(captions, sketch_set.persons))
 
 
 def examine(folder: Path, allow_partial: bool) -> tuple[SketchSet, list[DataFinding]]:
-    """Read what can be read of PKU-Sketch, and find what is wrong with its files.
+    """Read what is readable of PKU-Sketch, without captions; return it with the findings that are not ok.
 
-    Args:
-        folder: The data set's folder.
-        allow_partial: Whether what is only incomplete is a warning.
-
-    Returns:
-        Photos and sketches without captions, and the findings that are not ok.
+    With `allow_partial` missing files are warnings.
     """
-    photo_names, findings = named_files(folder / PHOTOS, _PHOTO, "ID_CAMERA_FRAME.jpg")
-    sketch_names, sketch_findings = named_files(folder / SKETCHES, _SKETCH, "ID.jpg")
+    photo_names, findings = matching_files(folder / PHOTOS, _PHOTO, "ID_CAMERA_FRAME.jpg")
+    sketch_names, sketch_findings = matching_files(folder / SKETCHES, _SKETCH, "ID.jpg")
     styles, style_findings = _read_styles(folder / STYLES)
     letters = {person: stem[0] for stem, persons in styles.items() for person in persons}
     photos = [PersonPhoto(int(name[1]), folder / PHOTOS / name[0], int(name[2])) for name in photo_names]
@@ -102,8 +88,7 @@ def examine(folder: Path, allow_partial: bool) -> tuple[SketchSet, list[DataFind
 
 
 def _read_styles(folder: Path) -> tuple[dict[str, list[int]], list[DataFinding]]:
-    """Return the identities of each style file by its stem, and what is wrong with the files."""
-    files, findings = named_files(folder, _STYLE, "<a to e>_<count>.txt")
+    files, findings = matching_files(folder, _STYLE, "<a to e>_<count>.txt")
     styles: dict[str, list[int]] = {}
     for match in files:
         try:
@@ -125,8 +110,8 @@ def _check_persons(
     photographed = Counter(photo.person_id for photo in photos)
     drawn = Counter(sketch.person_id for sketch in sketches)
     several = sorted(person for person, count in drawn.items() if count > 1)
-    few = sorted(person for person, count in photographed.items() if count != PHOTOS_EACH)
-    fix = "copy the missing files from the data set's download, or take out the others"
+    few = sorted(person for person, count in photographed.items() if count != _PHOTOS_EACH)
+    fix = "copy the missing files from the data set's download, or remove the others"
     part_fix = f"{fix}; {_PART}"
     yield from count_defects(
         "identities",
@@ -134,7 +119,7 @@ def _check_persons(
         ("problem", sorted(drawn.keys() - photographed), "identities with a sketch and no photo", fix),
         ("problem", sorted(photographed.keys() - drawn), "identities with photos and no sketch", fix),
         ("problem", several, "identities with more than one sketch", fix),
-        (part, few, f"identities with another number of photos than {PHOTOS_EACH}", part_fix),
+        (part, few, f"identities that do not have {_PHOTOS_EACH} photos", part_fix),
     )
 
 
@@ -157,5 +142,5 @@ def _check_styles(folder: Path, drawn: set[int], styles: dict[str, list[int]], p
         ("problem", sorted(drawn - named.keys()), "identities with a sketch and no style", _STYLE_FIX),
         (part, sorted(named.keys() - drawn), "identities in the style files without a sketch", _PART_FIX),
         (part, [letter for letter in STYLE_NAMES if letter not in letters], "styles without a file", _PART_FIX),
-        (part, wrong_counts, "style files that name another number of identities than their own names say", _PART_FIX),
+        (part, wrong_counts, "style files with another number of identities than their names say", _PART_FIX),
     )

@@ -1,10 +1,9 @@
-"""The ten trials of PKU-Sketch: who is tested in each, by a rule that gives the same answer everywhere, or by a file.
+"""The ten trials of PKU-Sketch: the persons tested in each, drawn by a fixed rule or read from a file.
 
 The field tests ten times on 50 of the 200 persons, drawn per style, and averages (Chen et al., "Sketch Transformer",
-ACM MM 2022, which the paper follows for Table 6). Their code draws without a seed, so each group has trials of its own:
-comparable runs need the same file. Two kinds are read: the JSON that `write_trials` writes, and a folder of the index
-lists that code in the field shares, ``test_sketch_<trial>.txt`` with a line ``sketch/ID.jpg ID CAMERA STYLE`` for each
-tested person.
+ACM MM 2022; the paper follows it in Table 6). Their code draws without a seed, so comparable runs need the same file.
+Two kinds are read: the JSON of `write_trials`, and a folder of index lists as the field shares them,
+`test_sketch_<trial>.txt` with a line `sketch/ID.jpg ID CAMERA STYLE` for each tested person.
 """
 
 import hashlib
@@ -16,12 +15,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ms_unireid.data.annotations import parse_identity
+from ms_unireid.data.findings import listed
 from ms_unireid.data.folders import contents, read_entries, read_text
 from ms_unireid.data.published import ALL, PUBLISHED
 from ms_unireid.data.sketch_sets import SketchSet
 from ms_unireid.errors import DataError
 from ms_unireid.files import write_json
-from ms_unireid.findings import listed
 
 COUNT = 10
 SEED = 0
@@ -29,7 +28,7 @@ RULE = (
     "trial t tests, of each style, the identities whose SHA-256 of 'pku_sketch/SEED/t/IDENTITY' comes first in "
     "hexadecimal order; SEED, t (from 1) and IDENTITY are decimal numbers"
 )
-# Of all 200 persons; a part of the data set is drawn from in proportion.
+# Persons tested of all 200; a part of the data set is divided in proportion.
 TEST_COUNTS: Mapping[str, int] = MappingProxyType({"a": 11, "b": 5, "c": 20, "d": 8, "e": 6})
 
 _LIST = re.compile(r"test_sketch_(\d+)\.txt", re.ASCII)
@@ -37,50 +36,41 @@ _LIST = re.compile(r"test_sketch_(\d+)\.txt", re.ASCII)
 
 @dataclass(frozen=True)
 class Trial:
-    """One division of the persons.
-
-    Attributes:
-        train: Identities to train on, ascending.
-        test: Identities to test on, ascending; their sketches are the queries, their photos the gallery.
-    """
+    """The identities to train on and to test on, ascending; sketches of the latter search among their photos."""
 
     train: tuple[int, ...]
     test: tuple[int, ...]
 
 
 def trials(sketch_set: SketchSet, count: int = COUNT, seed: int = SEED, file: Path | None = None) -> tuple[Trial, ...]:
-    """Return the trials of a data set.
+    """Return the trials; each tests 50 persons, or as many in proportion of a part of the data set.
 
-    Without a file they are drawn with a hash rather than a random generator: the same on every machine, whatever the
-    order of the files or the version of Python and numpy.
+    Without a file, a hash draws them: they are the same on every machine and for every version of Python and numpy.
 
     Args:
         sketch_set: PKU-Sketch or a part of it, with styles.
-        count: How many trials.
-        seed: Other seeds draw other trials.
-        file: Trials to take instead: a JSON file of `write_trials` or a folder of index lists.
-
-    Returns:
-        The trials; each tests 50 persons of the whole data set, and at least one of every style that has two.
+        count: Number of trials.
+        seed: Another seed draws other trials.
+        file: A JSON file of `write_trials` or a folder of index lists, to read them from.
 
     Raises:
         DataError: If a sketch has no style, or the file is damaged, does not fit the data or has fewer trials.
     """
     styles = _styles(sketch_set)
     if count < 1:
-        raise DataError(f"{count} trials asked for, expected at least 1. Fix: ask for {COUNT}.")
+        raise DataError(f"{count} trials requested, expected at least 1. Fix: request {COUNT}.")
     if file is None:
         return tuple(_trial(styles, _drawn(styles, seed, number)) for number in range(1, count + 1))
     tested = _read_lists(file) if file.is_dir() else _read_file(file, styles)
     if len(tested) < count:
-        raise DataError(f"{file}: {len(tested)} trials, expected {count}. Fix: ask for fewer, or give a longer file.")
+        raise DataError(f"{file}: {len(tested)} trials, expected {count}. Fix: request fewer, or give a longer file.")
     for number, test in enumerate(tested[:count], 1):
         _check(f"{file}, trial {number}", test, styles)
     return tuple(_trial(styles, test) for test in tested[:count])
 
 
 def write_trials(file: Path, sketch_set: SketchSet, count: int = COUNT, seed: int = SEED) -> None:
-    """Write drawn trials to a file that others can use, with the rule, the seed and the styles.
+    """Draw trials and write them to a file for others, with the rule, the seed and the styles.
 
     Raises:
         DataError: If a sketch has no style.
@@ -93,14 +83,10 @@ def write_trials(file: Path, sketch_set: SketchSet, count: int = COUNT, seed: in
 
 
 def counts_to_test(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return how many persons of each style are tested.
+    """Return how many persons of each style are tested, given how many there are.
 
-    Args:
-        sizes: How many persons of each style there are.
-
-    Returns:
-        The field's counts for the whole data set; of a part the same share, rounded, at least one where there are two
-        persons or more, and never all of them.
+    These are the field's counts for the whole data set. A part has the same share, rounded: at least one of two or more
+    persons, and never all.
     """
     published = PUBLISHED["pku_sketch"][ALL]
     counts = {}
@@ -152,11 +138,10 @@ def _read_file(file: Path, styles: Mapping[int, str]) -> list[list[int]]:
 
 
 def _check_sizes(file: Path, declared: object, sizes: Mapping[str, int]) -> None:
-    """Compare the styles that a file was made for, if it says so, with the data."""
     expected = _describe_styles(sizes)
     if declared is not None and declared != expected:
         raise DataError(
-            f"{file}: made for styles {declared!r:.300}, expected {expected}. Fix: take the file that belongs to this "
+            f"{file}: made for styles {declared!r:.300}, expected {expected}. Fix: use the file made for this "
             "copy of the data set, or complete the data set."
         )
 
@@ -184,7 +169,7 @@ def _read_list(file: Path) -> list[int]:
 
 
 def _check(where: str, test: list[int], styles: Mapping[int, str]) -> None:
-    fix = "Fix: take the file that belongs to this copy of the data set."
+    fix = "Fix: use the file made for this copy of the data set."
     unknown = sorted(set(test) - styles.keys())
     if unknown:
         raise DataError(f"{where}: {len(unknown)} identities are not in the data set: {listed(unknown)}. {fix}")

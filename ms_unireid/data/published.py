@@ -1,8 +1,8 @@
-"""How many identities, photos, sketches and captions the published data sets have.
+"""Numbers of identities, photos, sketches and captions in the published data sets.
 
-Totals of the three Tri data sets are those of Table 1 of the paper, splits those of the caption files; the two agree.
-The files of PKU-Sketch correct the number of styles a and c that its paper gives (its ReadMe.txt), those of
-Market-Sketch-1K the number of style F (its repository's README).
+The Tri data sets: totals of Table 1 of the paper, splits of the caption files; the two agree. PKU-Sketch and
+Market-Sketch-1K: counts of the published files. They correct the number of styles a and c in the paper of the first
+(its ReadMe.txt), and of style F in that of the second (its repository's README).
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 ALL = "all"
 
-# data set -> split, or ALL -> what -> how many
+# data set -> split or ALL -> what -> number
 PUBLISHED: Mapping[str, Mapping[str, Mapping[str, int]]] = MappingProxyType(
     {
         "cuhk_pedes": {

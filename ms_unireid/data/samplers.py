@@ -1,7 +1,4 @@
-"""Which pairs make up each batch of an epoch; decided by (seed, epoch) alone.
-
-Not MindCV's distributed sampler: it repeats samples to fill an epoch up, and knows no identities.
-"""
+"""The batches of an epoch: which pairs, in which order. Seed and epoch alone decide."""
 
 from collections.abc import Sequence
 
@@ -9,27 +6,18 @@ import numpy as np
 
 from ms_unireid.config import DataConfig
 from ms_unireid.errors import DataError
-from ms_unireid.processes import Processes
+from ms_unireid.runtime import Processes
 
 
 def epoch_batches(person_ids: Sequence[int], config: DataConfig, seed: int, epoch: int) -> list[np.ndarray]:
-    """Draw the batches of one epoch.
+    """Draw the batches of one epoch (1-based): arrays of indices into `person_ids`, the person of each training pair.
 
     `shuffle` gives every pair once, the last batch smaller unless `drop_last`. `distinct_identities` and `identity`
-    give full batches only, of `batch_size` persons with one pair each or `batch_size / instances` persons with
-    `instances` pairs each; the few pairs left when too few persons remain wait for another epoch.
-
-    Args:
-        person_ids: The person of each training pair.
-        config: Sampler, batch size, instances, drop_last.
-        seed: The run's seed.
-        epoch: 1-based.
-
-    Returns:
-        Arrays of pair indices, one per step.
+    give full batches only: `batch_size` persons with one pair each, or `batch_size / instances` persons with
+    `instances` pairs each. Pairs that remain when too few persons are left are not used in this epoch.
 
     Raises:
-        DataError: If the training split cannot fill a single batch.
+        DataError: If the training split cannot fill one batch.
     """
     rng = np.random.default_rng((seed, epoch))
     if config.sampler == "shuffle":
@@ -47,14 +35,10 @@ def epoch_batches(person_ids: Sequence[int], config: DataConfig, seed: int, epoc
 
 
 def shard(batches: Sequence[np.ndarray], processes: Processes) -> list[np.ndarray]:
-    """Return one process's part of each batch: a block of it, so that the blocks in rank order are the batch.
+    """Return one process's block of each global batch; the blocks in rank order are the batch.
 
-    All processes get equally many pairs, of equally many batches. Of a batch that they do not divide, an epoch's last
-    as a rule, up to `size - 1` pairs at its end are left out; one with fewer pairs than processes is left out whole.
-
-    Args:
-        batches: The global batches, from `epoch_batches`.
-        processes: Whose part.
+    All processes get equally many pairs in equally many batches: up to `size - 1` pairs at the end of a batch are left
+    out, and a batch with fewer pairs than processes is left out as a whole.
     """
     whole = [batch[: len(batch) - len(batch) % processes.size] for batch in batches]
     return [batch[processes.block(len(batch))] for batch in whole if len(batch)]
@@ -63,18 +47,17 @@ def shard(batches: Sequence[np.ndarray], processes: Processes) -> list[np.ndarra
 def _shuffled(count: int, config: DataConfig, rng: np.random.Generator) -> list[np.ndarray]:
     order = rng.permutation(count)
     batches = [order[i : i + config.batch_size] for i in range(0, count, config.batch_size)]
-    # A lone pair has nothing to be contrasted with: its loss is zero, and it would cost a compilation.
+    # The contrastive loss of a single pair is zero, and its batch shape would cost a compilation.
     smallest = config.batch_size if config.drop_last else 2
     return batches if not batches or len(batches[-1]) >= smallest else batches[:-1]
 
 
 def _by_identity(person_ids: np.ndarray, persons: int, instances: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Fill batches with groups of `instances` pairs of different persons, persons with more groups left first."""
     groups = [_groups(np.flatnonzero(person_ids == p), instances, rng) for p in np.unique(person_ids)]
     left = np.array([len(g) for g in groups])
     batches = []
     while np.count_nonzero(left) >= persons:
-        # The Gumbel trick: sampling without replacement, with chances proportional to what is left.
+        # The Gumbel trick: draws persons without replacement, with probabilities proportional to the groups left.
         with np.errstate(divide="ignore"):
             keys = np.log(left) + rng.gumbel(size=len(left))
         chosen = np.argpartition(-keys, persons - 1)[:persons]
@@ -84,7 +67,7 @@ def _by_identity(person_ids: np.ndarray, persons: int, instances: int, rng: np.r
 
 
 def _groups(pairs: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Split one person's pairs into groups of `size`, the last one filled up with repeats."""
+    """Split one person's pairs into groups of `size`; repeats fill the last one."""
     order = rng.permutation(pairs)
     missing = -len(order) % size
     filled = np.concatenate([order, rng.choice(pairs, missing)]) if missing else order

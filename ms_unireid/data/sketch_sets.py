@@ -1,7 +1,6 @@
-"""Records of data sets whose photos and sketches belong to persons rather than to each other.
+"""Records and person captions of PKU-Sketch and Market-Sketch-1K, whose sketches belong to persons, not to photos.
 
-In PKU-Sketch and Market-Sketch-1K an artist drew a person, not a photo: a sketch is a query for every photo of its
-person, and no photo is left out of the gallery. Where files lie is the parsers' business.
+A sketch is a query for every photo of its person, and no photo is left out of the gallery.
 """
 
 from collections.abc import Collection
@@ -9,20 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ms_unireid.data.annotations import check_captions, parse_identity
+from ms_unireid.data.findings import listed
 from ms_unireid.data.folders import read_entries, read_text
 from ms_unireid.errors import DataError
-from ms_unireid.findings import listed
 
 
 @dataclass(frozen=True)
 class PersonPhoto:
-    """One photo of a person.
-
-    Attributes:
-        person_id: Identity, as in the data set.
-        path: Path of the photo.
-        camera: Number of the camera, as in the data set; None if it is not known.
-    """
+    """One photo of a person; `camera` is None if not known."""
 
     person_id: int
     path: Path
@@ -31,13 +24,7 @@ class PersonPhoto:
 
 @dataclass(frozen=True)
 class PersonSketch:
-    """One sketch of a person.
-
-    Attributes:
-        person_id: Identity, as in the data set.
-        path: Path of the sketch.
-        style: Drawing style or artist; None if it is not known.
-    """
+    """One sketch of a person; `style`, the drawing style or artist, is None if not known."""
 
     person_id: int
     path: Path
@@ -46,13 +33,7 @@ class PersonSketch:
 
 @dataclass(frozen=True)
 class SketchSet:
-    """Photos, sketches and captions of some persons.
-
-    Attributes:
-        photos: The gallery; a person in it need not have a sketch.
-        sketches: The queries; every person in them has a photo.
-        captions: Captions of each person, raw; empty if there are none.
-    """
+    """A gallery of photos, sketches as queries (each of a person with a photo), and raw captions by person."""
 
     photos: tuple[PersonPhoto, ...]
     sketches: tuple[PersonSketch, ...]
@@ -60,11 +41,11 @@ class SketchSet:
 
     @property
     def persons(self) -> tuple[int, ...]:
-        """Return the identities that have a sketch, ascending."""
+        """Return the persons that have a sketch, ascending."""
         return tuple(sorted({sketch.person_id for sketch in self.sketches}))
 
     def subset(self, persons: Collection[int]) -> "SketchSet":
-        """Return what belongs to some persons, in the same order; what belongs to others is left out everywhere."""
+        """Return the photos, sketches and captions of some persons, in the same order."""
         wanted = frozenset(persons)
         return SketchSet(
             tuple(photo for photo in self.photos if photo.person_id in wanted),
@@ -79,26 +60,22 @@ _FORM = 'JSON such as {"1": ["A man in a red coat."]}, or TriReID.txt'
 def read_person_captions(
     file: Path, wanted: Collection[int], known: Collection[int] | None = None
 ) -> dict[int, tuple[str, ...]]:
-    """Read the captions of persons.
+    """Read the captions of persons; return those of the wanted persons, raw, ascending by identity.
 
     Args:
-        file: A JSON file; a name that ends in `.txt` is read as ``TriReID.txt``.
+        file: JSON, or lines as in `TriReID.txt` if the name ends in `.txt`.
         wanted: Identities that must have a caption.
-        known: Identities that may have one; `wanted` if None.
-
-    Returns:
-        The captions of each wanted identity, raw, ascending by identity.
+        known: Identities that may have one; None means `wanted`.
 
     Raises:
-        DataError: If the file is unreadable or malformed, a caption is blank, an identity is not in the data set, or
-            one has no caption.
+        DataError: If the file is malformed, a caption is blank, an identity is unknown or has no caption.
     """
     captions = _from_lines(file) if file.suffix.lower() == ".txt" else _from_json(file)
     unknown = sorted(captions.keys() - set(wanted if known is None else known))
     if unknown:
         raise DataError(
             f"{file}: captions of {len(unknown)} identities that the data set does not have: {listed(unknown)}. "
-            "Fix: take them out, or complete the data set."
+            "Fix: remove them, or complete the data set."
         )
     missing = sorted(set(wanted) - captions.keys())
     if missing:
@@ -137,5 +114,5 @@ def _from_lines(file: Path) -> dict[int, tuple[str, ...]]:
                 f"{file}, line {number}: expected IDENTITY/PHOTO@CAPTION, found {line!r:.80}. Fix: correct this line."
             ) from error
     if not found:
-        raise DataError(f"{file}: holds no caption; expected {_FORM}. Fix: copy it again.")
+        raise DataError(f"{file}: no captions found; expected {_FORM}. Fix: copy it again.")
     return {person: tuple(texts) for person, texts in found.items()}

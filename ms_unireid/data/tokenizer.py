@@ -1,8 +1,7 @@
-"""Captions to token ids: the byte-pair encoding of CLIP, on the ``tokenizers`` library.
+"""Captions to token ids: the byte-pair encoding of CLIP, on the `tokenizers` library.
 
-The merge table ``bpe_simple_vocab_16e6.txt.gz`` beside this file is OpenAI's (MIT licence, github.com/openai/CLIP).
-Ids are OpenAI's. The authors replace the last entry, ``jekyll</w>``, by a mask token that no objective uses and
-then fail on that word; here it stays.
+The merge table beside this file and all ids are OpenAI's (MIT licence, github.com/openai/CLIP). The authors of UNIReID
+replace the last entry, `jekyll</w>`, by an unused mask token; here it stays.
 """
 
 import gzip
@@ -23,23 +22,21 @@ VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
-_MERGES = 49408 - 2 * 256 - 2  # the published table is longer; CLIP uses its beginning
+_MERGES = 49408 - 2 * 256 - 2  # CLIP uses the beginning of the published table
 _END_OF_WORD = "</w>"
-# OpenAI's pattern ignores case. Text is lower-cased before, so only the long s (lower case of its own, and equal to
-# s when case is ignored) needs naming.
+# OpenAI's pattern ignores case. Text is in lower case by then, so only the long s needs naming: it is lower case and
+# equals s when case is ignored.
 _PIECES = (
     r"<\|[s\u017f]tartoftext\|>|<\|endoftext\|>|'[s\u017f]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 ).replace(r"\u017f", "\u017f")
 
 
 class Tokenizer:
-    """Turn captions into rows of token ids.
+    """Turns captions into rows of `context_length` token ids.
 
-    Attributes:
-        context_length: Length of a row.
-        vocab_size: Number of different ids.
-        start_token: Id that begins every row.
-        end_token: Id that ends the caption; CLIP reads the caption's feature there.
+    Raises:
+        ValueError: If `context_length` is below 2: start and end token need room.
+        DataError: If the vocabulary file is missing or damaged.
     """
 
     vocab_size = 49408
@@ -47,29 +44,15 @@ class Tokenizer:
     end_token = 49407
 
     def __init__(self, context_length: int = 77) -> None:
-        """Prepare rows of ``context_length`` ids.
-
-        Args:
-            context_length: Length of a row, start and end token included.
-
-        Raises:
-            ValueError: If there is no room for the start and the end token.
-            DataError: If the vocabulary file is missing or damaged.
-        """
         if context_length < 2:
             raise ValueError(f"context_length must be at least 2 (start and end token), got {context_length}")
         self.context_length = context_length
         _bpe()  # a damaged vocabulary is reported here, not in the middle of a run
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Tokenize captions.
+        """Return the token ids of one caption or several, int32 (N, context_length): start, caption, end, zeros.
 
-        Args:
-            texts: One caption or several, raw.
-
-        Returns:
-            Token ids, int32 of shape (N, context_length): start token, caption, end token, zeros. A caption that is
-            too long is cut, and its last id is the end token.
+        A caption that is too long is cut; its last id is the end token.
 
         Raises:
             TypeError: If a caption is not a string.
@@ -84,24 +67,11 @@ class Tokenizer:
         return rows
 
     def lengths(self, texts: Iterable[str]) -> list[int]:
-        """Count the ids of captions before they are cut.
-
-        Args:
-            texts: Captions, raw.
-
-        Returns:
-            Of each caption the number of its ids, start and end token included; more than `context_length` are cut.
-        """
+        """Return each caption's number of ids before the cut, start and end token included."""
         return [len(_encode(_clean(text))) + 2 for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of one row of ids.
-
-        Args:
-            ids: Token ids; the start token is skipped and everything from the end token on is ignored.
-
-        Returns:
-            The cleaned, lower-case text with one space after each token that ends a word.
+        """Return the text of one row of ids: cleaned, lower case, with a space after each token that ends a word.
 
         Raises:
             ValueError: If an id is not in the vocabulary.
@@ -123,16 +93,10 @@ class Tokenizer:
 
 
 def read_merges(path: Path = VOCABULARY) -> list[tuple[str, str]]:
-    """Read the merge table of CLIP.
-
-    Args:
-        path: The published file ``bpe_simple_vocab_16e6.txt.gz``.
-
-    Returns:
-        The 48,894 merges CLIP uses, most frequent first.
+    """Read the merge table `bpe_simple_vocab_16e6.txt.gz`: the 48,894 merges that CLIP uses, most frequent first.
 
     Raises:
-        DataError: If the file is missing, or is not the published one.
+        DataError: If the file is missing or is not the published one.
     """
     fix = "Fix: install ms_unireid again, or copy the file from the folder clip/ of github.com/openai/CLIP."
     try:
@@ -181,8 +145,8 @@ def _encode(text: str) -> list[int]:
     bpe = _bpe()
     if START not in text and END not in text:
         return bpe.encode(text, add_special_tokens=False).ids
-    # The library would cut a special token out of any surroundings; OpenAI's pattern finds it only where a piece
-    # begins ("a!<|endoftext|>" has none), so the pieces are looked at one by one.
+    # The library finds a special token anywhere. OpenAI's pattern finds it only at the start of a piece (there is none
+    # in "a!<|endoftext|>"), so each piece is encoded separately.
     ids = []
     for piece, _ in bpe.pre_tokenizer.pre_tokenize_str(text):
         special = bpe.token_to_id(piece) if piece in (START, END) else None

@@ -1,6 +1,6 @@
-"""Pictures to arrays: evaluation pixels equal to PIL's, and the authors' training augmentation (numpy and PIL).
+"""Pictures to arrays: evaluation pixels equal to PIL's, and the authors' training augmentation.
 
-Not MindCV's: its erasing draws from a state of its own, so that a resumed run would erase elsewhere.
+MindCV's transforms are not used: its erasing has a random state of its own, which a resumed run cannot restore.
 """
 
 import math
@@ -13,24 +13,24 @@ from PIL import Image
 from ms_unireid.config import AugmentConfig
 from ms_unireid.data.pictures import load_picture
 
-# Gives a picture file's pixels at the network's size, uint8 (H, W, 3): by `load_pixels`, or out of a `DecodedCache`.
+# Returns a picture file's pixels at the network's size, uint8 (H, W, 3): `load_pixels` or a `DecodedCache`.
 PixelLoader = Callable[[Path], np.ndarray]
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-ERASE_AREA = (0.02, 0.4)
-ERASE_ASPECT = (0.3, 3.3)
-ERASE_TRIES = 10
+_ERASE_AREA = (0.02, 0.4)
+_ERASE_ASPECT = (0.3, 3.3)
+_ERASE_TRIES = 10
 
 
 def resize(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
-    """Resize an RGB picture to exactly (H, W) with PIL's antialiased bilinear filter; uint8 (H, W, 3)."""
+    """Resize an RGB picture to (H, W) with PIL's antialiased bilinear filter; uint8 (H, W, 3)."""
     height, width = image_size
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def load_pixels(path: Path, image_size: tuple[int, int]) -> np.ndarray:
-    """Decode a picture file and resize it; uint8 (H, W, 3).
+    """Decode a picture file and resize it to (H, W); uint8 (H, W, 3).
 
     Raises:
         DataError: See `load_picture`.
@@ -39,12 +39,7 @@ def load_pixels(path: Path, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Scale uint8 (H, W, 3) to 0-1, normalise with CLIP's statistics and return float32 (3, H, W).
-
-    Args:
-        pixels: The picture.
-        out: Where to write, for example its place in a batch, which saves the copy; None makes an array.
-    """
+    """Scale uint8 (H, W, 3) to 0-1 and normalise with CLIP's statistics: float32 (3, H, W), in `out` if given."""
     out = np.empty((3, *pixels.shape[:2]), np.float32) if out is None else out
     out[...] = pixels.transpose(2, 0, 1)
     out /= np.float32(255)
@@ -54,17 +49,12 @@ def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 
 def evaluation_transform(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
-    """Turn a photo or sketch into the network's input without any randomness; float32 (3, H, W)."""
+    """Turn a photo or sketch into the network's input, float32 (3, H, W)."""
     return normalize(resize(picture, image_size))
 
 
 class TrainTransform:
-    """Flip, pad and crop, normalise, erase: photo and sketch of a pair, chosen by the generator given.
-
-    Args:
-        image_size: Height and width in pixels.
-        augment: Probabilities, padding, and whether the pair shares flip and crop.
-    """
+    """Flip, pad and crop, normalise and erase a photo and its sketch at random."""
 
     def __init__(self, image_size: tuple[int, int], augment: AugmentConfig):
         self.image_size, self.augment = image_size, augment
@@ -76,13 +66,9 @@ class TrainTransform:
         rng: np.random.Generator,
         out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the augmented photo and sketch, each float32 (3, H, W).
+        """Return the augmented photo and sketch, each float32 (3, H, W), in `out` if given.
 
-        Args:
-            photo: Its pixels at the training size, uint8 (H, W, 3); left as they are.
-            sketch: Likewise.
-            rng: Decides everything.
-            out: Where to write the two; None makes an array.
+        `photo` and `sketch` are pixels at the training size, uint8 (H, W, 3); `rng` decides everything.
         """
         geometry = self._draw_geometry(rng)
         photo_pixels = self._apply(photo, geometry, out[0])
@@ -115,15 +101,15 @@ class TrainTransform:
 
 
 def erase_rectangle(pixels: np.ndarray, rng: np.random.Generator) -> None:
-    """Overwrite a random rectangle of normalised pixels (3, H, W) in place.
+    """Overwrite a random rectangle of normalised pixels (3, H, W) in place, with CLIP's mean vector.
 
-    Area 2-40 %, aspect log-uniform in 0.3-3.3, at most ten tries. The fill is the CLIP mean vector although the
-    pixels are normalised already: so do the authors, and it is a light grey rather than the mean colour.
+    Area 2-40 %, aspect log-uniform in 0.3-3.3, at most ten tries. The authors' code does not normalise the fill either:
+    it is a light grey.
     """
     _, height, width = pixels.shape
-    for _ in range(ERASE_TRIES):
-        area = rng.uniform(*ERASE_AREA) * height * width
-        aspect = math.exp(rng.uniform(math.log(ERASE_ASPECT[0]), math.log(ERASE_ASPECT[1])))
+    for _ in range(_ERASE_TRIES):
+        area = rng.uniform(*_ERASE_AREA) * height * width
+        aspect = math.exp(rng.uniform(math.log(_ERASE_ASPECT[0]), math.log(_ERASE_ASPECT[1])))
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if h < height and w < width:
             top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)

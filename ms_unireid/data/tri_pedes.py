@@ -1,7 +1,7 @@
-"""Tri-CUHK-PEDES, Tri-ICFG-PEDES and Tri-RSTPReid: caption file, photos and the authors' sketches.
+"""Reader of Tri-CUHK-PEDES, Tri-ICFG-PEDES and Tri-RSTPReid: caption file, photos and the authors' sketches.
 
 One reader for the three; `DATASETS` holds the differences. A wrong or incomplete download raises an error before
-training starts. `tools/verify_dataset.py` lists all defects of a data set at once.
+training starts; `tools/verify_dataset.py` lists all of its defects.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from ms_unireid.data.annotations import SPLITS, Annotation, CaptionEntry, read_captions
-from ms_unireid.data.folders import by_folder, contents, find_folder
+from ms_unireid.data.findings import advice, listed
+from ms_unireid.data.folders import contents, count_by_folder, find_folder
 from ms_unireid.data.pictures import check_pictures, list_files
 from ms_unireid.errors import DataError
-from ms_unireid.findings import listed
 
 PHOTOS = "imgs"
 RAW_DOWNLOAD = "caption_all.json"
@@ -21,10 +21,9 @@ RAW_DOWNLOAD = "caption_all.json"
 
 @dataclass(frozen=True)
 class TriPedesLayout:
-    """Where one data set keeps its files.
+    """File names of one data set.
 
     Attributes:
-        folder: Name of the data set's folder.
         annotation_files: Accepted names of the caption file, the usual one first.
         path_key: Key of the photo's path in an entry.
         sketch_folder: Folder of the sketches, beside `imgs/`.
@@ -63,14 +62,7 @@ DATASETS: Mapping[str, TriPedesLayout] = MappingProxyType(
 
 @dataclass(frozen=True)
 class TriPedes:
-    """A Tri data set with its caption file read; photos and sketches are looked at when annotations are asked for.
-
-    Attributes:
-        name: A key of `DATASETS`.
-        folder: The folder that holds the caption file.
-        file: The caption file.
-        entries: Its entries in file order.
-    """
+    """A Tri data set: a key of `DATASETS`, its folder, and its caption file with the entries, read once."""
 
     name: str
     folder: Path
@@ -91,10 +83,6 @@ class TriPedes:
         self, splits: Sequence[str], allow_identity_gaps: bool = False
     ) -> dict[str, tuple[Annotation, ...]]:
         """Return the annotations of some splits in file order; their photos and sketches must exist.
-
-        Args:
-            splits: Any of train, val and test.
-            allow_identity_gaps: Accept training identities that are not numbered without gaps.
 
         Raises:
             DataError: If a split has no entry, a photo or sketch is missing, or training identities have gaps.
@@ -127,18 +115,14 @@ class TriPedes:
 
 
 def read_tri_pedes(name: str, root: Path) -> TriPedes:
-    """Find a data set's folder and read its caption file; photos and sketches are not looked at.
-
-    Args:
-        name: A key of `DATASETS`.
-        root: The data set's folder, or the one that contains it.
+    """Find a data set's folder (`root`, or in it) and read its caption file; pictures are not looked at.
 
     Raises:
         DataError: If the data set is unknown, or the folder or caption file is missing, damaged or malformed.
     """
     folder = find_root(name, root)
     file = caption_file(DATASETS[name], folder)
-    return TriPedes(name, folder, file, tuple(read_captions(file, DATASETS[name].path_key)))
+    return TriPedes(name, folder, file, read_captions(file, DATASETS[name].path_key))
 
 
 def find_root(name: str, root: Path) -> Path:
@@ -187,7 +171,7 @@ def check_contiguous(file: Path, layout: TriPedesLayout, identities: set[int]) -
     """Check that training identities are numbered without gaps.
 
     Raises:
-        DataError: If they are not; the message names the first gap.
+        DataError: If they are not; with the first gap.
     """
     start = layout.first_train_identity
     if identities == set(range(start, start + len(identities))):
@@ -213,7 +197,7 @@ def _check_photos(name: str, file: Path, photos: Path, entries: Sequence[Caption
     if missing:
         raise DataError(
             f"{photos}: {len(missing)} of {len(entries)} photos named by {file.name} are missing. By sub-folder: "
-            f"{by_folder(missing, [entry.photo for entry in entries])}. First: {listed(missing)}. Fix: the "
+            f"{count_by_folder(missing, [entry.photo for entry in entries])}. First: {listed(missing)}. Fix: the "
             "download is incomplete; get these sub-folders from the data set's authors (the letter case of names "
             f"counts). {advice(name, photos.parent)}"
         )
@@ -231,7 +215,7 @@ def _find_sketches(name: str, folder: Path, entries: Sequence[CaptionEntry], pho
     if missing:
         raise DataError(
             f"{root}: the sketches of {len(missing)} of {len(named)} photos are missing. By sub-folder: "
-            f"{by_folder(missing, named)}. First: {listed(missing)}. {fix}. {advice(name, folder)}"
+            f"{count_by_folder(missing, named)}. First: {listed(missing)}. {fix}. {advice(name, folder)}"
         )
     return found
 
@@ -239,7 +223,7 @@ def _find_sketches(name: str, folder: Path, entries: Sequence[CaptionEntry], pho
 def match_sketches(
     layout: TriPedesLayout, wanted: Sequence[str], present: frozenset[str], photos: Collection[str]
 ) -> dict[str, str]:
-    """Map each photo that has a sketch to it, in the archive layout that fits most photos.
+    """Map photos to their sketches, in the archive layout that fits most photos; photos without a sketch are left out.
 
     Args:
         layout: The data set's layout.
@@ -263,11 +247,6 @@ def sketch_fix(folder: Path, root: Path) -> str:
         f"Fix: unpack the authors' sketches (links in the UNIReID repository) into {root}, or draw some with "
         f"python tools/build_sketches.py --photos {folder / PHOTOS} --output {root}"
     )
-
-
-def advice(name: str, folder: Path) -> str:
-    """Name the command that lists everything that is wrong with a data set."""
-    return f"To list all problems: python tools/verify_dataset.py --dataset {name} --root {folder}"
 
 
 def _sketch_name(prefix: str, photo: str, present: frozenset[str], photos: Collection[str]) -> str | None:

@@ -22,8 +22,7 @@ from ms_unireid.evaluation.questions import SplitFeatures
 from ms_unireid.models.encoders import ImageEncoder, TextEncoder
 from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import UNIReID
-from ms_unireid.processes import ALONE, Processes
-from ms_unireid.runtime import uses_fast_ops
+from ms_unireid.runtime import ALONE, Processes, uses_fast_ops
 
 # Batches of captions are cut to no fewer tokens: below some ten other kernels compute them, which round otherwise.
 SHORTEST = 16

@@ -11,7 +11,7 @@ from ms_unireid.config import Config
 from ms_unireid.errors import ConfigError, Interrupted
 from ms_unireid.evaluation.questions import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
-from ms_unireid.processes import Processes
+from ms_unireid.runtime import Processes
 from ms_unireid.training.run_folder import RunFolder
 
 ALONE = Processes()

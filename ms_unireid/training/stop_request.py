@@ -5,7 +5,7 @@ from typing import Any
 
 from ms_unireid.distributed import any_process
 from ms_unireid.errors import Interrupted
-from ms_unireid.processes import ALONE, Processes
+from ms_unireid.runtime import ALONE, Processes
 
 
 class StopRequest:

@@ -15,8 +15,7 @@ from ms_unireid.distributed import GatherWithGradient, gradient_reducer
 from ms_unireid.losses import Objective
 from ms_unireid.models.ops import use_fast_ops, use_half_precision
 from ms_unireid.models.unireid import UNIReID
-from ms_unireid.processes import ALONE, Processes
-from ms_unireid.runtime import uses_fast_ops
+from ms_unireid.runtime import ALONE, Processes, uses_fast_ops
 from ms_unireid.training.gradient import (
     BatchGradient,
     CachedGradient,

@@ -30,7 +30,7 @@ from ms_unireid.evaluation.protocols import Results
 from ms_unireid.evaluation.questions import SplitFeatures
 from ms_unireid.files import write_json
 from ms_unireid.models.unireid import build_model
-from ms_unireid.processes import ALONE, Processes, check_batch_size
+from ms_unireid.runtime import ALONE, Processes, check_batch_size
 from ms_unireid.training.loss_scale import TooManyOverflows
 from ms_unireid.training.monitor import BAR_FORMAT, Monitor
 from ms_unireid.training.optimizer import learning_rates

@@ -243,7 +243,7 @@ def cut(file: Path, size: int) -> None:
 # What happens to which file, the pictures decoded again, and what is told.
 DAMAGES = {
     "a wrong pixel": ("pixels", lambda f: overwrite(f, 2 * ROW + 7, b"\xa5\x5a"), [2], "1 of 7 pictures are damaged"),
-    "pixels cut off": ("pixels", lambda f: cut(f, 5 * ROW + 1), [5, 6], "2 of 7 pictures are damaged or cut off"),
+    "pixels cut off": ("pixels", lambda f: cut(f, 5 * ROW + 1), [5, 6], "2 of 7 pictures are damaged or incomplete"),
     "no pixels": ("pixels", lambda f: cut(f, 0), range(7), "7 of 7 pictures are damaged"),
     "pixels lost": ("pixels", Path.unlink, range(7), "7 of 7 pictures are damaged"),
     "a line without its end": ("jsonl", lambda f: cut(f, f.stat().st_size - 4), [6], None),

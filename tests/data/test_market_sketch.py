@@ -78,20 +78,23 @@ def test_captions_may_cover_both_splits(tmp_path):
 
 
 DEFECTS = {
-    "photos": (lambda f: shutil.rmtree(f / "photo"), r"photo/train: the folder is missing; there is no .*photo"),
+    "photos": (lambda f: shutil.rmtree(f / "photo"), r"photo/train: the folder is missing; .*photo does not exist"),
     "train photos": (lambda f: shutil.rmtree(f / "photo/train"), r"photo/train: the folder is missing; .*query/"),
-    "an artist": (lambda f: shutil.rmtree(f / "sketch/D"), r"sketch/D/train: the folder is missing; there is no"),
+    "an artist": (
+        lambda f: shutil.rmtree(f / "sketch/D"),
+        r"sketch/D/train: the folder is missing; .*does not exist",
+    ),
     "an artist's part": (lambda f: shutil.rmtree(f / "sketch/D/train"), r"sketch/D/train: the folder is missing"),
     "nothing in it": (
         lambda f: (f / "sketch/D/train/0002_D.jpg").unlink(),
-        r"sketch/D/train: the folder holds no file",
+        r"sketch/D/train: the folder has no file",
     ),
-    "photo name": (lambda f: touch(f / "photo/train/12_c1s1.jpg"), r"another name than Market-1501's.*: 1 \(12_c1s1"),
-    "no camera": (lambda f: touch(f / "photo/train/0012.jpg"), r"another name than Market-1501's"),
+    "photo name": (lambda f: touch(f / "photo/train/12_c1s1.jpg"), r"files not named Market-1501's.*: 1 \(12_c1s1"),
+    "no camera": (lambda f: touch(f / "photo/train/0012.jpg"), r"files not named Market-1501's"),
     "sketch name": (lambda f: touch(f / "sketch/A/train/00025.jpg"), r"sketch/A/train: .* four digits.*: 1 \(00025"),
     "too deep": (lambda f: touch(f / "sketch/A/train/train/0002.jpg"), r"sub-folders.*train/0002\.jpg"),
     "no photo": (lambda f: touch(f / "sketch/A/train/0005.jpg"), r"photo/train: .*a sketch and no photo: 1 \(5\)"),
-    "only junk": (lambda f: touch(f / "sketch/A/train/-1_A.jpg"), r"sketch/A/train: files with another name"),
+    "only junk": (lambda f: touch(f / "sketch/A/train/-1_A.jpg"), r"sketch/A/train: files not named"),
 }
 
 

@@ -34,7 +34,7 @@ WRONG = {
     "{": "truncated or damaged",
     "[]": r"expected JSON such as .*found a JSON list",
     "{}": r"expected JSON such as .*found an empty object",
-    '{"1": ["a"], "1": ["b"]}': "the key '1' comes twice",
+    '{"1": ["a"], "1": ["b"]}': "the key '1' appears twice",
     '{"1": ["a"], "01": ["b"], "2": ["c"]}': "identity 1 comes twice",
     '{"x": ["a"]}': "'x'.*must be an integer",
     '{"-1": ["a"]}': "'-1'.*must be an integer",
@@ -62,5 +62,5 @@ def test_refused_lines(tmp_path, line):
 def test_missing_and_empty_files(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: cannot be read .*Fix: "):
         read_person_captions(tmp_path / "none.json", [1])
-    with pytest.raises(DataError, match=r"empty\.txt: holds no caption.*Fix: "):
+    with pytest.raises(DataError, match=r"empty\.txt: no captions found.*Fix: "):
         read_person_captions(write(tmp_path, "\n", "empty.txt"), [1])

@@ -36,7 +36,7 @@ def test_a_folder_gives_its_visible_pictures(tmp_path):
     [
         ("(", ConfigError, "not a regular expression"),
         ("b", ConfigError, "needs a group"),
-        ("(z)", DataError, "matches 1 names not"),
+        ("(z)", DataError, "does not match 1 names"),
     ],
 )
 def test_patterns_that_name_nobody(tmp_path, pattern, error, told):

@@ -80,10 +80,10 @@ DEFECTS = {
     "no photos": (lambda f: empty_out(f, "photo"), r"photo: the folder is missing; .*sketch/"),
     "no sketches": (lambda f: empty_out(f, "sketch"), r"sketch: the folder is missing"),
     "no styles": (lambda f: empty_out(f, "styleAnnotation"), r"styleAnnotation: the folder is missing"),
-    "photo name": (lambda f: touch(f / "photo/1.jpg"), r"another name than ID_CAMERA_FRAME\.jpg: 1 \(1\.jpg\)"),
-    "photo kind": (lambda f: touch(f / "photo/1_03_4.txt"), r"another name than ID_CAMERA.*1_03_4\.txt"),
-    "sketch name": (lambda f: touch(f / "sketch/x.jpg"), r"another name than ID\.jpg: 1 \(x\.jpg\)"),
-    "style name": (lambda f: touch(f / "styleAnnotation/f_2.txt"), r"another name than .*f_2\.txt"),
+    "photo name": (lambda f: touch(f / "photo/1.jpg"), r"files not named ID_CAMERA_FRAME\.jpg: 1 \(1\.jpg\)"),
+    "photo kind": (lambda f: touch(f / "photo/1_03_4.txt"), r"files not named ID_CAMERA.*1_03_4\.txt"),
+    "sketch name": (lambda f: touch(f / "sketch/x.jpg"), r"files not named ID\.jpg: 1 \(x\.jpg\)"),
+    "style name": (lambda f: touch(f / "styleAnnotation/f_2.txt"), r"files not named .*f_2\.txt"),
     "too deep": (
         lambda f: touch(f / "photo/photo/9_03_1.jpg"),
         r"sub-folders, expected directly in photo/: 1 \(photo/9_03_1\.jpg\)",
@@ -106,7 +106,7 @@ DEFECTS = {
     "not a number": (lambda f: write_style(f, "a", (12, 3, 7, "x y"), 3), r"a_3\.txt: lines .* identity: 1 \(x y\)"),
     "encoding": (
         lambda f: (f / "styleAnnotation/a_3.txt").write_bytes("12\n3\n7\né".encode("utf-16")),
-        r"a_3\.txt: not a text",
+        r"a_3\.txt: not UTF-8 text",
     ),
 }
 

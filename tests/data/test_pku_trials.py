@@ -146,7 +146,7 @@ def test_styles_are_needed():
     data = SketchSet((), (PersonSketch(1, Path("1.jpg"), None), PersonSketch(2, Path("2.jpg"), "a")))
     with pytest.raises(DataError, match=r"1 of 2 persons have no style .*: 1\. Fix: "):
         trials(data)
-    with pytest.raises(DataError, match=r"0 trials asked for.*Fix: "):
+    with pytest.raises(DataError, match=r"0 trials requested.*Fix: "):
         trials(sketch_set(), 0)
 
 

@@ -6,7 +6,7 @@ import pytest
 from ms_unireid.config import DataConfig
 from ms_unireid.data.samplers import epoch_batches, shard
 from ms_unireid.errors import DataError
-from ms_unireid.processes import Processes
+from ms_unireid.runtime import Processes
 
 SAMPLERS = ("shuffle", "distinct_identities", "identity")
 

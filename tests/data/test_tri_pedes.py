@@ -176,7 +176,7 @@ def test_damaged_annotation_file(tmp_path, text):
 
 def test_annotation_file_in_another_encoding(tmp_path):
     (build(tmp_path, NAME) / "reid_raw.json").write_bytes('["é"]'.encode("utf-16"))
-    with pytest.raises(DataError, match=r"reid_raw\.json: not a text in UTF-8"):
+    with pytest.raises(DataError, match=r"reid_raw\.json: not UTF-8 text"):
         load(tmp_path)
 
 
@@ -194,13 +194,13 @@ WRONG = [
     ("file_path", 5, "path must be a string"),
     ("file_path", " ", "path must be a string"),
     ("file_path", "./", "path must be a string"),
-    ("file_path", "/etc/passwd", "leaves the folder"),
-    ("file_path", "../../x.jpg", "leaves the folder"),
-    ("file_path", "cam/../../x.jpg", "leaves the folder"),
-    ("file_path", "cam\\..\\..\\x.jpg", "leaves the folder"),
-    ("file_path", "C:\\x.jpg", "leaves the folder"),
-    ("file_path", "C:x.jpg", "leaves the folder"),
-    ("file_path", "\\\\host\\x.jpg", "leaves the folder"),
+    ("file_path", "/etc/passwd", "leaves the photo folder"),
+    ("file_path", "../../x.jpg", "leaves the photo folder"),
+    ("file_path", "cam/../../x.jpg", "leaves the photo folder"),
+    ("file_path", "cam\\..\\..\\x.jpg", "leaves the photo folder"),
+    ("file_path", "C:\\x.jpg", "leaves the photo folder"),
+    ("file_path", "C:x.jpg", "leaves the photo folder"),
+    ("file_path", "\\\\host\\x.jpg", "leaves the photo folder"),
     ("captions", [], "at least one caption"),
     ("captions", "a man", "at least one caption"),
     ("captions", ["a man", " \r\n"], "not blank"),

@@ -10,7 +10,7 @@ from ms_unireid.config import Config, DataConfig, EvalConfig, ModelConfig
 from ms_unireid.data.evaluation_sets import load_evaluation_set
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.models.unireid import build_model
-from ms_unireid.processes import ALONE, Processes
+from ms_unireid.runtime import ALONE, Processes
 
 MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
 ROWS, WIDTH = 3, 4

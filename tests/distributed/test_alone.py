@@ -6,7 +6,7 @@ from mindspore import communication
 
 from ms_unireid import distributed
 from ms_unireid.errors import EnvironmentProblem
-from ms_unireid.processes import ALONE
+from ms_unireid.runtime import ALONE
 
 MSRUN = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "99999"}
 

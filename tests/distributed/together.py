@@ -13,8 +13,7 @@ from mindspore import Tensor
 
 from ms_unireid import distributed
 from ms_unireid.config import RuntimeConfig
-from ms_unireid.processes import Processes
-from ms_unireid.runtime import prepare
+from ms_unireid.runtime import Processes, prepare
 
 
 def gradients(processes: Processes) -> dict[str, np.ndarray]:

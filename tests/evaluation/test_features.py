@@ -12,7 +12,7 @@ from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.evaluation.features import FeatureExtractor, caption_batches
 from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import build_model
-from ms_unireid.processes import Processes
+from ms_unireid.runtime import Processes
 
 MODEL = replace(parity.TINY, context_length=40)
 CONFIG = Config(model=MODEL, eval=EvalConfig(batch_size=4))

@@ -13,10 +13,10 @@ from ms_unireid.apps.checks.dataset_report import CountRow, ListedPicture, Repor
 from ms_unireid.apps.checks.dataset_sketch_sets import scan_market_sketch, scan_pku_sketch
 from ms_unireid.apps.checks.dataset_tri import scan_tri
 from ms_unireid.data import market_sketch, pku_sketch, tri_pedes
+from ms_unireid.data.findings import DataFinding, count_defects, finding
 from ms_unireid.data.published import ALL, PUBLISHED
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.errors import DataError
-from ms_unireid.findings import DataFinding, count_defects, finding
 
 
 def examine_captions(captions: Iterable[tuple[int, str]]) -> list[DataFinding]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ms_unireid.data import market_sketch, pku_sketch, tri_pedes
+from ms_unireid.data.findings import DataFinding, count_defects, from_error
 from ms_unireid.errors import DataError
-from ms_unireid.findings import DataFinding, count_defects, from_error
 
 _DEPTH = 3  # folders below the given root that are looked into
 _MOST_FOLDERS = 2000  # a root that is somebody's whole disk must not be searched for ever

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ms_unireid.findings import DataFinding, to_table
-from ms_unireid.findings import to_json as findings_to_json
+from ms_unireid.data.findings import DataFinding, to_table
+from ms_unireid.data.findings import to_json as findings_to_json
 
 
 @dataclass(frozen=True)

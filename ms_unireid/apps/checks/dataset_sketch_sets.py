@@ -5,10 +5,10 @@ from pathlib import Path
 
 from ms_unireid.apps.checks.dataset_report import FolderRow, ListedPicture, Scan
 from ms_unireid.data import market_sketch, pku_sketch
+from ms_unireid.data.findings import DataFinding, count_defects, from_error
 from ms_unireid.data.published import ALL
 from ms_unireid.data.sketch_sets import SketchSet, read_person_captions
 from ms_unireid.errors import DataError
-from ms_unireid.findings import DataFinding, count_defects, from_error
 
 
 def scan_pku_sketch(folder: Path, captions: Path | None) -> Scan:

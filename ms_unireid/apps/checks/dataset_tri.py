@@ -8,12 +8,12 @@ from ms_unireid.apps.checks.dataset_layout import elsewhere, nearly
 from ms_unireid.apps.checks.dataset_report import FolderRow, ListedPicture, Scan
 from ms_unireid.data import tri_pedes
 from ms_unireid.data.annotations import CaptionEntry, parse_entry, read_raw_captions
-from ms_unireid.data.folders import by_folder, is_left_behind, sub_folder
+from ms_unireid.data.findings import DataFinding, count_defects, finding, from_error, listed
+from ms_unireid.data.folders import count_by_folder, first_folder, is_left_behind
 from ms_unireid.data.pictures import list_files
 from ms_unireid.data.published import ALL
 from ms_unireid.data.tri_pedes import PHOTOS, TriPedesLayout
 from ms_unireid.errors import DataError
-from ms_unireid.findings import DataFinding, count_defects, finding, from_error, listed
 
 
 def scan_tri(name: str, folder: Path) -> Scan:
@@ -118,7 +118,7 @@ def _check_photos(
             extra = f"; {unnamed:,} more that no entry names are not used" if unnamed else ""
             yield DataFinding("photos", "ok", f"all {len(named):,} are there{extra}", where=str(place))
         return
-    detail = f"{len(missing):,} of {len(named):,} are missing, by sub-folder: {by_folder(missing, named)}"
+    detail = f"{len(missing):,} of {len(named):,} are missing, by sub-folder: {count_by_folder(missing, named)}"
     yield finding("photos", "problem", detail, place, missing, _photo_fix(folder, files, named, missing, photos))
 
 
@@ -133,7 +133,7 @@ def _photo_fix(
     close = nearly(missing, photos)
     if close:
         hints.append(f"{len(close):,} differ in extension or letter case only: rename these files")
-    counts, lost = Counter(map(sub_folder, named)), Counter(map(sub_folder, missing))
+    counts, lost = Counter(map(first_folder, named)), Counter(map(first_folder, missing))
     whole = [name for name in lost if lost[name] == counts[name]]
     if whole and not hints:
         hints.append(f"part of the download is missing: get the folders {listed(whole)} from the data set's authors")
@@ -161,7 +161,7 @@ def _check_sketches(
     place = folder / layout.sketch_folder
     missing = [photo for photo in photos if photo not in sketches]
     if missing:
-        detail = f"{len(missing):,} of {len(photos):,} photos have none, by sub-folder: {by_folder(missing, photos)}"
+        detail = f"{len(missing):,} of {len(photos):,} photos have none: {count_by_folder(missing, photos)}"
         known = {f"{layout.sketch_folder}/{prefix}" for prefix in layout.sketch_prefixes}
         fix = tri_pedes.sketch_fix(folder, place).removeprefix("Fix: ")
         places = elsewhere(missing, files)
@@ -178,6 +178,6 @@ def _check_sketches(
 
 
 def _folders(named: Sequence[str], photos: Collection[str], sketches: Collection[str]) -> list[FolderRow]:
-    expected, there, drawn = (Counter(map(sub_folder, names)) for names in (named, photos, sketches))
+    expected, there, drawn = (Counter(map(first_folder, names)) for names in (named, photos, sketches))
     names = sorted({*expected, *there, *drawn})
     return [FolderRow(name, expected[name] if named else None, there[name], drawn[name]) for name in names]

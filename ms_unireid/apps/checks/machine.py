@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from ms_unireid.apps.checks import machine_child as doctor_child
 from ms_unireid.apps.checks.packages import check_conflicts, check_packages, check_python
+from ms_unireid.data.findings import Finding
 from ms_unireid.errors import UserError
-from ms_unireid.findings import Finding
 
 if TYPE_CHECKING:
     from ms_unireid.config import Config

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.findings import Finding
+from ms_unireid.data.findings import Finding
 
 PROJECT = "ms-unireid"
 _ROOT = Path(__file__).resolve().parents[3]

@@ -25,7 +25,7 @@ from ms_unireid.errors import CheckpointError
 from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
 from ms_unireid.evaluation.evaluator import to_json
 from ms_unireid.files import sha256, write_json
-from ms_unireid.processes import ALONE, Processes
+from ms_unireid.runtime import ALONE, Processes
 
 SPLIT = "test"
 SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")

@@ -14,10 +14,10 @@ from ms_unireid.apps.checks import dataset_pictures as verify_pictures
 from ms_unireid.apps.checks.dataset import verify
 from ms_unireid.apps.checks.dataset_layout import elsewhere, nearly
 from ms_unireid.apps.checks.dataset_report import CountRow, FolderRow, Report, to_json, to_text
+from ms_unireid.data.findings import DataFinding
 from ms_unireid.data.published import ALL, PUBLISHED
 from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.errors import DataError, EnvironmentProblem
-from ms_unireid.findings import DataFinding
 
 NAME = "cuhk_pedes"
 WHOLE = {"counts": "warning"}  # a few pictures are a part of any published data set
@@ -307,7 +307,7 @@ def test_missing_sketches(tri):
     (tri / "imgs-sketch2/cam/1.jpg").unlink()
     report = verify(NAME, tri)
     found = the(report, "sketches")
-    assert "1 of 6 photos have none, by sub-folder: cam 1 of 4" in found.detail and "build_sketches.py" in found.fix
+    assert "1 of 6 photos have none: cam 1 of 4" in found.detail and "build_sketches.py" in found.fix
     assert CountRow("all", "sketches", 5, 40206) in report.counts
 
 
@@ -491,12 +491,12 @@ def test_defects_of_pku_sketch_are_all_found(tmp_path):
     (folder / "styleAnnotation/e_0.txt").write_bytes(b"\xff\xfe")
     report = verify("pku_sketch", tmp_path)
     details = {finding.detail: finding.state for finding in report.findings if finding.state != "ok"}
-    assert details["files with another name than ID_CAMERA_FRAME.jpg: 1"] == "problem"
+    assert details["files not named ID_CAMERA_FRAME.jpg: 1"] == "problem"
     assert details["identities with photos and no sketch: 1"] == "problem"
     assert details["identities in two styles, or twice in one: 1"] == "problem"
     assert details["identities with another number of photos than 2: 1"] == "warning"
     assert details["identities in the style files without a sketch: 1"] == "warning"
-    assert any("not a text in UTF-8" in detail for detail in details)
+    assert any("not UTF-8 text" in detail for detail in details)
     assert report.problems == 4
 
 

@@ -14,7 +14,7 @@ from ms_unireid.apps.checks import machine as doctor
 from ms_unireid.apps.checks import machine_child as doctor_child
 from ms_unireid.apps.checks import packages as doctor_packages
 from ms_unireid.config import load_config
-from ms_unireid.findings import Finding, to_json, to_table
+from ms_unireid.data.findings import Finding, to_json, to_table
 
 PAPER = CONFIGS / "tri_cuhk_pedes" / "unireid.yaml"
 GOOD = {"features": 0.9056, "losses": [6.217, 5.221, 4.346, 3.968]}

@@ -12,7 +12,7 @@ from ms_unireid.apps.paper.table_plan import TableRequest, plan_table, runs_of
 from ms_unireid.config import Config, DataConfig
 from ms_unireid.errors import ConfigError
 from ms_unireid.evaluation.metrics import RetrievalMetrics
-from ms_unireid.processes import Processes
+from ms_unireid.runtime import Processes
 from ms_unireid.training.run_folder import RunFolder
 
 PAPER = [("text", "exclude_source_photo"), ("sketch", "exclude_source_photo"), ("fusion", "exclude_source_photo")]
