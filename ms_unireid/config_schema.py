@@ -1,7 +1,12 @@
 """The sections of a configuration as frozen dataclasses; their defaults are the paper's experiment."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+
+def resumable(default: Any) -> Any:
+    """Declare a field that may differ when a run is resumed, because it changes no number of the run."""
+    return field(default=default, metadata={"resumable": True})
 
 
 @dataclass(frozen=True)
@@ -120,15 +125,15 @@ class DataConfig:
     """
 
     name: Literal["cuhk_pedes", "icfg_pedes", "rstp_reid", "pku_sketch", "market_sketch"] = "cuhk_pedes"
-    root: str = "data"
+    root: str = resumable("data")
     batch_size: int = 64
     sampler: Literal["shuffle", "distinct_identities", "identity"] = "shuffle"
     instances: int = 4
     drop_last: bool = False
     allow_identity_gaps: bool = False
     allow_partial: bool = False
-    captions: str | None = None
-    trials: str | None = None
+    captions: str | None = resumable(None)
+    trials: str | None = resumable(None)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -191,7 +196,7 @@ class TrainConfig:
         seeds: Train once with each of these seeds, and report mean and standard deviation.
     """
 
-    output: str = "runs/unireid"
+    output: str = resumable("runs/unireid")
     epochs: int = 60
     seed: int = 1
     learning_rate: float = 1e-5
@@ -211,12 +216,12 @@ class TrainConfig:
     global_batch_objective: bool = False
     scale_learning_rate: Literal["none", "linear", "sqrt"] = "none"
     eval_every: int = 1
-    checkpoint_every: int | None = None
-    log_every: int = 20
-    tensorboard: bool = False
-    resume: str | None = None
-    allow_changes: tuple[str, ...] = ()
-    seeds: tuple[int, ...] | None = None
+    checkpoint_every: int | None = resumable(None)
+    log_every: int = resumable(20)
+    tensorboard: bool = resumable(False)
+    resume: str | None = resumable(None)
+    allow_changes: tuple[str, ...] = resumable(())
+    seeds: tuple[int, ...] | None = resumable(None)
 
 
 @dataclass(frozen=True)
@@ -235,11 +240,11 @@ class EvalConfig:
         batch_size: Pictures or captions encoded at once.
     """
 
-    splits: tuple[Literal["train", "val", "test"], ...] | None = None
+    splits: tuple[Literal["train", "val", "test"], ...] | None = resumable(None)
     selection_split: Literal["auto", "train", "val", "test"] = "auto"
     selection_text_protocol: Literal["full_gallery", "exclude_source_photo"] = "full_gallery"
-    multi_query_photos: int = 2
-    missing_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    multi_query_photos: int = resumable(2)
+    missing_shares: tuple[float, ...] = resumable((0.0, 0.25, 0.5, 0.75, 1.0))
     batch_size: int = 64
 
 
@@ -269,20 +274,20 @@ class RuntimeConfig:
             epoch decodes; the pixels are the same. Runs may share it. null decodes a picture whenever it is needed.
     """
 
-    device: Literal["auto", "Ascend", "GPU", "CPU"] = "auto"
-    device_id: int = 0
-    graph_mode: bool = True
+    device: Literal["auto", "Ascend", "GPU", "CPU"] = resumable("auto")
+    device_id: int = resumable(0)
+    graph_mode: bool = resumable(True)
     precision: Literal["fp32", "mixed"] = "fp32"
     loss_scale: Literal["dynamic", "static"] = "dynamic"
     initial_loss_scale: float = 65536.0
     loss_scale_window: int = 2000
-    max_overflows: int = 20
+    max_overflows: int = resumable(20)
     recompute: bool = False
     fused_ops: Literal["auto", "plain", "fast"] = "auto"
     deterministic: bool = False
-    workers: int = 2
-    prefetch: int = 4
-    decoded_cache: str | None = None
+    workers: int = resumable(2)
+    prefetch: int = resumable(4)
+    decoded_cache: str | None = resumable(None)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
         _show_plan(plan)
         return
     check_targets(plan, targets)
-    from ms_unireid.apps.paper.reproduce import Judging, reproduce
+    from ms_unireid.apps.paper.reproduce import CheckpointChoice, reproduce
     from ms_unireid.apps.paper.table_report import to_markdown
     from ms_unireid.distributed import start
     from ms_unireid.training.trainer import Trainer
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
     environment["processes"] = processes.size
     lines = reproduce(
         request,
-        Judging(options.select, targets, options.checkpoint_dir),
+        CheckpointChoice(options.select, targets, options.checkpoint_dir),
         lambda config: Trainer(config, environment, processes).fit(),
         lambda text: print(text, file=sys.stderr, flush=True),
         processes,

@@ -13,7 +13,7 @@ from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set, 
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.evaluation.protocols import Results, check_protocol
-from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.evaluation.queries import SplitFeatures
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import prepare
 

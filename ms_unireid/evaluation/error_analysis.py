@@ -12,7 +12,14 @@ from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.evaluation.figures import draw_queries
 from ms_unireid.evaluation.metrics import Gallery, Queries, QueryScores, score_queries
 from ms_unireid.evaluation.protocols import tasks_of
-from ms_unireid.evaluation.questions import NONE, TASK_SYMBOLS, Questions, SplitFeatures, against_gallery, ask
+from ms_unireid.evaluation.queries import (
+    NO_INDEX,
+    TASK_SYMBOLS,
+    SplitFeatures,
+    TaskQueries,
+    make_queries,
+    queries_and_gallery,
+)
 from ms_unireid.evaluation.similarity import similarity_blocks
 from ms_unireid.files import write_text
 
@@ -42,11 +49,11 @@ def analyse_errors(feats: SplitFeatures, data: EvaluationSet, folder: Path, wors
     writer.writerow(COLUMNS)
     groups = []
     for task in tasks_of(feats):
-        questions = ask(task, feats)
-        queries, gallery = against_gallery(questions, feats, "exclude_source_photo")
+        task_queries = make_queries(task, feats)
+        queries, gallery = queries_and_gallery(task_queries, feats, "exclude_source_photo")
         scores = score_queries(queries, gallery)
-        writer.writerows(_records(task, questions, scores, _first_results(queries, gallery), data))
-        groups += _groups(task, questions, scores, data)
+        writer.writerows(_records(task, task_queries, scores, _first_results(queries, gallery), data))
+        groups += _groups(task, task_queries, scores, data)
         last = np.lexsort((scores.AP, -scores.first_rank))[:worst]
         draw_queries(
             feats, data, [(task, int(q)) for q in last], folder / f"worst_{task}.png", f"Worst {TASK_SYMBOLS[task]}"
@@ -60,23 +67,23 @@ def _first_results(queries: Queries, gallery: Gallery) -> np.ndarray:
     found = np.empty(len(queries.feats), int)
     for rows, block in similarity_blocks(queries.feats, gallery.feats):
         sources = queries.source_photos[rows]
-        asked = np.flatnonzero(sources != NONE)
+        asked = np.flatnonzero(sources != NO_INDEX)
         block[asked, sources[asked]] = -np.inf
         found[rows] = block.argmax(axis=1)
     return found
 
 
 def _records(
-    task: str, questions: Questions, scores: QueryScores, first: np.ndarray, data: EvaluationSet
+    task: str, task_queries: TaskQueries, scores: QueryScores, first: np.ndarray, data: EvaluationSet
 ) -> Iterator[list[Any]]:
     for query, photo in enumerate(first):
-        caption, sketch = questions.captions[query], questions.sketches[query]
+        caption, sketch = task_queries.captions[query], task_queries.sketches[query]
         yield [
             task,
             query,
-            questions.person_ids[query],
-            "" if caption == NONE else " ".join(data.captions[caption].split()),
-            "" if sketch == NONE else data.sketches[sketch],
+            task_queries.person_ids[query],
+            "" if caption == NO_INDEX else " ".join(data.captions[caption].split()),
+            "" if sketch == NO_INDEX else data.sketches[sketch],
             scores.first_rank[query],
             scores.AP[query],
             scores.INP[query],
@@ -86,14 +93,14 @@ def _records(
         ]
 
 
-def _groups(task: str, questions: Questions, scores: QueryScores, data: EvaluationSet) -> list[dict[str, Any]]:
+def _groups(task: str, task_queries: TaskQueries, scores: QueryScores, data: EvaluationSet) -> list[dict[str, Any]]:
     """Return R1 and mAP, in percent, of the queries in each group that has a match."""
     kinds = {}
     if task != "sketch":
-        words = np.array([len(data.captions[caption].split()) for caption in questions.captions])
+        words = np.array([len(data.captions[caption].split()) for caption in task_queries.captions])
         kinds["words of the caption"] = [_length(count) for count in words]
     if task != "text":
-        kinds["style of the sketch"] = [data.styles[sketch] or "unknown" for sketch in questions.sketches]
+        kinds["style of the sketch"] = [data.styles[sketch] or "unknown" for sketch in task_queries.sketches]
     valid, found = scores.matches > 0, []
     for kind, names in kinds.items():
         for name in sorted(set(names)):

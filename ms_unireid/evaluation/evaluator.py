@@ -6,10 +6,11 @@ from typing import Any
 
 from ms_unireid.config import EvalConfig
 from ms_unireid.errors import CheckpointError
+from ms_unireid.evaluation.metrics import METRICS
 from ms_unireid.evaluation.protocols import Results, evaluate_protocol, evaluate_reranked
-from ms_unireid.evaluation.questions import TASK_SYMBOLS, SplitFeatures
+from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures
 
-NUMBERS = ("R1", "R5", "R10", "mAP", "mINP", "chance R1", "queries", "no match")
+NUMBERS = (*METRICS, "chance R1", "queries", "no match")
 # What rows of several evaluations have before their task.
 LEADING = {"checkpoint": "checkpoint", "trained_on": "trained on", "dataset": "evaluated on"}
 
@@ -72,7 +73,7 @@ def _header(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     leading = (row[key] for key in LEADING if key in row)
     deviation = row.get("deviation", {})
-    numbers = (_number(row[name], deviation.get(name)) for name in ("R1", "R5", "R10", "mAP", "mINP", "chance_R1"))
+    numbers = (_number(row[name], deviation.get(name)) for name in (*METRICS, "chance_R1"))
     counts = (str(row["queries"]), str(row["queries_without_match"]))
     return *leading, TASK_SYMBOLS[row["task"]], row["protocol"], *numbers, *counts
 

@@ -18,7 +18,7 @@ from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import PixelLoader
 from ms_unireid.distributed import all_gather_rows
-from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.evaluation.queries import SplitFeatures
 from ms_unireid.models.encoders import ImageEncoder, TextEncoder
 from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import UNIReID

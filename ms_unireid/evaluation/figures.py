@@ -14,7 +14,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.data.pictures import load_picture
 from ms_unireid.evaluation.metrics import ranked_list
-from ms_unireid.evaluation.questions import NONE, TASK_SYMBOLS, Questions, SplitFeatures, against_gallery, ask
+from ms_unireid.evaluation.queries import (
+    NO_INDEX,
+    TASK_SYMBOLS,
+    SplitFeatures,
+    TaskQueries,
+    make_queries,
+    queries_and_gallery,
+)
 from ms_unireid.files import replacing
 
 CELL = (72, 168)
@@ -113,7 +120,7 @@ def draw_queries(
     Args:
         feats: Features of the split.
         data: What they are of.
-        asked: Task and row of each query, in the order of `ask`.
+        asked: Task and row of each query, in the order of `make_queries`.
         path: PNG to write.
         title: What the queries are.
         top_k: Results shown per query.
@@ -122,19 +129,19 @@ def draw_queries(
         DataError: If a picture cannot be read.
         UserError: If the file cannot be written.
     """
-    questions = {task: ask(task, feats) for task in dict.fromkeys(task for task, _ in asked)}
-    lists = [_ranked(feats, data, questions[task], task, query, top_k) for task, query in asked]
+    queries = {task: make_queries(task, feats) for task, _ in asked}
+    lists = [_ranked(feats, data, queries[task], task, query, top_k) for task, query in asked]
     explanation = _COLOURS if feats.caption_photos is None else _COLOURS + _LEFT_OUT
     draw_lists(lists, path, f"{title}; {explanation}", top_k)
 
 
-def rank_query(feats: SplitFeatures, questions: Questions, query: int) -> tuple[np.ndarray, np.ndarray]:
+def rank_query(feats: SplitFeatures, queries: TaskQueries, query: int) -> tuple[np.ndarray, np.ndarray]:
     """Rank the gallery for one query, by the code and in the order of the metrics.
 
     Returns:
         Gallery indices best first, without the photo behind the query, and their cosine similarities.
     """
-    return ranked_list(*against_gallery(questions, feats, "exclude_source_photo"), query)
+    return ranked_list(*queries_and_gallery(queries, feats, "exclude_source_photo"), query)
 
 
 def _queries_with(sketch: int, feats: SplitFeatures) -> list[tuple[str, int]]:
@@ -142,7 +149,7 @@ def _queries_with(sketch: int, feats: SplitFeatures) -> list[tuple[str, int]]:
 
     The sketch's alone where there is no caption.
     """
-    fused = ask("fusion", feats)
+    fused = make_queries("fusion", feats)
     rows = np.flatnonzero(fused.sketches == sketch)
     if not len(rows):
         return [("sketch", sketch)]
@@ -150,10 +157,10 @@ def _queries_with(sketch: int, feats: SplitFeatures) -> list[tuple[str, int]]:
 
 
 def _ranked(
-    feats: SplitFeatures, data: EvaluationSet, questions: Questions, task: str, query: int, top_k: int
+    feats: SplitFeatures, data: EvaluationSet, queries: TaskQueries, task: str, query: int, top_k: int
 ) -> RankedList:
-    order, scores = rank_query(feats, questions, query)
-    person, caption, sketch = (rows[query] for rows in (questions.person_ids, questions.captions, questions.sketches))
+    order, scores = rank_query(feats, queries, query)
+    person, caption, sketch = (rows[query] for rows in (queries.person_ids, queries.captions, queries.sketches))
     results = [
         Result(
             data.photos[photo],
@@ -162,9 +169,9 @@ def _ranked(
         )
         for rank, photo in enumerate(order[:top_k], 1)
     ]
-    text = "" if caption == NONE else data.captions[caption]
+    text = "" if caption == NO_INDEX else data.captions[caption]
     return RankedList(
-        f"{TASK_SYMBOLS[task]}  id {person}", text, None if sketch == NONE else data.sketches[sketch], results
+        f"{TASK_SYMBOLS[task]}  id {person}", text, None if sketch == NO_INDEX else data.sketches[sketch], results
     )
 
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from ms_unireid.evaluation.similarity import given_blocks, rank_entries, rank_gallery, similarity_blocks, similarity_row
 
+# Fields of RetrievalMetrics in the order of every table.
+METRICS = ("R1", "R5", "R10", "mAP", "mINP")
 MATCHES_AT_ONCE = 1 << 16
 
 

@@ -17,7 +17,7 @@ from ms_unireid.evaluation.metrics import (
     evaluate_retrieval,
     score_similarity,
 )
-from ms_unireid.evaluation.questions import NONE, Questions, SplitFeatures, against_gallery, ask
+from ms_unireid.evaluation.queries import NO_INDEX, SplitFeatures, TaskQueries, make_queries, queries_and_gallery
 from ms_unireid.evaluation.reranking import rerank
 
 # (task, protocol) to metrics.
@@ -91,7 +91,7 @@ def evaluate_row(task: str, protocol: str, feats: SplitFeatures) -> RetrievalMet
     Raises:
         ValueError: If a feature is not finite.
     """
-    return evaluate_retrieval(*against_gallery(ask(task, feats), feats, protocol))
+    return evaluate_retrieval(*queries_and_gallery(make_queries(task, feats), feats, protocol))
 
 
 def tasks_of(feats: SplitFeatures) -> tuple[str, ...]:
@@ -157,13 +157,13 @@ def _score_reranked(queries: Queries, gallery: Gallery) -> RetrievalMetrics:
 
 def _paper(feats: SplitFeatures, _: EvalConfig) -> _Rows:
     for task, protocol in PAPER_ROWS:
-        yield (task, protocol), *against_gallery(ask(task, feats), feats, protocol)
+        yield (task, protocol), *queries_and_gallery(make_queries(task, feats), feats, protocol)
 
 
 def _rule(protocol: str) -> Callable[[SplitFeatures, EvalConfig], _Rows]:
     def rows(feats: SplitFeatures, _: EvalConfig) -> _Rows:
         for task in tasks_of(feats):
-            yield (task, protocol), *against_gallery(ask(task, feats), feats, protocol)
+            yield (task, protocol), *queries_and_gallery(make_queries(task, feats), feats, protocol)
 
     return rows
 
@@ -185,7 +185,7 @@ def _multi_query(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
 
 def _means(feats: SplitFeatures, asking: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return each task's queries (P, D), one a person, and the persons (P,) in ascending order."""
-    means = {task: _mean_by_person(ask(task, feats), asking) for task in tasks_of(feats) if task != "fusion"}
+    means = {task: _mean_by_person(make_queries(task, feats), asking) for task in tasks_of(feats) if task != "fusion"}
     if "text" in means:
         persons = np.intersect1d(means["text"][1], means["sketch"][1])
         text, sketch = (rows[np.isin(owners, persons)] for rows, owners in means.values())
@@ -201,12 +201,12 @@ def _first_photos(person_ids: np.ndarray, count: int) -> np.ndarray:
     return first
 
 
-def _mean_by_person(questions: Questions, asking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_by_person(task_queries: TaskQueries, asking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Average each person's queries about the photos that ask (N,), and those that are about no photo."""
-    used = (questions.photos == NONE) | asking[questions.photos]
-    persons, places, counts = np.unique(questions.person_ids[used], return_inverse=True, return_counts=True)
-    sums = np.zeros((len(persons), questions.feats.shape[1]), np.float64)
-    np.add.at(sums, places, questions.feats[used])
+    used = (task_queries.photos == NO_INDEX) | asking[task_queries.photos]
+    persons, places, counts = np.unique(task_queries.person_ids[used], return_inverse=True, return_counts=True)
+    sums = np.zeros((len(persons), task_queries.feats.shape[1]), np.float64)
+    np.add.at(sums, places, task_queries.feats[used])
     return (sums / counts[:, None]).astype(np.float32), persons
 
 
@@ -215,16 +215,16 @@ def _missing_modality(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
 
     Who loses what is drawn once: with a larger share the same queries and more.
     """
-    questions = ask("fusion", feats)
-    order = np.random.default_rng(MISSING_SEED).permutation(len(questions.feats))
+    task_queries = make_queries("fusion", feats)
+    order = np.random.default_rng(MISSING_SEED).permutation(len(task_queries.feats))
     rule = "full_gallery" if feats.caption_photos is None else "exclude_source_photo"
     for share in settings.missing_shares:
         lost = order[: round(share * len(order))]
         sketch_lost, text_lost = lost[::2], lost[1::2]
-        rows = questions.feats.copy()
-        rows[sketch_lost] = feats.text[questions.captions[sketch_lost]]
-        rows[text_lost] = feats.sketch[questions.sketches[text_lost]]
-        asked = against_gallery(dataclasses.replace(questions, feats=rows), feats, rule)
+        rows = task_queries.feats.copy()
+        rows[sketch_lost] = feats.text[task_queries.captions[sketch_lost]]
+        rows[text_lost] = feats.sketch[task_queries.sketches[text_lost]]
+        asked = queries_and_gallery(dataclasses.replace(task_queries, feats=rows), feats, rule)
         yield ("fusion", f"missing_modality {100 * share:g}%"), *asked
 
 
@@ -233,7 +233,7 @@ def _ten_trials(feats: SplitFeatures, score: _Score) -> Results:
     parts = [feats.of_persons(persons) for persons in feats.trials]
     found: Results = {}
     for task in tasks_of(feats):
-        asked = (against_gallery(ask(task, part), part, "full_gallery") for part in parts)
+        asked = (queries_and_gallery(make_queries(task, part), part, "full_gallery") for part in parts)
         found[task, "ten_trials"] = _over_trials([score(queries, gallery) for queries, gallery in asked])
     return found
 

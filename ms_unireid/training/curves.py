@@ -1,6 +1,5 @@
 """The learning curves of a run as one picture, drawn from its log."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ms_unireid.evaluation.questions import TASK_SYMBOLS
+from ms_unireid.evaluation.queries import TASK_SYMBOLS
 from ms_unireid.files import replacing
+from ms_unireid.training.run_folder import read_log
 
 WIDTH, TOP, ROW = 16.0, 5.0, 3.2  # inches: the picture, its upper row and each lower one
 DOTS_PER_INCH = 100
@@ -64,7 +64,7 @@ def draw_curves(log_file: Path, output: Path) -> None:
     Raises:
         UserError: If the picture cannot be written.
     """
-    entries = _read(log_file)
+    entries = read_log(log_file)
     steps = [entry for entry in entries if entry["kind"] == "step"]
     evaluations = [entry for entry in entries if entry["kind"] == "evaluation"]
     panels = [panel for panel in LOWER_PANELS if any(key in entry for key, *_ in panel[1] for entry in steps)]
@@ -112,16 +112,6 @@ def _lay_out(count: int) -> tuple[Figure, list[Axes], list[Axes]]:
     places = [divmod(place, columns) for place in range(count)]
     lower = [figure.add_subplot(grid[1 + row, span * column : span * (column + 1)]) for row, column in places]
     return figure, upper, lower
-
-
-def _read(log_file: Path) -> list[dict[str, Any]]:
-    entries = []
-    for line in log_file.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue
-    return entries
 
 
 def _title(log_file: Path, entries: Sequence[dict[str, Any]]) -> str:

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from ms_unireid.config import Config
+from ms_unireid.config import TASKS, Config
 from ms_unireid.errors import EnvironmentProblem, UserError
+from ms_unireid.evaluation.metrics import METRICS
 from ms_unireid.training.curves import draw_curves
-from ms_unireid.training.run_folder import RunFolder
+from ms_unireid.training.run_folder import RunFolder, selection_scores
 
 # For tqdm: leaves the postfix 61 of 100 columns; the epoch is in it, the pairs done are not.
 BAR_FORMAT = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}"
 SHORT_NAMES = {"loss_text": "T", "loss_sketch": "S", "loss_fusion": "F", "interaction": "c"}
-PLOTTED_METRICS = ("R1", "R5", "R10", "mAP", "mINP")
 
 
 class Monitor:
@@ -102,13 +102,8 @@ class Monitor:
 
     def _selected(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """Return each task's R1 under the protocol that chooses its best checkpoint."""
-        chosen = {
-            "text": self.config.eval.selection_text_protocol,
-            "sketch": "exclude_source_photo",
-            "fusion": "exclude_source_photo",
-        }
-        found = {row["task"]: row["R1"] for row in rows if row["protocol"] == chosen[row["task"]]}
-        return {task: found[task] for task in chosen}
+        scores = selection_scores(rows, self.config.eval.selection_text_protocol)
+        return {task: scores[task] for task in TASKS}
 
 
 class _EventFile:
@@ -174,7 +169,7 @@ def _load_tensorboard() -> tuple[Any, Any]:
 def _scores(splits: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, float]]:
     for split, rows in splits.items():
         for row in rows:
-            for metric in PLOTTED_METRICS:
+            for metric in METRICS:
                 yield f"eval/{split}/{row['task']}/{row['protocol']}/{metric}", row[metric]
 
 

@@ -1,39 +1,49 @@
 """What a run leaves on disk: resolved config, environment, log, results, and where its checkpoints lie."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.config import Config, config_from_dict, load_config, to_dict, to_yaml
+from ms_unireid.config import TASKS, Config, config_from_dict, load_config, to_dict, to_yaml
 from ms_unireid.errors import ConfigError, UserError
 from ms_unireid.files import write_json, write_text
 
-# What may change between a run and its continuation: it alters no number of the run.
-FREE_KEYS = {
-    "data.root",
-    "data.captions",
-    "data.trials",
-    "eval.missing_shares",
-    "eval.multi_query_photos",
-    "eval.splits",
-    "runtime.decoded_cache",
-    "runtime.device",
-    "runtime.device_id",
-    "runtime.graph_mode",
-    "runtime.max_overflows",
-    "runtime.prefetch",
-    "runtime.workers",
-    "train.allow_changes",
-    "train.checkpoint_every",
-    "train.log_every",
-    "train.output",
-    "train.resume",
-    "train.seeds",
-    "train.tensorboard",
-}
+
+def read_log(log_file: Path) -> list[dict[str, Any]]:
+    """Read a run's log.jsonl; a line that a kill left torn is skipped, and a missing file is an empty log."""
+    entries = []
+    for line in log_file.read_text(encoding="utf-8").splitlines() if log_file.exists() else ():
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
+
+
+def selection_scores(rows: list[dict[str, Any]], text_protocol: str) -> dict[str, float]:
+    """Return the R1 in percent that chooses each best checkpoint: of each task, and their `average`.
+
+    Args:
+        rows: Evaluation rows of the selection split, as `evaluator.to_json` lists them.
+        text_protocol: The config's `eval.selection_text_protocol`.
+    """
+    protocols = dict.fromkeys(TASKS, "exclude_source_photo") | {"text": text_protocol}
+    found = {(row["task"], row["protocol"]): row["R1"] for row in rows}
+    scores = {task: found[task, protocol] for task, protocol in protocols.items()}
+    return {**scores, "average": sum(scores.values()) / len(scores)}
+
+
+def improved(scores: dict[str, float], best: dict[str, dict[str, Any]]) -> list[str]:
+    """List the tasks (and `average`) whose score is higher than the best so far; the earlier epoch wins a tie."""
+    return [task for task, score in scores.items() if task not in best or score > best[task]["R1"]]
+
+
+def resumable_keys() -> set[str]:
+    """List the config keys that may differ when a run is resumed."""
+    sections = {section.name: dataclasses.fields(section.default_factory) for section in dataclasses.fields(Config)}
+    return {f"{name}.{key.name}" for name, keys in sections.items() for key in keys if key.metadata.get("resumable")}
 
 
 class RunFolder:
@@ -109,7 +119,7 @@ class RunFolder:
         unknown = sorted(set(config.train.allow_changes) - now.keys())
         if unknown:
             raise ConfigError(f"train.allow_changes: {unknown[0]!r} is no key; expected one such as train.epochs")
-        changed = {k: (before[k], now[k]) for k in sorted(now.keys() - FREE_KEYS) if before[k] != now[k]}
+        changed = {k: (before[k], now[k]) for k in sorted(now.keys() - resumable_keys()) if before[k] != now[k]}
         refused = [k for k in changed if k not in config.train.allow_changes]
         if refused:
             listed = "; ".join(f"{k}: {changed[k][0]} -> {changed[k][1]}" for k in refused)
@@ -209,7 +219,7 @@ class RunFolder:
         """
         try:
             with self.log_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(_log_line(entry))
         except OSError as error:
             raise UserError(f"{self.log_file}: cannot be written ({error.strerror}); make room on the disk") from error
 
@@ -238,16 +248,17 @@ class RunFolder:
     def _rewind_log(self, step: int, evaluated: set[int]) -> None:
         if not self.log_file.exists():
             return
-        kept = []
-        for line in self.log_file.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            earlier = entry["step"] <= step and (entry["kind"] != "evaluation" or entry["epoch"] in evaluated)
-            if earlier or entry["kind"] == "config":
-                kept.append(line + "\n")
-        write_text(self.log_file, "".join(kept))
+
+        def stays(entry: dict[str, Any]) -> bool:
+            if entry["kind"] == "config":
+                return True
+            return entry["step"] <= step and (entry["kind"] != "evaluation" or entry["epoch"] in evaluated)
+
+        write_text(self.log_file, "".join(_log_line(entry) for entry in read_log(self.log_file) if stays(entry)))
+
+
+def _log_line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,13 +9,11 @@ from typing import Any
 
 from ms_unireid.config import Config
 from ms_unireid.errors import ConfigError, Interrupted
-from ms_unireid.evaluation.questions import TASK_SYMBOLS
+from ms_unireid.evaluation.metrics import METRICS
+from ms_unireid.evaluation.queries import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
-from ms_unireid.runtime import Processes
+from ms_unireid.runtime import ALONE, Processes
 from ms_unireid.training.run_folder import RunFolder
-
-ALONE = Processes()
-METRICS = ("R1", "R5", "R10", "mAP", "mINP")
 
 
 def train_seeds(

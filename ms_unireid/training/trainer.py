@@ -12,7 +12,7 @@ import mindspore as ms
 from tqdm import tqdm
 
 from ms_unireid.checkpoints.checkpoint import Checkpoint, fill, load_pretrained, read_checkpoint, save_checkpoint
-from ms_unireid.config import TASKS, Config, to_dict
+from ms_unireid.config import Config, to_dict
 from ms_unireid.data.annotations import Annotation, training_pairs
 from ms_unireid.data.decoded_cache import pixel_loader
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
@@ -26,15 +26,14 @@ from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserErr
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
 from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.evaluation.figures import draw_ranked_lists
-from ms_unireid.evaluation.protocols import Results
-from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.evaluation.queries import SplitFeatures
 from ms_unireid.files import write_json
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import ALONE, Processes, check_batch_size
 from ms_unireid.training.loss_scale import TooManyOverflows
 from ms_unireid.training.monitor import BAR_FORMAT, Monitor
 from ms_unireid.training.optimizer import learning_rates
-from ms_unireid.training.run_folder import RunFolder
+from ms_unireid.training.run_folder import RunFolder, improved, selection_scores
 from ms_unireid.training.stop_request import StopRequest
 from ms_unireid.training.train_step import StepResult, TrainStep
 
@@ -279,9 +278,8 @@ class Trainer:
         with self.step.averaged():
             names = self.plan.reported
             feats = {name: self.extractor.encode(self._evaluation_set(name)) for name in names}
-            splits = {name: evaluate_features(found) for name, found in feats.items()}
-            rows = {name: to_json(results) for name, results in splits.items()}
-            self._keep_best(epoch, splits[self.plan.selection], rows)
+            rows = {name: to_json(evaluate_features(found)) for name, found in feats.items()}
+            self._keep_best(epoch, rows)
         self.model.set_train(True)
         entry = {"epoch": epoch, "seconds": round(time.perf_counter() - start, 2), "splits": rows}
         self.results["evaluations"].append(entry)
@@ -302,22 +300,14 @@ class Trainer:
         split = self.plan.selection
         draw_ranked_lists(feats, self._evaluation_set(split), self.folder.root / f"ranked_{split}.png")
 
-    def _keep_best(self, epoch: int, results: Results, rows: dict[str, Any]) -> None:
-        text_protocol = self.config.eval.selection_text_protocol
-        scores = {
-            "text": results["text", text_protocol].R1,
-            "sketch": results["sketch", "exclude_source_photo"].R1,
-            "fusion": results["fusion", "exclude_source_photo"].R1,
-        }
-        scores["average"] = sum(scores[task] for task in TASKS) / len(TASKS)
-        for task, score in scores.items():
-            best = self.results["best"].get(task)
-            if best is None or score > best["R1"]:
-                entry = {"epoch": epoch, "R1": score, "splits": rows}
-                if self.processes.first:
-                    meta = self._meta(task=task, **entry)
-                    save_checkpoint(self.folder.best(task), self.model.get_parameters(), meta)
-                self.results["best"][task] = {"checkpoint": self.folder.best(task).name, **entry}
+    def _keep_best(self, epoch: int, rows: dict[str, Any]) -> None:
+        scores = selection_scores(rows[self.plan.selection], self.config.eval.selection_text_protocol)
+        for task in improved(scores, self.results["best"]):
+            entry = {"epoch": epoch, "R1": scores[task], "splits": rows}
+            if self.processes.first:
+                meta = self._meta(task=task, **entry)
+                save_checkpoint(self.folder.best(task), self.model.get_parameters(), meta)
+            self.results["best"][task] = {"checkpoint": self.folder.best(task).name, **entry}
 
     def _meta(self, **values: Any) -> dict[str, Any]:
         return {"config": to_dict(self.config), **values}

@@ -24,7 +24,7 @@ from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.config import load_config
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
-from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.evaluation.queries import SplitFeatures
 from ms_unireid.files import replacing
 from ms_unireid.models import clip
 from ms_unireid.training import monitor, trainer

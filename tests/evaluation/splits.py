@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ms_unireid.evaluation.questions import SplitFeatures
+from ms_unireid.evaluation.queries import SplitFeatures
 from reference import metrics as reference
 
 

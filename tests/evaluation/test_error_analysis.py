@@ -15,7 +15,7 @@ from ms_unireid.errors import DataError
 from ms_unireid.evaluation.error_analysis import COLUMNS, analyse_errors
 from ms_unireid.evaluation.figures import draw_ranked_lists, rank_query
 from ms_unireid.evaluation.protocols import evaluate_row, tasks_of
-from ms_unireid.evaluation.questions import TASK_SYMBOLS, SplitFeatures, ask
+from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures, make_queries
 
 WORDS = (1, 10, 11, 25, 55)
 
@@ -92,10 +92,10 @@ def test_the_queries_average_to_the_metrics(analysed, task):
 def test_each_query_is_told_as_it_was_asked(analysed):
     feats, data, _, rows = analysed
     for task in tasks_of(feats):
-        questions = ask(task, feats)
+        task_queries = make_queries(task, feats)
         for query, row in enumerate(row for row in rows if row["task"] == task):
-            first = rank_query(feats, questions, query)[0][0]
-            assert (int(row["query"]), int(row["person"])) == (query, questions.person_ids[query])
+            first = rank_query(feats, task_queries, query)[0][0]
+            assert (int(row["query"]), int(row["person"])) == (query, task_queries.person_ids[query])
             assert (row["first_result"], int(row["first_result_person"])) == (
                 str(data.photos[first]),
                 feats.person_ids[first],

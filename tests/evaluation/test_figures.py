@@ -11,7 +11,7 @@ from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.errors import DataError, UserError
 from ms_unireid.evaluation import figures
 from ms_unireid.evaluation.figures import FRAME, GAP, HIT, MISS, QUERY_WIDTH, TITLE, draw_ranked_lists, rank_query
-from ms_unireid.evaluation.questions import SplitFeatures, ask
+from ms_unireid.evaluation.queries import SplitFeatures, make_queries
 
 PERSONS = (1, 1, 2, 2, 3, 3)
 WHITE = (255, 255, 255)
@@ -34,8 +34,8 @@ def put(path: Path, colour: tuple[int, int, int]) -> Path:
 
 def rank_for_photo(feats: SplitFeatures, photo: int, task: str) -> tuple[np.ndarray, np.ndarray]:
     """Rank for the first query made from a photo."""
-    questions = ask(task, feats)
-    return rank_query(feats, questions, int(np.flatnonzero(questions.photos == photo)[0]))
+    task_queries = make_queries(task, feats)
+    return rank_query(feats, task_queries, int(np.flatnonzero(task_queries.photos == photo)[0]))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from evaluation.splits import tri_split
 
 from ms_unireid.evaluation.protocols import PAPER_ROWS, evaluate_row
-from ms_unireid.evaluation.questions import TASK_SYMBOLS, SplitFeatures, ask
+from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures, make_queries
 from reference import metrics as reference
 
 NAMES = ("R1", "R5", "R10", "mAP", "mINP")
@@ -46,11 +46,11 @@ def test_the_papers_rows():
 
 def test_queries():
     feats = hand_made()
-    assert [len(ask(task, feats).feats) for task in ("text", "sketch", "fusion")] == [6, 5, 6]
-    fused = ask("fusion", feats)
+    assert [len(make_queries(task, feats).feats) for task in ("text", "sketch", "fusion")] == [6, 5, 6]
+    fused = make_queries("fusion", feats)
     assert fused.photos.tolist() == [0, 1, 2, 3, 3, 4]
     np.testing.assert_array_equal(fused.feats[4], feats.text[4] + feats.sketch[3])
-    np.testing.assert_array_equal(ask("sketch", feats).photos, np.arange(5))
+    np.testing.assert_array_equal(make_queries("sketch", feats).photos, np.arange(5))
 
 
 # Worked out by hand; ties stay in gallery order, and caption 2 and sketch 2 have nobody left without their photo.

@@ -19,7 +19,7 @@ from ms_unireid.errors import CheckpointError, ConfigError
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
 from ms_unireid.evaluation.metrics import average, evaluate_retrieval, score_similarity
 from ms_unireid.evaluation.protocols import PAPER_ROWS, check_protocol, evaluate_protocol, evaluate_reranked
-from ms_unireid.evaluation.questions import against_gallery, ask
+from ms_unireid.evaluation.queries import make_queries, queries_and_gallery
 from ms_unireid.evaluation.reranking import rerank
 
 NAMES = ("R1", "R5", "R10", "mAP", "mINP", "chance_R1")
@@ -268,7 +268,7 @@ def test_a_protocol_that_the_data_set_does_not_allow(protocol, feats, told):
 def test_reranked_rows(feats):
     found = evaluate_reranked("paper", feats)
     assert list(found) == [(task, f"{name} reranked") for task, name in evaluate_protocol("paper", feats)]
-    queries, gallery = against_gallery(ask("text", feats), feats, "full_gallery")
+    queries, gallery = queries_and_gallery(make_queries("text", feats), feats, "full_gallery")
     expected = average(score_similarity(rerank(queries.feats, gallery.feats), queries, gallery))
     assert found["text", "full_gallery reranked"] == expected
     literal = literal_scores(queries.feats, queries.person_ids, feats)
@@ -281,7 +281,7 @@ def test_each_trial_is_reranked_by_itself():
     values = []
     for persons in feats.trials:
         part = feats.of_persons(persons)
-        queries, gallery = against_gallery(ask("sketch", part), part, "full_gallery")
+        queries, gallery = queries_and_gallery(make_queries("sketch", part), part, "full_gallery")
         values.append(average(score_similarity(rerank(queries.feats, gallery.feats), queries, gallery)).mAP)
     assert found.trials == 3 and found.mAP == pytest.approx(sum(values) / 3)
 

@@ -8,7 +8,7 @@ import yaml
 
 from ms_unireid.config import load_config, to_dict
 from ms_unireid.errors import ConfigError, UserError
-from ms_unireid.training.run_folder import FREE_KEYS, RunFolder
+from ms_unireid.training.run_folder import RunFolder, improved, read_log, resumable_keys, selection_scores
 
 
 @pytest.fixture
@@ -48,20 +48,21 @@ def test_a_folder_that_cannot_be_made(tmp_path, config):
         RunFolder(tmp_path / "file" / "run").create(config, {})
 
 
-def test_the_same_config_and_free_keys_continue(folder):
+def test_the_same_config_and_resumable_keys_continue(folder):
     assert folder.check_resumable(load_config(folder.config_file)) == {}
     overrides = ["train.output=elsewhere", "train.resume=auto", "train.log_every=1", "runtime.workers=5"]
     overrides += ["data.root=moved", "eval.splits=[test]", "train.tensorboard=true", "train.checkpoint_every=3"]
     overrides += ["runtime.device=GPU", "runtime.device_id=1", "runtime.graph_mode=false", "runtime.prefetch=1"]
     overrides += ["runtime.max_overflows=3", "train.seeds=[1, 2]", "train.allow_changes=[train.epochs]"]
+    overrides += [
+        "data.captions=c.json",
+        "data.trials=t.json",
+        "eval.missing_shares=[0.5]",
+        "eval.multi_query_photos=1",
+    ]
+    overrides += ["runtime.decoded_cache=pixels"]
+    assert resumable_keys() == {text.partition("=")[0] for text in overrides}
     assert folder.check_resumable(load_config(folder.config_file, overrides)) == {}
-
-
-def test_free_keys_exist(config):
-    values = to_dict(config)
-    for key in FREE_KEYS:
-        section, name = key.split(".")
-        assert name in values[section]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,26 @@ def test_rewind_drops_later_lines_and_a_torn_one(folder):
     assert lines(folder) == [{"kind": "step", "step": 1, "loss": 1 / 3}, {"kind": "step", "step": 2, "loss": 2 / 3}]
     folder.log({"step": 3})
     assert [entry["step"] for entry in lines(folder)] == [1, 2, 3]
+
+
+def test_a_torn_line_of_the_log_is_skipped(folder):
+    assert read_log(folder.log_file) == []
+    folder.log({"kind": "step", "step": 1, "loss": 1 / 3})
+    with folder.log_file.open("a", encoding="utf-8") as file:
+        file.write('{"kind": "step", "st')
+    assert read_log(folder.log_file) == [{"kind": "step", "step": 1, "loss": 1 / 3}]
+
+
+def test_the_scores_that_choose_the_best_checkpoints():
+    scores = {"text": 10.0, "sketch": 20.0, "fusion": 60.0}
+    rows = [{"task": task, "protocol": "exclude_source_photo", "R1": R1} for task, R1 in scores.items()]
+    rows.append({"task": "text", "protocol": "full_gallery", "R1": 40.0})
+    assert selection_scores(rows, "exclude_source_photo") == {**scores, "average": 30.0}
+    found = selection_scores(rows, "full_gallery")
+    assert found == {"text": 40.0, "sketch": 20.0, "fusion": 60.0, "average": 40.0}
+    assert improved(found, {}) == ["text", "sketch", "fusion", "average"]
+    earlier = {"text": 40.0, "sketch": 19.0, "fusion": 61.0, "average": 39.0}
+    assert improved(found, {task: {"R1": R1} for task, R1 in earlier.items()}) == ["sketch", "average"]
 
 
 def test_rewind_to_the_start_and_without_a_log(folder):

@@ -11,9 +11,10 @@ from tool_runner import SMALL_DATA, load_tool, run_tool, tensors, train_argument
 
 from ms_unireid.config import Config, load_config
 from ms_unireid.errors import ConfigError, Interrupted
+from ms_unireid.evaluation.metrics import METRICS
 from ms_unireid.runtime import Processes
 from ms_unireid.training.run_folder import RunFolder
-from ms_unireid.training.seeds import METRICS, report_seeds, seeds_markdown, train_seeds
+from ms_unireid.training.seeds import report_seeds, seeds_markdown, train_seeds
 
 ROWS = (("text", "exclude_source_photo"), ("sketch", "exclude_source_photo"), ("text", "full_gallery"))
 

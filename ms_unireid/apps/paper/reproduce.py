@@ -26,13 +26,14 @@ from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
 from ms_unireid.evaluation.evaluator import to_json
 from ms_unireid.files import sha256, write_json
 from ms_unireid.runtime import ALONE, Processes
+from ms_unireid.training.run_folder import RunFolder
 
 SPLIT = "test"
 SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
-class Judging:
+class CheckpointChoice:
     """How a run's checkpoints fill a table.
 
     Attributes:
@@ -50,7 +51,7 @@ class Judging:
 
 def reproduce(
     request: TableRequest,
-    judging: Judging,
+    choice: CheckpointChoice,
     train: Callable[[Config], dict[str, Any]],
     tell: Callable[[str], None],
     processes: Processes = ALONE,
@@ -61,7 +62,7 @@ def reproduce(
 
     Args:
         request: The table.
-        judging: Which checkpoints are evaluated, and where.
+        choice: Which checkpoints are evaluated, and where.
         train: Trains one config.
         tell: Takes a line on what is being done.
         processes: The processes that train together; all call this, the first evaluates and writes.
@@ -76,8 +77,8 @@ def reproduce(
         UserError: What training or evaluation raise.
     """
     plan = plan_table(request)
-    check_targets(plan, judging.targets)
-    if judging.checkpoints is None:
+    check_targets(plan, choice.targets)
+    if choice.checkpoints is None:
         _check_runs(runs := runs_of(plan))
         for number, run in enumerate(runs, start=1):
             finished = run.folder.finished_results(run.config.train.epochs) is not None
@@ -87,8 +88,8 @@ def reproduce(
                 train(run.config)
     if not processes.first:
         return []
-    lines = [_fill(line, judging, tell) for line in plan]
-    write_report(request.output, request.table, lines, {"select": judging.select, "split": SPLIT})
+    lines = [_fill(line, choice, tell) for line in plan]
+    write_report(request.output, request.table, lines, {"select": choice.select, "split": SPLIT})
     return lines
 
 
@@ -99,15 +100,15 @@ def _check_runs(runs: Iterable[PlannedRun]) -> None:
             run.folder.check_resumable(run.config)
 
 
-def _fill(line: PlannedLine, judging: Judging, tell: Callable[[str], None]) -> Line:
+def _fill(line: PlannedLine, choice: CheckpointChoice, tell: Callable[[str], None]) -> Line:
     """Evaluate the runs of a line; those that are not there leave it empty, with the reason."""
     scores, missing = {}, []
     for run in line.runs:
-        files = _checkpoints(run, line.paper.task, judging)
+        files = _checkpoints(run, line.paper.task, choice)
         if not files:
             missing.append(f"no checkpoint for seed {run.config.train.seed}")
             continue
-        rows = evaluation_of(files[0], run, judging.targets.get(line.paper.dataset), tell)
+        rows = evaluation_of(files[0], run, choice.targets.get(line.paper.dataset), tell)
         found = [r for r in rows if (r["task"], r["protocol"]) == (line.paper.task, line.paper.protocol)]
         if found:
             scores[run.config.train.seed] = found[0]
@@ -116,14 +117,18 @@ def _fill(line: PlannedLine, judging: Judging, tell: Callable[[str], None]) -> L
     return make_line(line.paper, scores, "; ".join(missing))
 
 
-def _checkpoints(run: PlannedRun, task: str, judging: Judging) -> list[Path]:
+def _checkpoints(run: PlannedRun, task: str, choice: CheckpointChoice) -> list[Path]:
     """List the checkpoints that may fill a line, the one to take first."""
-    name = {"task": f"best_{task}", "average": "best_average", "last": "last"}[judging.select]
-    if judging.checkpoints is None:
-        places = [run.folder.root / name]
+
+    def stem(folder: RunFolder) -> Path:
+        kept = {"task": folder.best(task), "average": folder.best("average"), "last": folder.last}[choice.select]
+        return kept.with_suffix("")
+
+    if choice.checkpoints is None:
+        places = [stem(run.folder)]
     else:
-        row = judging.checkpoints / run.dataset / run.row
-        places = [row / f"seed_{run.config.train.seed}" / name, row / name, row]
+        row = choice.checkpoints / run.dataset / run.row
+        places = [stem(RunFolder(row / f"seed_{run.config.train.seed}")), stem(RunFolder(row)), row]
     candidates = [place.with_name(place.name + suffix) for place in places for suffix in SUFFIXES]
     return [file for file in candidates if file.is_file()]
 

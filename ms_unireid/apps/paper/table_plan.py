@@ -1,7 +1,6 @@
 """Which runs a table of the paper needs, and how long they take."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from ms_unireid.data.samplers import epoch_batches
 from ms_unireid.data.tri_pedes import read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.models.positions import model_grid
-from ms_unireid.training.run_folder import RunFolder
+from ms_unireid.training.run_folder import RunFolder, read_log
 
 # Stands for the data set that tools/make_synthetic.py draws: CUHK-PEDES in layout, nobody's published numbers.
 SYNTHETIC = "synthetic"
@@ -208,19 +207,10 @@ def _steps_an_epoch(config: Config) -> int | None:
 
 def _progress(run: PlannedRun) -> tuple[int, float | None]:
     """Return the last step that was logged, and the mean speed of the steps in pairs per second."""
-    if not run.folder.log_file.exists():
-        return 0, None
-    steps, speeds = 0, []
-    for line in run.folder.log_file.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # a kill tore it
-        if entry["kind"] == "step":
-            steps = entry["step"]
-            speeds.append(entry["pairs_per_second"])
-    # The first holds the compilation.
-    return steps, sum(speeds[1:]) / len(speeds[1:]) if len(speeds) > 1 else None
+    steps = [entry for entry in read_log(run.folder.log_file) if entry["kind"] == "step"]
+    speeds = [entry["pairs_per_second"] for entry in steps[1:]]
+    # The first entry's time holds the compilation.
+    return steps[-1]["step"] if steps else 0, sum(speeds) / len(speeds) if speeds else None
 
 
 def operations_per_pair(config: Config) -> float:

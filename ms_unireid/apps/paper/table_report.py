@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_unireid.apps.paper.published_tables import PaperRow
-from ms_unireid.evaluation.questions import TASK_SYMBOLS
+from ms_unireid.evaluation.queries import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
 
 EMPTY = "-"

@@ -9,7 +9,7 @@ from ms_unireid.apps.paper.published_tables import paper_rows
 from ms_unireid.apps.paper.table_plan import CONFIG_FOLDERS
 from ms_unireid.config import Config, load_config, to_dict
 from ms_unireid.errors import ConfigError
-from ms_unireid.evaluation.questions import TASK_SYMBOLS
+from ms_unireid.evaluation.queries import TASK_SYMBOLS
 
 ROWS = sorted({(line.trained_on, line.row) for table in range(2, 7) for line in paper_rows(table)})
 # What a row changes against the full method.

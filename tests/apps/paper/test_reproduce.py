@@ -7,7 +7,7 @@ import pytest
 from tool_runner import CONFIGS
 
 from ms_unireid.apps.paper import reproduce as module
-from ms_unireid.apps.paper.reproduce import Judging, reproduce
+from ms_unireid.apps.paper.reproduce import CheckpointChoice, reproduce
 from ms_unireid.apps.paper.table_plan import TableRequest, plan_table, runs_of
 from ms_unireid.config import Config, DataConfig
 from ms_unireid.errors import ConfigError
@@ -72,9 +72,9 @@ def request(output: Path, table=2, **values) -> TableRequest:
     return TableRequest(table, CONFIGS, output, **{"datasets": ("rstp_reid",), "rows": ("tasks", "unireid"), **values})
 
 
-def run(asked: TableRequest, trainer, judging=None, processes=None):
+def run(asked: TableRequest, trainer, choice=None, processes=None):
     told = []
-    lines = reproduce(asked, judging or Judging(), trainer, told.append, processes or Processes())
+    lines = reproduce(asked, choice or CheckpointChoice(), trainer, told.append, processes or Processes())
     return lines, told
 
 
@@ -131,7 +131,7 @@ def test_a_finished_run_of_other_values_fills_no_line(tmp_path, evaluations):
 
 @pytest.mark.parametrize(("select", "value"), [("average", 13.0), ("last", 99.0)])
 def test_other_checkpoints_may_be_selected(tmp_path, evaluations, select, value):
-    lines, _ = run(request(tmp_path), Trainer(), Judging(select=select))
+    lines, _ = run(request(tmp_path), Trainer(), CheckpointChoice(select=select))
     assert {line.cells[0].values for line in lines} == {(value,)}
 
 
@@ -140,7 +140,7 @@ def test_given_checkpoints_are_evaluated_and_nothing_is_trained(tmp_path, evalua
     (given / "rstp_reid").mkdir(parents=True)
     (given / "rstp_reid" / "unireid.pth").write_text("70", encoding="utf-8")
     trainer = Trainer()
-    lines, _ = run(request(tmp_path / "out", seeds=(1,)), trainer, Judging(checkpoints=given))
+    lines, _ = run(request(tmp_path / "out", seeds=(1,)), trainer, CheckpointChoice(checkpoints=given))
     assert not trainer.trained
     found = {(line.paper.task, line.paper.row): (line.cells[0].values, line.missing) for line in lines}
     assert found["text", "unireid"] == ((70.0,), "")
@@ -150,7 +150,9 @@ def test_given_checkpoints_are_evaluated_and_nothing_is_trained(tmp_path, evalua
 
 def test_what_a_run_leaves_may_be_given(tmp_path, evaluations):
     run(request(tmp_path / "trained", rows=("unireid",)), Trainer())
-    lines, _ = run(request(tmp_path / "out", rows=("unireid",)), Trainer(), Judging(checkpoints=tmp_path / "trained"))
+    lines, _ = run(
+        request(tmp_path / "out", rows=("unireid",)), Trainer(), CheckpointChoice(checkpoints=tmp_path / "trained")
+    )
     assert [line.cells[0].values for line in lines] == [(10.0,), (11.0,), (12.0,)]
 
 
@@ -159,7 +161,7 @@ def test_table_six_is_evaluated_on_a_data_set_of_its_own(tmp_path, evaluations):
     with pytest.raises(ConfigError, match=r"table 6: is evaluated on pku_sketch; .*--target pku_sketch=FOLDER"):
         run(asked, Trainer())
     targets = {"pku_sketch": DataConfig(name="pku_sketch", root=str(tmp_path))}
-    lines, _ = run(asked, trainer := Trainer(), Judging(targets=targets))
+    lines, _ = run(asked, trainer := Trainer(), CheckpointChoice(targets=targets))
     assert trainer.trained == ["cuhk_pedes/unireid/seed_1"]
     assert {dataset for _, dataset in evaluations} == {"pku_sketch"}
     assert [cell.metric for cell in lines[0].cells] == ["R1", "R5", "R10", "mAP", "mINP"]

@@ -11,7 +11,7 @@ import numpy as np
 from ms_unireid.evaluation.metrics import Gallery, Queries
 
 TASK_SYMBOLS = {"text": "T->R", "sketch": "S->R", "fusion": "T+S->R"}
-NONE = -1
+NO_INDEX = -1
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SplitFeatures:
 
 
 @dataclass(frozen=True)
-class Questions:
+class TaskQueries:
     """The queries of one task.
 
     Attributes:
@@ -86,7 +86,7 @@ class Questions:
     sketches: np.ndarray
 
 
-def ask(task: str, feats: SplitFeatures) -> Questions:
+def make_queries(task: str, feats: SplitFeatures) -> TaskQueries:
     """Make a task's queries.
 
     Text asks once per caption, sketch once per sketch. Fusion asks once per caption, with the sketch of the caption's
@@ -94,13 +94,15 @@ def ask(task: str, feats: SplitFeatures) -> Questions:
     """
     if task == "text":
         rows = np.arange(len(feats.text))
-        return Questions(feats.text, feats.caption_persons, _photos_of(rows, feats), rows, np.full(len(rows), NONE))
+        none = np.full(len(rows), NO_INDEX)
+        return TaskQueries(feats.text, feats.caption_persons, _photos_of(rows, feats), rows, none)
     if task == "sketch":
         rows = np.arange(len(feats.sketch))
-        photos = np.full(len(rows), NONE) if feats.caption_photos is None else rows
-        return Questions(feats.sketch, feats.sketch_persons, photos, np.full(len(rows), NONE), rows)
+        none = np.full(len(rows), NO_INDEX)
+        photos = none if feats.caption_photos is None else rows
+        return TaskQueries(feats.sketch, feats.sketch_persons, photos, none, rows)
     captions, sketches = _pairs(feats)
-    return Questions(
+    return TaskQueries(
         feats.text[captions] + feats.sketch[sketches],
         feats.caption_persons[captions],
         _photos_of(captions, feats),
@@ -109,27 +111,27 @@ def ask(task: str, feats: SplitFeatures) -> Questions:
     )
 
 
-def against_gallery(questions: Questions, feats: SplitFeatures, protocol: str) -> tuple[Queries, Gallery]:
+def queries_and_gallery(task_queries: TaskQueries, feats: SplitFeatures, protocol: str) -> tuple[Queries, Gallery]:
     """Return queries and gallery under a rule of what is left out of the gallery.
 
     Args:
-        questions: From `ask`.
+        task_queries: From `make_queries`.
         feats: Features of the split.
         protocol: `full_gallery`; `exclude_source_photo`: the photo behind the query; `camera_aware`: the person's
             photos by the camera of that photo.
     """
-    source = questions.photos if protocol == "exclude_source_photo" else None
+    source = task_queries.photos if protocol == "exclude_source_photo" else None
     if protocol != "camera_aware":
-        return Queries(questions.feats, questions.person_ids, source), Gallery(feats.photo, feats.person_ids)
-    cameras = np.where(questions.photos == NONE, NONE, feats.cameras[questions.photos])
+        return Queries(task_queries.feats, task_queries.person_ids, source), Gallery(feats.photo, feats.person_ids)
+    cameras = np.where(task_queries.photos == NO_INDEX, NO_INDEX, feats.cameras[task_queries.photos])
     return (
-        Queries(questions.feats, questions.person_ids, cameras=cameras),
+        Queries(task_queries.feats, task_queries.person_ids, cameras=cameras),
         Gallery(feats.photo, feats.person_ids, feats.cameras),
     )
 
 
 def _photos_of(captions: np.ndarray, feats: SplitFeatures) -> np.ndarray:
-    return np.full(len(captions), NONE) if feats.caption_photos is None else feats.caption_photos[captions]
+    return np.full(len(captions), NO_INDEX) if feats.caption_photos is None else feats.caption_photos[captions]
 
 
 def _pairs(feats: SplitFeatures) -> tuple[np.ndarray, np.ndarray]:
