@@ -1,4 +1,4 @@
-"""Open a web page to search an index of photos by description, sketch, or both.
+"""Serve a web page to search an index of photos by description, sketch, or both.
 
 python tools/app.py --index runs/demo/index
 python tools/app.py --index INDEX --host 0.0.0.0 --allow-remote --token TOKEN
@@ -19,39 +19,41 @@ TOKEN = "MS_UNIREID_TOKEN"
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Open a web page to search an index of photos; its address goes to stdout. Ctrl-C stops it.",
+        description="Serve a web page to search an index of photos, and print its address. Ctrl-C stops it.",
         epilog="example: python tools/app.py --index runs/demo/index",
     )
-    parser.add_argument("--index", type=Path, required=True, help="folder that tools/search.py index wrote")
-    parser.add_argument("--checkpoint", type=Path, help="the checkpoint, if it is no longer where the index found it")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1: this machine alone")
-    parser.add_argument("--port", type=int, default=8080, help="0: any free one")
+    parser.add_argument(
+        "--index", type=Path, required=True, help="folder of the index, made with tools/search.py index"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="the model's file, if it has been moved")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1: this machine only")
+    parser.add_argument("--port", type=int, default=8080, help="0: a free one")
     parser.add_argument("--allow-remote", action="store_true", help="let other machines reach the page; needs a token")
     parser.add_argument(
         "--token",
-        help=f"what gives access, by opening /?token=... once; or the variable {TOKEN}, which ps does not show",
+        help=f"token of the users, who open /?token=... once; default: the variable {TOKEN}, which ps does not show",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the job with its command-line arguments."""
     options = _parse(arguments)
     check_packages()
     if importlib.util.find_spec("nicegui") is None:
         raise EnvironmentProblem("NiceGUI is not installed; the page needs: pip install -r requirements-app.txt")
     from ms_unireid.apps.search.searcher import Searcher
-    from ms_unireid.apps.web import access
-    from ms_unireid.apps.web import page as app
-    from ms_unireid.apps.web import worker as search_worker
+    from ms_unireid.apps.web.access import check_access
+    from ms_unireid.apps.web.page import address_of, bind, build_site, serve
+    from ms_unireid.apps.web.worker import SearchWorker
 
     token = options.token or os.environ.get(TOKEN) or None
-    access.check_access(options.host, options.allow_remote, token)
-    with app.bind(options.host, options.port) as listener:
+    check_access(options.host, options.allow_remote, token)
+    with bind(options.host, options.port) as listener:
         print(f"opening {options.index}", file=sys.stderr)
-        worker = search_worker.SearchWorker(
+        worker = SearchWorker(
             lambda: Searcher.open(options.index, checkpoint=options.checkpoint, overrides=options.overrides)
         )
-        print(app.address_of(listener))
-        app.serve(app.build_site(worker, token), listener)
+        print(address_of(listener))
+        serve(build_site(worker, token), listener)

@@ -122,7 +122,7 @@ def test_it_finds_an_uploaded_picture(page, people):
 
 def test_a_found_photo_leads_on(page):
     search(page, caption("brown"))
-    page.get_by_role("button", name="Search from photo brown_1.png").click()
+    page.get_by_role("button", name="Find photos similar to brown_1.png").click()
     expect(page.locator(".status")).to_contain_text("for photo brown_1.png")
     assert names(page)[0] == "brown_1.png"
     page.get_by_alt_text("Photo brown_0.png").click()
@@ -146,7 +146,7 @@ def test_the_history_is_the_tabs_own(page, site):
     expect(page.locator(".paper polyline")).to_have_count(2)
     expect(description(page)).to_have_value("")
     other = opened(page.context.new_page(), site.address)
-    expect(other.get_by_text("Your queries will stand here.")).to_be_visible()
+    expect(other.get_by_text("Your queries appear here.")).to_be_visible()
 
 
 # 2. Ways of using it.
@@ -161,12 +161,13 @@ def test_it_works_by_keyboard_alone(page):
     for _ in range(12):
         page.keyboard.press("Tab")
         seen.append(page.evaluate(_FOCUSED))
-        if "Search from photo yellow" in seen[-1][0]:
+        if "Find photos similar to yellow" in seen[-1][0]:
             break
     labels = [label for label, _ in seen]
     assert any("Upload a sketch" in label for label in labels) and "Search" in labels, labels
-    assert "Search from photo yellow" in labels[-1], labels
-    assert all("3px" in ring for label, ring in seen if "Search" in label or "Upload" in label), seen
+    assert "Find photos similar to yellow" in labels[-1], labels
+    buttons = [ring for label, ring in seen if any(word in label for word in ("Search", "Upload", "similar"))]
+    assert all("3px" in ring for ring in buttons), seen
     page.keyboard.press("Enter")
     expect(page.locator(".status")).to_contain_text("for photo yellow")
 
@@ -206,10 +207,10 @@ def test_texts_of_every_kind_get_an_answer(page):
     search(page, "   ")
     expect(problem(page)).to_contain_text("Nothing to search for yet: type a description, or draw or upload a sketch.")
     search(page, "x" * 10_001)
-    expect(problem(page)).to_contain_text("10,001 characters; at most 10,000 are taken")
+    expect(problem(page)).to_contain_text("10,001 characters; the limit is 10,000")
     assert names(page) == shown, "what was found stays in view"
     search(page, "a man in red " * 769)
-    expect(page.locator(".note")).to_contain_text("only its first 22 tokens count, up to “… man in red a man”")
+    expect(page.locator(".note")).to_contain_text("reads the first 22 tokens, up to “… man in red a man”")
     search(page, "🧥👖 <script>alert(1)</script> ' \" \\ %s {x} \u202e \x00")
     expect(page.locator(".status")).to_contain_text("🧥👖 <script>alert(1)</script>")
     expect(page.locator(".card")).to_have_count(10)

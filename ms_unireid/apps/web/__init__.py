@@ -1,1 +1,1 @@
-"""The search page."""
+"""The search page: a web page to search an index of photos."""

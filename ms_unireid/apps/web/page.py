@@ -1,4 +1,4 @@
-"""The search page: its routes, its state for each browser tab, and the server around it."""
+"""The search page: its routes, the state of each browser tab, and the server."""
 
 import logging
 import socket
@@ -10,7 +10,7 @@ from nicegui import app as pages
 from nicegui import ui
 from starlette.formparsers import MultiPartParser
 
-from ms_unireid.apps.search.searcher import Hit
+from ms_unireid.apps.search.queries import Hit
 from ms_unireid.apps.web.access import Guard
 from ms_unireid.apps.web.form import QueryForm
 from ms_unireid.apps.web.page_query import PageQuery
@@ -22,8 +22,8 @@ from ms_unireid.errors import ConfigError, UserError
 
 _TITLE = "Person search"
 _STYLE = Path(__file__).with_name("page.css")
-_HISTORY = 20  # queries that a tab remembers
-_FORM_OVERHEAD = 1 << 16  # bytes of an upload besides the file
+_HISTORY = 20  # queries per tab
+_FORM_OVERHEAD = 1 << 16  # bytes of an upload request besides the file
 _DAY = 24 * 60 * 60  # seconds
 _GONE = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 360"><rect width="120" height="360" fill="#e5e7eb"/>'
@@ -35,15 +35,14 @@ _log = logging.getLogger(__name__)
 
 
 class SearchPage:
-    """One browser tab."""
+    """The page in one browser tab, built in NiceGUI's current slot.
+
+    Args:
+        worker: Answers the queries.
+        history: The tab's earlier queries, newest first; new ones are added.
+    """
 
     def __init__(self, worker: SearchWorker, history: list[PageQuery]):
-        """Build the page in the current slot.
-
-        Args:
-            worker: Answers the queries.
-            history: The tab's earlier queries, newest first; new ones are added.
-        """
         self._worker, self._queries, self._busy = worker, history, False
         with ui.element("header").classes("top"):
             with ui.element("h1"):
@@ -71,7 +70,7 @@ class SearchPage:
         await self._search(query)
 
     async def _search(self, query: PageQuery) -> None:
-        """Search, and show what came of it; one search at a time in a tab."""
+        """Search and show the results or the error; one search at a time per tab."""
         if self._busy:
             return
         self._set_busy(True)
@@ -81,7 +80,7 @@ class SearchPage:
             self._results.show_problem(str(problem))
         except Exception:
             _log.exception("a search failed")
-            self._results.show_problem("The search failed. The terminal that the page was started in says why.")
+            self._results.show_problem("The search failed. The terminal that runs the page shows the error.")
         else:
             self._results.show(query.name(), answer)
             self._remember(query)
@@ -103,7 +102,7 @@ class SearchPage:
         self._history.clear()
         with self._history:
             if not self._queries:
-                ui.label("Your queries will stand here.").classes("hint")
+                ui.label("Your queries appear here.").classes("hint")
             for query in self._queries:
                 with ui.element("li"):
                     button = ui.button(query.name(), icon="history", on_click=lambda query=query: self._repeat(query))
@@ -111,14 +110,11 @@ class SearchPage:
 
 
 def build_site(worker: SearchWorker, token: str | None = None) -> Guard:
-    """Build the page, its photos and its guard; once in a process.
+    """Build the web application; once per process.
 
     Args:
         worker: Answers the queries.
-        token: What gives access; None for a page that only this machine can reach.
-
-    Returns:
-        An ASGI application.
+        token: Token of the users; None if only this machine has access.
     """
     MultiPartParser.spool_max_size = MAX_BYTES + _FORM_OVERHEAD  # an upload stays in memory
     pages.storage.max_tab_storage_age = _DAY
@@ -129,7 +125,7 @@ def build_site(worker: SearchWorker, token: str | None = None) -> Guard:
     async def page() -> None:
         ui.add_css(_STYLE)
         ui.colors(primary="#1d5a86")
-        await ui.context.client.connected()  # only then is it known which tab this is
+        await ui.context.client.connected()  # the tab is unknown before
         SearchPage(worker, pages.storage.tab.setdefault("queries", []))
 
     ui.run_with(site, title=_TITLE, dark=None, language="en-GB", reconnect_timeout=30, tailwind=False)
@@ -137,14 +133,10 @@ def build_site(worker: SearchWorker, token: str | None = None) -> Guard:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Open the socket of the page, before the model takes its time.
-
-    Args:
-        host: Name or address of this machine.
-        port: A port, or 0 for any free one.
+    """Open the socket of the page; port 0 takes a free one. Call it before the slow start of the model.
 
     Raises:
-        ConfigError: If the port is none or in use, or the host not this machine's.
+        ConfigError: If the port is invalid or in use, or the host is not an address of this machine.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port {port}: expected 1 to 65535, or 0 for a free one")
@@ -159,7 +151,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(site: Guard, listener: socket.socket) -> None:
-    """Serve the page until a signal stops it; without an access log, which would hold tokens."""
+    """Serve the page until a signal stops it; without an access log, which would contain tokens."""
     config = uvicorn.Config(
         site, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
     )
@@ -167,7 +159,7 @@ def serve(site: Guard, listener: socket.socket) -> None:
 
 
 def address_of(listener: socket.socket) -> str:
-    """Return the address to open in a browser."""
+    """Return the URL to open in a browser."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -176,7 +168,7 @@ def _serve_photos(site: FastAPI, thumbnails: Thumbnails) -> None:
     @site.get("/photo/{row:int}")
     def photo(row: int) -> Response:
         try:
-            # Kept nowhere: under the same address another index has another photo.
+            # Not cached: another index has another photo at the same URL.
             return Response(thumbnails.get(row), media_type="image/jpeg", headers={"Cache-Control": "no-store"})
         except UserError as error:
             _log.warning("%s", error)

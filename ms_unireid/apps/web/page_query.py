@@ -1,4 +1,4 @@
-"""What the page asks: a description, a sketch or both, or an indexed photo; checked, and named for the history."""
+"""Queries of the page: a description, a sketch, both, or an indexed photo."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ _SHOWN = 60  # characters of a description in the history
 
 @dataclass(frozen=True)
 class PageQuery:
-    """One query as the page's form holds it.
+    """One query.
 
     Attributes:
         text: The description; may be empty.
         strokes: A drawing; may be empty. A query has a drawing or an upload, not both.
-        upload: An uploaded sketch at the size of the model's pictures, mode RGB.
-        photo: Row of an indexed photo to search from instead of all that.
-        photo_name: What the page calls it.
-        weight: How much the sketch counts against the text, 0-1.
-        top_k: How many photos to show.
+        upload: An uploaded sketch at the size of the model's input, mode RGB.
+        photo: Row of an indexed photo; replaces description and sketch.
+        photo_name: File name of that photo.
+        weight: Weight of the sketch, 0 to 1; the text has the rest.
+        top_k: Number of photos to show.
     """
 
     text: str = ""
@@ -35,28 +35,28 @@ class PageQuery:
 
     @property
     def has_sketch(self) -> bool:
-        """Tell whether there is a drawing or an upload."""
+        """Whether there is a drawing or an upload."""
         return bool(self.strokes) or self.upload is not None
 
     def check(self) -> None:
-        """Check that there is something to search for, and not too much.
+        """Check the query.
 
         Raises:
-            QueryError: If it is empty, or its description too long.
+            QueryError: If it is empty, or its description is too long.
         """
         if len(self.text) > MAX_CHARACTERS:
             raise QueryError(
-                f"The description has {len(self.text):,} characters; at most {MAX_CHARACTERS:,} are taken. Shorten it."
+                f"The description has {len(self.text):,} characters; the limit is {MAX_CHARACTERS:,}. Shorten it."
             )
         if self.photo is None and not self.has_sketch and not self.text.strip():
             raise QueryError("Nothing to search for yet: type a description, or draw or upload a sketch.")
 
     def sketch(self, image_size: tuple[int, int]) -> Image.Image | None:
-        """Return the drawing, rendered, or the upload; None if there is neither."""
+        """Return the rendered drawing or the upload; None if there is neither."""
         return Drawing(image_size, self.strokes).render() if self.strokes else self.upload
 
     def name(self) -> str:
-        """Name the query in a few words."""
+        """Return a short name, for the history."""
         if self.photo is not None:
             return f"photo {self.photo_name}"
         kind = "drawing" if self.strokes else "uploaded sketch" if self.upload else ""

@@ -1,4 +1,4 @@
-"""The page's sheet of paper: draw on it with mouse, pen or finger, or upload a sketch onto it instead."""
+"""The sketch of the page: a sheet to draw on with mouse, pen or finger, or an uploaded picture."""
 
 import base64
 import io
@@ -14,26 +14,24 @@ from ms_unireid.apps.web.worker import SearchWorker
 from ms_unireid.errors import UserError
 
 _POINTER = ("pointerdown", "pointermove", "pointerup", "pointerleave", "pointercancel")
-# A pen that only hovers says nothing.
+# Ignores a pen or mouse that hovers.
 _PRESSED_ONLY = '(e) => { if (e.buttons || e.mouse_event_type !== "pointermove") emit(e) }'
-_REFUSED = f"The upload was refused: one picture file (PNG, JPEG, …) of at most {MAX_BYTES // 2**20} MiB is taken."
+_REFUSED = f"The upload was refused. Choose one picture file (PNG, JPEG, …) of at most {MAX_BYTES // 2**20} MiB."
 
 
 class SketchBox:
-    """The sheet and its buttons. A drawing and an upload are alternatives: the later one stands.
+    """The sheet and its buttons, built in NiceGUI's current slot; it holds a drawing or an upload, not both.
+
+    Args:
+        worker: Decodes the uploads.
+        on_change: Called when the sheet has changed.
+        on_problem: Called with the error of an upload, or with an empty text after a good one.
 
     Attributes:
-        upload: The uploaded sketch at the size of the model's pictures, or None.
+        upload: The uploaded sketch at the size of the model's input, or None.
     """
 
     def __init__(self, worker: SearchWorker, on_change: Callable[[], None], on_problem: Callable[[str], None]):
-        """Build the elements in the current slot.
-
-        Args:
-            worker: Decodes the uploads, and knows the size of the model's pictures.
-            on_change: Called when the sheet is no longer what it was.
-            on_problem: Called with what is wrong with an upload, or with nothing after a good one.
-        """
         self.upload: Image.Image | None = None
         self._worker, self._on_change, self._on_problem = worker, on_change, on_problem
         self._drawing = Drawing(worker.image_size)
@@ -41,16 +39,16 @@ class SketchBox:
             self._build_paper()
             with ui.element("div").classes("sketch-side"):
                 self._build_buttons()
-                ui.label("Draw with mouse, pen or finger: head to feet, as large as the sheet.").classes("hint")
+                ui.label("Draw with mouse, pen or finger. Fill the sheet from head to feet.").classes("hint")
         self._draw()
 
     @property
     def strokes(self) -> tuple[Stroke, ...]:
-        """Return what is drawn."""
+        """The drawing."""
         return self._drawing.strokes
 
     def show(self, strokes: tuple[Stroke, ...], upload: Image.Image | None) -> None:
-        """Put a drawing or an upload on the sheet in place of what is there."""
+        """Replace the content of the sheet."""
         self._drawing = Drawing(self._worker.image_size, strokes)
         self.upload = upload
         self._refresh()
@@ -58,45 +56,45 @@ class SketchBox:
     def _build_paper(self) -> None:
         paper = ui.interactive_image(size=self._drawing.size, events=list(_POINTER), sanitize=False)
         paper.classes("paper").props('role="img" aria-label="Sheet to draw the person on"')
-        paper.on("mouse", self._follow_pen, js_handler=_PRESSED_ONLY)
-        self._paper, self._wet_ink = paper, paper.add_layer()
+        paper.on("mouse", self._on_pointer, js_handler=_PRESSED_ONLY)
+        self._paper, self._active_stroke = paper, paper.add_layer()
 
     def _build_buttons(self) -> None:
-        self._undo = _button("Undo", "undo", self._take_back)
-        self._clear = _button("Clear", "delete_outline", self._empty)
-        uploader = ui.upload(on_upload=self._receive, max_file_size=MAX_BYTES, auto_upload=True).classes("hidden")
+        self._undo = _button("Undo", "undo", self._on_undo)
+        self._clear = _button("Clear", "delete_outline", self._on_clear)
+        uploader = ui.upload(on_upload=self._on_upload, max_file_size=MAX_BYTES, auto_upload=True).classes("hidden")
         uploader.props(f'accept="{ACCEPTED_SUFFIXES}" aria-label="Sketch file"')
         uploader.on_rejected(lambda: self._on_problem(_REFUSED))
         in_browser = f"getElement({uploader.id}).$refs.qRef"
-        # Emptied once the browser has its answer: earlier, by the server, would abort the request that still waits
-        # for it, and a good upload would be told as refused.
-        empty = f"{in_browser}.reset()"
-        uploader.on("uploaded", js_handler=f"() => {empty}")
-        uploader.on("failed", lambda: self._on_problem(_REFUSED), js_handler=f"() => {{ {empty}; emit() }}")
-        # In the browser: it opens a file dialogue only straight from a click.
+        # The browser resets the uploader after the response. A reset by the server would abort the waiting request, and
+        # a good upload would be reported as refused.
+        reset = f"{in_browser}.reset()"
+        uploader.on("uploaded", js_handler=f"() => {reset}")
+        uploader.on("failed", lambda: self._on_problem(_REFUSED), js_handler=f"() => {{ {reset}; emit() }}")
+        # Runs in the browser, which opens a file dialogue only directly after a click.
         _button("Upload a sketch", "upload_file").on("click", js_handler=f"() => {in_browser}.pickFiles()")
 
-    def _follow_pen(self, event: events.GenericEventArguments) -> None:
+    def _on_pointer(self, event: events.GenericEventArguments) -> None:
         if self.upload is not None or not isinstance(event.args, dict):
             return
         kind, x, y = (event.args.get(name) for name in ("mouse_event_type", "image_x", "image_y"))
         if kind == "pointerdown":
             self._drawing.pen_down(x, y)
-            self._wet_ink.content = to_svg(self._drawing.latest)
+            self._active_stroke.content = to_svg(self._drawing.latest)
         elif kind == "pointermove":
             if self._drawing.pen_move(x, y):
-                self._wet_ink.content = to_svg(self._drawing.latest)
+                self._active_stroke.content = to_svg(self._drawing.latest)
         elif self._drawing.pen_up():
             self._refresh()
 
-    def _take_back(self) -> None:
+    def _on_undo(self) -> None:
         self._drawing.undo()
         self._refresh()
 
-    def _empty(self) -> None:
+    def _on_clear(self) -> None:
         self.show((), None)
 
-    async def _receive(self, event: events.UploadEventArguments) -> None:
+    async def _on_upload(self, event: events.UploadEventArguments) -> None:
         data = await event.file.read()
         try:
             picture = await self._worker.run(lambda: self._worker.fit(decode_upload(data)))
@@ -111,9 +109,8 @@ class SketchBox:
         self._on_change()
 
     def _draw(self) -> None:
-        """Show what the sheet holds."""
         self._paper.set_source(_data_url(self.upload) if self.upload else "")
-        self._paper.content, self._wet_ink.content = to_svg(self.strokes), ""
+        self._paper.content, self._active_stroke.content = to_svg(self.strokes), ""
         self._undo.set_enabled(bool(self.strokes))
         self._clear.set_enabled(bool(self.strokes) or self.upload is not None)
 

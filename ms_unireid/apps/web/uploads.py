@@ -1,4 +1,4 @@
-"""Uploaded sketches: bounded, decoded in memory, never written to disk."""
+"""Uploaded sketches: limited in size, decoded in memory, never written to disk."""
 
 import io
 
@@ -9,21 +9,16 @@ from ms_unireid.data.pictures import DECODE_ERRORS, UnusableError, describe, ope
 from ms_unireid.errors import DataError
 
 MAX_BYTES = 10 * 2**20
-# The largest cameras of telephones; decoding so many takes 200 MB for a moment.
+# The largest phone cameras; decoding takes about 200 MB for a moment.
 MAX_PIXELS = 50_000_000
+ACCEPTED_SUFFIXES = ".jpg,.jpeg,.png,.bmp,.gif,.webp,.ppm,.pgm,.tif,.tiff"
 
 
 def decode_upload(data: bytes) -> Image.Image:
-    """Decode an uploaded sketch.
-
-    Args:
-        data: The bytes of one picture file, whatever it is called.
-
-    Returns:
-        The picture in mode RGB, upright, on white where it is transparent, its longer side 1,024 pixels at most.
+    """Decode the bytes of a picture file: mode RGB, upright, on white, at most 1,024 pixels on the longer side.
 
     Raises:
-        DataError: If it is too large in bytes or pixels, animated, damaged, or not a picture in a known format.
+        DataError: If it has too many bytes or pixels, is animated or damaged, or is not a picture in a known format.
     """
     try:
         return _decode(data)
@@ -47,8 +42,5 @@ def _decode(data: bytes) -> Image.Image:
 
 
 def _is_animated(picture: Image.Image) -> bool:
-    # MPO: the photo of a telephone with a preview or a depth map behind it; its first picture is the photo.
+    # MPO is a phone's photo followed by a preview or a depth map.
     return picture.format != "MPO" and getattr(picture, "is_animated", False)
-
-
-ACCEPTED_SUFFIXES = ".jpg,.jpeg,.png,.bmp,.gif,.webp,.ppm,.pgm,.tif,.tiff"

@@ -1,4 +1,4 @@
-"""The one thread that a model lives in: it compiles there, and answers one query at a time, each to whom asked."""
+"""The search thread of the page: it owns the model and answers one query at a time."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from PIL import Image
 
-from ms_unireid.apps.search.searcher import Hit, Searcher
+from ms_unireid.apps.search.queries import Hit
+from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.apps.web.page_query import PageQuery
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import resize
@@ -19,11 +20,11 @@ _LAST_WORDS, _LAST_CHARACTERS = 5, 60
 
 @dataclass(frozen=True)
 class Answer:
-    """What a query found.
+    """The answer to a query.
 
     Attributes:
         hits: Best first.
-        note: What the user should know about how it was read; may be empty.
+        note: A hint for the user; may be empty.
     """
 
     hits: list[Hit]
@@ -31,23 +32,21 @@ class Answer:
 
 
 class SearchWorker:
-    """A searcher in a thread of its own.
+    """A searcher in its own thread; its graphs are compiled before the first query.
+
+    Args:
+        open_searcher: Called once, in the thread.
 
     Attributes:
-        searcher: Finds photos; only to be called in the thread.
-        image_size: Height and width of the model's pictures.
+        searcher: Call it only in the thread.
+        image_size: Height and width of the model's input.
+
+    Raises:
+        UserError: What `open_searcher` raises.
     """
 
     def __init__(self, open_searcher: Callable[[], Searcher]):
-        """Open the searcher and compile what a query runs, so that the first user does not wait for it.
-
-        Args:
-            open_searcher: Called once, in the thread.
-
-        Raises:
-            UserError: What opening raises.
-        """
-        # Uploads are decoded here as well: the largest take much memory, one at a time at most.
+        # The thread also decodes uploads: large ones need much memory, so one at a time.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
         self.searcher = self._thread.submit(open_searcher).result()
         model = self.searcher.config.model
@@ -58,7 +57,7 @@ class SearchWorker:
         self._thread.submit(self._answer, PageQuery(text="a person", upload=sheet)).result()
 
     async def run(self, call: Callable[[], Result]) -> Result:
-        """Run a function in the thread, after what waits there already."""
+        """Run a function in the thread, after those that wait already."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def search(self, query: PageQuery) -> Answer:
@@ -71,7 +70,7 @@ class SearchWorker:
         return await self.run(lambda: self._answer(query))
 
     def fit(self, picture: Image.Image) -> Image.Image:
-        """Resize a picture as the model's transform will, which then finds nothing left to do."""
+        """Resize a picture to the model's input size."""
         return Image.fromarray(resize(picture, self.image_size))
 
     def _answer(self, query: PageQuery) -> Answer:
@@ -83,12 +82,12 @@ class SearchWorker:
         return Answer(hits, self._note(text) if text else "")
 
     def _note(self, text: str) -> str:
-        """Tell where the model stops reading a description that is too long for it."""
+        """Return a hint if the description is too long for the model."""
         length = self._tokenizer.context_length
         if self._tokenizer.lengths([text])[0] <= length:
             return ""
         last = " ".join(self._tokenizer.decode(self._tokenizer([text])[0]).split()[-_LAST_WORDS:])
         return (
-            f"The description is longer than the model reads: only its first {length - 2} tokens count, "
+            f"The description is too long for the model, which reads the first {length - 2} tokens, "
             f"up to “… {last[-_LAST_CHARACTERS:]}”."
         )

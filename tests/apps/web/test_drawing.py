@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ms_unireid.apps.web.drawing import HEIGHT, MAX_POINTS, PEN, Drawing, to_svg
+from ms_unireid.apps.web.drawing import HEIGHT, MAX_POINTS, PEN_WIDTH, Drawing, to_svg
 
 SIZE = (384, 128)
 
@@ -38,8 +38,12 @@ def test_the_sheet_has_the_models_proportions(size):
 def test_a_line_lies_where_it_was_drawn():
     found = ink(drawn((20, 100), (100, 100)))
     rows, columns = np.nonzero(found)
-    assert rows.min() == pytest.approx(200 - PEN, abs=1.5) and rows.max() == pytest.approx(200 + PEN, abs=1.5)
-    assert columns.min() == pytest.approx(40 - PEN, abs=1.5) and columns.max() == pytest.approx(200 + PEN, abs=1.5)
+    assert rows.min() == pytest.approx(200 - PEN_WIDTH, abs=1.5) and rows.max() == pytest.approx(
+        200 + PEN_WIDTH, abs=1.5
+    )
+    assert columns.min() == pytest.approx(40 - PEN_WIDTH, abs=1.5) and columns.max() == pytest.approx(
+        200 + PEN_WIDTH, abs=1.5
+    )
     assert found[200, 40:200].all()
 
 
@@ -52,7 +56,7 @@ def test_a_touch_is_a_dot():
     drawing = drawn((64, 192))
     rows, columns = np.nonzero(ink(drawing))
     assert (rows.mean(), columns.mean()) == (pytest.approx(384, abs=1), pytest.approx(128, abs=1))
-    assert math.pi * PEN**2 == pytest.approx(len(rows), rel=0.35)
+    assert math.pi * PEN_WIDTH**2 == pytest.approx(len(rows), rel=0.35)
     assert 'points="64,192 64,192"' in to_svg(drawing.strokes)
 
 

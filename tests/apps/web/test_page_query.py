@@ -20,7 +20,7 @@ def test_nothing_is_refused_and_a_sketch_alone_is_something(text):
 
 def test_a_long_description_is_taken_and_a_longer_one_refused():
     PageQuery("x" * MAX_CHARACTERS).check()
-    with pytest.raises(QueryError, match="10,001 characters; at most 10,000 are taken"):
+    with pytest.raises(QueryError, match="10,001 characters; the limit is 10,000"):
         PageQuery("x" * (MAX_CHARACTERS + 1)).check()
 
 

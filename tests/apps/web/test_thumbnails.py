@@ -8,7 +8,7 @@ from data.tri_factory import put_picture
 from PIL import Image
 
 from ms_unireid.apps.search.index import PhotoIndex
-from ms_unireid.apps.web.thumbnails import LARGEST, Thumbnails
+from ms_unireid.apps.web.thumbnails import MAX_SIZE, Thumbnails
 from ms_unireid.errors import DataError
 
 SIZES = [(40, 120), (2000, 3000), (9, 6000)]
@@ -27,14 +27,14 @@ def test_a_photo_is_encoded_anew_and_bounded(index):
     for row in range(3):
         with Image.open(io.BytesIO(thumbnails.get(row))) as picture:
             assert picture.format == "JPEG"
-            assert picture.width <= LARGEST[0] and picture.height <= LARGEST[1]
+            assert picture.width <= MAX_SIZE[0] and picture.height <= MAX_SIZE[1]
             if SIZES[int(index.path(row).stem)] == (40, 120):
                 assert picture.size == (40, 120) and picture.getpixel((20, 60))[0] > 180
 
 
 @pytest.mark.parametrize("row", [-1, 3, 10**12])
 def test_other_rows_are_refused(index, row):
-    with pytest.raises(DataError, match=f"row {row} is not in the index, which has 3"):
+    with pytest.raises(DataError, match=f"row {row} is not in the index, which has 3 photos"):
         Thumbnails(index).get(row)
 
 
@@ -44,7 +44,7 @@ def test_a_photo_that_is_gone_or_another_one_is_refused(index):
     thumbnails.get(0)
     for row in (0, 1):
         index.path(row).write_bytes(index.path(2).read_bytes())
-        with pytest.raises(DataError, match="is not the photo that was indexed"):
+        with pytest.raises(DataError, match="has changed since it was indexed"):
             thumbnails.get(row)
         index.path(row).unlink()
         with pytest.raises(DataError, match="does not exist"):
@@ -57,7 +57,7 @@ def test_a_photo_that_left_the_index_is_refused(index, tmp_path):
     name.unlink()
     update(tmp_path / "index", tmp_path / "photos")
     name.write_bytes(content)
-    with pytest.raises(DataError, match="is not the photo that was indexed"):
+    with pytest.raises(DataError, match="has changed since it was indexed"):
         Thumbnails(index).get(1)
 
 
