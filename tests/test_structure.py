@@ -1,6 +1,7 @@
 """The house stands: imports lead downward only, light modules stay light, everything public is documented."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -49,6 +50,7 @@ SHIPPED_FILES = (
 )
 
 
+@functools.cache
 def module_files() -> dict[str, Path]:
     package = ROOT / PACKAGE
     files = (path for path in package.rglob("*.py") if path.name != "__init__.py")
@@ -66,6 +68,7 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
 def own_imports(path: Path) -> set[str]:
     """List the modules of the package that a file imports, without the package's name."""
     prefix = f"{PACKAGE}."
