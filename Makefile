@@ -1,9 +1,10 @@
-# make demo   set-up, synthetic Tri data, train a small UNIReID, evaluate, table and ranked-list picture
-# make app    after make demo: an index of its test photos, and the page to search them on http://127.0.0.1:8080
-# make test   set-up, lint, the whole test suite
-# make test-sketch   a part of it: set-up of an environment of its own, the tests that need MediaPipe
-# make parity set-up, the long parity tests on the full-size ViT-B/16
-# make test-mindnlp  set-up of an environment of its own (4 GB), the tests of the bridge to MindNLP
+# make demo          set-up, synthetic Tri data, train a small UNIReID, evaluate, table and ranked-list picture
+# make app           after make demo: an index of its test photos, and the page to search them on http://127.0.0.1:8080
+# make check         set-up, lint, the fast tests: two minutes
+# make test          set-up, lint, the whole test suite: twenty minutes
+# make test-sketch   part of it: the tests that need MediaPipe, in an environment of their own
+# make parity        set-up, the long parity tests on the full-size ViT-B/16
+# make test-mindnlp  the tests of the bridge to MindNLP, in an environment of their own (4 GB)
 PYTHON ?= python3
 VENV ?= .venv
 MINDNLP_VENV ?= .venv-mindnlp
@@ -11,8 +12,10 @@ SKETCH_VENV ?= .venv-sketch
 RUN ?= runs/demo
 TEST_WORKERS ?= 2
 PY := $(VENV)/bin/python
+PIP := -m pip install --quiet
+PYTEST := -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
-.PHONY: demo app test test-sketch browser parity test-mindnlp lint clean
+.PHONY: demo app check test test-sketch browser parity test-mindnlp lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output data/synthetic --workers 2
@@ -33,14 +36,17 @@ app: $(VENV)/app
 		--checkpoint $(RUN)/best_average.ckpt --output $(RUN)/index
 	$(PY) tools/app.py --index $(RUN)/index
 
+check: lint
+	$(PY) $(PYTEST) -m 'not slow and not full_size and not exhaustive'
+
 test: lint browser test-sketch
-	$(PY) -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
+	$(PY) $(PYTEST)
 
 test-sketch: $(SKETCH_VENV)/ready
 	$(SKETCH_VENV)/bin/python -m pytest tests/with_mediapipe
 
-# For the tests of the search page: a browser that is there, else the distribution's, else Playwright's own.
-browser: $(VENV)/tests
+# For the tests of the search page: an installed browser, or the distribution's, or Playwright's own.
+browser: $(VENV)/test
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
 		command -v $$name > /dev/null && exit 0; \
 	done; \
@@ -52,37 +58,34 @@ browser: $(VENV)/tests
 	$(PY) -m playwright install $$deps chromium \
 		|| { echo "no browser for the tests of the search page; install chromium or Google Chrome" >&2; exit 1; }
 
-parity: $(VENV)/tests
+parity: $(VENV)/test
 	$(PY) -m pytest -m exhaustive
 
 test-mindnlp: $(MINDNLP_VENV)/ready
 	$(MINDNLP_VENV)/bin/python -m pytest tests/with_mindnlp
 
-lint: $(VENV)/tests
+lint: $(VENV)/test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-$(VENV)/core: requirements.txt
+$(VENV)/core: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet -r requirements.txt
+	$(PY) $(PIP) -c constraints.txt -r requirements.txt
 	touch $@
 
-$(VENV)/app: requirements-app.txt $(VENV)/core
-	$(PY) -m pip install --quiet -r requirements.txt -r requirements-app.txt
+# The extras of the same name.
+$(VENV)/app $(VENV)/test: pyproject.toml $(VENV)/core
+	$(PY) $(PIP) -c constraints.txt -e '.[$(@F)]'
 	touch $@
 
-$(VENV)/tests: requirements-test.txt $(VENV)/core
-	$(PY) -m pip install --quiet -r requirements.txt -r requirements-test.txt
-	touch $@
-
-$(MINDNLP_VENV)/ready: requirements-mindnlp.txt requirements.txt
+$(MINDNLP_VENV)/ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(MINDNLP_VENV)
-	$(MINDNLP_VENV)/bin/python -m pip install --quiet -r requirements.txt -r requirements-mindnlp.txt
+	$(MINDNLP_VENV)/bin/python $(PIP) -e '.[mindnlp]'
 	touch $@
 
 $(SKETCH_VENV)/ready: requirements-sketch.txt
 	$(PYTHON) -m venv $(SKETCH_VENV)
-	$(SKETCH_VENV)/bin/python -m pip install --quiet -r requirements-sketch.txt "pytest>=8"
+	$(SKETCH_VENV)/bin/python $(PIP) -r requirements-sketch.txt "pytest>=8"
 	touch $@
 
 clean:

@@ -8,6 +8,8 @@ import importlib
 import os
 from typing import Any
 
+__version__ = "0.1.0"
+
 # A compiled step otherwise spins one CPU core while its kernels run; MindSpore reads this when it is imported.
 os.environ.setdefault("MS_DEV_RUNTIME_CONF", "graph_pipeline:false")
 

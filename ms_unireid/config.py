@@ -46,7 +46,7 @@ __all__ = [
     "to_yaml",
 ]
 
-# The project's own configs.
+# The installed configs; in a checkout a link to the top-level folder.
 CONFIGS = Path(__file__).with_name("configs")
 # (holds, key, what the key must be)
 _Rules = Iterator[tuple[bool, str, str]]
@@ -58,7 +58,8 @@ def load_config(
     """Read YAML files on top of their `base:` chains, apply overrides, check everything.
 
     Args:
-        path: The YAML file, or several of which a later one wins; None starts from the defaults.
+        path: A YAML file or the name of an installed config, such as "tri_cuhk_pedes/unireid"; a file that exists wins.
+            Of several a later one wins; None starts from the defaults.
         overrides: `section.key=value` strings, values in YAML; they win over the file.
 
     Raises:
@@ -67,10 +68,27 @@ def load_config(
     files = [] if path is None else [path] if isinstance(path, (str, Path)) else path
     layers: dict[Path, tuple[str, dict]] = {}
     for file in files:
-        for source, values in _read_chain(Path(file), ()):
+        for source, values in _read_chain(_find(Path(file)), ()):
             # A base that several files share counts once, where it first comes: it must not undo what came since.
             layers.setdefault(Path(source).resolve(), (source, values))
     return _build(list(layers.values()), overrides, [str(file) for file in files])
+
+
+def _installed() -> dict[str, Path]:
+    return {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in sorted(CONFIGS.rglob("*.yaml"))}
+
+
+def _find(path: Path, folder: Path = Path()) -> Path:
+    """Return the file, relative to the folder; if there is none, the installed config of this name."""
+    file = folder / path
+    return file if file.is_file() else _installed().get(path.as_posix().removesuffix(".yaml"), file)
+
+
+def _unknown(path: Path) -> ConfigError:
+    near = difflib.get_close_matches(path.with_suffix("").as_posix(), _installed(), n=3, cutoff=0.0)
+    return ConfigError(
+        f"{path}: no such file, and no installed config has this name; the nearest names are {', '.join(near)}"
+    )
 
 
 def config_from_dict(values: dict[str, Any], source: str, overrides: typing.Sequence[str] = ()) -> Config:
@@ -129,6 +147,8 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict]]:
         raise ConfigError(f"{path}: `base:` leads back to this file; break the circle")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _unknown(path) from error
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the config file ({error.strerror}); give an existing YAML file"
@@ -142,7 +162,7 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict]]:
     base = values.pop("base", None)
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: `base` must be one file name, found {base!r}")
-    below = [] if base is None else _read_chain(path.parent / base, (*seen, path.resolve()))
+    below = [] if base is None else _read_chain(_find(Path(base), path.parent), (*seen, path.resolve()))
     return [*below, (str(path), values)]
 
 

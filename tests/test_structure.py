@@ -42,11 +42,9 @@ SHIPPED_FILES = (
     "Makefile",
     "pyproject.toml",
     "requirements.txt",
-    "requirements-mindnlp.txt",
     "requirements-sketch.txt",
-    "requirements-onnx.txt",
-    "requirements-app.txt",
-    "requirements-faiss.txt",
+    "constraints.txt",
+    "CONTRIBUTING.md",
 )
 
 

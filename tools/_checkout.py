@@ -1,4 +1,4 @@
-"""Puts this checkout on the path, for tools that run without an installed package."""
+"""Puts this checkout first on the path, so that the tools run it, whether or not the package is installed."""
 
 import sys
 from pathlib import Path

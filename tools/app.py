@@ -1,4 +1,4 @@
-"""`unireid app` from a checkout, without installing; --help tells all."""
+"""Runs `unireid app` from this checkout; nothing has to be installed but requirements.txt."""
 
 from _checkout import run
 

@@ -1,4 +1,4 @@
-"""`unireid benchmark` from a checkout, without installing; --help tells all."""
+"""Runs `unireid benchmark` from this checkout; nothing has to be installed but requirements.txt."""
 
 from _checkout import run
 

@@ -1,4 +1,4 @@
-"""`unireid sketches` from a checkout, without installing; --help tells all."""
+"""Runs `unireid sketches` from this checkout; nothing has to be installed but requirements.txt."""
 
 from _checkout import run
 

@@ -1,4 +1,4 @@
-"""`unireid doctor` from a checkout, without installing; --help tells all."""
+"""Runs `unireid doctor` from this checkout; nothing has to be installed but requirements.txt."""
 
 from _checkout import run
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from ms_unireid import errors
 from ms_unireid.checkpoints import mindnlp_child
 from ms_unireid.errors import CheckpointError, EnvironmentProblem
+from ms_unireid.installation import child_command, install_extra
 
-_ROOT = Path(__file__).resolve().parents[2]
 _ENVIRONMENT = {
     # MindNLP asks a mirror otherwise; the user's own choice stands.
     "HF_ENDPOINT": "https://huggingface.co",
@@ -36,26 +36,25 @@ def export_clip(name_or_path: str, file: Path) -> None:
     """
     if importlib.util.find_spec("mindnlp") is None:
         raise EnvironmentProblem(
-            f"{name_or_path}: MindNLP is not installed; install requirements-mindnlp.txt in an environment of its own "
-            "and run this there, or download the model's folder and convert that, which needs no MindNLP"
+            f"{name_or_path}: MindNLP is not installed; install it in an environment of its own "
+            f"({install_extra('mindnlp')}) and run this there, or "
+            "download the model's folder and convert that, which needs no MindNLP"
         )
     path = Path(name_or_path)
     if path.exists() and not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: is no folder with a config.json; expected a Hugging Face folder of a CLIP")
-    # The child runs where the package is, so that it finds it.
-    code, last_line = _run([str(path.resolve()) if path.exists() else name_or_path, str(file.resolve())])
+    code, last_line = _run([name_or_path, str(file)])
     if code:
         raise _failure(name_or_path, code, last_line)
 
 
 def _run(arguments: list[str]) -> tuple[int, str]:
     """Run the child, pass on what it says line by line, and return its exit code and its last line, kept back."""
-    command = [sys.executable, "-m", mindnlp_child.__name__, *arguments]
+    command = child_command(mindnlp_child.__name__, *arguments)
     environment = {**_ENVIRONMENT, **os.environ}
     last = ""
     with subprocess.Popen(
         command,
-        cwd=_ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -16,6 +16,7 @@ from ms_unireid.checkpoints.formats.safetensors_file import write_safetensors
 from ms_unireid.checkpoints.formats.tensor_file import Entry
 from ms_unireid.errors import CheckpointError, EnvironmentProblem, UserError
 from ms_unireid.files import replacing
+from ms_unireid.installation import install_extra
 
 REFUSED = 2
 _NAMED = 3
@@ -65,7 +66,7 @@ def _import(name: str) -> tuple[Any, Any]:
     except Exception as error:  # packages that do not fit together fail in any way
         raise EnvironmentProblem(
             f"{name}: MindNLP cannot be imported ({type(error).__name__}: {_first_line(error)}); "
-            "install requirements-mindnlp.txt in an environment of its own"
+            f"install it in an environment of its own: {install_extra('mindnlp')}"
         ) from error
     mindtorch.load = _pickle_reader(mindtorch.from_numpy)
     # Else it asks the hub to convert a model that has no safetensors, in public.

@@ -1,1 +1,1 @@
-"""The command lines: parse, call one function, print."""
+"""The command lines: each parses, calls one function and prints."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ms_unireid.errors import EnvironmentProblem
+from ms_unireid.installation import install_extra
 from ms_unireid.runtime import check_packages
 
 TOKEN = "MS_UNIREID_TOKEN"
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     check_packages()
     if importlib.util.find_spec("nicegui") is None:
-        raise EnvironmentProblem("NiceGUI is not installed; the page needs: pip install -r requirements-app.txt")
+        raise EnvironmentProblem(f"NiceGUI is not installed; install it with: {install_extra('app')}")
     from ms_unireid.apps.search.searcher import Searcher
     from ms_unireid.apps.web.access import check_access
     from ms_unireid.apps.web.page import address_of, bind, build_site, serve

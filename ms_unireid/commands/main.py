@@ -1,4 +1,4 @@
-"""The command `unireid JOB ...`: finds the job, and turns mistakes into one line and an exit code."""
+"""The command `unireid JOB ...`: runs a job and reports a user's mistake in one line with exit code 2."""
 
 import difflib
 import importlib
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+from ms_unireid import __version__
 from ms_unireid.errors import Interrupted, UserError
 
 USER_ERROR = 2
@@ -26,15 +27,16 @@ JOBS = {
 
 
 def cli() -> None:
-    """Run `unireid JOB ARGUMENTS`, where Python's command line holds both."""
+    """Run `unireid JOB ARGUMENTS` from Python's command line and exit."""
     job = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if job in JOBS:
         sys.argv = [f"unireid {job}", *sys.argv[2:]]
         run(job)
     listed = "\n".join(f"  {name:10} {what}" for name, what in JOBS.items())
-    usage = f"usage: unireid JOB [options]\n\n{listed}\n\nunireid JOB --help tells a job's options"
-    if job in ("-h", "--help"):
-        print(usage)
+    usage = f"usage: unireid JOB [options]\n\n{listed}\n\nunireid JOB --help lists the options of a job"
+    answers = {"-h": usage, "--help": usage, "--version": f"unireid {__version__}"}
+    if job in answers:
+        print(answers[job])
         sys.exit(0)
     near = difflib.get_close_matches(job, JOBS, n=1, cutoff=0.0)[0]
     print(f"error: unknown job '{job}'; did you mean '{near}'?\n{usage}", file=sys.stderr)
@@ -42,9 +44,9 @@ def cli() -> None:
 
 
 def run(job: str) -> None:
-    """Run a job with Python's command line and exit: 0 done, 2 for a user's mistake, 128 + n after signal n.
+    """Run a job with Python's command line and exit: 0 done, 2 a user's mistake, 128 + n after signal n.
 
-    Mistakes are told in one line on stderr, without a traceback.
+    A mistake is one line on stderr, without a traceback.
     """
     _keep_stdout_for_results()
     code = 0
@@ -63,7 +65,7 @@ def run(job: str) -> None:
 
 
 def _keep_stdout_for_results() -> None:
-    """Send what compiled libraries print on stdout to stderr; MindSpore greets every run there."""
+    """Send what compiled libraries print on stdout to stderr; MindSpore prints there at every start."""
     sys.stdout.flush()
     results = os.dup(1)
     os.dup2(2, 1)

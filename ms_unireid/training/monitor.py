@@ -14,6 +14,7 @@ from typing import Any
 from ms_unireid.config import TASKS, Config
 from ms_unireid.errors import EnvironmentProblem, UserError
 from ms_unireid.evaluation.metrics import METRICS
+from ms_unireid.installation import install_extra
 from ms_unireid.training.curves import draw_curves
 from ms_unireid.training.run_folder import RunFolder, selection_scores
 
@@ -160,8 +161,8 @@ def _load_tensorboard() -> tuple[Any, Any]:
         from tensorboardX.proto import event_pb2
     except ImportError as error:
         raise EnvironmentProblem(
-            f"train.tensorboard=true: the writer cannot be loaded ({error}); install it with: pip install "
-            "'tensorboardX>=2.6.2.2', or set train.tensorboard=false"
+            f"train.tensorboard=true: the writer cannot be loaded ({error}); install it with: "
+            f"{install_extra('tensorboard')}, or set train.tensorboard=false"
         ) from error
     return event_pb2, EventsWriter
 

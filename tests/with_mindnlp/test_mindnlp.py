@@ -220,9 +220,9 @@ def test_a_name_that_is_not_found_is_refused(tmp_path, monkeypatch):
     assert_refused("nobody/nothing", tmp_path / "out.safetensors", "MindNLP cannot load it")
 
 
-def test_without_mindnlp_the_requirements_are_named(tmp_path, monkeypatch):
+def test_without_mindnlp_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert_refused("a/clip", tmp_path / "out.safetensors", "requirements-mindnlp.txt", EnvironmentProblem)
+    assert_refused("a/clip", tmp_path / "out.safetensors", "ms-unireid[mindnlp]", EnvironmentProblem)
 
 
 @pytest.fixture

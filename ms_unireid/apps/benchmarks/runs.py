@@ -13,10 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-MIB = 1 << 20
-_ROOT = Path(__file__).resolve().parents[3]
-_MAIN = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from ms_unireid.commands.main import cli; cli()"
+from ms_unireid.installation import child_command
 
+MIB = 1 << 20
 # MindSpore runs each kernel on one core for five times and on two for five, and then keeps to the better.
 WARM_UP = 10
 
@@ -25,8 +24,8 @@ Run = dict[str, float]
 
 
 def child(job: str, *arguments: object) -> list[str]:
-    """Return the command of a job in a process of its own, from wherever it is started."""
-    return [sys.executable, "-c", _MAIN, "benchmark", "run-one", job, *map(str, arguments)]
+    """Return the command of a job in a process of its own."""
+    return child_command("ms_unireid.commands.main", "benchmark", "run-one", job, *arguments)
 
 
 def alone(job: str, *arguments: object) -> Run:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ms_unireid.data.pictures import DECODE_ERRORS, MAX_PIXELS, decode_picture, describe, looks_whole
 from ms_unireid.errors import EnvironmentProblem
+from ms_unireid.installation import INSTALL_CORE
 
 _JPEG = b"\xff\xd8\xff"
 _CHUNK = 64
@@ -59,7 +60,7 @@ def check_all(
         EnvironmentProblem: If the JPEG decoder is not installed and not `quick`.
     """
     if not quick and importlib.util.find_spec("simplejpeg") is None:
-        raise EnvironmentProblem("simplejpeg is not installed; install it with: pip install -r requirements.txt")
+        raise EnvironmentProblem(f"simplejpeg is not installed; install it with: {INSTALL_CORE}")
     unique = list(dict.fromkeys(paths))
     found: dict[Path, CheckedPicture] = {}
     with ThreadPoolExecutor(workers or min(2 * (os.cpu_count() or 1), _MOST_THREADS)) as pool:

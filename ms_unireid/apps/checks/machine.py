@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,11 @@ from ms_unireid.apps.checks import machine_child as doctor_child
 from ms_unireid.apps.checks.packages import check_conflicts, check_packages, check_python
 from ms_unireid.data.findings import Finding
 from ms_unireid.errors import UserError
+from ms_unireid.installation import INSTALL_CORE, child_command
 
 if TYPE_CHECKING:
     from ms_unireid.config import Config
 
-_ROOT = Path(__file__).resolve().parents[3]
 _GIB = 2**30
 # What doctor_child.steps computes; MindSpore 2.7.0 and 2.10.0 agree on it within 1e-6 on a CPU, half precision within
 # 0.2 %.
@@ -85,8 +84,8 @@ def check_environment() -> Finding:
 def check_devices(config: "Config | None", limit: float) -> tuple[dict[str, int], Finding]:
     """Ask MindSpore which devices it can use; return their numbers by kind as well."""
     if importlib.util.find_spec("mindspore") is None:
-        fix = "pip install -r requirements.txt"
-        return {}, Finding("devices", "problem", "MindSpore is not installed: no device can be used", fix)
+        what = "MindSpore is not installed: no device can be used"
+        return {}, Finding("devices", "problem", what, INSTALL_CORE)
     counts, failure = run_child(["devices"], limit)
     if failure:
         return {}, Finding("devices", "problem", failure, "mend the packages above, or install MindSpore again")
@@ -189,10 +188,9 @@ def check_pretrained(config: "Config") -> Finding:
 
 def run_child(arguments: list[str], limit: float) -> tuple[dict[str, Any], str]:
     """Run a part of `doctor_child`; return its result and, if it has none, why."""
-    command = [sys.executable, "-m", doctor_child.__name__, *arguments]
+    command = child_command(doctor_child.__name__, *arguments)
     try:
-        # The child runs where the package is, so that it finds it.
-        done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, errors="replace", timeout=limit)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit)
     except subprocess.TimeoutExpired:
         return {}, f"no answer within {limit:g} s; a slow machine may need a longer --limit"
     lines = [line for line in done.stdout.splitlines() if line.startswith(doctor_child.RESULT)]
@@ -227,7 +225,7 @@ def _guarded(what: str, severity: str, check: Callable[[], Finding]) -> Finding:
     try:
         return check()
     except ImportError as error:
-        return Finding(what, "warning", f"not checked: {error}", "pip install -r requirements.txt")
+        return Finding(what, "warning", f"not checked: {error}", INSTALL_CORE)
     except UserError as error:
         detail, _, fix = " ".join(str(error).split()).partition("Fix: ")
         return Finding(what, severity, detail.rstrip(" ;"), fix)

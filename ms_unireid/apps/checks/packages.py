@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ms_unireid.data.findings import Finding
+from ms_unireid.installation import INSTALL_CORE
 
 PROJECT = "ms-unireid"
 _ROOT = Path(__file__).resolve().parents[3]
-_INSTALL = "pip install -r requirements.txt"
 _CONSEQUENCES = {"numpy": "; MindSpore's kernels crash with numpy 2"}
 
 
@@ -31,7 +31,9 @@ def check_python() -> Finding:
     version, allowed = platform.python_version(), _allowed_python()
     specifier_set = _packaging("specifiers", "SpecifierSet")
     if specifier_set is None:
-        return Finding("Python", "warning", f"{version}; not compared with {allowed}: packaging is missing", _INSTALL)
+        return Finding(
+            "Python", "warning", f"{version}; not compared with {allowed}: packaging is missing", INSTALL_CORE
+        )
     if specifier_set(allowed).contains(version, prereleases=True):
         return Finding("Python", "ok", f"{version} ({allowed})")
     return Finding("Python", "problem", f"{version}, expected {allowed}", f"use a Python {allowed}")
@@ -50,7 +52,7 @@ def check_conflicts() -> list[Finding]:
     """
     requirement = _packaging("requirements", "Requirement")
     if requirement is None:
-        return [Finding("dependencies", "warning", "not checked: the package packaging is missing", _INSTALL)]
+        return [Finding("dependencies", "warning", "not checked: the package packaging is missing", INSTALL_CORE)]
     installed = {_canonical(d.metadata["Name"]): d for d in importlib.metadata.distributions() if d.metadata["Name"]}
     wishes = {name: list(_wishes(dist, requirement)) for name, dist in installed.items()}
     ours = _closure([_canonical(requirement(text).name) for text in own_requirements()], wishes)
@@ -107,7 +109,7 @@ def _check_package(text: str) -> Finding:
         return Finding(name, "problem", f"not installed, expected {text}", fix)
     requirement = _packaging("requirements", "Requirement")
     if requirement is None:
-        return Finding(name, "warning", f"{version}; not compared with {text}: packaging is missing", _INSTALL)
+        return Finding(name, "warning", f"{version}; not compared with {text}: packaging is missing", INSTALL_CORE)
     if requirement(text).specifier.contains(version, prereleases=True):
         return Finding(name, "ok", f"{version} ({text})")
     return Finding(name, "problem", f"{version}, expected {text}{_CONSEQUENCES.get(name, '')}", fix)

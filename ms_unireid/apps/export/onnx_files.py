@@ -12,9 +12,10 @@ from typing import Any
 
 from ms_unireid.apps.optional import need
 from ms_unireid.errors import ExportError
+from ms_unireid.installation import install_extra
 
 OPEN = "batch"
-INSTALL = "install it with: pip install -r requirements-onnx.txt"
+INSTALL = f"install it with: {install_extra('onnx')}"
 _FIRST_CANDIDATE = 11
 
 

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from ms_unireid.apps.export import runner
 from ms_unireid.errors import ExportError
 from ms_unireid.evaluation.similarity import normalize_rows
+from ms_unireid.installation import child_command
 
 # As many rows as there are samples; none of them is what a file is written for.
 BATCH_SIZES = (1, 2, 5)
@@ -20,7 +20,6 @@ BATCH_SIZES = (1, 2, 5)
 TOLERANCE, LEAST_COSINE = 1e-4, 0.99
 _END = "nothing is kept"
 _EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Fail|InvalidProtobuf|InvalidGraph|InvalidArgument)\b.*: ")
-_ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,9 @@ def run_in_fresh_process(
         found.mkdir()
         for file in files:
             np.savez(given / f"{file.stem}.npz", **inputs[file.stem])
-        arguments = [given, found, ",".join(map(str, BATCH_SIZES)), *(file.resolve() for file in files)]
-        command = [sys.executable, "-m", runner.__name__, *map(str, arguments)]
-        done = subprocess.run(command, cwd=_ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        arguments = [given, found, ",".join(map(str, BATCH_SIZES)), *files]
+        command = child_command(runner.__name__, *arguments)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ExportError(_failure(files, done))
         return {file: _arrays(found / f"{file.name}.npz") for file in files}

@@ -17,6 +17,7 @@ from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.errors import DataError
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.files import replacing, write_json
+from ms_unireid.installation import install_extra
 
 ROWS_AT_ONCE = 1 << 15
 QUERIES_AT_ONCE = 32
@@ -209,4 +210,4 @@ def _recall(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 def _faiss() -> ModuleType:
-    return need("faiss", "approximate search", "pip install -r requirements-faiss.txt")
+    return need("faiss", "approximate search", f"install it with: {install_extra('faiss')}")

@@ -18,10 +18,11 @@ from ms_unireid.apps.optional import need, versions
 from ms_unireid.apps.sketch.onnx_model import OnnxModel, fingerprint
 from ms_unireid.apps.sketch.pictures import opacity, pad_to, read_grey, resize
 from ms_unireid.errors import ConfigError, DataError, EnvironmentProblem
+from ms_unireid.installation import install_extra
 
 INSTALL = (
-    "install it, best in an environment of its own, with: pip install -r requirements-sketch.txt; or choose another "
-    "--background (mask, onnx, none)"
+    "install it with: pip install -r requirements-sketch.txt in an environment of its own, or beside MindSpore "
+    f"{install_extra('sketch')}; or choose another --background (mask, onnx, none)"
 )
 # uint8 (H, W, 3) and the photo's relative name to opacity, float32 (H, W), 0-1.
 Masker = Callable[[np.ndarray, str], np.ndarray]

@@ -20,8 +20,9 @@ from ms_unireid.apps.optional import need
 from ms_unireid.apps.sketch.pictures import pad_to, resize
 from ms_unireid.config import overridden
 from ms_unireid.errors import ConfigError
+from ms_unireid.installation import install_extra
 
-INSTALL = "install it with: pip install -r requirements-onnx.txt"
+INSTALL = f"install it with: {install_extra('onnx')}"
 
 
 @dataclass(frozen=True)

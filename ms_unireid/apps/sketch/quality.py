@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from scipy.stats import wasserstein_distance
 
 from ms_unireid.apps.sketch.artist import Artist
 from ms_unireid.apps.sketch.pictures import read_grey, resize
@@ -117,6 +116,8 @@ def summarize(measures: Mapping[str, SketchMeasures], references: Sequence[Sketc
         "outside_mask_percent": _spread(outside) if outside else None,
     }
     if references:
+        from scipy.stats import wasserstein_distance  # slow to import
+
         theirs = [reference.coverage for reference in references]
         result["reference"] = {
             "sketches": len(references),

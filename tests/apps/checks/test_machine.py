@@ -58,7 +58,7 @@ def child(monkeypatch, tmp_path):
 
     def pretend(script):
         (tmp_path / "stand_in.py").write_text(script, encoding="utf-8")
-        monkeypatch.setattr(doctor, "_ROOT", tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.setattr(doctor_child, "__name__", "stand_in")
 
     return pretend

@@ -1,0 +1,25 @@
+"""How the package is installed: what to tell a user to install, and child processes that find the package."""
+
+import sys
+from pathlib import Path
+
+INSTALL_CORE = "pip install ms-unireid, or -r requirements.txt in a checkout"
+# `python -m` would look in the user's folder first, and not in the checkout.
+_RUN_MODULE = """import sys
+sys.path[:] = [path for path in sys.path if path]
+if {parent!r} not in sys.path:
+    sys.path.insert(0, {parent!r})
+import runpy
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
+
+
+def install_extra(name: str) -> str:
+    """Return the command that installs an extra, for messages."""
+    return f"pip install 'ms-unireid[{name}]', or '.[{name}]' in a checkout"
+
+
+def child_command(module: str, *arguments: object) -> list[str]:
+    """Return the command that runs a module of this package in a new process, from any folder."""
+    code = _RUN_MODULE.format(parent=str(Path(__file__).resolve().parents[1]), module=module)
+    return [sys.executable, "-c", code, *map(str, arguments)]
