@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import math
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -86,7 +85,7 @@ def config(*overrides):
 
 
 def test_the_ranges_are_those_of_the_requirements_file():
-    text = (Path(doctor_packages.__file__).parents[2] / "requirements.txt").read_text(encoding="utf-8")
+    text = (CONFIGS.parent / "requirements.txt").read_text(encoding="utf-8")
     assert doctor_packages.own_requirements() == [x for x in text.splitlines() if x and not x.startswith("#")]
     assert len(doctor_packages.own_requirements()) >= 8
 
