@@ -1,6 +1,6 @@
-"""What processes started by `msrun` do together, on MindSpore's own collectives: HCCL, NCCL or, on the CPU, MCCL.
+"""Operations of the processes that `msrun` starts, on MindSpore's collectives: HCCL, NCCL or, on a CPU, MCCL.
 
-Every function here but `start` is called by all processes or by none, in the same order: who is alone in it waits.
+All processes must call each function but `start`, in the same order; a process that calls it alone waits forever.
 """
 
 import os
@@ -15,13 +15,11 @@ from ms_unireid.runtime import ALONE, Processes
 
 
 def start() -> Processes:
-    """Join the processes that `msrun` started; a process started otherwise is alone, and nothing is touched.
+    """Join the processes that `msrun` started; a process started otherwise is `ALONE`.
 
-    Call it once, with the device selected, before the first tensor and before anything is written: `msrun` runs the
-    same script once more as its scheduler, which stays in this call until all others have ended, and ends in it.
-
-    Raises:
-        EnvironmentProblem: If the processes do not find each other or, in the scheduler, if one was lost.
+    Call it once, with the device selected, before the first tensor and before any file is written: `msrun` also runs
+    the script as its scheduler, which stays in this call until all others have ended, and ends in it. If the processes
+    do not find each other, or one is lost, it raises an EnvironmentProblem.
     """
     if "MS_ROLE" not in os.environ:
         return ALONE
@@ -38,19 +36,18 @@ def start() -> Processes:
 
 
 class GatherWithGradient(nn.Cell):
-    """Joins equal blocks of rows of all processes, in rank order, so that a loss sees the global batch.
+    """Joins the equal blocks of rows of all processes in rank order, so that a loss sees the global batch.
 
-    Its gradient, for a process's block, is the sum over all processes of their losses' gradients with respect to that
-    block. Where every process computes the same loss of the joined rows, that is `size` times the loss's gradient, and
-    the mean over processes of the parameters' gradients is exactly the gradient of the loss.
+    The gradient of a process's block is the sum over all processes of their losses' gradients for that block. Where
+    every process computes the same loss of the joined rows, it is `size` times the loss's gradient, and the mean over
+    processes of the parameters' gradients is exactly the gradient of the loss.
 
-    It sums blocks padded with zeros, on every device: the gradient of ops.AllGather has no CPU kernel, features are
-    small, and so what the tests run is what trains.
+    It sums blocks padded with zeros, because the gradient of ops.AllGather has no CPU kernel; features are small.
     """
 
     def __init__(self, processes: Processes):
         super().__init__(auto_prefix=False)
-        # A mask and not a position, so that all processes have one graph, with its collectives in one order.
+        # A mask, not a position: all processes then have the same graph, with collectives in the same order.
         self.own = Tensor(np.arange(processes.size) == processes.rank)
         self.sum = ops.AllReduce()
 
@@ -59,18 +56,18 @@ class GatherWithGradient(nn.Cell):
         blocks = rows.expand_dims(0)
         own = self.own.reshape((-1,) + (1,) * rows.ndim)
         joined = self.sum(ops.where(own, blocks, ops.zeros_like(blocks)))  # (size, B, ...)
-        # Something must stand between the sum and what follows: MindSpore rewrites AllReduce(x) * y + z, for the sake
-        # of weight decay, as AllReduce(x + z) * y, which in the gradient of a normalisation is wrong.
+        # The reshape keeps the sum apart from what follows: for weight decay, MindSpore rewrites AllReduce(x) * y + z
+        # as AllReduce(x + z) * y, which is wrong in the gradient of a normalisation.
         return joined.reshape((-1,) + rows.shape[1:])
 
 
 def gradient_reducer(params: Sequence[Parameter], processes: Processes) -> nn.Cell | None:
-    """Return the cell that turns the gradients of `params`, a tuple, into their means over processes; alone, None."""
+    """Return the cell that replaces gradients of `params`, a tuple, by their means over processes; alone, None."""
     return None if processes.size == 1 else nn.DistributedGradReducer(params, mean=True, degree=processes.size)
 
 
 def broadcast_parameters(params: Iterable[Parameter], processes: Processes) -> None:
-    """Give the parameters of every process the values they have in the first."""
+    """Set the parameters of every process to the values in the first process."""
     if processes.size == 1:
         return
     broadcast = ops.Broadcast(0)
@@ -79,19 +76,19 @@ def broadcast_parameters(params: Iterable[Parameter], processes: Processes) -> N
 
 
 def all_gather_rows(array: np.ndarray, processes: Processes) -> np.ndarray:
-    """Join equal blocks of rows (N, ...) of numbers of all processes in rank order: (size * N, ...), bits unchanged."""
+    """Join the equal blocks of rows (N, ...) of all processes in rank order: (size * N, ...), bits unchanged."""
     return array if processes.size == 1 else ops.AllGather()(Tensor(array)).asnumpy()
 
 
 def mean_over_processes(values: Sequence[float], processes: Processes) -> list[float]:
-    """Return the mean of each number over all processes, in float32; what is not finite in one is so in all."""
+    """Return the mean of each number over all processes, in float32; it is not finite if one of them is not."""
     if processes.size == 1:
         return list(values)
     return (ops.AllReduce()(Tensor(values, ms.float32)).asnumpy() / processes.size).tolist()
 
 
 def any_process(flag: bool, processes: Processes) -> bool:
-    """Return whether any process says yes; all get the same answer."""
+    """Return, in all processes, whether `flag` is true in any of them."""
     if processes.size == 1:
         return flag
     return bool(ops.AllReduce()(Tensor([float(flag)], ms.float32)).asnumpy()[0] > 0)

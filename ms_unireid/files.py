@@ -16,8 +16,7 @@ from ms_unireid.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file name beside `path`, with its suffix; on success the file replaces `path`.
 
-    Raises:
-        UserError: If it cannot be written; an old file at `path` stays.
+    If it cannot be written, it raises a UserError and an old file at `path` stays.
     """
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
@@ -38,8 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a new hidden folder beside `path`; on success it replaces `path` with all its contents.
 
-    Raises:
-        UserError: If it cannot be written; an old folder at `path` stays.
+    If it cannot be written, it raises a UserError and an old folder at `path` stays.
     """
     path = path.absolute()
     fresh, old = (path.with_name(f".{path.name}.{word}") for word in ("partial", "old"))
@@ -70,21 +68,13 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
+    """Write a text file in UTF-8; if it cannot be written, raise a UserError."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
+    """Write a value as indented JSON; if it cannot be written, raise a UserError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

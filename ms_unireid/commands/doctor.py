@@ -60,4 +60,4 @@ def main(arguments: Sequence[str]) -> None:
         write_json(options.json, to_json(findings))
     problems = sum(finding.state == "problem" for finding in findings)
     if problems:
-        raise EnvironmentProblem(f"{problems} of {len(findings)} checks found a problem; mend them as the table says")
+        raise EnvironmentProblem(f"{problems} of {len(findings)} checks found a problem; fix them as the table says")

@@ -48,4 +48,4 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         write_json(options.json, to_json(report))
     if report.problems:
-        raise DataError(f"{options.root}: problems: {report.problems}; mend them as the report says")
+        raise DataError(f"{options.root}: problems: {report.problems}; fix them as the report says")

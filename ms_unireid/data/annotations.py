@@ -55,8 +55,7 @@ def read_captions(file: Path, path_key: str) -> tuple[CaptionEntry, ...]:
     authors' code, any split but train and test counts as val.
 
     Raises:
-        DataError: If the file cannot be read, an entry is malformed, a photo comes twice, or a path leaves the photo
-            folder.
+        DataError: If the file or an entry is malformed, a photo appears twice, or a path leaves the photo folder.
     """
     entries, first = [], {}
     for index, raw in enumerate(read_raw_captions(file)):
@@ -71,21 +70,13 @@ def read_captions(file: Path, path_key: str) -> tuple[CaptionEntry, ...]:
 
 
 def read_raw_captions(file: Path) -> list[object]:
-    """Read the entries of a caption file without checking them.
-
-    Raises:
-        DataError: See `read_entries`.
-    """
+    """Read the entries of a caption file without checking them."""
     fix = "Fix: copy the file again from the data set's download."
     return read_entries(file, list, "a JSON list with one object per photo", fix)
 
 
 def parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionEntry:
-    """Check one entry of a caption file; see `read_captions`.
-
-    Raises:
-        DataError: If it is malformed; with the file, the entry's index, what was expected and the fix.
-    """
+    """Check one entry of a caption file; a malformed one raises a DataError. See `read_captions`."""
     where = f"{file}, entry {index}"
     fix = "Fix: correct this entry, or copy the file again from the data set's download."
     if not isinstance(raw, dict):
@@ -105,11 +96,7 @@ def parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionEn
 
 
 def parse_identity(value: object) -> int:
-    """Return an identity given as an integer or a string of digits.
-
-    Raises:
-        ValueError: If it is neither, negative or too large for an int32 label.
-    """
+    """Return an identity given as an integer or a string of digits; anything else raises a ValueError."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 12:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_ID:
@@ -127,11 +114,7 @@ def _photo_name(value: object) -> str:
 
 
 def check_captions(value: object) -> tuple[str, ...]:
-    """Return a list of captions, unchanged.
-
-    Raises:
-        ValueError: If it is not a list, is empty, or a caption is blank or not a string.
-    """
+    """Return a list of captions, unchanged; an empty list or a blank caption raises a ValueError."""
     if not isinstance(value, list) or not value:
         raise ValueError(f"'captions' must be a list of at least one caption, found {value!r:.80}")
     for caption in value:

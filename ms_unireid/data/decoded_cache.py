@@ -44,11 +44,7 @@ class PictureState(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "PictureState":
-        """Return the state of a file.
-
-        Raises:
-            OSError: If it cannot be read.
-        """
+        """Return the state of a file; an OSError if it cannot be read."""
         status = os.stat(path)
         return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
@@ -188,20 +184,12 @@ class DecodedCache:
         self.pixels, self.rows = pixels, rows
 
     def __call__(self, path: Path) -> np.ndarray:
-        """Return a picture's pixels, uint8 (H, W, 3), read-only.
-
-        Raises:
-            KeyError: If the cache was opened without the picture.
-        """
+        """Return a picture's pixels, uint8 (H, W, 3), read-only; a KeyError if the cache was opened without it."""
         return self.pixels[self.rows[path]]
 
 
 def pixel_loader(runtime: RuntimeConfig, image_size: tuple[int, int], paths: Iterable[Path]) -> PixelLoader:
-    """Return the loader of a run's pictures: the cache in `runtime.decoded_cache`, or `load_pixels` if that is null.
-
-    Raises:
-        UserError: See `open_decoded_cache`.
-    """
+    """Return the loader of a run's pictures: the cache in `runtime.decoded_cache`, `load_pixels` if that is null."""
     if runtime.decoded_cache is None:
         return functools.partial(load_pixels, image_size=image_size)
     return open_decoded_cache(Path(runtime.decoded_cache), image_size, paths, runtime.workers)

@@ -33,8 +33,7 @@ class EvaluationSet:
     Attributes:
         person_ids: (N,) person of each photo.
         styles: Style, artist or sub-folder of each sketch.
-        caption_photos: (C,) photo of each caption; sketch i is then drawn from photo i. None if captions and sketches
-            belong to persons.
+        caption_photos: (C,) photo of each caption, and sketch i is drawn from photo i; None if they belong to persons.
         caption_persons: (C,) person of each caption; computed if `caption_photos` is given.
         sketch_persons: (S,) person of each sketch; computed if `caption_photos` is given.
         cameras: (N,) camera of each photo; None if not known.
@@ -73,15 +72,11 @@ def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
     if config.name == pku_sketch.NAME:
         return _load_pku_sketch(config, split, captions)
     sketch_set = market_sketch.load_market_sketch(Path(config.root), split, captions=captions)
-    return from_sketch_set(sketch_set)
+    return _from_sketch_set(sketch_set)
 
 
 def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
-    """Turn NAME=FOLDER texts into data sections; all other values are the config's.
-
-    Raises:
-        ConfigError: If a text has another form or names no known data set.
-    """
+    """Turn NAME=FOLDER texts into data sections, with all other values of the config."""
     found = []
     for text in texts:
         name, _, folder = text.partition("=")
@@ -112,15 +107,10 @@ def _load_pku_sketch(config: DataConfig, split: str, captions: Path | None) -> E
         raise DataError(f"{config.name} has no split {split!r}. Fix: use test, the whole data set with its ten trials.")
     sketch_set = pku_sketch.load_pku_sketch(Path(config.root), captions, config.allow_partial)
     drawn = trials(sketch_set, file=None if config.trials is None else Path(config.trials))
-    return from_sketch_set(sketch_set, tuple(np.array(trial.test) for trial in drawn))
+    return _from_sketch_set(sketch_set, tuple(np.array(trial.test) for trial in drawn))
 
 
-def from_sketch_set(sketch_set: SketchSet, tested: tuple[np.ndarray, ...] = ()) -> EvaluationSet:
-    """Make the evaluation set of a data set whose sketches belong to persons; `tested` holds the persons of each trial.
-
-    Raises:
-        DataError: If a picture is missing or damaged.
-    """
+def _from_sketch_set(sketch_set: SketchSet, tested: tuple[np.ndarray, ...] = ()) -> EvaluationSet:
     check_pictures(record.path for record in (*sketch_set.photos, *sketch_set.sketches))
     captions = [(text, person) for person, texts in sketch_set.captions.items() for text in texts]
     cameras = [photo.camera for photo in sketch_set.photos]

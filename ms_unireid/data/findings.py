@@ -73,10 +73,7 @@ def finding(
 def count_defects(
     what: str, where: Path | str, *checks: tuple[State, Sequence[object], str, str]
 ) -> Iterator[DataFinding]:
-    """Yield a finding for each check that found something.
-
-    A check is a tuple of state, things affected, words for them (their number is added) and fix.
-    """
+    """Yield a finding for each check (state, things affected, words for them, fix) that found something."""
     for state, affected, words, fix in checks:
         if affected:
             yield finding(what, state, f"{words}: {len(affected):,}", where, affected, fix)

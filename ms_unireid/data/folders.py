@@ -11,21 +11,14 @@ from ms_unireid.data.findings import DataFinding, count_defects, listed
 from ms_unireid.data.pictures import list_files
 from ms_unireid.errors import DataError
 
-Entries = TypeVar("Entries", list, dict)
+_Entries = TypeVar("_Entries", list, dict)
 
 
 def find_folder(name: str, root: Path, usual: str, marks: Sequence[str], others: Sequence[str] = ()) -> Path:
-    """Find the folder of a data set, which is `root` or in it.
+    """Find the folder of the data set `name`: `root`, or the folder `usual` or one like the patterns `others` in it.
 
-    Args:
-        name: The data set, for the error.
-        root: The folder, or the one that contains it.
-        usual: Name of the folder in the download.
-        marks: Files and folders; the data set's folder holds at least one of them.
-        others: Glob patterns of other names of the folder; such a folder must hold a mark.
-
-    Raises:
-        DataError: If there is no such folder, or more than one.
+    `marks` are files and folders, of which the folder holds at least one. If there is no such folder, or more than one,
+    it raises a DataError.
     """
     root = Path(root)
     if (root / usual).is_dir():
@@ -70,25 +63,22 @@ def count_by_folder(missing: Iterable[str], named: Iterable[str]) -> str:
 
 
 EXTENSIONS = r"\.(?:jpg|jpeg|png|bmp)"
-# Files that file managers and archivers leave behind.
-_LEFT_BEHIND = re.compile(r"(?:^|/)(?:\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
+# Hidden files, and those of file managers and archivers.
+_SYSTEM_FILES = re.compile(r"(?:^|/)(?:\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 
 
 def matching_files(folder: Path, pattern: re.Pattern, form: str) -> tuple[list[re.Match], list[DataFinding]]:
     """Return the matches of the names of the files directly in a folder, sorted by name, and findings.
 
-    A missing or empty folder, files in sub-folders and names that do not match are problems; files that file managers
-    leave behind are ignored. `form` is the pattern in words.
-
-    Raises:
-        DataError: If the folder exists but cannot be listed.
+    A missing or empty folder, files in sub-folders and names that do not match (`form` in words) are problems; files of
+    file managers and archivers are ignored.
     """
     what = f"{folder.name}/"
     if not folder.is_dir():
         parent = folder.parent
         there = f"{parent} holds {contents(parent)}" if parent.is_dir() else f"{parent} does not exist"
         return [], [_nothing(folder, f"the folder is missing; {there}")]
-    names = sorted(name for name in list_files(folder) if not is_left_behind(name))
+    names = sorted(name for name in list_files(folder) if not is_system_file(name))
     found = [(name, pattern.fullmatch(name)) for name in names if "/" not in name]
     findings = _too_deep(folder, [name for name in names if "/" in name])
     if not names:
@@ -99,9 +89,9 @@ def matching_files(folder: Path, pattern: re.Pattern, form: str) -> tuple[list[r
     return [match for _, match in found if match is not None], findings
 
 
-def is_left_behind(path: str) -> bool:
+def is_system_file(path: str) -> bool:
     """Return whether a file is hidden, or comes from a file manager or archiver."""
-    return _LEFT_BEHIND.search(path) is not None
+    return _SYSTEM_FILES.search(path) is not None
 
 
 def _nothing(folder: Path, detail: str) -> DataFinding:
@@ -118,7 +108,7 @@ def _too_deep(folder: Path, names: list[str]) -> list[DataFinding]:
     return [*count_defects(f"{folder.name}/", folder, ("problem", names, words, fix))]
 
 
-def read_entries(file: Path, kind: type[Entries], expected: str, fix: str) -> Entries:
+def read_entries(file: Path, kind: type[_Entries], expected: str, fix: str) -> _Entries:
     """Read a JSON file of entries; every such file that a user brings is read here.
 
     `kind` is the type of the whole file, list or dict; `expected`, in words, and `fix` are for the error.
@@ -139,11 +129,7 @@ def read_entries(file: Path, kind: type[Entries], expected: str, fix: str) -> En
 
 
 def read_text(file: Path, fix: str) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        DataError: If it cannot be read or has another encoding.
-    """
+    """Read a UTF-8 text file, with or without a byte order mark; a file that cannot be read raises a DataError."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:

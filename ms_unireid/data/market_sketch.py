@@ -35,11 +35,7 @@ _FIX = "copy the missing files from the data set's download, or remove the other
 
 
 def find_root(root: Path) -> Path:
-    """Find the folder of Market-Sketch-1K: `root`, or a folder in it whose name begins with market or mask.
-
-    Raises:
-        DataError: If there is no such folder, or more than one.
-    """
+    """Find the folder of Market-Sketch-1K: `root`, or one in it that begins with market or mask; see `find_folder`."""
     return find_folder(NAME, root, FOLDER, MARKS, OTHER_FOLDERS)
 
 

@@ -26,11 +26,7 @@ class PhotoSet:
 
 
 def dataset_photos(name: str, root: Path) -> PhotoSet:
-    """List the photos that the caption file of a Tri data set names; the photos need not exist.
-
-    Raises:
-        DataError: See `read_tri_pedes`.
-    """
+    """List the photos that the caption file of a Tri data set names; the photos need not exist."""
     tri = read_tri_pedes(name, root)
     return PhotoSet(
         folder=tri.folder / PHOTOS,
@@ -44,11 +40,8 @@ def dataset_photos(name: str, root: Path) -> PhotoSet:
 def folder_photos(folder: Path, identity_pattern: str | None = None) -> PhotoSet:
     """List the picture files of a folder and its sub-folders, without hidden ones.
 
-    The first group of `identity_pattern`, searched in each relative path, is the person.
-
-    Raises:
-        DataError: If the folder is missing or cannot be listed, or the pattern does not match a name.
-        ConfigError: If the pattern is not a regular expression with a group.
+    The first group of `identity_pattern`, searched in each relative path, is the person; a path without a match raises
+    a DataError.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of the photos")

@@ -14,18 +14,18 @@ from PIL import Image, UnidentifiedImageError
 
 from ms_unireid.errors import DataError
 
-# A pedestrian crop has less than a million pixels. Pillow only warns at this size and refuses twice of it.
+# A pedestrian crop has less than a million pixels. Pillow only warns at this size, and refuses twice the size.
 MAX_PIXELS = 89_478_485
 # A fixed list: no file reaches a decoder that starts another program (EPS) or is rarely used.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
-FIX = "Fix: copy the file again from the data set's archive; a broken download or a full disk leaves such files."
+FIX = "Fix: copy the file again from the data set's archive; a broken download or a full disk may have damaged it."
 
 
 class UnusableError(Exception):
     """A picture is refused although a decoder might accept it; the message is for the user."""
 
 
-# What Pillow's decoders raise on damaged files; KeyError for a format that this build of Pillow has not.
+# What Pillow's decoders raise on damaged files; KeyError for a format that this build of Pillow does not support.
 DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error, zlib.error,
     Image.DecompressionBombError, UnusableError,
@@ -36,8 +36,7 @@ DECODE_ERRORS = (
 def opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture without reading its pixels, and close it at the end.
 
-    Raises:
-        One of `DECODE_ERRORS`: If it is empty, too large or cannot be read; `describe` turns them into words.
+    It raises one of `DECODE_ERRORS` if the picture is empty, too large or cannot be read.
     """
     with open(path, "rb") as file, opened_file(file) as picture:
         yield picture
@@ -111,10 +110,8 @@ def check_pictures(paths: Iterable[Path]) -> None:
 def list_files(folder: Path) -> frozenset[str]:
     """List the files of a folder and its sub-folders, following links: relative paths with forward slashes.
 
-    One listing is far faster than tens of thousands of look-ups, and its letter case is exact on every file system.
-
-    Raises:
-        DataError: If the folder or one of its sub-folders cannot be read.
+    One listing is faster than tens of thousands of look-ups, and its letter case is exact on every file system. A
+    folder that cannot be read raises a DataError.
     """
     found: set[str] = set()
     pending = [(str(folder), "", frozenset())]
@@ -144,11 +141,7 @@ def _decode(path: Path) -> Image.Image:
 
 
 def decode_picture(file: BinaryIO) -> Image.Image:
-    """Decode the picture in an open file or in memory completely, in mode RGB; see `load_picture`.
-
-    Raises:
-        One of `DECODE_ERRORS`: If it is empty, not a picture, truncated or too large.
-    """
+    """Decode the picture in an open file or in memory as `load_picture`; it raises one of `DECODE_ERRORS`."""
     with opened_file(file) as picture:
         return picture.convert("RGB")
 
@@ -171,11 +164,7 @@ def _defects(paths: list[Path]) -> list[tuple[Path, str]]:
 
 
 def looks_whole(path: Path) -> bool:
-    """Return whether a file begins and ends as a PNG or a JPEG does, without reading the rest.
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
+    """Return whether a file begins and ends as a PNG or a JPEG does, without reading the rest."""
     with open(path, "rb", buffering=0) as file:
         head = file.read(8)
         size = file.seek(0, os.SEEK_END)

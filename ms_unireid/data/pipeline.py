@@ -26,11 +26,11 @@ class TrainingSource:
     Args:
         pairs: All training pairs.
         batches: Pair indices of each batch: `epoch_batches`, or this process's `shard` of them.
-        transform: Augmentation; seed, epoch and the pair's index decide it.
+        transform: Augmentation; seed, epoch and the pair's index decide it, not the number of processes.
         tokenizer: Caption to token ids.
         seed: The run's seed.
         epoch: The epoch.
-        processes: Those that share the batches; their number does not change the augmentation.
+        processes: Those that share the batches.
         load: Returns a picture's pixels at the transform's size; None decodes the file.
     """
 

@@ -34,11 +34,7 @@ _PART_FIX = f"{_STYLE_FIX}; {_PART}"
 
 
 def find_root(root: Path) -> Path:
-    """Find the folder of PKU-Sketch: `root`, or a folder in it whose name begins with PKU.
-
-    Raises:
-        DataError: If there is no such folder, or more than one.
-    """
+    """Find the folder of PKU-Sketch: `root`, or a folder in it that begins with PKU; see `find_folder`."""
     return find_folder(NAME, root, FOLDER, MARKS, OTHER_FOLDERS)
 
 
@@ -64,10 +60,7 @@ def load_pku_sketch(root: Path, captions: Path | None = None, allow_partial: boo
 
 
 def examine(folder: Path, allow_partial: bool) -> tuple[SketchSet, list[DataFinding]]:
-    """Read what is readable of PKU-Sketch, without captions; return it with the findings that are not ok.
-
-    With `allow_partial` missing files are warnings.
-    """
+    """Read what is readable, without captions; return it with all findings. With `allow_partial` gaps are warnings."""
     photo_names, findings = matching_files(folder / PHOTOS, _PHOTO, "ID_CAMERA_FRAME.jpg")
     sketch_names, sketch_findings = matching_files(folder / SKETCHES, _SKETCH, "ID.jpg")
     styles, style_findings = _read_styles(folder / STYLES)

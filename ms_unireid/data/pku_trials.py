@@ -22,9 +22,9 @@ from ms_unireid.data.sketch_sets import SketchSet
 from ms_unireid.errors import DataError
 from ms_unireid.files import write_json
 
-COUNT = 10
-SEED = 0
-RULE = (
+_COUNT = 10
+_SEED = 0
+_RULE = (
     "trial t tests, of each style, the identities whose SHA-256 of 'pku_sketch/SEED/t/IDENTITY' comes first in "
     "hexadecimal order; SEED, t (from 1) and IDENTITY are decimal numbers"
 )
@@ -42,23 +42,20 @@ class Trial:
     test: tuple[int, ...]
 
 
-def trials(sketch_set: SketchSet, count: int = COUNT, seed: int = SEED, file: Path | None = None) -> tuple[Trial, ...]:
+def trials(
+    sketch_set: SketchSet, count: int = _COUNT, seed: int = _SEED, file: Path | None = None
+) -> tuple[Trial, ...]:
     """Return the trials; each tests 50 persons, or as many in proportion of a part of the data set.
 
     Without a file, a hash draws them: they are the same on every machine and for every version of Python and numpy.
-
-    Args:
-        sketch_set: PKU-Sketch or a part of it, with styles.
-        count: Number of trials.
-        seed: Another seed draws other trials.
-        file: A JSON file of `write_trials` or a folder of index lists, to read them from.
+    `file` is a JSON file of `write_trials` or a folder of index lists.
 
     Raises:
         DataError: If a sketch has no style, or the file is damaged, does not fit the data or has fewer trials.
     """
     styles = _styles(sketch_set)
     if count < 1:
-        raise DataError(f"{count} trials requested, expected at least 1. Fix: request {COUNT}.")
+        raise DataError(f"{count} trials requested, expected at least 1. Fix: request {_COUNT}.")
     if file is None:
         return tuple(_trial(styles, _drawn(styles, seed, number)) for number in range(1, count + 1))
     tested = _read_lists(file) if file.is_dir() else _read_file(file, styles)
@@ -69,17 +66,12 @@ def trials(sketch_set: SketchSet, count: int = COUNT, seed: int = SEED, file: Pa
     return tuple(_trial(styles, test) for test in tested[:count])
 
 
-def write_trials(file: Path, sketch_set: SketchSet, count: int = COUNT, seed: int = SEED) -> None:
-    """Draw trials and write them to a file for others, with the rule, the seed and the styles.
-
-    Raises:
-        DataError: If a sketch has no style.
-        UserError: If the file cannot be written.
-    """
+def write_trials(file: Path, sketch_set: SketchSet, count: int = _COUNT, seed: int = _SEED) -> None:
+    """Draw trials and write them to a file for others, with the rule, the seed and the styles."""
     styles = _styles(sketch_set)
     tested = [list(trial.test) for trial in trials(sketch_set, count, seed)]
     described = _describe_styles(Counter(styles.values()))
-    write_json(file, {"data_set": "pku_sketch", "rule": RULE, "seed": seed, "styles": described, "trials": tested})
+    write_json(file, {"data_set": "pku_sketch", "rule": _RULE, "seed": seed, "styles": described, "trials": tested})
 
 
 def counts_to_test(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -62,13 +62,8 @@ def read_person_captions(
 ) -> dict[int, tuple[str, ...]]:
     """Read the captions of persons; return those of the wanted persons, raw, ascending by identity.
 
-    Args:
-        file: JSON, or lines as in `TriReID.txt` if the name ends in `.txt`.
-        wanted: Identities that must have a caption.
-        known: Identities that may have one; None means `wanted`.
-
-    Raises:
-        DataError: If the file is malformed, a caption is blank, an identity is unknown or has no caption.
+    The file is JSON, or has lines as in `TriReID.txt` if its name ends in `.txt`. A person who is not `known` (None
+    means `wanted`), or a wanted person without a caption, raises a DataError.
     """
     captions = _from_lines(file) if file.suffix.lower() == ".txt" else _from_json(file)
     unknown = sorted(captions.keys() - set(wanted if known is None else known))

@@ -32,12 +32,7 @@ _PIECES = (
 
 
 class Tokenizer:
-    """Turns captions into rows of `context_length` token ids.
-
-    Raises:
-        ValueError: If `context_length` is below 2: start and end token need room.
-        DataError: If the vocabulary file is missing or damaged.
-    """
+    """Turns captions into rows of `context_length` token ids; at least 2, for the start and the end token."""
 
     vocab_size = 49408
     start_token = 49406
@@ -53,9 +48,6 @@ class Tokenizer:
         """Return the token ids of one caption or several, int32 (N, context_length): start, caption, end, zeros.
 
         A caption that is too long is cut; its last id is the end token.
-
-        Raises:
-            TypeError: If a caption is not a string.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = np.zeros((len(texts), self.context_length), dtype=np.int32)
@@ -95,8 +87,7 @@ class Tokenizer:
 def read_merges(path: Path = VOCABULARY) -> list[tuple[str, str]]:
     """Read the merge table `bpe_simple_vocab_16e6.txt.gz`: the 48,894 merges that CLIP uses, most frequent first.
 
-    Raises:
-        DataError: If the file is missing or is not the published one.
+    A file that is missing or not the published one raises a DataError.
     """
     fix = "Fix: install ms_unireid again, or copy the file from the folder clip/ of github.com/openai/CLIP."
     try:

@@ -30,11 +30,7 @@ def resize(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def load_pixels(path: Path, image_size: tuple[int, int]) -> np.ndarray:
-    """Decode a picture file and resize it to (H, W); uint8 (H, W, 3).
-
-    Raises:
-        DataError: See `load_picture`.
-    """
+    """Decode a picture file as `load_picture` and resize it to (H, W); uint8 (H, W, 3)."""
     return resize(load_picture(path), image_size)
 
 

@@ -16,7 +16,7 @@ from ms_unireid.data.pictures import check_pictures, list_files
 from ms_unireid.errors import DataError
 
 PHOTOS = "imgs"
-RAW_DOWNLOAD = "caption_all.json"
+_RAW_DOWNLOAD = "caption_all.json"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TriPedesLayout:
     @property
     def marks(self) -> tuple[str, ...]:
         """Return the files and folders by which the data set's folder is recognised."""
-        return (*self.annotation_files, RAW_DOWNLOAD, PHOTOS)
+        return (*self.annotation_files, _RAW_DOWNLOAD, PHOTOS)
 
     @property
     def sketch_prefixes(self) -> tuple[str, ...]:
@@ -104,11 +104,7 @@ class TriPedes:
     def checked_annotations(
         self, splits: Sequence[str], allow_identity_gaps: bool = False
     ) -> dict[str, tuple[Annotation, ...]]:
-        """Return `annotations`, every photo and sketch checked to be a whole picture.
-
-        Raises:
-            DataError: As `annotations`, or if a picture is damaged.
-        """
+        """Return `annotations`; a photo or sketch that is not a whole picture raises a DataError."""
         loaded = self.annotations(splits, allow_identity_gaps)
         check_pictures(path for split in splits for a in loaded[split] for path in (a.photo, a.sketch))
         return loaded
@@ -126,11 +122,7 @@ def read_tri_pedes(name: str, root: Path) -> TriPedes:
 
 
 def find_root(name: str, root: Path) -> Path:
-    """Find the folder of a data set: `root`, or a folder in it.
-
-    Raises:
-        DataError: If the data set is unknown or its folder is missing.
-    """
+    """Find the folder of a data set: `root`, or a folder in it; see `find_folder`."""
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}. Fix: use one of {', '.join(DATASETS)}.")
     return find_folder(name, root, DATASETS[name].folder, DATASETS[name].marks)
@@ -146,9 +138,9 @@ def caption_file(layout: TriPedesLayout, folder: Path) -> Path:
         if (folder / file_name).is_file():
             return folder / file_name
     expected = " or ".join(layout.annotation_files)
-    if (folder / RAW_DOWNLOAD).is_file():
+    if (folder / _RAW_DOWNLOAD).is_file():
         raise DataError(
-            f"{folder}: found {RAW_DOWNLOAD}, expected {expected}. {RAW_DOWNLOAD} is the raw download: it has "
+            f"{folder}: found {_RAW_DOWNLOAD}, expected {expected}. {_RAW_DOWNLOAD} is the raw download: it has "
             f"no split and numbers the identities differently, so the published splits cannot be made from it. "
             f"Fix: ask the data set's authors for {expected} and put it here."
         )
@@ -168,11 +160,7 @@ def _check_splits(file: Path, splits: Sequence[str], present: Sequence[str]) -> 
 
 
 def check_contiguous(file: Path, layout: TriPedesLayout, identities: set[int]) -> None:
-    """Check that training identities are numbered without gaps.
-
-    Raises:
-        DataError: If they are not; with the first gap.
-    """
+    """Raise a DataError if training identities are not numbered without gaps."""
     start = layout.first_train_identity
     if identities == set(range(start, start + len(identities))):
         return
@@ -225,11 +213,8 @@ def match_sketches(
 ) -> dict[str, str]:
     """Map photos to their sketches, in the archive layout that fits most photos; photos without a sketch are left out.
 
-    Args:
-        layout: The data set's layout.
-        wanted: Photos whose sketches are wanted, relative to the photo folder.
-        present: Files, relative to the sketch folder; so are the results.
-        photos: All photos of the data set.
+    `wanted` and `photos` (all of the data set) are relative to the photo folder, `present` and the results to the
+    sketch folder.
     """
     best: dict[str, str] = {}
     for prefix in layout.sketch_prefixes:

@@ -15,7 +15,7 @@ def test_this_installation_trains_and_the_data_are_found(data, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     findings = {finding["what"]: finding for finding in json.loads(file.read_text(encoding="utf-8"))}
     assert {"Python", "mindspore", "numpy", "dependencies", "devices", "memory", "disk"} <= findings.keys()
-    assert findings["step CPU fp32"]["detail"].endswith("as known")
+    assert findings["step CPU fp32"]["detail"].endswith("as expected")
     assert findings["data set"]["state"] == findings["model.pretrained"]["state"] == "ok"
     assert "problem" not in {finding["state"] for finding in findings.values()}
     assert done.stdout.splitlines()[0].split() == ["state", "what", "found"]

@@ -31,7 +31,7 @@ def test_a_data_set_with_problems(tmp_path):
     (folder / "imgs/cam/1.jpg").write_bytes(b"")
     done = verify("--dataset", "icfg_pedes", "--root", folder, "--json", file)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == f"error: {folder}: problems: 2; mend them as the report says"
+    assert done.stderr.splitlines()[-1] == f"error: {folder}: problems: 2; fix them as the report says"
     assert "cam/0.jpg" in done.stdout and "the file is empty (0 bytes)" in done.stdout
     assert json.loads(file.read_text(encoding="utf-8"))["usable"] is False
 

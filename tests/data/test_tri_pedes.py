@@ -3,9 +3,12 @@
 import time
 
 import pytest
-from data.tri_factory import build, entry, real_data, touch, usual_entries
+from data.tri_factory import build, entry, put_picture, real_data, touch, usual_entries
 
+from ms_unireid.config import load_config
+from ms_unireid.data import folders
 from ms_unireid.data.annotations import Annotation, Pair, training_pairs
+from ms_unireid.data.evaluation_sets import load_evaluation_set
 from ms_unireid.data.tri_pedes import DATASETS, find_root, read_tri_pedes
 from ms_unireid.errors import DataError
 
@@ -261,6 +264,19 @@ def test_missing_sketches(tmp_path):
     (folder / "imgs-sketch2/cam/1.jpg").unlink()
     with pytest.raises(DataError, match=r"sketches of 1 of 4 photos .*cam 1 of 4.*cam/1\.jpg.*Fix: .*build_sketches"):
         load(tmp_path)
+
+
+def test_training_and_evaluation_read_the_caption_file_once(tmp_path, monkeypatch):
+    from ms_unireid.training.trainer import plan_data
+
+    build(tmp_path, NAME, put=put_picture)
+    read, config = [], load_config(None, [f"data.root={tmp_path}", "eval.splits=[val,test]"])
+    monkeypatch.setattr(folders, "read_text", lambda file, fix: read.append(file) or file.read_text())
+    plan = plan_data(config)
+    assert {split: len(rows) for split, rows in plan.splits.items()} == {"train": 4, "val": 1, "test": 1}
+    assert [file.name for file in read] == ["reid_raw.json"]
+    assert len(load_evaluation_set(config.data, "test").photos) == 1
+    assert [file.name for file in read] == ["reid_raw.json"] * 2
 
 
 def test_one_listing_serves_many_files(tmp_path):

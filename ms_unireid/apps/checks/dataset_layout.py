@@ -1,4 +1,4 @@
-"""Where a data set and its files really lie: wrong folder levels, other names, packed archives, half downloads."""
+"""Find a data set and its files where they really are: wrong levels, other names, archives, partial downloads."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -10,20 +10,15 @@ from ms_unireid.data import market_sketch, pku_sketch, tri_pedes
 from ms_unireid.data.findings import DataFinding, count_defects, from_error
 from ms_unireid.errors import DataError
 
-_DEPTH = 3  # folders below the given root that are looked into
-_MOST_FOLDERS = 2000  # a root that is somebody's whole disk must not be searched for ever
+_DEPTH = 3  # levels of folders searched below the root
+_MOST_FOLDERS = 2000  # the root may be a whole disk
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".rar", ".7z", ".001")
 _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a data set is found and recognised.
-
-    Attributes:
-        find_root: Finds its folder as the loader does.
-        marks: Files and folders of which its folder has all of one group.
-    """
+    """How a data set is found (as its reader does) and recognised: its folder holds all `marks` of one group."""
 
     find_root: Callable[[Path], Path]
     marks: tuple[tuple[str, ...], ...]
@@ -44,14 +39,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 def locate(name: str, root: Path) -> tuple[Path | None, list[DataFinding]]:
-    """Find a data set's folder, also where the loader would not.
+    """Find a data set's folder, even where its reader does not look; add a problem if the reader does not find it.
 
-    Args:
-        name: A key of ``KINDS``.
-        root: What the user gave.
-
-    Returns:
-        The folder, None if there is none, and a problem if the loader does not find it.
+    The folder is None if the data set is not found.
     """
     kind = KINDS[name]
     try:
@@ -60,21 +50,21 @@ def locate(name: str, root: Path) -> tuple[Path | None, list[DataFinding]]:
         actual = _search(kind, root)
         if actual is None:
             return None, [from_error("folder", error), *_other_kinds(name, root), *packed(root)]
-        detail = f"the data set lies in {actual}, where the loader does not look with this root"
+        detail = f"the data set is in {actual}, where training does not look with this root"
         fix = f"give --root {actual}, and data.root={actual} for training"
         return actual, [DataFinding("folder", "problem", detail, fix, str(root), 1)]
     if _is_kind(kind, folder):
         return folder, []
     below = next(_below(kind, folder), None)
     if below is None:
-        return folder, _other_kinds(name, folder)  # what lacks in it is told by the checks of its files
-    detail = f"the data set lies too deep, in {below}"
-    fix = f"move what is in {below} into {folder}; or give --root {below}, and data.root={below} for training"
+        return folder, _other_kinds(name, folder)  # the checks of its files report what is missing
+    detail = f"the data set is too deep, in {below}"
+    fix = f"move the contents of {below} into {folder}; or give --root {below}, and data.root={below} for training"
     return below, [DataFinding("folder", "problem", detail, fix, str(folder), 1)]
 
 
 def packed(folder: Path) -> list[DataFinding]:
-    """Warn of archives and unfinished downloads directly in a folder."""
+    """Return warnings about archives and unfinished downloads directly in a folder."""
     if not folder.is_dir():
         return []
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -91,14 +81,10 @@ def packed(folder: Path) -> list[DataFinding]:
 
 
 def elsewhere(missing: Collection[str], files: Iterable[str]) -> dict[str, list[str]]:
-    """Find files that are missing in their place under another folder.
-
-    Args:
-        missing: Relative paths; their extension may differ where they are found.
-        files: Paths of all files of the data set's folder.
+    """Find missing files below other folders.
 
     Returns:
-        For each prefix such that `prefix + path` is there the paths it has, the prefix with the most first.
+        For each prefix such that `prefix + path` exists, with any extension, those paths; most paths first.
     """
     wanted = {_stem(path): path for path in missing}
     found: dict[str, list[str]] = defaultdict(list)
@@ -110,7 +96,7 @@ def elsewhere(missing: Collection[str], files: Iterable[str]) -> dict[str, list[
 
 
 def nearly(missing: Sequence[str], present: Iterable[str]) -> list[str]:
-    """Return what is missing only because its extension or the case of its letters differs."""
+    """Return the missing paths of which only extension or letter case differ from a present one."""
     there = {_stem(path).lower() for path in present}
     return [path for path in missing if _stem(path).lower() in there]
 
@@ -149,7 +135,7 @@ def _children(folder: Path) -> Iterator[Path]:
     try:
         yield from (child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())
     except OSError:
-        return  # a folder that may not be read is not the one
+        return  # not readable, so not the data set's folder
 
 
 def _other_kinds(name: str, root: Path) -> list[DataFinding]:

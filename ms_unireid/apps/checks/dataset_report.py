@@ -1,10 +1,11 @@
-"""What the verifier found, as text and as JSON."""
+"""The verifier's report, as text and as JSON."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from tabulate import tabulate
 
 from ms_unireid.data.findings import DataFinding, to_table
 from ms_unireid.data.findings import to_json as findings_to_json
@@ -12,13 +13,9 @@ from ms_unireid.data.findings import to_json as findings_to_json
 
 @dataclass(frozen=True)
 class CountRow:
-    """How many of something there are.
+    """A count of a split (or `all`): identities, photos, captions, sketches or sketches of a style.
 
-    Attributes:
-        split: A split, or all.
-        what: identities, photos, captions, sketches or a style.
-        found: How many the files here name.
-        published: How many the published data set has; None if that is not known.
+    `found` is the count here, `published` that of the published data set; None if not known.
     """
 
     split: str
@@ -29,14 +26,7 @@ class CountRow:
 
 @dataclass(frozen=True)
 class FolderRow:
-    """What lies in one folder.
-
-    Attributes:
-        folder: Its name below the photo folder, or below the data set's.
-        named: Photos that the caption file expects in it; None where there is no caption file.
-        photos: Photos that are there.
-        sketches: Sketches that are there.
-    """
+    """Pictures in one folder: photos that the caption file names (None without one), photos and sketches that exist."""
 
     folder: str
     named: int | None
@@ -46,17 +36,17 @@ class FolderRow:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found about a data set.
+    """All results of a verification.
 
     Attributes:
-        dataset: Its name.
-        folder: Where it lies; None if it was not found.
-        findings: What was looked at, in order.
+        dataset: Name of the data set.
+        folder: Its folder; None if it was not found.
+        findings: Findings in order.
         counts: Counts beside the published ones.
-        folders: Counts of each folder.
-        pictures: How many pictures were checked.
-        quick: Whether of these only the ends.
-        seconds: How long that took.
+        folders: Counts by folder.
+        pictures: Number of pictures checked.
+        quick: Whether only their ends were checked.
+        seconds: Duration of the check of the pictures.
     """
 
     dataset: str
@@ -70,18 +60,18 @@ class Report:
 
     @property
     def problems(self) -> int:
-        """Return how many findings are problems."""
+        """Return the number of problems among the findings."""
         return sum(finding.state == "problem" for finding in self.findings)
 
 
 def to_text(report: Report) -> str:
-    """Write a report for people: counts, folders, findings, and the answer in the last line."""
+    """Lay out a report as text: counts, folders, findings, and the result in the last line."""
     warnings = sum(finding.state == "warning" for finding in report.findings)
     usable = "not usable" if report.problems else "usable"
     parts = [
         f"{report.dataset} in {report.folder}" if report.folder else f"{report.dataset}: not found",
-        _columns(["split", "what", "found", "published"], [_cells(row) for row in report.counts], 2),
-        _columns(["folder", "named", "photos", "sketches"], [_cells(row) for row in report.folders], 1),
+        _table(["split", "what", "found", "published"], report.counts),
+        _table(["folder", "named", "photos", "sketches"], report.folders),
         to_table(report.findings),
         f"{usable}; problems: {report.problems}, warnings: {warnings}",
     ]
@@ -89,12 +79,7 @@ def to_text(report: Report) -> str:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Turn a report into what is written as JSON.
-
-    Returns:
-        The keys dataset, folder, usable, findings, counts, folders, pictures, quick and seconds; rows are dictionaries
-        of their attributes.
-    """
+    """Return a report as JSON: its attributes, with `usable` instead of the number of problems."""
     return {
         "dataset": report.dataset,
         "folder": str(report.folder) if report.folder else None,
@@ -108,54 +93,9 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _cells(row: CountRow | FolderRow) -> list[str]:
-    return [f"{cell:,}" if isinstance(cell, int) else cell or "-" for cell in dataclasses.astuple(row)]
-
-
-def _columns(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
-    """Align the first columns, which are texts, to the left and numbers to the right."""
+def _table(head: list[str], rows: tuple[CountRow, ...] | tuple[FolderRow, ...]) -> str:
     if not rows:
         return ""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    aligned = [
-        [cell.ljust(width) for cell, width in zip(row[:texts], widths, strict=False)]
-        + [cell.rjust(width) for cell, width in zip(row[texts:], widths[texts:], strict=True)]
-        for row in (head, *rows)
-    ]
-    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
-
-
-@dataclass(frozen=True)
-class ListedPicture:
-    """One picture that is there and belongs to the data set.
-
-    Attributes:
-        path: Its file.
-        kind: photo or sketch.
-        person: Identity; None if no caption file tells it.
-        split: Split; empty if it has none.
-    """
-
-    path: Path
-    kind: Literal["photo", "sketch"]
-    person: int | None = None
-    split: str = ""
-
-
-@dataclass
-class Scan:
-    """What a data set's files say.
-
-    Attributes:
-        findings: What was looked at.
-        counts: Split and what, to how many.
-        folders: Rows of the table of folders.
-        pictures: Photos and sketches that are there.
-        captions: Person and caption, raw.
-    """
-
-    findings: list[DataFinding] = field(default_factory=list)
-    counts: dict[tuple[str, str], int] = field(default_factory=dict)
-    folders: list[FolderRow] = field(default_factory=list)
-    pictures: list[ListedPicture] = field(default_factory=list)
-    captions: list[tuple[int, str]] = field(default_factory=list)
+    align = ["left" if field.type is str else "right" for field in dataclasses.fields(rows[0])]
+    cells = [dataclasses.astuple(row) for row in rows]
+    return tabulate(cells, head, "plain", intfmt=",", missingval="-", colalign=align, disable_numparse=[0])

@@ -1,7 +1,7 @@
-"""Checks of an installation, a machine and what a config names; each returns findings and none ends the doctor.
+"""The doctor's checks of an installation, a machine and the files that a config names.
 
-Only the standard library is imported at the top: the doctor runs, and says so, where any package is missing. What
-needs MindSpore runs in `doctor_child`, in a process of its own.
+Only the standard library is imported at the top: the doctor runs even if packages are missing. What needs MindSpore
+runs in `machine_child`, in a process of its own.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_unireid.apps.checks import machine_child as doctor_child
+from ms_unireid.apps.checks import machine_child
 from ms_unireid.apps.checks.packages import check_conflicts, check_packages, check_python
 from ms_unireid.data.findings import Finding
 from ms_unireid.errors import UserError
@@ -26,27 +26,26 @@ if TYPE_CHECKING:
     from ms_unireid.config import Config
 
 _GIB = 2**30
-# What doctor_child.steps computes; MindSpore 2.7.0 and 2.10.0 agree on it within 1e-6 on a CPU, half precision within
-# 0.2 %.
+# The results of machine_child.steps: MindSpore 2.7.0 and 2.10.0 agree within 1e-6 on a CPU, float16 within 0.2 %.
 _KNOWN = {"features": 0.905554, "losses": [6.216792, 5.221235, 4.345783, 3.967518]}
 _TOLERANCE = 0.02
-# ViT-B/16 at 384x128 in float32 on a CPU: 10.3 GiB for a step of 8 pairs, 2.2 of them weights, gradients and moments.
+# ViT-B/16 at 384x128 in float32 on a CPU: 10.3 GiB for a step of 8 pairs, of which 2.2 for weights, gradients, moments.
 _PAIR_GIB, _USUAL_PAIRS = 1.0, 8
-# Of the weights' size: the last state, the previous and the one being written have two moments beside them; four best.
+# In units of the weights' size: three states of a run, each with two moments, and four best checkpoints.
 _CHECKPOINTS = 3 * 3 + 4
-# Where the machine has a device, and what MindSpore needs to see it.
+# The file that shows that a machine has a device, and what MindSpore needs to use it.
 _DRIVERS = {
     "Ascend": ("/dev/davinci_manager", "install CANN and source its set_env.sh before the start"),
     "GPU": ("/dev/nvidiactl", "put the libraries of CUDA 11.6 and cuDNN 8 on LD_LIBRARY_PATH"),
 }
 
 
-def examine(config: "Config | None", asked: bool, limit: float) -> Iterator[Finding]:
-    """Run every check, yielding findings as they come.
+def examine(config: "Config | None", requested: bool, limit: float) -> Iterator[Finding]:
+    """Run every check and yield its findings.
 
     Args:
-        config: What a run would use; None if it cannot be read without the packages that lack.
-        asked: Whether the user named it; what a default config lacks is a warning only.
+        config: The config of a run; None if packages to read it are missing.
+        requested: Whether the user gave the config; problems of the default config are only warnings.
         limit: Seconds that each child process may take.
     """
     yield check_python()
@@ -56,85 +55,87 @@ def examine(config: "Config | None", asked: bool, limit: float) -> Iterator[Find
     counts, finding = check_devices(config, limit)
     yield finding
     memory: dict[str, int] = {}
-    for device in (name for name in doctor_child.DEVICES if counts.get(name)):
+    for device in (name for name in machine_child.DEVICES if counts.get(name)):
         for precision in ("fp32",) if device == "CPU" else ("fp32", "mixed"):
             result, finding = check_steps(device, _device_id(config), precision, limit)
             memory[device] = result.get("memory") or 0
             yield finding
     if config is None:
-        yield Finding("config", "warning", "memory, disk, data and weights not checked: packages are missing")
+        yield Finding("config", "warning", "memory, disk, data and weights are not checked: packages are missing")
         return
-    severity = "problem" if asked else "warning"
-    yield _guarded("memory", severity, lambda: check_memory(config, asked, memory))
-    yield _guarded("disk", severity, lambda: check_disk(config, asked))
+    severity = "problem" if requested else "warning"
+    yield _guarded("memory", severity, lambda: check_memory(config, requested, memory))
+    yield _guarded("disk", severity, lambda: check_disk(config, requested))
     yield _guarded("data set", severity, lambda: check_data(config))
     yield _guarded("model.pretrained", severity, lambda: check_pretrained(config))
 
 
 def check_environment() -> Finding:
-    """Check the variable that keeps a compiled step from spinning a core; the package sets it unless it is set."""
+    """Check the variable that keeps a compiled step from spinning a core; the package sets it by default."""
     name, wanted = "MS_DEV_RUNTIME_CONF", "graph_pipeline:false"
     value = os.environ.get(name, "")
     if wanted in value:
         return Finding(name, "ok", value)
     fix = f"unset it, or export {name}={f'{value},' if value else ''}{wanted}"
-    return Finding(name, "warning", f"'{value}' lacks {wanted}: a compiled step keeps a core waiting", fix)
+    return Finding(name, "warning", f"'{value}' has no {wanted}: a compiled step keeps a core busy", fix)
 
 
 def check_devices(config: "Config | None", limit: float) -> tuple[dict[str, int], Finding]:
-    """Ask MindSpore which devices it can use; return their numbers by kind as well."""
+    """Return the number of devices of each kind that MindSpore can use, with a finding."""
     if importlib.util.find_spec("mindspore") is None:
         what = "MindSpore is not installed: no device can be used"
         return {}, Finding("devices", "problem", what, INSTALL_CORE)
     counts, failure = run_child(["devices"], limit)
     if failure:
-        return {}, Finding("devices", "problem", failure, "mend the packages above, or install MindSpore again")
+        return {}, Finding("devices", "problem", failure, "fix the packages above, or install MindSpore again")
     seen = ", ".join(f"{name} {count}" for name, count in counts.items())
     wanted = "auto" if config is None else config.runtime.device
     if wanted != "auto" and not counts[wanted]:
         fix = f"{_DRIVERS[wanted][1]}, or set runtime.device=CPU"
-        return counts, Finding("devices", "problem", f"{seen}; runtime.device={wanted} is not there", fix)
+        return counts, Finding("devices", "problem", f"{seen}; runtime.device={wanted} is not available", fix)
     for name, (file, fix) in _DRIVERS.items():
         if Path(file).exists() and not counts[name]:
-            return counts, Finding("devices", "warning", f"{seen}; {file} is there, MindSpore sees no {name}", fix)
+            return counts, Finding("devices", "warning", f"{seen}; {file} exists, but MindSpore finds no {name}", fix)
     return counts, Finding("devices", "ok", seen)
 
 
 def check_steps(device: str, device_id: int, precision: str, limit: float) -> tuple[dict[str, Any], Finding]:
-    """Take a forward and a few training steps of a tiny model on a device; return what they gave as well."""
+    """Take a few training steps of a tiny model on a device; return their results, with a finding."""
     what = f"step {device} {precision}"
     result, failure = run_child(["steps", device, str(device_id), precision], limit)
     if failure:
-        return {}, Finding(what, "problem", failure, "mend the packages above, or use another runtime.device")
+        return {}, Finding(what, "problem", failure, "fix the packages above, or use another runtime.device")
     losses = result["losses"]
     detail = f"features {result['features']:.4f}, loss {' '.join(f'{loss:.4f}' for loss in losses)}"
     values = [result["features"], *losses]
     known = [_KNOWN["features"], *_KNOWN["losses"]]
     if not all(map(math.isfinite, values)) or losses[-1] >= losses[0]:
-        return result, Finding(what, "problem", f"{detail}: not finite or not falling", "do not train with this setup")
+        return result, Finding(
+            what, "problem", f"{detail}: not finite or not falling", "do not train with this installation"
+        )
     if any(abs(value - good) > _TOLERANCE * good for value, good in zip(values, known, strict=True)):
         good = " ".join(f"{value:.4f}" for value in known)
-        fix = "tell the project's maintainers device and versions"
-        return result, Finding(what, "problem", f"{detail}; known good are {good}", fix)
-    return result, Finding(what, "ok", f"{detail}, as known")
+        fix = "report device and versions to the project's maintainers"
+        return result, Finding(what, "problem", f"{detail}; expected {good}", fix)
+    return result, Finding(what, "ok", f"{detail}, as expected")
 
 
-def check_memory(config: "Config", asked: bool, accelerators: dict[str, int]) -> Finding:
-    """Compare memory with what a training step needs: estimated, from a measured step of ViT-B/16 on a CPU."""
+def check_memory(config: "Config", requested: bool, accelerators: dict[str, int]) -> Finding:
+    """Compare memory with the estimated need of a training step."""
     name = config.runtime.device
     if name == "auto":
         name = next(iter(accelerators), "CPU")
     free = free_memory() if name == "CPU" else accelerators.get(name)
     pairs = min(config.data.batch_size, config.train.cache_chunk or config.data.batch_size)
-    needed, what = _step_memory(config, pairs if asked else _USUAL_PAIRS)
+    needed, what = _step_memory(config, pairs if requested else _USUAL_PAIRS)
     detail = f"{name}: {_gib(free) if free else 'unknown memory'} for {what}, about {_gib(needed)}"
     if not free or free >= needed:
         return Finding("memory", "ok" if free else "warning", detail)
-    fix = "set train.cache_chunk to fewer pairs, runtime.recompute=true, or take a machine with more memory"
-    return Finding("memory", "problem" if asked else "warning", detail, fix)
+    fix = "set train.cache_chunk to fewer pairs, runtime.recompute=true, or use a machine with more memory"
+    return Finding("memory", "problem" if requested else "warning", detail, fix)
 
 
-def check_disk(config: "Config", asked: bool) -> Finding:
+def check_disk(config: "Config", requested: bool) -> Finding:
     """Compare the free space under train.output with the size of a run's checkpoints."""
     folder = Path(config.train.output).resolve()
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -144,14 +145,16 @@ def check_disk(config: "Config", asked: bool) -> Finding:
         return Finding("disk", "problem", f"{place}: cannot be written", "set train.output to a folder of yours")
     if free >= needed:
         return Finding("disk", "ok", detail)
-    return Finding("disk", "problem" if asked else "warning", detail, "make room or set train.output to another disk")
+    return Finding(
+        "disk", "problem" if requested else "warning", detail, "make room or set train.output to another disk"
+    )
 
 
 def check_data(config: "Config") -> Finding:
-    """Find the data set with all its photos and sketches.
+    """Check the data set with all its photos and sketches.
 
     Raises:
-        DataError: Naming what lacks.
+        DataError: With what is missing.
     """
     from ms_unireid.data.tri_pedes import read_tri_pedes
 
@@ -159,14 +162,14 @@ def check_data(config: "Config") -> Finding:
     tri = read_tri_pedes(data.name, Path(data.root))
     splits = tri.checked_annotations(tri.splits, data.allow_identity_gaps)
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
-    return Finding("data set", "ok", f"{tri.folder}: annotations {counts}; all photos and sketches there")
+    return Finding("data set", "ok", f"{tri.folder}: annotations {counts}; all photos and sketches exist")
 
 
 def check_pretrained(config: "Config") -> Finding:
-    """Open the weights that training starts from, without reading them.
+    """Check the weights that training starts from, without reading them.
 
     Raises:
-        CheckpointError: If they cannot be read or are of another model.
+        CheckpointError: If the file cannot be read or is of another model.
     """
     from ms_unireid.checkpoints.recognition import open_source
     from ms_unireid.errors import CheckpointError
@@ -174,8 +177,8 @@ def check_pretrained(config: "Config") -> Finding:
     model, what = config.model, "model.pretrained"
     if model.pretrained is None:
         if model.architecture in ("small", "tiny"):
-            return Finding(what, "ok", "none; CLIP has no model of this size")
-        detail = "none: training starts from random weights, the paper's from CLIP's"
+            return Finding(what, "ok", "none; there is no CLIP model of this size")
+        detail = "none: training starts from random weights; the paper starts from CLIP's"
         return Finding(what, "warning", detail, "set model.pretrained to CLIP's file (docs/checkpoints.md)")
     source = open_source(model.pretrained)
     if source.model.architecture != model.architecture:
@@ -187,21 +190,21 @@ def check_pretrained(config: "Config") -> Finding:
 
 
 def run_child(arguments: list[str], limit: float) -> tuple[dict[str, Any], str]:
-    """Run a part of `doctor_child`; return its result and, if it has none, why."""
-    command = child_command(doctor_child.__name__, *arguments)
+    """Run a part of `machine_child`; return its result, or an empty one and the reason."""
+    command = child_command(machine_child.__name__, *arguments)
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit)
     except subprocess.TimeoutExpired:
-        return {}, f"no answer within {limit:g} s; a slow machine may need a longer --limit"
-    lines = [line for line in done.stdout.splitlines() if line.startswith(doctor_child.RESULT)]
-    result = json.loads(lines[-1].removeprefix(doctor_child.RESULT)) if lines else {}
+        return {}, f"no answer within {limit:g} s; a slow machine may need a higher --limit"
+    lines = [line for line in done.stdout.splitlines() if line.startswith(machine_child.RESULT)]
+    result = json.loads(lines[-1].removeprefix(machine_child.RESULT)) if lines else {}
     if result and "error" not in result:
-        return result, ""  # MindSpore may fall over at its exit, with the work done
+        return result, ""  # MindSpore may crash at exit, after the work
     return {}, result.get("error") or _death(done)
 
 
 def free_memory() -> int | None:
-    """Return the bytes that new processes can have, a container's limit included; None if the system does not tell."""
+    """Return the bytes available to new processes, within a container's limit; None if not known."""
     with contextlib.suppress(ImportError):
         import psutil
 
@@ -216,9 +219,9 @@ def free_memory() -> int | None:
 
 def _death(done: subprocess.CompletedProcess) -> str:
     if done.returncode < 0:
-        return f"the process died of {signal.Signals(-done.returncode).name}"
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    return f"the process ended with code {done.returncode}: {said[-1].strip() if said else 'it said nothing'}"
+        return f"the process was killed by {signal.Signals(-done.returncode).name}"
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    return f"the process ended with code {done.returncode}: {errors[-1].strip() if errors else 'no output'}"
 
 
 def _guarded(what: str, severity: str, check: Callable[[], Finding]) -> Finding:
@@ -246,7 +249,7 @@ def _parameters(config: "Config") -> int:
 
 
 def _step_memory(config: "Config", pairs: int) -> tuple[float, str]:
-    """Return bytes and what they are for: weights, gradients and two moments, and activations where known."""
+    """Return bytes and a description: weights, gradients and two moments, and activations where measured."""
     model, own = config.model, 4 * 4 * _parameters(config)
     measured = model.architecture == "ViT-B/16" and model.image_size == (384, 128) and model.stride is None
     if not measured or config.runtime.recompute or config.runtime.precision != "fp32":

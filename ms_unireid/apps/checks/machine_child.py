@@ -1,4 +1,4 @@
-"""What the doctor runs in a process of its own, since a broken installation ends the process: devices, a few steps.
+"""The part of the doctor that runs in a child process, since a broken installation may kill it: devices, a few steps.
 
 python -m ms_unireid.apps.checks.machine_child devices
 python -m ms_unireid.apps.checks.machine_child steps CPU 0 fp32
@@ -15,7 +15,7 @@ _STEPS, _PAIRS, _RATE = 4, 4, 1e-3
 
 
 def devices() -> dict[str, int]:
-    """Count the devices of each kind that MindSpore can use."""
+    """Return the number of devices of each kind that MindSpore can use."""
     import mindspore as ms
 
     kinds = {name: getattr(ms.device_context, name.lower()) for name in DEVICES}
@@ -26,8 +26,8 @@ def steps(device: str, device_id: int, precision: str) -> dict[str, Any]:
     """Encode a batch, then take a few steps on it with a tiny model of fixed weights.
 
     Returns:
-        `features`, the root mean square of the photos' features before any step; `losses` of the steps; `memory` of an
-        accelerator in bytes, if it tells.
+        `features`, the root mean square of the photos' features before training; `losses` of the steps; `memory` of an
+        accelerator in bytes, None if not known.
 
     Raises:
         EnvironmentProblem: If packages or device cannot be used.
@@ -63,21 +63,21 @@ def steps(device: str, device_id: int, precision: str) -> dict[str, Any]:
 def _memory(device: str, device_id: int) -> int | None:
     import mindspore as ms
 
-    # The only call for it is announced to go; it is told for what it is worth.
+    # MindSpore has no other call for this, and plans to remove it.
     with contextlib.suppress(AttributeError, RuntimeError, ValueError, TypeError):
         return None if device == "CPU" else int(ms.hal.get_device_properties(device_id, device).total_memory) or None
     return None
 
 
 def main(arguments: list[str]) -> None:
-    """Run the named part and print its result, or the error, behind `RESULT`."""
+    """Run the named part and print `RESULT` with its result or error as JSON."""
     try:
         if arguments[0] == "devices":
             result = devices()
         else:
             device, device_id, precision = arguments[1:]
             result = steps(device, int(device_id), precision)
-    except Exception as error:  # whatever it is, it is what the doctor has to tell
+    except Exception as error:  # the doctor reports any error
         result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
     print(f"{RESULT}{json.dumps(result)}", flush=True)
 

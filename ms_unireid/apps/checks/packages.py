@@ -1,6 +1,6 @@
-"""The doctor's look at Python and the installed packages, against the ranges that the project's own metadata allows.
+"""The doctor's checks of Python and the installed packages, against the ranges that the project allows.
 
-Nothing is imported but metadata: a package that is installed wrongly must not stop the doctor.
+Only metadata is read: a broken package must not stop the doctor.
 """
 
 import importlib.metadata
@@ -13,17 +13,17 @@ from typing import Any
 from ms_unireid.data.findings import Finding
 from ms_unireid.installation import INSTALL_CORE
 
-PROJECT = "ms-unireid"
+_PROJECT = "ms-unireid"
 _ROOT = Path(__file__).resolve().parents[3]
 _CONSEQUENCES = {"numpy": "; MindSpore's kernels crash with numpy 2"}
 
 
 def own_requirements() -> list[str]:
-    """List the project's requirements, such as "numpy>=1.25,<2": requirements.txt of a checkout, else metadata."""
+    """Return the core requirements, such as "numpy<2": from requirements.txt in a checkout, else from the metadata."""
     if _in_checkout():
         lines = (_ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return [text for text in importlib.metadata.requires(PROJECT) or () if "extra ==" not in text]
+        return [line.strip() for line in lines if line.strip() and line[0] not in "#-"]
+    return [text for text in importlib.metadata.requires(_PROJECT) or () if "extra ==" not in text]
 
 
 def check_python() -> Finding:
@@ -40,15 +40,15 @@ def check_python() -> Finding:
 
 
 def check_packages() -> list[Finding]:
-    """Compare each required package's installed version with the allowed range."""
+    """Compare each required package's version with the allowed range."""
     return [_check_package(text) for text in own_requirements()]
 
 
 def check_conflicts() -> list[Finding]:
-    """Check what installed packages require of each other, as far as this project's packages are concerned.
+    """Check the requirements that installed packages have of each other, where this project's packages are concerned.
 
-    A requirement of a package that we need is a problem if it is not met; one that a package of others has of ours
-    is a warning: it is how numpy 2 gets installed.
+    An unmet requirement of a package that the project needs is a problem. One that another package has of them is a
+    warning: such a requirement installs numpy 2.
     """
     requirement = _packaging("requirements", "Requirement")
     if requirement is None:
@@ -79,7 +79,7 @@ def _conflicts(
 
 
 def _closure(names: list[str], wishes: dict[str, list[Any]]) -> set[str]:
-    """Return the installed packages that the project needs, directly or through another."""
+    """Return the installed packages that the project needs, directly or indirectly."""
     found: set[str] = set()
     pending = list(names)
     while pending:
@@ -95,7 +95,7 @@ def _wishes(dist: importlib.metadata.Distribution, requirement: Any) -> Iterator
         try:
             wish = requirement(text)
         except ValueError:
-            continue  # metadata of another age; pip leaves it out too
+            continue  # an old form, which pip ignores too
         if wish.marker is None or wish.marker.evaluate({"extra": ""}):
             yield wish
 
@@ -119,7 +119,7 @@ def _allowed_python() -> str:
     if _in_checkout():
         text = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
         return re.search(r'^requires-python = "(.*)"', text, re.MULTILINE).group(1)
-    return importlib.metadata.metadata(PROJECT)["Requires-Python"]
+    return importlib.metadata.metadata(_PROJECT)["Requires-Python"]
 
 
 def _in_checkout() -> bool:
@@ -127,7 +127,7 @@ def _in_checkout() -> bool:
 
 
 def _packaging(module: str, name: str) -> Any:
-    """Return a class of the package `packaging`, which MindSpore requires; None without it."""
+    """Return a class of the package `packaging`, which MindSpore requires; None if it is missing."""
     try:
         return getattr(importlib.import_module(f"packaging.{module}"), name)
     except ImportError:

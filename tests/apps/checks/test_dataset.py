@@ -10,7 +10,7 @@ from data.sketch_factory import build_market, build_pku, write_style
 from data.tri_factory import build, entry, noise_bytes, put_distinct, usual_entries
 from PIL import Image
 
-from ms_unireid.apps.checks import dataset_pictures as verify_pictures
+from ms_unireid.apps.checks import dataset
 from ms_unireid.apps.checks.dataset import verify
 from ms_unireid.apps.checks.dataset_layout import elsewhere, nearly
 from ms_unireid.apps.checks.dataset_report import CountRow, FolderRow, Report, to_json, to_text
@@ -59,7 +59,7 @@ def test_a_whole_tri_data_set(tmp_path, name):
     assert defects(report) == WHOLE and report.problems == 0
     assert report.pictures == 2 * len(usual_entries(name)) and not report.quick
     assert f"of {PUBLISHED[name][ALL]['photos']:,} photos" in the(report, "counts", "warning").detail
-    assert the(report, "photos", "ok").detail.endswith("are there")
+    assert the(report, "photos", "ok").detail.endswith("exist")
     assert "decode to their last pixel" in the(report, "pictures", "ok").detail
 
 
@@ -91,7 +91,7 @@ def test_counts_and_folders_of_a_tri_data_set(tri):
     assert [*report.folders] == [
         FolderRow("cam", 4, 4, 4), FolderRow("other", 0, 1, 0), FolderRow("test", 1, 1, 1), FolderRow("val", 1, 1, 1),
     ]  # fmt: skip
-    assert "1 more that no entry names" in the(report, "photos", "ok").detail
+    assert "1 more are not used: no entry names them" in the(report, "photos", "ok").detail
 
 
 def test_published_counts_are_consistent():
@@ -146,7 +146,7 @@ def test_folder_in_a_folder_of_the_same_name(tri):
     (tri.parent / "inner").rename(tri / "CUHK-PEDES")
     report = verify(NAME, tri.parent)
     found = the(report, "folder")
-    assert "too deep" in found.detail and f"move what is in {tri / 'CUHK-PEDES'} into {tri}" in found.fix
+    assert "too deep" in found.detail and f"move the contents of {tri / 'CUHK-PEDES'} into {tri}" in found.fix
     assert report.folder == tri / "CUHK-PEDES" and report.pictures == 12
 
 
@@ -238,9 +238,11 @@ def test_long_and_shared_captions(tri):
     report = verify(NAME, tri)
     long, shared = the(report, "captions", "warning"), the(report, "captions", "ok")
     assert (
-        "122 tokens" in long.detail and "longer than 77 and cut there: 1" in long.detail and "a red" in long.examples[0]
+        "122 tokens" in long.detail
+        and "1 are longer than 77 and are cut" in long.detail
+        and "a red" in long.examples[0]
     )
-    assert "several persons share: 2" in shared.detail and report.problems == 0
+    assert "captions shared by several persons: 2" in shared.detail and report.problems == 0
 
 
 # 4. Photos and sketches that are not where they should be.
@@ -264,7 +266,7 @@ def test_a_sub_folder_that_was_not_handed_out(tri):
 @pytest.mark.parametrize("name", ["imgs/cam/0.JPG", "imgs/cam/0.png"])
 def test_letter_case_and_extension(tri, name):
     (tri / "imgs/cam/0.jpg").rename(tri / name)
-    assert the(verify(NAME, tri), "photos").fix == "1 differ in extension or letter case only: rename these files"
+    assert the(verify(NAME, tri), "photos").fix == "1 differ only in extension or letter case: rename these files"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +283,7 @@ def test_photos_at_the_wrong_level(tri, place, moved):
     names = "cam/, test/, val/" if moved == "all" else "cam/"
     assert (
         found.fix
-        == f"{6 if moved == 'all' else 4} of them lie in {tri / place}: move {names} from there into {tri / 'imgs'}"
+        == f"{6 if moved == 'all' else 4} of them are in {tri / place}: move {names} from there into {tri / 'imgs'}"
     )
 
 
@@ -300,7 +302,7 @@ def test_no_photos_at_all(tri):
     shutil.rmtree(tri / "imgs")
     (tri / "reid_raw.json").unlink()
     report = verify(NAME, tri.parent)
-    assert the(report, "photos").detail == "there are none" and the(report, "caption file") and report.pictures == 0
+    assert the(report, "photos").detail == "no photos found" and the(report, "caption file") and report.pictures == 0
 
 
 def test_missing_sketches(tri):
@@ -331,7 +333,7 @@ def test_sketches_at_the_wrong_level(tri, place):
     (tri / place).parent.mkdir(parents=True, exist_ok=True)
     aside.rename(tri / place)
     found = the(verify(NAME, tri), "sketches")
-    assert f"6 of them lie in {tri / place}: move cam/, test/, val/ from there into {tri / 'imgs-sketch2'}" == found.fix
+    assert f"6 of them are in {tri / place}: move cam/, test/, val/ from there into {tri / 'imgs-sketch2'}" == found.fix
 
 
 @pytest.mark.parametrize("prefix", ["imgs", "CUHK-PEDES", "CUHK-PEDES/imgs"])
@@ -399,11 +401,11 @@ def test_quick_looks_at_the_ends_only(tri):
     (tri / "imgs/cam/1.jpg").write_bytes(noise_bytes("JPEG")[:2000])
     report = verify(NAME, tri, quick=True)
     assert the(report, "pictures").count == 1 and "cam/1.jpg" in the(report, "pictures").examples[0]
-    assert "not looked for" in the(report, "duplicates", "warning").detail and report.quick
+    assert "not checked" in the(report, "duplicates", "warning").detail and report.quick
 
 
 def test_a_very_large_jpeg_is_not_decoded(tri, monkeypatch):
-    for module in ("picture_files", "data.verify_pictures"):
+    for module in ("data.pictures", "apps.checks.dataset"):
         monkeypatch.setattr(f"ms_unireid.{module}.MAX_PIXELS", 1000)
     (tri / "imgs/cam/0.jpg").write_bytes(noise_bytes("JPEG"))
     assert "60x160 pixels" in the(verify(NAME, tri), "pictures").examples[0]
@@ -417,10 +419,10 @@ def test_one_thread_finds_what_many_find(tri):
 
 
 def test_an_interruption_does_not_wait_for_the_rest(tri, monkeypatch):
-    monkeypatch.setattr(verify_pictures, "_CHUNK", 1)
+    monkeypatch.setattr(dataset, "_CHUNK", 1)
     looked = []
-    check = verify_pictures._check
-    monkeypatch.setattr(verify_pictures, "_check", lambda path, quick: looked.append(path) or check(path, quick))
+    check = dataset._check
+    monkeypatch.setattr(dataset, "_check", lambda path, quick: looked.append(path) or check(path, quick))
 
     def stop(done, total):
         raise KeyboardInterrupt
@@ -430,7 +432,7 @@ def test_an_interruption_does_not_wait_for_the_rest(tri, monkeypatch):
     for link, path in zip(links, paths, strict=True):
         link.symlink_to(path)
     with pytest.raises(KeyboardInterrupt):
-        verify_pictures.check_all(links, workers=1, progress=stop)
+        dataset.check_all(links, workers=1, progress=stop)
     assert len(looked) < len(links)
 
 
@@ -453,16 +455,14 @@ def test_the_same_photo_of_one_person_is_for_information(tri):
     copy(tri, "imgs/cam/0.jpg", "imgs/cam/1.jpg")
     report = verify(NAME, tri)
     assert defects(report) == WHOLE
-    assert any(
-        "2 photos in 1 groups with the same bytes; groups of several splits: 0" in f.detail for f in report.findings
-    )
+    assert any("2 photos in 1 groups with the same bytes; groups across splits: 0" in f.detail for f in report.findings)
 
 
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
-        ("imgs/cam/0.jpg", "imgs/cam/2.jpg", "groups of several splits: 0, of several persons: 1"),
-        ("imgs/cam/0.jpg", "imgs/test/x.jpg", "groups of several splits: 1, of several persons: 1"),
+        ("imgs/cam/0.jpg", "imgs/cam/2.jpg", "groups across splits: 0, across persons: 1"),
+        ("imgs/cam/0.jpg", "imgs/test/x.jpg", "groups across splits: 1, across persons: 1"),
         ("imgs-sketch2/cam/0.jpg", "imgs-sketch2/test/x.jpg", "2 sketches in 1 groups"),
     ],
 )
@@ -494,7 +494,7 @@ def test_defects_of_pku_sketch_are_all_found(tmp_path):
     assert details["files not named ID_CAMERA_FRAME.jpg: 1"] == "problem"
     assert details["identities with photos and no sketch: 1"] == "problem"
     assert details["identities in two styles, or twice in one: 1"] == "problem"
-    assert details["identities with another number of photos than 2: 1"] == "warning"
+    assert details["identities that do not have 2 photos: 1"] == "warning"
     assert details["identities in the style files without a sketch: 1"] == "warning"
     assert any("not UTF-8 text" in detail for detail in details)
     assert report.problems == 4

@@ -1,33 +1,69 @@
-"""What the verifier looks at in Tri-CUHK-PEDES, Tri-ICFG-PEDES and Tri-RSTPReid, the pixels aside."""
+"""Checks of the files of each data set: names, caption files, missing photos and sketches; pixels are not read."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ms_unireid.apps.checks.dataset_layout import elsewhere, nearly
-from ms_unireid.apps.checks.dataset_report import FolderRow, ListedPicture, Scan
-from ms_unireid.data import tri_pedes
+from ms_unireid.apps.checks.dataset_report import FolderRow
+from ms_unireid.data import market_sketch, pku_sketch, tri_pedes
 from ms_unireid.data.annotations import CaptionEntry, parse_entry, read_raw_captions
 from ms_unireid.data.findings import DataFinding, count_defects, finding, from_error, listed
-from ms_unireid.data.folders import count_by_folder, first_folder, is_left_behind
+from ms_unireid.data.folders import count_by_folder, first_folder, is_system_file
 from ms_unireid.data.pictures import list_files
 from ms_unireid.data.published import ALL
+from ms_unireid.data.sketch_sets import SketchSet, read_person_captions
 from ms_unireid.data.tri_pedes import PHOTOS, TriPedesLayout
 from ms_unireid.errors import DataError
 
 
-def scan_tri(name: str, folder: Path) -> Scan:
-    """Read the caption file and list the files of a data set.
+@dataclass(frozen=True)
+class ListedPicture:
+    """A picture of the data set that exists; `person` is None if no caption file names it."""
 
-    Args:
-        name: A key of ``tri_pedes.DATASETS``.
-        folder: The data set's folder.
+    path: Path
+    kind: Literal["photo", "sketch"]
+    person: int | None = None
+    split: str = ""
+
+
+@dataclass
+class Scan:
+    """What the files of a data set hold.
+
+    Attributes:
+        findings: Findings about the files.
+        counts: Number by split and kind, as `CountRow` has them.
+        folders: Rows of the table of folders.
+        pictures: Photos and sketches that exist.
+        captions: Person and raw caption.
+    """
+
+    findings: list[DataFinding] = field(default_factory=list)
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    folders: list[FolderRow] = field(default_factory=list)
+    pictures: list[ListedPicture] = field(default_factory=list)
+    captions: list[tuple[int, str]] = field(default_factory=list)
+
+
+def scan_data_set(dataset: str, folder: Path, captions: Path | None) -> Scan:
+    """Check the files of a data set, and of the sketch data sets a file of captions by person.
 
     Raises:
         DataError: If a folder cannot be listed.
     """
+    if dataset == pku_sketch.NAME:
+        return _scan_pku_sketch(folder, captions)
+    if dataset == market_sketch.NAME:
+        return _scan_market_sketch(folder, captions)
+    return _scan_tri(dataset, folder)
+
+
+def _scan_tri(name: str, folder: Path) -> Scan:
     layout, scan = tri_pedes.DATASETS[name], Scan()
-    files = [path for path in list_files(folder) if not is_left_behind(path)]
+    files = [path for path in list_files(folder) if not is_system_file(path)]
     entries = _read(layout, folder, scan.findings)
     photos, sketch_files = _below(PHOTOS, files), _below(layout.sketch_folder, files)
     named = list(entries) or sorted(photos)  # without a caption file every photo counts
@@ -52,7 +88,7 @@ def _below(folder: str, files: Collection[str]) -> frozenset[str]:
 
 
 def _read(layout: TriPedesLayout, folder: Path, findings: list[DataFinding]) -> dict[str, CaptionEntry]:
-    """Return by photo the entries that are whole, the first of each."""
+    """Return the valid entries by photo, the first of each."""
     try:
         file = tri_pedes.caption_file(layout, folder)
         raw = read_raw_captions(file)
@@ -84,7 +120,7 @@ def _check_identities(layout: TriPedesLayout, file: Path, entries: Collection[Ca
     for entry in entries:
         splits[entry.person_id].add(entry.split)
     across = [f"{person} in {' and '.join(sorted(found))}" for person, found in splits.items() if len(found) > 1]
-    fix = "take the caption file of the download: a person must be in one split only"
+    fix = "use the caption file of the download: a person must be in one split only"
     yield from count_defects("identities", file, ("problem", across, "identities in several splits", fix))
     trained = {entry.person_id for entry in entries if entry.split == "train"}
     try:
@@ -112,11 +148,11 @@ def _check_photos(
     missing = [photo for photo in named if photo not in photos]
     if not missing:
         if not photos:
-            yield DataFinding("photos", "problem", "there are none", f"unpack them to {place}", str(place))
+            yield DataFinding("photos", "problem", "no photos found", f"unpack them to {place}", str(place))
         elif named:
             unnamed = len(photos) - len(named)
-            extra = f"; {unnamed:,} more that no entry names are not used" if unnamed else ""
-            yield DataFinding("photos", "ok", f"all {len(named):,} are there{extra}", where=str(place))
+            extra = f"; {unnamed:,} more are not used: no entry names them" if unnamed else ""
+            yield DataFinding("photos", "ok", f"all {len(named):,} exist{extra}", where=str(place))
         return
     detail = f"{len(missing):,} of {len(named):,} are missing, by sub-folder: {count_by_folder(missing, named)}"
     yield finding("photos", "problem", detail, place, missing, _photo_fix(folder, files, named, missing, photos))
@@ -132,17 +168,20 @@ def _photo_fix(
     ][:1]
     close = nearly(missing, photos)
     if close:
-        hints.append(f"{len(close):,} differ in extension or letter case only: rename these files")
+        hints.append(f"{len(close):,} differ only in extension or letter case: rename these files")
     counts, lost = Counter(map(first_folder, named)), Counter(map(first_folder, missing))
     whole = [name for name in lost if lost[name] == counts[name]]
     if whole and not hints:
         hints.append(f"part of the download is missing: get the folders {listed(whole)} from the data set's authors")
-    return "; ".join(hints) or "the download is incomplete: unpack it again, or get these from the data set's authors"
+    return (
+        "; ".join(hints)
+        or "the download is incomplete: unpack it again, or get the missing files from the data set's authors"
+    )
 
 
 def _move(place: Path, found: Sequence[str], to: Path) -> str:
     names = listed(sorted(set(map(_first_part, found))))
-    return f"{len(found):,} of them lie in {place}: move {names} from there into {to}"
+    return f"{len(found):,} of them are in {place}: move {names} from there into {to}"
 
 
 def _first_part(path: str) -> str:
@@ -173,7 +212,7 @@ def _check_sketches(
         yield DataFinding("sketches", "ok", f"all {len(photos):,} photos have one", where=str(place))
     alone = sorted(set(present) - set(sketches.values()))
     yield from count_defects(
-        "sketches", place, ("warning", alone, "files that belong to no photo", "take them out, or leave them")
+        "sketches", place, ("warning", alone, "files without a photo", "remove them, or leave them")
     )
 
 
@@ -181,3 +220,71 @@ def _folders(named: Sequence[str], photos: Collection[str], sketches: Collection
     expected, there, drawn = (Counter(map(first_folder, names)) for names in (named, photos, sketches))
     names = sorted({*expected, *there, *drawn})
     return [FolderRow(name, expected[name] if named else None, there[name], drawn[name]) for name in names]
+
+
+def _scan_pku_sketch(folder: Path, captions: Path | None) -> Scan:
+    found, findings = pku_sketch.examine(folder, allow_partial=True)
+    scan = Scan(list(findings), pictures=_list_pictures(found, ""))
+    scan.counts = {
+        (ALL, "identities"): len(found.persons),
+        (ALL, "photos"): len(found.photos),
+        (ALL, "sketches"): len(found.sketches),
+        **{(ALL, f"style {letter}"): n for letter, n in _count_styles(found, pku_sketch.STYLE_NAMES).items()},
+    }
+    scan.folders = [
+        FolderRow(pku_sketch.PHOTOS, None, len(found.photos), 0),
+        FolderRow(pku_sketch.SKETCHES, None, 0, len(found.sketches)),
+    ]
+    _check_person_captions(scan, captions, found.persons)
+    return _conclude(scan)
+
+
+def _scan_market_sketch(folder: Path, captions: Path | None) -> Scan:
+    scan = Scan()
+    drawn: dict[str, set[int]] = {}
+    for split, (own, _) in market_sketch.SPLIT_FOLDERS.items():
+        found, findings = market_sketch.examine(folder, split)
+        scan.findings += findings
+        scan.pictures += _list_pictures(found, split)
+        drawn[split] = set(found.persons)
+        styles = _count_styles(found, market_sketch.ARTISTS)
+        scan.counts |= {(split, "identities"): len(found.persons), (split, "sketches"): len(found.sketches)}
+        scan.counts |= {(split, f"style {artist}"): n for artist, n in styles.items()}
+        scan.folders.append(FolderRow(f"photo/{own}", None, len(found.photos), 0))
+        scan.folders += [FolderRow(f"sketch/{artist}/{own}", None, 0, n) for artist, n in styles.items()]
+    both = sorted(set.intersection(*drawn.values()))
+    fix = "use the sketches of the download: a person must be in one split only"
+    scan.findings += count_defects("identities", folder, ("problem", both, "identities drawn in both splits", fix))
+    everybody = set.union(*drawn.values())
+    scan.counts[ALL, "identities"] = len(everybody)
+    scan.counts[ALL, "sketches"] = sum(scan.counts[split, "sketches"] for split in drawn)
+    _check_person_captions(scan, captions, tuple(sorted(everybody)))
+    return _conclude(scan)
+
+
+def _list_pictures(found: SketchSet, split: str) -> list[ListedPicture]:
+    photos = [ListedPicture(photo.path, "photo", photo.person_id, split) for photo in found.photos]
+    return photos + [ListedPicture(sketch.path, "sketch", sketch.person_id, split) for sketch in found.sketches]
+
+
+def _count_styles(found: SketchSet, letters: str) -> dict[str, int]:
+    counts = Counter(sketch.style for sketch in found.sketches)
+    return {letter: counts[letter] for letter in letters}
+
+
+def _check_person_captions(scan: Scan, file: Path | None, persons: tuple[int, ...]) -> None:
+    if file is None:
+        return
+    try:
+        captions = read_person_captions(file, persons)
+    except DataError as error:
+        scan.findings.append(from_error("captions", error))
+        return
+    scan.captions = [(person, text) for person, texts in captions.items() for text in texts]
+
+
+def _conclude(scan: Scan) -> Scan:
+    if scan.pictures and not any(finding.state == "problem" for finding in scan.findings):
+        detail = "all file names are valid, and every person with a sketch has photos"
+        scan.findings.append(DataFinding("files", "ok", detail))
+    return scan
