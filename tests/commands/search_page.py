@@ -1,4 +1,4 @@
-"""Runs the search page as users do, and uses it in a real browser."""
+"""Starts the search page, and uses it in a real browser."""
 
 import contextlib
 import os
@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Error, Page, Playwright, expect
 from tool_runner import LIMIT, command
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# A container has no sandbox for it and little shared memory.
+# A container has no sandbox and little shared memory.
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
-PATIENCE = 60_000  # milliseconds; a busy machine needs seconds
+PATIENCE = 60_000  # milliseconds
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Served:
     """A running page.
 
     Attributes:
-        address: What it printed.
-        folder: Its working directory, empty at first.
+        address: The URL that it printed.
+        folder: Its working directory, initially empty.
         process: The tool.
     """
 
@@ -36,25 +36,25 @@ class Served:
 
 @contextlib.contextmanager
 def served(index: Path, folder: Path, *arguments: str, **environment: str) -> Iterator[Served]:
-    """Start the page, wait until it is ready, and stop it as Ctrl-C does; it must end without a complaint."""
+    """Start the page, wait until it is ready, and stop it with SIGINT; it must not log errors."""
     folder.mkdir()
-    told = folder.parent / f"{folder.name}.txt"
-    with told.open("w", encoding="utf-8") as log:
+    log_file = folder.parent / f"{folder.name}.txt"
+    with log_file.open("w", encoding="utf-8") as log:
         line = command("app.py", "--index", index, "--port=0", *arguments)
         process = subprocess.Popen(
             line, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | environment
         )
     try:
         address = process.stdout.readline().strip()
-        assert address.startswith("http://"), told.read_text(encoding="utf-8")
+        assert address.startswith("http://"), log_file.read_text(encoding="utf-8")
         yield Served(address, folder, process)
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT) == 128 + signal.SIGINT
     finally:
         process.kill()
         process.wait()
-    complaints = told.read_text(encoding="utf-8")
-    assert "Traceback" not in complaints and "ERROR" not in complaints, complaints
+    errors = log_file.read_text(encoding="utf-8")
+    assert "Traceback" not in errors and "ERROR" not in errors, errors
 
 
 def launch(playwright: Playwright) -> Browser:
@@ -81,7 +81,7 @@ def description(page: Page):
 
 
 def search(page: Page, text: str | None = None) -> None:
-    """Search, for a description if one is given, and wait until the page says what came of it."""
+    """Search, for a description if one is given, and wait for the result."""
     if text is not None:
         description(page).fill(text)
     before = page.locator(".status").inner_html()
@@ -89,7 +89,7 @@ def search(page: Page, text: str | None = None) -> None:
     page.wait_for_function(_DONE, arg=before)
 
 
-# What the page says has other elements each time, also where it says the same again.
+# The status gets new elements each time, even with the same text.
 _DONE = """before => {
     const now = document.querySelector(".status").innerHTML;
     return now != before && !now.includes("Searching");

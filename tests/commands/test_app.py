@@ -1,4 +1,4 @@
-"""The search page's command line: what it refuses, and the token in front of a real server."""
+"""The search page's command line: refused options, and the token before a real server."""
 
 import http.client
 import os
@@ -33,18 +33,18 @@ def no_token_around(monkeypatch):
         (["--port", "70000"], "expected 1 to 65535"),
     ],
 )
-def test_what_is_not_safe_or_not_there_is_refused(arguments, problem, tmp_path):
-    with pytest.raises(ConfigError, match=problem) as told:
+def test_unsafe_or_invalid_options_are_refused(arguments, problem, tmp_path):
+    with pytest.raises(ConfigError, match=problem) as error:
         load_tool("app.py").main(["--index", str(tmp_path), *arguments])
-    assert TOKEN not in str(told.value)
+    assert TOKEN not in str(error.value)
 
 
-def test_no_index_is_told(tmp_path):
+def test_a_missing_index_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"make one with tools/search\.py index"):
         load_tool("app.py").main(["--index", str(tmp_path / "none"), "--port", "0"])
 
 
-def test_a_port_in_use_is_told_in_one_line(tmp_path):
+def test_a_port_in_use_is_reported_in_one_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run_tool("app.py", "--index", tmp_path, "--port", taken.getsockname()[1])
     assert done.returncode == 2 and done.stdout == ""
@@ -68,8 +68,8 @@ WEBSOCKET = {
 SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
 
 
-def test_the_token_stands_before_everything(people, tmp_path):
-    """Under a name that is not this machine's, as other machines ask."""
+def test_every_request_needs_the_token(people, tmp_path):
+    """With a host name of another machine."""
     remote = {"Host": "gallery.example.org"}
     opening = ("--allow-remote", "--host=0.0.0.0", "runtime.graph_mode=false")
     with served(people / "index", tmp_path / "here", *opening, MS_UNIREID_TOKEN=TOKEN) as site:
@@ -94,7 +94,7 @@ def test_the_token_stands_before_everything(people, tmp_path):
 
 
 def _upgraded(address: str, headers: dict[str, str]) -> bool:
-    """Tell whether a websocket opens; the connection stays open, so only its first line is read."""
+    """Return whether a websocket opens; reads only the first line, since the connection stays open."""
     with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=60) as connection:
         lines = [f"GET {SOCKET} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         connection.sendall("\r\n".join(lines).encode())

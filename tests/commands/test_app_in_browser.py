@@ -30,27 +30,27 @@ def browser(site):
 
 @pytest.fixture
 def page(site, browser):
-    """Return a page as a new user sees it; it must not ask for anything from elsewhere or complain."""
+    """Return a new user's page; it must not load anything from other hosts or report errors."""
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     page = context.new_page()
-    asked, complaints = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    requested, errors = [], []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
     yield opened(page, site.address)
     context.close()
     assert {
-        url for url in asked if not url.startswith((site.address, "data:", "blob:", "ws" + site.address[4:]))
+        url for url in requested if not url.startswith((site.address, "data:", "blob:", "ws" + site.address[4:]))
     } == set()
-    assert complaints == []
+    assert errors == []
 
 
 def first(page) -> str:
-    """Return who is found first."""
+    """Return the colour of the first person."""
     return names(page)[0].split("_")[0]
 
 
 def upload(page, content: bytes, name: str = "sketch.png") -> None:
-    expect(page.locator(".q-uploader__file")).to_have_count(0)  # until the last one is through, the page takes no other
+    expect(page.locator(".q-uploader__file")).to_have_count(0)  # the page accepts one upload at a time
     page.set_input_files("input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
 
 
@@ -84,7 +84,7 @@ def test_it_finds_the_drawn_person(page):
         expect(page.locator(".paper polyline")).to_have_count(0)
 
 
-def test_undo_takes_a_stroke(page):
+def test_undo_removes_a_stroke(page):
     draw(page, "blue")
     expect(page.locator(".paper polyline")).to_have_count(2)
     page.get_by_role("button", name="Undo").click()
@@ -111,7 +111,7 @@ def test_the_weight_decides_between_words_and_drawing(page):
 def test_it_finds_an_uploaded_picture(page, people):
     page.set_input_files("input[type=file]", people / "gallery" / "green_1.png")
     expect(page.get_by_role("button", name="Clear")).to_be_enabled()
-    draw(page, "blue")  # the sheet holds the upload; the pen leaves nothing
+    draw(page, "blue")  # ignored while the sheet has an upload
     search(page)
     assert names(page)[0] == "green_1.png" and page.locator(".card .score").first.inner_text() == "1.000"
     expect(page.locator(".status")).to_contain_text("for uploaded sketch")
@@ -120,7 +120,7 @@ def test_it_finds_an_uploaded_picture(page, people):
     expect(problem(page)).to_contain_text("Nothing to search for yet")
 
 
-def test_a_found_photo_leads_on(page):
+def test_a_found_photo_is_a_query(page):
     search(page, caption("brown"))
     page.get_by_role("button", name="Find photos similar to brown_1.png").click()
     expect(page.locator(".status")).to_contain_text("for photo brown_1.png")
@@ -130,7 +130,7 @@ def test_a_found_photo_leads_on(page):
     assert names(page)[:2] == ["brown_0.png", "brown_1.png"]
 
 
-def test_the_history_is_the_tabs_own(page, site):
+def test_each_tab_has_its_own_history(page, site):
     history = page.get_by_label("History").get_by_role("button")
     expect(history).to_have_count(0)
     draw(page, "blue")
@@ -152,7 +152,7 @@ def test_the_history_is_the_tabs_own(page, site):
 # 2. Ways of using it.
 
 
-def test_it_works_by_keyboard_alone(page):
+def test_it_works_with_the_keyboard_only(page):
     expect(description(page)).to_be_focused()
     page.keyboard.type(caption("yellow"))
     page.keyboard.press("Enter")
@@ -198,17 +198,17 @@ def test_it_fits_a_phone_and_a_finger(site, browser):
     context.close()
 
 
-# 3. What is wrong.
+# 3. Errors.
 
 
-def test_texts_of_every_kind_get_an_answer(page):
+def test_every_text_gets_a_result_or_an_error(page):
     search(page, caption("red"))
     shown = names(page)
     search(page, "   ")
     expect(problem(page)).to_contain_text("Nothing to search for yet: type a description, or draw or upload a sketch.")
     search(page, "x" * 10_001)
     expect(problem(page)).to_contain_text("10,001 characters; the limit is 10,000")
-    assert names(page) == shown, "what was found stays in view"
+    assert names(page) == shown, "earlier results stay visible"
     search(page, "a man in red " * 769)
     expect(page.locator(".note")).to_contain_text("reads the first 22 tokens, up to “… man in red a man”")
     search(page, "🧥👖 <script>alert(1)</script> ' \" \\ %s {x} \u202e \x00")
@@ -233,10 +233,10 @@ def test_bad_uploads_are_refused_and_good_ones_still_work(page, site):
     expect(page.locator(".card")).to_have_count(10)
 
 
-def test_an_upload_stands_though_its_answer_is_late(page):
+def test_an_upload_with_a_late_response_is_kept(page):
     def late(route):
         response = route.fetch()
-        time.sleep(1)  # the picture is on the sheet long before the browser hears that it was taken
+        time.sleep(1)  # the picture is on the sheet before the browser has the response
         route.fulfill(response=response)
 
     page.route("**/upload/**", late)
@@ -275,7 +275,7 @@ def test_only_indexed_photos_are_served(site):
     assert ask(site, "GET", "/photo/0", Host="example.org")[0] == 403
 
 
-def test_a_photo_that_is_gone_is_a_placeholder(site, people):
+def test_a_missing_photo_is_a_placeholder(site, people):
     photo = people / "gallery" / "grey_1.png"
     content = photo.read_bytes()
     rows = sorted(path.name for path in photo.parent.iterdir())
@@ -290,8 +290,8 @@ def test_a_photo_that_is_gone_is_a_placeholder(site, people):
     assert changed == gone and gone[0] == 404 and gone[1].startswith(b"<svg")
 
 
-def test_more_than_an_upload_is_not_taken(site, page):
-    """Past the browser's own check, with and without a length, to the address that this page uploads to."""
+def test_larger_requests_are_refused(site, page):
+    """Sent to the page's upload address, without the check of the browser."""
     address = page.evaluate(_UPLOAD_ADDRESS)
     head = b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../../large.png"\r\n\r\n'
     form = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -312,7 +312,7 @@ _UPLOAD_ADDRESS = """() => {
 # 4. Many at once.
 
 
-def test_twenty_users_get_their_own_answers(site, browser, people):
+def test_twenty_users_get_their_own_results(site, browser, people):
     from ms_unireid.apps.search.searcher import Searcher
 
     searcher = Searcher.open(people / "index", overrides=["runtime.graph_mode=false"])
@@ -333,5 +333,5 @@ def test_twenty_users_get_their_own_answers(site, browser, people):
     context.close()
 
 
-def test_it_leaves_nothing_behind(site):
+def test_it_leaves_no_files(site):
     assert os.listdir(site.folder) == []

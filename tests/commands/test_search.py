@@ -1,4 +1,4 @@
-"""The search tool through its command line: a folder, an index, queries; what is wrong is told in a line."""
+"""The search tool through its command line: indexes, queries, and one-line errors."""
 
 import json
 import os
@@ -21,7 +21,7 @@ MODEL = ("model.architecture=tiny", "model.image_size=[32, 16]", "model.context_
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """Save an untrained model: what is tested here does not depend on how well it finds."""
+    """Save an untrained model; these tests do not depend on its quality."""
     from ms_unireid.checkpoints.checkpoint import save_checkpoint
     from ms_unireid.models.unireid import build_model
 
@@ -42,7 +42,7 @@ def call(*arguments: object) -> None:
     load_tool("search.py").main([str(one) for one in arguments])
 
 
-def test_a_folder_is_indexed_and_asked(photos, checkpoint, tmp_path):
+def test_a_folder_is_indexed_and_searched(photos, checkpoint, tmp_path):
     (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff no picture")
     index = tmp_path / "index"
     done = run_tool("search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
@@ -66,7 +66,7 @@ def test_a_folder_is_indexed_and_asked(photos, checkpoint, tmp_path):
         assert picture.format == "PNG"
 
 
-def test_changes_come_with_the_next_run(photos, checkpoint, tmp_path, capsys):
+def test_the_next_run_updates_the_index(photos, checkpoint, tmp_path, capsys):
     index = tmp_path / "index"
     call("index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
     (photos / "000.png").unlink()
@@ -82,7 +82,7 @@ def test_changes_come_with_the_next_run(photos, checkpoint, tmp_path, capsys):
     assert info["sources"] == [{"folder": str(photos)}]
 
 
-def test_a_split_of_a_data_set_knows_its_persons(data, checkpoint, tmp_path, capsys):
+def test_a_split_of_a_data_set_has_identities(data, checkpoint, tmp_path, capsys):
     index = tmp_path / "index"
     call(
         "index",
@@ -125,8 +125,8 @@ def test_the_approximate_index(photos, checkpoint, tmp_path, capsys):
     assert str(photos / "002.png") in capsys.readouterr().out
 
 
-def test_a_killed_run_goes_on(checkpoint, tmp_path):
-    """SIGKILL between two batches; the next run encodes the rest and nothing twice."""
+def test_a_killed_run_continues(checkpoint, tmp_path):
+    """After SIGKILL between two batches, the next run encodes only the rest."""
     photos, index = tmp_path / "photos", tmp_path / "index"
     put_photos(photos, range(300))
     started = subprocess.Popen(
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on(checkpoint, tmp_path):
         (("info", "--index", "absent"), "is not an index"),
     ],
 )
-def test_mistakes_are_told_and_make_nothing(arguments, message, tmp_path, monkeypatch):
+def test_mistakes_are_reported_and_create_no_files(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Exception, match=message) as caught:
         call(*arguments)

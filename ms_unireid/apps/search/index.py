@@ -32,37 +32,22 @@ _ADD_PHOTO = "INSERT INTO photos (row, source, name, size, mtime_ns, sha256, per
 
 
 class Source(NamedTuple):
-    """A folder of photos, or one split of a data set in it.
+    """A folder of photos, or one split of a data set in it."""
 
-    Attributes:
-        folder: Absolute path; photo names are relative to it.
-        dataset: Name of the data set; empty for a plain folder.
-        split: train, val or test; empty for a plain folder.
-    """
-
-    folder: str
-    dataset: str = ""
-    split: str = ""
+    folder: str  # absolute; photo names are relative to it
+    dataset: str = ""  # empty for a plain folder
+    split: str = ""  # train, val or test; empty for a plain folder
 
 
 class Photo(NamedTuple):
-    """An indexed photo.
+    """An indexed photo and its file's state."""
 
-    Attributes:
-        source: Number of its source.
-        name: Relative path with forward slashes.
-        size: Bytes.
-        mtime_ns: Modification time.
-        sha256: Digest of the file.
-        person: Identity of the person, if known.
-    """
-
-    source: int
-    name: str
-    size: int
-    mtime_ns: int
+    source: int  # number in the manifest
+    name: str  # relative path with forward slashes
+    size: int  # bytes
+    mtime_ns: int  # modification time
     sha256: bytes
-    person: str | None = None
+    person: str | None = None  # identity, if known
 
 
 class Skipped(NamedTuple):
@@ -106,11 +91,7 @@ class Manifest:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Apply all changes of the block, or none of them.
-
-        Raises:
-            UserError: If the file is damaged or cannot be written.
-        """
+        """Apply all changes of the block, or none of them."""
         with self._clear_errors():
             self.database.execute("BEGIN IMMEDIATE")
             try:
@@ -262,11 +243,7 @@ class PhotoIndex:
         return [self.path(row) for row in range(self.count)]
 
     def path(self, row: int) -> Path:
-        """Return the path of a photo.
-
-        Raises:
-            IndexError: If the row does not exist.
-        """
+        """Return the path of a photo; IndexError if the row does not exist."""
         if row < 0:
             raise IndexError(row)
         source, name, _ = self._names[row]
@@ -277,11 +254,7 @@ class PhotoIndex:
         return self._names[row][2]
 
     def sha256(self, row: int) -> bytes | None:
-        """Return a photo's digest at the time of indexing; None if it has been removed from the index since.
-
-        Raises:
-            UserError: If the manifest cannot be read.
-        """
+        """Return a photo's digest at the time of indexing; None if it has been removed from the index since."""
         source, name, _ = self._names[row]
         with contextlib.closing(Manifest(self.folder)) as manifest:
             return manifest.sha256(source, name)

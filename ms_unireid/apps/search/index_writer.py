@@ -31,7 +31,7 @@ class IndexWriter:
         repaired: Photos that were dropped at opening because their features were missing.
 
     Raises:
-        UserError: If another process is changing the index, or it cannot be written.
+        UserError: If another process is changing the index, or it cannot be written; so do the methods.
         DataError: If it is damaged, or was made with another checkpoint or other preprocessing.
     """
 
@@ -53,11 +53,7 @@ class IndexWriter:
         self._lock.close()
 
     def append(self, photos: Sequence[Photo], features: np.ndarray) -> None:
-        """Add photos and their L2-normalised features (N, D); both are on disk on return.
-
-        Raises:
-            UserError: If the disk is full.
-        """
+        """Add photos and their L2-normalised features (N, D); both are on disk on return."""
         about, count = self.manifest.about(), self.manifest.count()
         with _clear_errors(self.folder), open(features_file(self.folder, about), "r+b") as file:
             file.seek(count * row_bytes(about))
@@ -70,16 +66,7 @@ class IndexWriter:
             self._count_change(about)
 
     def rearrange(self, photos: Sequence[Photo], rows: Sequence[int], dropped: Sequence[int] = ()) -> None:
-        """Replace all photos; photo i takes the feature that is now at `rows[i]`.
-
-        Args:
-            photos: The photos to keep.
-            rows: Present row of each photo's feature.
-            dropped: Numbers of sources to remove.
-
-        Raises:
-            UserError: If the disk is full.
-        """
+        """Replace all photos; photo i takes the feature that is now at `rows[i]`. Remove the sources `dropped`."""
         about = self.manifest.about()
         features = map_features(self.folder, about, self.manifest.count())
         number = about["file"] + 1

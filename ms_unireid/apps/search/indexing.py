@@ -34,33 +34,19 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What an update did; numbers of photos.
+    """What an update did: numbers of photos, and the unreadable ones."""
 
-    Attributes:
-        photos: Now in the index.
-        encoded: New, or with new content.
-        kept: Unchanged.
-        copied: Content that the index had under another name.
-        removed: Gone, or with new content.
-        repaired: Features that were missing, and have been encoded again.
-        skipped: Path of each unreadable photo to the reason.
-    """
-
-    photos: int
-    encoded: int
-    kept: int
-    copied: int
-    removed: int
-    repaired: int
-    skipped: dict[str, str] = field(default_factory=dict)
+    photos: int  # now in the index
+    encoded: int  # new, or with new content
+    kept: int  # unchanged
+    copied: int  # content that the index had under another name
+    removed: int  # gone, or with new content
+    repaired: int  # features that were missing, and have been encoded again
+    skipped: dict[str, str] = field(default_factory=dict)  # path to reason
 
 
 def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, Any]:
-    """Describe how the features of an index are made; features are comparable only if this is the same.
-
-    Raises:
-        OSError: If the checkpoint cannot be read.
-    """
+    """Describe how the features of an index are made; features are comparable only if this is the same."""
     model = to_dict(config.model)
     return {
         "checkpoint": {"path": str(checkpoint.resolve()), "sha256": checkpoint_digest(checkpoint)},
@@ -77,11 +63,7 @@ def photo_source(folder: Path) -> Source:
 
 
 def dataset_source(name: str, root: Path, split: str) -> Source:
-    """Make a source of one split of a Tri data set.
-
-    Raises:
-        DataError: If the folder or the caption file is missing or damaged.
-    """
+    """Make a source of one split of a Tri data set."""
     return Source(os.path.abspath(dataset_photos(name, root).folder), name, split)
 
 
@@ -98,8 +80,8 @@ def build_index(
     """Make an index with a checkpoint, or bring one up to date.
 
     Args:
-        folder: The index; created if it does not exist.
-        sources: As in `update_index`.
+        folder: As in `update_index`.
+        sources: As there.
         checkpoint: The model's file; None takes the one that made the index.
         dtype: One of `DTYPES`; None keeps that of the index, and is float16 for a new one.
         removed: As in `update_index`.

@@ -21,21 +21,13 @@ _MAX_CHARACTERS = 100_000
 
 @dataclass(frozen=True)
 class Query:
-    """One query; several texts or sketches describe the same person and are averaged.
-
-    Attributes:
-        texts: Descriptions.
-        sketches: Pictures or their files.
-        photo: A picture, its file, or the row of an indexed photo; excludes texts and sketches.
-        weight: Weight of the sketches, 0 to 1; the texts have the rest. 0.5 adds both features as the paper does.
-        name: Name of the query in results.
-    """
+    """One query; several texts or sketches describe the same person and are averaged."""
 
     texts: tuple[str, ...] = ()
     sketches: tuple[Path | Image.Image, ...] = ()
-    photo: Path | Image.Image | int | None = None
-    weight: float = 0.5
-    name: str = ""
+    photo: Path | Image.Image | int | None = None  # int: row of an indexed photo; excludes texts and sketches
+    weight: float = 0.5  # of the sketches, 0 to 1; the texts have the rest; 0.5 adds both features as the paper does
+    name: str = ""  # in results
 
     def __post_init__(self):
         if any(not text.strip() for text in self.texts):
@@ -60,21 +52,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Hit:
-    """One photo of a ranked list.
+    """One photo of a ranked list."""
 
-    Attributes:
-        rank: From 1.
-        score: Cosine similarity.
-        row: Row in the index.
-        path: The photo.
-        person: Identity of the person, if known.
-    """
-
-    rank: int
-    score: float
-    row: int
+    rank: int  # from 1
+    score: float  # cosine similarity
+    row: int  # in the index
     path: Path
-    person: str | None = None
+    person: str | None = None  # identity, if known
 
 
 def make_query(

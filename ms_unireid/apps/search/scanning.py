@@ -15,25 +15,15 @@ Listing = Mapping[str, str | None]
 
 @dataclass
 class Changes:
-    """What an update of an index has to do.
+    """What an update of an index has to do."""
 
-    Attributes:
-        photos: The photos to keep, with their present names and states.
-        rows: Present row of each kept photo's feature.
-        new: The photos to encode: source, relative path, person.
-        skipped: Unreadable photos that have not changed, and photos that cannot be read now.
-        kept: Number of unchanged photos.
-        copied: Number of photos whose content the index has under another name.
-        removed: Number of photos that are gone or whose content has changed.
-    """
-
-    photos: list[Photo] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    new: list[tuple[int, str, str | None]] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    kept: int = 0
-    copied: int = 0
-    removed: int = 0
+    photos: list[Photo] = field(default_factory=list)  # to keep, with their present names and states
+    rows: list[int] = field(default_factory=list)  # present row of each kept photo's feature
+    new: list[tuple[int, str, str | None]] = field(default_factory=list)  # to encode: source, name, person
+    skipped: list[Skipped] = field(default_factory=list)  # unreadable, now or before and unchanged
+    kept: int = 0  # number of unchanged photos
+    copied: int = 0  # content that the index has under another name
+    removed: int = 0  # gone, or with new content
 
 
 def find_changes(

@@ -13,25 +13,15 @@ _SHOWN = 60  # characters of a description in the history
 
 @dataclass(frozen=True)
 class PageQuery:
-    """One query.
-
-    Attributes:
-        text: The description; may be empty.
-        strokes: A drawing; may be empty. A query has a drawing or an upload, not both.
-        upload: An uploaded sketch at the size of the model's input, mode RGB.
-        photo: Row of an indexed photo; replaces description and sketch.
-        photo_name: File name of that photo.
-        weight: Weight of the sketch, 0 to 1; the text has the rest.
-        top_k: Number of photos to show.
-    """
+    """One query: a description, a drawing or an upload, or both; or an indexed photo."""
 
     text: str = ""
     strokes: tuple[Stroke, ...] = ()
-    upload: Image.Image | None = None
-    photo: int | None = None
+    upload: Image.Image | None = None  # RGB, at the size of the model's input
+    photo: int | None = None  # row of an indexed photo; replaces description and sketch
     photo_name: str = ""
-    weight: float = 0.5
-    top_k: int = 10
+    weight: float = 0.5  # of the sketch, 0 to 1; the text has the rest
+    top_k: int = 10  # photos to show
 
     @property
     def has_sketch(self) -> bool:
@@ -39,11 +29,7 @@ class PageQuery:
         return bool(self.strokes) or self.upload is not None
 
     def check(self) -> None:
-        """Check the query.
-
-        Raises:
-            QueryError: If it is empty, or its description is too long.
-        """
+        """Raise QueryError if the query is empty or its description too long."""
         if len(self.text) > MAX_CHARACTERS:
             raise QueryError(
                 f"The description has {len(self.text):,} characters; the limit is {MAX_CHARACTERS:,}. Shorten it."

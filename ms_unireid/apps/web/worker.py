@@ -20,15 +20,10 @@ _LAST_WORDS, _LAST_CHARACTERS = 5, 60
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a query.
+    """The answer to a query."""
 
-    Attributes:
-        hits: Best first.
-        note: A hint for the user; may be empty.
-    """
-
-    hits: list[Hit]
-    note: str = ""
+    hits: list[Hit]  # best first
+    note: str = ""  # a hint for the user
 
 
 class SearchWorker:
@@ -61,11 +56,7 @@ class SearchWorker:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def search(self, query: PageQuery) -> Answer:
-        """Search.
-
-        Raises:
-            UserError: If the query cannot be answered.
-        """
+        """Search; UserError if the query cannot be answered."""
         query.check()
         return await self.run(lambda: self._answer(query))
 

@@ -1,4 +1,4 @@
-"""Small indexes: photos of one colour each, and an encoder that gives the mean colour as the feature."""
+"""Small indexes: photos of one colour each, and an encoder whose feature is the mean colour."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ DIM = 32
 
 
 class MeanColour:
-    """Stands for the model's image encoder; counts the pictures it was given."""
+    """Replaces the model's image encoder; counts the pictures."""
 
     def __init__(self):
         self.encoded = 0
@@ -45,24 +45,24 @@ def put_photo(path: Path, colour: tuple[int, int, int]) -> Path:
 
 
 def colour_of(number: int) -> tuple[int, int, int]:
-    """Return a colour that no other number up to 500 has."""
+    """Return a different colour for each number up to 500."""
     return 40 + number % 8 * 25, 40 + number // 8 % 8 * 25, 40 + number // 64 * 25
 
 
 def put_photos(folder: Path, numbers) -> list[Path]:
-    """Write one photo a number, named by it."""
+    """Write one photo per number, named by it."""
     return [put_photo(folder / f"{number:03d}.png", colour_of(number)) for number in numbers]
 
 
 def checkpoint(folder: Path, content: bytes = b"weights") -> Path:
-    """Write a file that stands for a checkpoint."""
+    """Write a file in place of a checkpoint."""
     path = folder / "model.ckpt"
     path.write_bytes(content)
     return path
 
 
 def extractor() -> SimpleNamespace:
-    """Make what `update_index` encodes with."""
+    """Make the model that `update_index` encodes with."""
     return SimpleNamespace(config=CONFIG, image_encoder=MeanColour())
 
 

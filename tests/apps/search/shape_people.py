@@ -1,7 +1,7 @@
-"""Eight "persons", each a colour, a shape and words for both, and a tiny model that finds them.
+"""Eight "persons", each with a colour, a shape and words for both, and a tiny model that finds them.
 
-Its towers are random; the two projections behind them are solved for by least squares, which is training in
-milliseconds: photos, sketches and captions of one person end in one direction.
+The towers are random. Least squares solves for the two projections, which takes milliseconds: photos, sketches and
+captions of one person get the same direction.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from ms_unireid.apps.web.drawing import Drawing, Stroke
 
 IMAGE_SIZE = (96, 32)
 PHOTOS = 2  # of each person in the gallery
-_SEEN = range(10, 16)  # the numbers of the photos that the model is made from
-_HANDS = ((0, 0), (2, -3), (-2, 3), (3, 3), (-3, -3))  # no drawing lies exactly where another does
+_TRAINING = range(10, 16)  # numbers of the photos that the model is made from
+_SHIFTS = ((0, 0), (2, -3), (-2, 3), (3, 3), (-3, -3))  # so that no two drawings are equal
 # Colour, words, and strokes on a sheet of 128 x 384.
 PEOPLE: dict[str, tuple[tuple[int, int, int], str, tuple[Stroke, ...]]] = {
     "red": ((200, 40, 40), "a tall hat", (((64, 20), (64, 360)),)),
@@ -36,7 +36,7 @@ def caption(colour: str, kind: int = 0) -> str:
 
 
 def photo(colour: str, number: int) -> Image.Image:
-    """Take a person's photo: the colour with noise, the shape in white."""
+    """Make a person's photo: the colour with noise, the shape in white."""
     rng = np.random.default_rng([number, *colour.encode()])
     noisy = np.clip(np.array(PEOPLE[colour][0]) + rng.normal(0, 12, (192, 64, 3)), 0, 255).astype(np.uint8)
     picture = Image.fromarray(noisy)
@@ -47,7 +47,7 @@ def photo(colour: str, number: int) -> Image.Image:
 
 
 def drawing(colour: str, right: float = 0, down: float = 0) -> Image.Image:
-    """Draw a person, a little beside where the strokes say."""
+    """Draw a person, with the strokes shifted."""
     moved = tuple(tuple((x + right, y + down) for x, y in stroke) for stroke in PEOPLE[colour][2])
     return Drawing(IMAGE_SIZE, moved).render()
 
@@ -62,7 +62,7 @@ def put_gallery(folder: Path) -> Path:
 
 
 def make_checkpoint(path: Path) -> Path:
-    """Make the model, from photos that are not in the gallery, and save it."""
+    """Make the model from photos outside the gallery, and save it."""
     from ms_unireid.checkpoints.checkpoint import save_checkpoint
     from ms_unireid.config import load_config, to_dict
     from ms_unireid.data.transforms import evaluation_transform
@@ -75,27 +75,27 @@ def make_checkpoint(path: Path) -> Path:
     prepare(config.runtime)
     model = build_model(config.model)
     extractor = FeatureExtractor(model, config)
-    shown = [[*(drawing(c, *hand) for hand in _HANDS), *(photo(c, i) for i in _SEEN)] for c in PEOPLE]
-    pixels = np.stack([evaluation_transform(picture, IMAGE_SIZE) for pictures in shown for picture in pictures])
-    told = [caption(c, kind) for c in PEOPLE for kind in (0, 1)]
+    pictures = [[*(drawing(c, *shift) for shift in _SHIFTS), *(photo(c, i) for i in _TRAINING)] for c in PEOPLE]
+    pixels = np.stack([evaluation_transform(picture, IMAGE_SIZE) for group in pictures for picture in group])
+    captions = [caption(c, kind) for c in PEOPLE for kind in (0, 1)]
     from mindspore import Tensor
 
     _solve(model.base_model.visual.proj, lambda: extractor.image_encoder(Tensor(pixels)).asnumpy())
-    _solve(model.base_model.text_projection, lambda: extractor.captions(told))
+    _solve(model.base_model.text_projection, lambda: extractor.captions(captions))
     save_checkpoint(path, model.get_parameters(), {"config": to_dict(config)})
     return path
 
 
 def _solve(projection, encode: Callable[[], np.ndarray]) -> None:
-    """Solve for a projection (W, D) that sends each person's examples, which follow each other, in one direction."""
+    """Solve for a projection (W, D) that gives all examples of a person, which are consecutive, the same direction."""
     from mindspore import Tensor
 
     width, dim = projection.shape
-    before = []
-    for start in range(0, width, dim):  # with a window for a projection the encoder gives what comes before it
+    windows = []
+    for start in range(0, width, dim):  # with this projection the encoder returns a window of its input
         projection.set_data(Tensor(np.eye(width, dim, -start, dtype=np.float32)))
-        before.append(encode())
-    inputs = np.concatenate(before, axis=1)[:, :width]
+        windows.append(encode())
+    inputs = np.concatenate(windows, axis=1)[:, :width]
     wanted = np.repeat(np.eye(len(PEOPLE), dim), len(inputs) // len(PEOPLE), axis=0)
     ridge = 1e-2 * np.eye(width)
     solved = np.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ wanted)

@@ -1,4 +1,4 @@
-"""Approximate search against exact search, on photos that lie in clusters."""
+"""Approximate search against exact search, on clustered features."""
 
 import shutil
 
@@ -30,7 +30,7 @@ def clustered(rows: int, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Fill an index with features alone."""
+    """Make an index of features without photo files."""
     folder = tmp_path_factory.mktemp("approximate")
     put_photos(folder / "photos", range(1))
     update(folder / "index", folder / "photos")
@@ -47,7 +47,7 @@ def index(made, tmp_path) -> PhotoIndex:
     return PhotoIndex.open(tmp_path / "index")
 
 
-def test_recall_is_that_of_the_exact_answer(index):
+def test_recall_is_measured_against_exact_search(index):
     queries = clustered(50, 2)
     about = build_approximate(index, {"queries": queries, "photos": sample_photos(index, 40)}, recall=0.9)
     found, scores = ApproximateIndex(index).search(queries, 10)
@@ -61,7 +61,7 @@ def test_recall_is_that_of_the_exact_answer(index):
     assert recalls == sorted(recalls)
 
 
-def test_a_recall_of_one_looks_into_as_many_lists_as_it_takes(index):
+def test_a_recall_of_one_searches_as_many_lists_as_needed(index):
     queries = np.random.default_rng(9).standard_normal((30, DIM), np.float32)
     about = build_approximate(index, {"queries": queries}, recall=1.0)
     assert about["recall_at_10"]["queries"] == 1.0
@@ -69,7 +69,7 @@ def test_a_recall_of_one_looks_into_as_many_lists_as_it_takes(index):
     assert (found == exact).mean() > 0.99
 
 
-def test_it_is_of_the_index_as_it_was(index):
+def test_a_changed_index_needs_a_new_approximate_index(index):
     build_approximate(index, {"queries": clustered(5, 3)})
     writer = IndexWriter(index.folder, describe_index(index.folder))
     writer.append([Photo(1, "new.png", 1, 1, b"x" * 32)], normalize_rows(clustered(1, 4)))
@@ -78,7 +78,7 @@ def test_it_is_of_the_index_as_it_was(index):
         ApproximateIndex(PhotoIndex.open(index.folder))
 
 
-def test_absent_and_damaged(index):
+def test_missing_and_damaged_files_are_refused(index):
     with pytest.raises(DataError, match="is missing or damaged"):
         ApproximateIndex(index)
     build_approximate(index, {"queries": clustered(5, 3)})

@@ -27,16 +27,16 @@ def chunks(request, monkeypatch):
 
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("queries", [1, 2, 33, 70])
+@pytest.mark.parametrize("count", [1, 2, 33, 70])
 @pytest.mark.parametrize("k", [1, 10, 500])
-def test_the_same_as_sorting_everything(dtype, queries, k):
-    feats, asked = features(300, dtype), 5 * np.random.default_rng(2).standard_normal((queries, 32), np.float32)
-    rows, scores = exact_search(feats, asked, k)
-    wanted_rows, wanted_scores = literal(feats, asked, k)
+def test_the_same_as_sorting_everything(dtype, count, k):
+    feats, queries = features(300, dtype), 5 * np.random.default_rng(2).standard_normal((count, 32), np.float32)
+    rows, scores = exact_search(feats, queries, k)
+    wanted_rows, wanted_scores = literal(feats, queries, k)
     np.testing.assert_allclose(scores, wanted_scores, atol=3e-7)
     # Where two similarities are closer than float32 tells, either may come first.
     assert (rows != wanted_rows).mean() < 0.01
-    assert rows.shape == scores.shape == (queries, min(k, 300))
+    assert rows.shape == scores.shape == (count, min(k, 300))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -51,9 +51,9 @@ def test_photos_of_the_same_content_come_in_their_order(dtype, monkeypatch):
 def test_half_precision_rounds_the_features_alone():
     """The query's own rounding must not show: a float16 query alone would be off by 1e-4."""
     feats = features(2000, "float16", dim=512)
-    asked = np.random.default_rng(5).standard_normal((20, 512), np.float32)
-    _, scores = exact_search(feats, asked, 2000)
-    np.testing.assert_allclose(scores, literal(feats, asked, 2000)[1], atol=2e-7)
+    queries = np.random.default_rng(5).standard_normal((20, 512), np.float32)
+    _, scores = exact_search(feats, queries, 2000)
+    np.testing.assert_allclose(scores, literal(feats, queries, 2000)[1], atol=2e-7)
 
 
 def test_memory_mapped_features(tmp_path):

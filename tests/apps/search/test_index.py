@@ -1,4 +1,4 @@
-"""An index on disk: made, changed, killed, damaged."""
+"""An index on disk: created, updated, interrupted, damaged."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def test_every_photo_gets_its_feature(photos, index, dtype):
     np.testing.assert_allclose(np.linalg.norm(found.features.astype(np.float32), axis=1), 1, atol=1e-3)
 
 
-def test_nothing_new_is_not_read_again(photos, index):
+def test_unchanged_photos_are_not_read_again(photos, index):
     update(index, photos)
     before = (index / "features.1.float16").stat().st_mtime_ns
     using = extractor()
@@ -67,13 +67,13 @@ def test_added_changed_removed_moved_and_touched(photos, index):
     assert update(index).kept == 10
 
 
-def test_several_folders_come_and_go(photos, index, tmp_path):
+def test_folders_are_added_and_removed(photos, index, tmp_path):
     update(index, photos)
     others = put_photos(tmp_path / "others", range(20, 23))
     assert update(index, tmp_path / "others").kept == 10
     check(index, [*photos.glob("*.png"), *others])
     (photos / "009.png").unlink()
-    assert update(index, tmp_path / "others").photos == 13  # the other folder was not looked at
+    assert update(index, tmp_path / "others").photos == 13  # the other folder was not compared
     assert update(index).photos == 12
     report = update(index, removed=[photos])
     assert (report.photos, report.removed) == (3, 9)
@@ -82,14 +82,14 @@ def test_several_folders_come_and_go(photos, index, tmp_path):
         update(index, removed=[photos])
 
 
-def test_a_folder_cannot_come_and_go_at_once(photos, index):
+def test_a_folder_cannot_be_added_and_removed_at_once(photos, index):
     update(index, photos)
     with pytest.raises(ConfigError, match="both added and removed"):
         update(index, photos, removed=[photos])
     check(index, photos.glob("*.png"))
 
 
-def test_an_interrupted_removal_leaves_the_folder_whole(photos, index, tmp_path, monkeypatch):
+def test_an_interrupted_removal_removes_nothing(photos, index, tmp_path, monkeypatch):
     others = put_photos(tmp_path / "others", range(20, 23))
     update(index, photos, tmp_path / "others")
 
@@ -104,7 +104,7 @@ def test_an_interrupted_removal_leaves_the_folder_whole(photos, index, tmp_path,
     check(index, others)
 
 
-def test_a_folder_that_is_gone_or_empty_does_not_empty_the_index(photos, index, tmp_path):
+def test_a_missing_or_empty_folder_does_not_empty_the_index(photos, index, tmp_path):
     update(index, photos)
     shutil.move(photos, tmp_path / "elsewhere")
     with pytest.raises(DataError, match="no such folder"):
@@ -126,7 +126,7 @@ def test_nested_folders_are_refused(photos, index):
         update(index, photos, photos / "sub")
 
 
-def test_a_wrong_folder_makes_no_index(index, tmp_path):
+def test_a_wrong_folder_creates_no_index(index, tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         update(index, tmp_path / "typo")
     assert not index.exists()
@@ -143,12 +143,12 @@ def test_bad_photos_are_skipped_listed_and_tried_again_when_changed(photos, inde
     again = update(index, photos, using=extractor())
     assert again.skipped == report.skipped and again.encoded == 0
     put_photo(photos / "text.png", colour_of(50))
-    mended = update(index, photos)
-    assert mended.encoded == 1 and len(mended.skipped) == 2
-    assert describe_index(index)["skipped"] == mended.skipped
+    fixed = update(index, photos)
+    assert fixed.encoded == 1 and len(fixed.skipped) == 2
+    assert describe_index(index)["skipped"] == fixed.skipped
 
 
-def test_a_batch_without_a_single_good_photo(index, tmp_path):
+def test_a_batch_without_readable_photos(index, tmp_path):
     for number in range(9):
         (tmp_path / "bad" / f"{number}.png").parent.mkdir(exist_ok=True)
         (tmp_path / "bad" / f"{number}.png").write_text("no")
@@ -172,7 +172,7 @@ def test_another_checkpoint_model_or_dtype_is_refused(photos, index):
     check(index, photos.glob("*.png"))
 
 
-def test_two_processes_do_not_change_it_at_once(photos, index):
+def test_two_processes_cannot_change_an_index_at_once(photos, index):
     update(index, photos)
     writer = IndexWriter(index, describe_index(index))
     with pytest.raises(UserError, match="another process is changing"):
@@ -217,7 +217,7 @@ def test_a_damaged_manifest_is_named(photos, index, content):
         PhotoIndex.open(index)
 
 
-def test_other_folders_are_no_index(photos, tmp_path):
+def test_other_folders_are_not_an_index(photos, tmp_path):
     with pytest.raises(DataError, match="is not an index"):
         PhotoIndex.open(photos)
     with pytest.raises(DataError, match="has other files and is not an index"):
@@ -260,7 +260,7 @@ def change_everything(photos: Path) -> None:
 
 
 def killed_at(moment: int, index: Path, photos: Path) -> bool:
-    """Update in a process that is killed at its n-th statement, flush or removal; tell whether it was."""
+    """Update in a process that is killed at its n-th statement, flush or removal; return whether it was killed."""
     child = os.fork()
     if child == 0:
         try:
@@ -298,7 +298,7 @@ def killed_at(moment: int, index: Path, photos: Path) -> bool:
 
 
 def consistent(index: Path) -> None:
-    """Check that each photo that is still what it was has its own feature."""
+    """Check that each unchanged photo has its own feature."""
     try:
         found = PhotoIndex.open(index)
     except DataError as error:
@@ -311,8 +311,8 @@ def consistent(index: Path) -> None:
 
 @pytest.mark.parametrize("what", ["made", "changed"])
 def test_killed_at_any_moment(what, tmp_path, monkeypatch):
-    """After a kill at each statement, flush or removal the index is right, and the next run ends as it should."""
-    # No library with threads of its own in a forked process.
+    """After a kill at any statement, flush or removal the index is consistent, and the next run completes it."""
+    # A forked process must not use libraries with threads.
     monkeypatch.setattr(indexing, "iterate", lambda source, runtime: (source[i] for i in range(len(source))))
     monkeypatch.setattr(indexing, "Tensor", np.asarray)
     moment, kills = 0, 0
@@ -339,7 +339,7 @@ def test_killed_at_any_moment(what, tmp_path, monkeypatch):
     assert kills > 20, kills
 
 
-def test_an_interrupted_run_goes_on_with_the_next_batch(photos, index):
+def test_an_interrupted_run_continues_with_the_next_batch(photos, index):
     using = extractor()
     encode = using.image_encoder
 
@@ -365,7 +365,7 @@ def test_progress_counts_every_photo(photos, index):
     assert seen[-1] == ("encoded", 11, 11) and [done for _, done, _ in seen] == [4, 8, 11]
 
 
-def test_pictures_are_not_changed_by_the_index(photos, index):
+def test_indexing_does_not_change_the_photos(photos, index):
     before = {path: path.read_bytes() for path in photos.iterdir()}
     update(index, photos)
     assert {path: path.read_bytes() for path in photos.iterdir()} == before

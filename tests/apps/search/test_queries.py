@@ -1,4 +1,4 @@
-"""What may be asked, and how files of queries are read."""
+"""Valid and invalid queries, and files of queries."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_one_or_many():
         ({"text": "a man", "weight": float("nan")}, "weight"),
     ],
 )
-def test_what_cannot_be_asked(given, message):
+def test_invalid_queries_are_refused(given, message):
     with pytest.raises(QueryError, match=message):
         make_query(**given)
 
@@ -43,7 +43,7 @@ def test_emoji_and_ten_thousand_characters_are_text():
     assert make_query("🧍‍♂️ in 🟥").texts and make_query("word " * 2000).texts
 
 
-def test_transparent_sketches_are_drawn_on_white(tmp_path):
+def test_transparent_sketches_get_a_white_background(tmp_path):
     drawn = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     drawn.putpixel((1, 1), (0, 0, 0, 255))
     for name in ("a.png", "b.webp"):
@@ -54,14 +54,14 @@ def test_transparent_sketches_are_drawn_on_white(tmp_path):
     assert np.asarray(read_query_picture(tmp_path / "palette.png"))[0, 0].tolist() == [255, 255, 255]
 
 
-def test_pictures_are_turned_as_their_camera_says(tmp_path):
+def test_pictures_are_rotated_by_their_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_query_picture(tmp_path / "turned.jpg").size == (20, 40)
 
 
-def test_moving_and_broken_pictures(tmp_path):
+def test_animated_and_damaged_pictures(tmp_path):
     frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
     with pytest.raises(QueryError, match=r"animated \(2 frames"):
@@ -105,13 +105,13 @@ def test_json_lines(tmp_path):
         ("q.jsonl", b"\xff\xfe", "not UTF-8"),
     ],
 )
-def test_wrong_files_name_the_line(tmp_path, name, content, message):
+def test_errors_in_a_file_name_the_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(QueryError, match=message) as caught:
         read_queries(tmp_path / name)
     assert name in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_queries(tmp_path / "absent.csv")

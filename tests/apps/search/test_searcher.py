@@ -1,4 +1,4 @@
-"""Searching with a real tiny model: what it finds is what its features say."""
+"""Search with a real tiny model, against rankings computed from its features."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +42,7 @@ def save(path: Path, seed: int = 1) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def execution_mode():
-    """Put back the mode that opening a checkpoint sets."""
+    """Restore the mode that opening a checkpoint sets."""
     before = ms.get_context("mode")
     yield
     ms.set_context(mode=before)
@@ -108,7 +108,7 @@ def test_text_and_sketch_are_weighted_features(searcher, model, made, weight):
     assert_ranked(searcher.search(TEXTS[0], sketch, weight=weight, top_k=9), ranking(model, made, query))
 
 
-def test_the_paper_s_sum_is_the_default(searcher, model, made):
+def test_the_default_is_the_sum_of_the_paper(searcher, model, made):
     fused = model.fuse(
         Tensor(image_feature(model, photo(made, 2))[None]), Tensor(text_feature(model, TEXTS[1])[None])
     ).asnumpy()[0]
@@ -127,8 +127,8 @@ def test_a_photo_finds_itself(searcher, made):
     for number in range(9):
         path = photo(made, number)
         row = searcher.index.photos.index(path)
-        for asked in (path, str(path), row, load_picture(path)):
-            first = searcher.search(photo=asked, top_k=1)[0]
+        for query in (path, str(path), row, load_picture(path)):
+            first = searcher.search(photo=query, top_k=1)[0]
             assert (first.path, first.row) == (path, row) and first.score == pytest.approx(1, abs=1e-5)
 
 
@@ -156,7 +156,7 @@ def test_long_and_strange_texts(searcher):
         assert len(searcher.search(text, top_k=3)) == 3
 
 
-def test_many_threads_get_their_own_answers(searcher, made):
+def test_concurrent_threads_get_their_own_results(searcher, made):
     paths = [photo(made, number % 9) for number in range(40)]
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(lambda path: searcher.search(sketch=path, top_k=1)[0].path, paths))
@@ -171,7 +171,7 @@ def test_search_all_answers_each_as_search_does(searcher, made):
     assert searcher.search_all([], 4) == []
 
 
-def test_the_package_offers_it(made, model):
+def test_the_package_exports_searcher_and_index(made, model):
     assert mu.Searcher(model, made / "index").search("a man in red", top_k=2)[0].rank == 1
     assert mu.PhotoIndex.open(made / "index").count == 9
 
@@ -230,7 +230,7 @@ def test_rollout_against_its_definition(model):
             scores = [np.exp(q[:, h] @ k[:, h].T / np.sqrt(32)) for h in heads]
             attention = np.mean([s / s.sum(axis=1, keepdims=True) for s in scores], axis=0)
             flow = (attention / 2 + np.eye(9) / 2) @ flow
-            if block is not visual.transformer.resblocks[-1]:  # whose output nothing looks at
+            if block is not visual.transformer.resblocks[-1]:  # whose output is not used
                 tokens = block(tokens)
         expected = flow[0, 1:] / flow[0, 1:].sum()
         np.testing.assert_allclose(found[picture].reshape(-1), expected, atol=1e-5)
@@ -247,5 +247,5 @@ def test_reports_agree(searcher, made):
     assert all(str(hit.path) in to_table(queries, found) for hits in found for hit in hits)
 
 
-def test_colours_tell_the_photos_apart():
+def test_the_photos_have_different_colours():
     assert len({colour_of(number) for number in range(300)}) == 300

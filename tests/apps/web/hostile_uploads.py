@@ -1,4 +1,4 @@
-"""Uploads that must not get through, or must get through unharmed."""
+"""Uploads for tests: ordinary pictures, and those that must be refused."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ def animated(format: str) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """Return a PNG of a few bytes that claims, and holds, many pixels."""
+    """Return a small PNG with very many pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

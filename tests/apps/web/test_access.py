@@ -1,4 +1,4 @@
-"""Access: nothing reaches the page without the right name or token; requests, websockets and uploads alike."""
+"""Access: requests, websockets and uploads need the right host name or the token."""
 
 import asyncio
 
@@ -40,7 +40,7 @@ def opens_socket(browser: TestClient, **headers: str) -> bool:
         return False
 
 
-# 1. This machine alone.
+# 1. This machine only.
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST"])
@@ -52,7 +52,7 @@ def test_this_machine_has_these_names(host):
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "192.168.0.7", "", "localhost.example.org", "127.0.0.1.example.org", "2130706433"]
 )
-def test_any_other_needs_to_be_asked_for_and_a_token(host):
+def test_other_machines_need_the_option_and_a_token(host):
     assert not is_loopback(host)
     with pytest.raises(ConfigError, match="--allow-remote"):
         check_access(host, allow_remote=False, token=TOKEN)
@@ -62,7 +62,7 @@ def test_any_other_needs_to_be_asked_for_and_a_token(host):
 
 
 @pytest.mark.parametrize("token", ["", "short", "fifteen-letters", "sixteen letters\n", "sixteen-létters-"])
-def test_a_token_that_is_none_is_refused(token):
+def test_an_invalid_token_is_refused(token):
     with pytest.raises(ConfigError, match="at least 16 printable ASCII characters"):
         check_access("0.0.0.0", allow_remote=True, token=token)
 
@@ -76,7 +76,7 @@ def test_its_own_names_pass(host):
 
 @pytest.mark.parametrize("host", ["example.org", "example.org:8080", "127.0.0.1.example.org", "[::1", "", "a@b@c", "["])
 def test_a_foreign_name_for_this_machine_is_refused(host):
-    """DNS rebinding: another site's name that leads to 127.0.0.1."""
+    """DNS rebinding: another site's name that resolves to 127.0.0.1."""
     browser = client()
     answer = browser.get("/photo/0", headers={"host": host})
     assert (answer.status_code, answer.text) == (403, "Open this page as http://127.0.0.1 or localhost.")
@@ -114,7 +114,7 @@ def test_the_token_gives_a_cookie_that_passes():
     assert opens_socket(browser, cookie=f"{COOKIE}={browser.cookies[COOKIE]}")
 
 
-def test_a_cookie_lasts_for_its_token_alone():
+def test_a_cookie_is_valid_for_its_token_only():
     first = client(TOKEN)
     first.get(f"/?token={TOKEN}")
     cookie = {"cookie": f"{COOKIE}={first.cookies[COOKIE]}"}
@@ -123,7 +123,7 @@ def test_a_cookie_lasts_for_its_token_alone():
 
 
 @pytest.mark.parametrize("given", ["%ff%fe", "%00", "ü", "a" * 5000])
-def test_a_strange_token_is_a_wrong_one(given):
+def test_a_malformed_token_is_refused(given):
     assert client(TOKEN).get(f"/?token={given}").status_code == 403
 
 
@@ -153,24 +153,24 @@ def test_answers_forbid_foreign_scripts_and_frames():
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-# 4. How much.
+# 4. Size limits.
 
 
-def test_a_body_is_bounded_by_what_it_says():
+def test_the_content_length_is_limited():
     browser = client()
     assert browser.post("/", content=bytes(LIMIT)).text == f"page {LIMIT}"
     answer = browser.post("/", content=bytes(LIMIT + 1))
     assert (answer.status_code, answer.text) == (413, "At most 1,000 bytes may be sent.")
 
 
-def test_a_body_is_bounded_by_what_comes():
-    """Without a length, and with a wrong one: no more is read than what is too much."""
+def test_the_received_bytes_are_limited():
+    """Without a content length, and with a wrong one, reading stops at the limit."""
     for length in ([], [(b"content-length", b"5")], [(b"content-length", b"five")]):
         assert _stream(length) == (413, 3)
 
 
 def _stream(length: list[tuple[bytes, bytes]]) -> tuple[int, int]:
-    """Send chunks of 400 bytes without end; return the status and how many were read."""
+    """Send chunks of 400 bytes without end; return the status and the number of chunks read."""
     read, sent = 0, []
 
     async def receive():

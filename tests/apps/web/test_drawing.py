@@ -1,4 +1,4 @@
-"""Drawings: what the pen did is what the model sees, and nothing a browser sends can break or bloat it."""
+"""Drawings: strokes are rendered as drawn, and bad input from a browser is ignored or limited."""
 
 import math
 from xml.etree import ElementTree
@@ -26,7 +26,7 @@ def ink(drawing: Drawing) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(384, 128), (96, 32), (256, 128), (128, 128), (224, 224)])
-def test_the_sheet_has_the_models_proportions(size):
+def test_the_sheet_has_the_aspect_ratio_of_the_model(size):
     drawing = Drawing(size)
     width, height = drawing.size
     assert height == HEIGHT and width / height == pytest.approx(size[1] / size[0], abs=1e-3)
@@ -35,7 +35,7 @@ def test_the_sheet_has_the_models_proportions(size):
     assert np.asarray(picture).min() == 255
 
 
-def test_a_line_lies_where_it_was_drawn():
+def test_a_line_is_where_it_was_drawn():
     found = ink(drawn((20, 100), (100, 100)))
     rows, columns = np.nonzero(found)
     assert rows.min() == pytest.approx(200 - PEN_WIDTH, abs=1.5) and rows.max() == pytest.approx(
@@ -47,7 +47,7 @@ def test_a_line_lies_where_it_was_drawn():
     assert found[200, 40:200].all()
 
 
-def test_lines_are_black_on_white_alone():
+def test_lines_are_black_on_white():
     pixels = np.asarray(drawn((0, 0), (120, 380), (10, 200)).render())
     assert set(np.unique(pixels)) == {0, 255}
 
@@ -68,7 +68,7 @@ def test_svg_and_picture_hold_the_same_points():
     assert to_svg(()) == ""
 
 
-def test_undo_takes_the_latest_stroke():
+def test_undo_removes_the_latest_stroke():
     drawing = drawn((1, 1), (50, 50))
     first = drawing.strokes
     drawing.pen_down(60, 60)
@@ -93,7 +93,7 @@ def test_the_pen_stays_on_the_sheet():
 
 
 @pytest.mark.parametrize("value", [None, "7", math.nan, math.inf, [1], {}, 1j])
-def test_what_is_no_place_is_ignored(value):
+def test_invalid_coordinates_are_ignored(value):
     drawing = Drawing(SIZE)
     drawing.pen_down(value, 5)
     assert drawing.strokes == ()
@@ -101,7 +101,7 @@ def test_what_is_no_place_is_ignored(value):
     assert not drawing.pen_move(9, value) and drawing.strokes == (((5, 5),),)
 
 
-def test_a_drawing_is_bounded():
+def test_the_number_of_points_is_limited():
     drawing = drawn(*((i * 7 % 120, i * 11 % 380) for i in range(MAX_POINTS + 100)))
     assert len(drawing.strokes[0]) == MAX_POINTS
     drawing.pen_down(3, 3)
@@ -111,7 +111,7 @@ def test_a_drawing_is_bounded():
     assert drawing.strokes == (((3, 3),),)
 
 
-def test_a_drawing_goes_on_where_an_earlier_one_ended():
+def test_a_drawing_starts_with_earlier_strokes():
     first = drawn((1, 1), (50, 50))
     again = Drawing(SIZE, first.strokes)
     assert np.array_equal(ink(again), ink(first))

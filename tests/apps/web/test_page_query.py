@@ -1,4 +1,4 @@
-"""Queries of the page: what is refused, what they are called, which sketch they hold."""
+"""Queries of the page: checks, names and sketches."""
 
 import pytest
 from PIL import Image
@@ -11,14 +11,14 @@ UPLOAD = Image.new("RGB", (16, 32), "red")
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t\u2003"])
-def test_nothing_is_refused_and_a_sketch_alone_is_something(text):
+def test_an_empty_query_is_refused_and_a_sketch_suffices(text):
     with pytest.raises(QueryError, match="type a description, or draw or upload a sketch"):
         PageQuery(text).check()
     for query in (PageQuery(text, strokes=STROKES), PageQuery(text, upload=UPLOAD), PageQuery(text, photo=0)):
         query.check()
 
 
-def test_a_long_description_is_taken_and_a_longer_one_refused():
+def test_the_length_of_a_description_is_limited():
     PageQuery("x" * MAX_CHARACTERS).check()
     with pytest.raises(QueryError, match="10,001 characters; the limit is 10,000"):
         PageQuery("x" * (MAX_CHARACTERS + 1)).check()
@@ -46,7 +46,7 @@ def test_a_query_has_a_name(query, name):
     assert query.name() == name
 
 
-def test_equal_queries_are_the_same_one():
+def test_queries_compare_by_content():
     assert PageQuery("a", upload=UPLOAD) == PageQuery("a", upload=UPLOAD.copy())
     assert PageQuery("a", upload=UPLOAD) != PageQuery("a", upload=Image.new("RGB", (16, 32), "blue"))
     assert PageQuery("a", strokes=STROKES) != PageQuery("a")

@@ -1,4 +1,4 @@
-"""Photos for the page: those of the index alone, small, and never a file as it lies on disk."""
+"""Thumbnails: only of indexed photos, small, and always encoded again."""
 
 import io
 
@@ -22,7 +22,7 @@ def index(tmp_path):
     return PhotoIndex.open(tmp_path / "index")
 
 
-def test_a_photo_is_encoded_anew_and_bounded(index):
+def test_a_photo_is_encoded_again_and_small(index):
     thumbnails = Thumbnails(index)
     for row in range(3):
         with Image.open(io.BytesIO(thumbnails.get(row))) as picture:
@@ -38,8 +38,8 @@ def test_other_rows_are_refused(index, row):
         Thumbnails(index).get(row)
 
 
-def test_a_photo_that_is_gone_or_another_one_is_refused(index):
-    """Whether it was shown before or not."""
+def test_a_missing_or_changed_photo_is_refused(index):
+    """With and without a cached thumbnail."""
     thumbnails = Thumbnails(index)
     thumbnails.get(0)
     for row in (0, 1):
@@ -51,7 +51,7 @@ def test_a_photo_that_is_gone_or_another_one_is_refused(index):
             thumbnails.get(row)
 
 
-def test_a_photo_that_left_the_index_is_refused(index, tmp_path):
+def test_a_photo_removed_from_the_index_is_refused(index, tmp_path):
     name = index.path(1)
     content = name.read_bytes()
     name.unlink()
@@ -61,7 +61,7 @@ def test_a_photo_that_left_the_index_is_refused(index, tmp_path):
         Thumbnails(index).get(1)
 
 
-def test_a_photo_that_was_copied_again_is_still_the_same(index):
+def test_a_photo_with_a_new_modification_time_is_served(index):
     content = index.path(0).read_bytes()
     index.path(0).unlink()
     index.path(0).write_bytes(content)

@@ -1,4 +1,4 @@
-"""Uploads: decoded as the user sees them, or refused in words, in bounded memory and without a file."""
+"""Uploads: decoded upright on white or refused with a reason, in limited memory and without files."""
 
 import os
 import tracemalloc
@@ -15,19 +15,19 @@ from ms_unireid.errors import DataError
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_cannot_be_used_is_refused_in_words(name, tmp_path, monkeypatch):
+def test_unusable_uploads_are_refused_with_a_reason(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data, reason = HOSTILE[name]
     tracemalloc.start()
-    with pytest.raises(DataError, match=reason) as told:
+    with pytest.raises(DataError, match=reason) as error:
         decode_upload(data)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 2**25 and "\n" not in str(told.value) and len(str(told.value)) < 300
+    assert peak < 2**25 and "\n" not in str(error.value) and len(str(error.value)) < 300
     assert os.listdir(tmp_path) == []
 
 
-def test_too_many_bytes_are_refused_before_they_are_looked_at(monkeypatch):
+def test_too_many_bytes_are_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(uploads, "opened_file", None)
     with pytest.raises(DataError, match=r"10,485,761 bytes, expected at most 10,485,760"):
         decode_upload(bytes(MAX_BYTES + 1))
@@ -46,14 +46,14 @@ def test_every_kind_of_pixel_is_read(mode):
     assert picture.mode == "RGB" and np.asarray(picture).min() >= 254
 
 
-def test_lines_on_nothing_become_lines_on_white():
+def test_transparent_areas_become_white():
     sketch = Image.new("RGBA", (40, 120), (0, 0, 0, 0))
     sketch.paste((0, 0, 0, 255), (10, 10, 14, 110))
     pixels = np.asarray(decode_upload(encoded(sketch, "PNG")))
     assert pixels[60, 12].tolist() == [0, 0, 0] and pixels[60, 30].tolist() == [255, 255, 255]
 
 
-def test_a_photo_of_a_telephone_stands_upright():
+def test_a_rotated_phone_photo_is_upright():
     lying = Image.new("L", (120, 40), 255)
     lying.paste(0, (0, 0, 60, 40))
     orientation = Image.Exif()
@@ -62,12 +62,12 @@ def test_a_photo_of_a_telephone_stands_upright():
     assert pixels.shape == (120, 40, 3) and pixels[10].mean() < 50 and pixels[110].mean() > 200
 
 
-def test_the_preview_behind_a_photo_is_no_animation():
+def test_a_photo_with_a_preview_is_not_animated():
     frames = [Image.new("RGB", (40, 120), colour) for colour in ("white", "black")]
     picture = decode_upload(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]))
     assert np.asarray(picture).min() > 250
 
 
-def test_a_large_photo_is_made_smaller():
+def test_a_large_photo_is_reduced():
     picture = decode_upload(still("JPEG", (3000, 4000)))
     assert max(picture.size) == 1024
