@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from ms_unireid.checkpoints import clip_names as names
-from ms_unireid.checkpoints.formats.dtypes import FLOATS, dtype_of, name_of
+from ms_unireid.checkpoints.formats.dtypes import FLOATS, dtype_name, dtype_of
 from ms_unireid.checkpoints.formats.tensor_file import Entry
 from ms_unireid.checkpoints.recognition import Source
 from ms_unireid.config import ModelConfig
@@ -99,9 +99,9 @@ def float32_entries(source: Source, temperature: float) -> dict[str, Entry]:
 
 
 def _float32(source: Source, entry: Entry) -> Entry:
-    if name_of(entry.dtype) not in FLOATS:
+    if dtype_name(entry.dtype) not in FLOATS:
         raise CheckpointError(
-            f"{source.file.path}: {entry.name} is {name_of(entry.dtype)}; expected floating-point weights, not "
+            f"{source.file.path}: {entry.name} is {dtype_name(entry.dtype)}; expected floating-point weights, not "
             "quantised ones"
         )
     return Entry(entry.name, dtype_of("float32"), entry.shape, entry.source)
@@ -135,7 +135,7 @@ def _row(source: Source, name: str, shape: tuple[int, ...], resized: bool) -> Ro
     if entry is None:
         status = "initial" if (name, source.kind) == (names.LOGIT_SCALE, "irra") else "missing"
         return Row(name, (), status, None, shape, None, "float32")
-    dtype = name_of(entry.dtype)
+    dtype = dtype_name(entry.dtype)
     changes = ["resized"] if resized and name == names.VISUAL_POSITIONS else []
     changes += [] if dtype == "float32" else ["cast"]
     return Row(name, source.origins[name], ", ".join(changes) or "matched", entry.shape, shape, dtype, "float32")
@@ -146,7 +146,7 @@ def _surplus_rows(source: Source) -> list[Row]:
     for name, what in source.surplus.items():
         array = source.file.tensors[name]
         status = "unexpected" if what == "extra" else what
-        rows.append(Row(name, (name,), status, array.shape, None, name_of(array.dtype), None))
+        rows.append(Row(name, (name,), status, array.shape, None, dtype_name(array.dtype), None))
     return rows
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.checkpoints.formats.any_file import read_tensor_file
-from ms_unireid.checkpoints.formats.dtypes import BFLOAT16, FLOATS, cast, dtype_of, name_of
+from ms_unireid.checkpoints.formats.dtypes import BFLOAT16, FLOATS, cast, dtype_name, dtype_of
 from ms_unireid.checkpoints.formats.safetensors_file import write_safetensors
 from ms_unireid.checkpoints.formats.tensor_file import Entry
 from ms_unireid.errors import CheckpointError, EnvironmentProblem, UserError
@@ -80,7 +80,7 @@ def _pickle_reader(to_tensor: Callable[[np.ndarray], Any]) -> Callable[..., dict
 
     def load(file: str, **_: Any) -> dict[str, Any]:
         tensors = read_tensor_file(Path(file)).tensors
-        return {n: to_tensor(cast(a, "float32") if name_of(a.dtype) in FLOATS else a) for n, a in tensors.items()}
+        return {n: to_tensor(cast(a, "float32") if dtype_name(a.dtype) in FLOATS else a) for n, a in tensors.items()}
 
     return load
 

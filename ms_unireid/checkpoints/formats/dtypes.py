@@ -1,8 +1,8 @@
-"""Tensor element types under PyTorch's names, bfloat16 included, in plain numpy."""
+"""Element types of tensors by PyTorch's names, in plain numpy, with bfloat16."""
 
 import numpy as np
 
-# numpy has no bfloat16; a record of one field keeps its bits, its name and all of numpy's view mechanics.
+# numpy has no bfloat16. A record with one field keeps the bits and the name, and supports views.
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 
 _DTYPES = {
@@ -24,7 +24,7 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 def dtype_of(name: str) -> np.dtype:
-    """Return the little-endian numpy type that holds elements of a named type.
+    """Return the little-endian numpy type of this name.
 
     Raises:
         KeyError: If the type is not supported.
@@ -32,8 +32,8 @@ def dtype_of(name: str) -> np.dtype:
     return _DTYPES[name]
 
 
-def name_of(dtype: np.dtype) -> str:
-    """Return a type's name, such as "bfloat16".
+def dtype_name(dtype: np.dtype) -> str:
+    """Return the name of a numpy type, such as "bfloat16".
 
     Raises:
         KeyError: If the type is not supported.
@@ -42,7 +42,7 @@ def name_of(dtype: np.dtype) -> str:
 
 
 def cast(array: np.ndarray, name: str) -> np.ndarray:
-    """Convert an array to a named type, rounding to the nearest value, ties to even; itself if it has that type."""
+    """Convert an array to a named type, rounding ties to even. An array of that type is returned as it is."""
     target = dtype_of(name)
     if array.dtype == target:
         return array
@@ -55,7 +55,7 @@ def cast(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """Return an array that MindSpore 2.7 accepts: a copy if its elements lie at odd addresses of a mapped file."""
+    """Return an array that MindSpore 2.7 accepts: a copy if the elements of the mapped file are not aligned."""
     return np.require(array, requirements="A")
 
 

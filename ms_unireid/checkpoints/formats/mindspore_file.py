@@ -1,7 +1,7 @@
-"""Reader and writer of MindSpore's own checkpoints (.ckpt) in plain numpy.
+"""Read and write MindSpore's checkpoints (.ckpt) in plain numpy.
 
-Such a file is one protobuf message, a row of values. A value has a name (field 1) and a tensor (field 2) of
-dimensions (1), element type (2) and content (3). Values are laid end to end, so a file is written value by value.
+A file is one protobuf message: a list of values, one after the other. A value has a name (field 1) and a tensor
+(field 2) with dimensions (1), element type (2) and content (3).
 """
 
 import itertools
@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.dtypes import dtype_of, name_of
-from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile, contents
+from ms_unireid.checkpoints.formats.dtypes import dtype_name, dtype_of
+from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile, prefetched
 from ms_unireid.errors import CheckpointError
 
-# MindSpore writes a larger tensor as several values of the same name, one after the other.
+# MindSpore splits a larger tensor into consecutive values of the same name.
 SLICE_BYTES = 512 * 1024 * 1024
 
 _TYPES = {
@@ -36,13 +36,13 @@ _TYPES = {
 _NAMES = {theirs: ours for ours, theirs in _TYPES.items()}
 _STRING = "str"
 
-# A field begins with a byte of its number and its kind, 8 * number + kind; 0 is a number, 2 is length and bytes.
+# The first byte of a field is 8 * number + kind. Kind 0 is an integer, kind 2 is a length and that many bytes.
 _VALUE = 0x0A
 _NAME, _TENSOR, _MAP = 0x0A, 0x12, 0x1A
 _DIM, _TYPE, _CONTENT = 0x08, 0x12, 0x1A
-_MOST_FIELDS = 34  # type, content and numpy's 32 dimensions
+_MAX_FIELDS = 34  # type, content and numpy's 32 dimensions
 
-# Behind the values, if save_checkpoint was called with crc_check: this word and a big-endian CRC-32 of 10 bytes.
+# save_checkpoint with crc_check appends this word and a big-endian CRC-32 in 10 bytes.
 _CHECKSUM = b"crc_num"
 _CHECKSUM_BYTES = 17
 _CIPHERS = (b"\xd8\x5e\x3a\x7f", b"\xd9\x5e\x3a\x7f", b"\xda\x5e\x3a\x7f")  # AES-GCM, AES-CBC, SM4-CBC
@@ -57,7 +57,7 @@ class _Value:
 
 
 def looks_like_mindspore(head: bytes) -> bool:
-    """Tell whether a file that begins with these bytes (16 or more) is a MindSpore checkpoint, plain or encrypted."""
+    """Return whether the first bytes of a file (16 or more) are a MindSpore checkpoint's, plain or encrypted."""
     if head.startswith(_CIPHERS):
         return True
     data = memoryview(head)
@@ -75,11 +75,11 @@ def looks_like_mindspore(head: bytes) -> bool:
 def read_mindspore(path: Path) -> TensorFile:
     """Open a checkpoint: memory-mapped tensors, strings as `metadata`.
 
-    Numbers that were saved through append_dict are tensors of shape (), as `mindspore.load_checkpoint` returns them.
-    A file that was cut exactly between two tensors is a shorter valid file.
+    Numbers of append_dict are tensors of shape (), as in `mindspore.load_checkpoint`. A file that was cut exactly
+    between two tensors is valid.
 
     Raises:
-        CheckpointError: If the file cannot be read, is damaged, is encrypted or is no MindSpore checkpoint.
+        CheckpointError: If the file cannot be read, is damaged, is encrypted or is not a MindSpore checkpoint.
     """
     try:
         data = _values_of(np.memmap(path, np.uint8, "r").view(np.ndarray))
@@ -87,7 +87,7 @@ def read_mindspore(path: Path) -> TensorFile:
         strings: dict[str, str] = {}
         for name, values in itertools.groupby(_read_values(memoryview(data)), key=lambda value: value.name):
             if name in tensors or name in strings:
-                raise ValueError(f"{name!r} is there twice")
+                raise ValueError(f"{name!r} occurs twice")
             first, *rest = values
             if first.type == _STRING and not rest:
                 strings[name] = _string(data, first)
@@ -97,13 +97,13 @@ def read_mindspore(path: Path) -> TensorFile:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     except ValueError as error:
         raise CheckpointError(
-            f"{path}: cannot be read as a MindSpore checkpoint ({error}); copy or save it again, or take another one"
+            f"{path}: cannot be read as a MindSpore checkpoint ({error}); copy or save it again, or use another file"
         ) from error
     return TensorFile(path, "MindSpore checkpoint", tensors, metadata=strings, parts=(path,))
 
 
 def _values_of(data: np.ndarray) -> np.ndarray:
-    """Return the bytes that hold values; check the checksum behind them, if there is one."""
+    """Return the bytes of the values. A checksum after them, if any, is checked."""
     if data[:4].tobytes() in _CIPHERS:
         raise ValueError("it is encrypted; expected one that was saved without enc_key")
     values, end = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:].tobytes()
@@ -119,7 +119,7 @@ def _read_values(data: memoryview) -> Iterator[_Value]:
         fields = _message(data, span, (_NAME, _TENSOR, _MAP))
         name = _text(data, _only(fields, _NAME, "name"))
         if any(key == _MAP for key, _ in fields):
-            raise ValueError(f"{name!r} is a map parameter; expected tensors and strings alone")
+            raise ValueError(f"{name!r} is a map parameter; expected only tensors and strings")
         fields = _message(data, _only(fields, _TENSOR, "tensor"), (_DIM, _TYPE, _CONTENT))
         type_name = _text(data, _only(fields, _TYPE, "element type"))
         dims = tuple(dim for key, dim in fields if key == _DIM)
@@ -127,44 +127,44 @@ def _read_values(data: memoryview) -> Iterator[_Value]:
 
 
 def _message(data: memoryview, span: slice, allowed: Sequence[int]) -> list[tuple[int, int | slice]]:
-    fields = list(itertools.islice(_fields(data, span, allowed), _MOST_FIELDS + 1))
-    if len(fields) > _MOST_FIELDS:
-        raise ValueError(f"more than {_MOST_FIELDS} fields for one value, found at byte {span.start}")
+    fields = list(itertools.islice(_fields(data, span, allowed), _MAX_FIELDS + 1))
+    if len(fields) > _MAX_FIELDS:
+        raise ValueError(f"the value at byte {span.start} has more than {_MAX_FIELDS} fields")
     return fields
 
 
 def _fields(data: memoryview, span: slice, allowed: Sequence[int]) -> Iterator[tuple[int, int | slice]]:
-    """Yield key and number, or key and place, of each field in a message that lies at `span`."""
+    """Yield (key, integer) or (key, span of its bytes) for each field of the message at `span`."""
     position = span.start
     while position < span.stop:
         at = position
         key, position = _number(data, position, span.stop)
         if key not in allowed:
-            raise ValueError(f"no field may begin with {key:#x}, found at byte {at}")
+            raise ValueError(f"the field at byte {at} begins with {key:#x}, which is not allowed there")
         number, position = _number(data, position, span.stop)
         if key == _DIM:
             yield key, number
             continue
         if number > span.stop - position:
-            raise ValueError(f"{number} bytes should follow byte {position}, {span.stop - position} do")
+            raise ValueError(f"{number} bytes should follow byte {position}, but only {span.stop - position} do")
         yield key, slice(position, position + number)
         position += number
 
 
 def _number(data: memoryview, position: int, end: int) -> tuple[int, int]:
-    """Return a number of 7 bits a byte, low ones first, and the position behind it; 9 bytes hold all below 2^63."""
+    """Return a protobuf varint below 2^63 and the position after it."""
     number = 0
     for index, byte in enumerate(data[position : min(position + 9, end)]):
         number |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
             return number, position + index + 1
-    raise ValueError(f"it ends within a number, or has one of 2^63 or more, at byte {position}")
+    raise ValueError(f"the number at byte {position} is cut off, or is 2^63 or more")
 
 
 def _only(fields: list[tuple[int, int | slice]], key: int, what: str) -> slice:
     found = [place for field, place in fields if field == key]
     if len(found) != 1:
-        raise ValueError(f"a value has {len(found)} fields with its {what}; expected one")
+        raise ValueError(f"a value has {len(found)} fields for its {what}; expected one")
     return found[0]
 
 
@@ -179,12 +179,12 @@ def _string(data: np.ndarray, value: _Value) -> str:
 def _tensor(data: np.ndarray, slices: list[_Value]) -> np.ndarray:
     first = slices[0]
     if any((value.type, value.dims) != (first.type, first.dims) for value in slices):
-        raise ValueError(f"{first.name!r} is there twice, with different types or shapes")
+        raise ValueError(f"{first.name!r} occurs twice, with different types or shapes")
     if first.type not in _NAMES:
         raise ValueError(f"{first.name!r} has elements of type {first.type!r}; expected one of {', '.join(_NAMES)}")
     dtype = dtype_of(_NAMES[first.type])
     found = sum(value.content.stop - value.content.start for value in slices)
-    shape = () if first.dims == (0,) and found else first.dims  # how older versions wrote a scalar
+    shape = () if first.dims == (0,) and found else first.dims  # older versions write a scalar so
     if math.prod(shape) * dtype.itemsize != found:
         raise ValueError(f"{first.name!r} has {found} bytes, which do not fit shape {shape} of {first.type}")
     parts = [data[value.content] for value in slices]
@@ -194,23 +194,22 @@ def _tensor(data: np.ndarray, slices: list[_Value]) -> np.ndarray:
 
 
 def write_mindspore(file: Path, entries: Iterable[Entry], strings: Mapping[str, str]) -> None:
-    """Write tensors and strings as `mindspore.save_checkpoint` does, byte for byte, in the given order.
+    """Write tensors, then strings, as `mindspore.save_checkpoint` does, byte for byte.
 
     Args:
-        file: Where; an existing file is overwritten.
-        entries: The tensors; while one is written the next one is loaded.
-        strings: What append_dict would hold, behind the tensors.
+        file: An existing file is overwritten.
+        entries: The tensors; the next is loaded while one is written.
+        strings: The content of append_dict.
 
     Raises:
-        ValueError: If names are given twice, an array is not what its entry declares, or a tensor is empty: MindSpore
-            leaves those out.
+        ValueError: If a name occurs twice, an array differs from its entry, or is empty, which MindSpore omits.
         OSError: If the file cannot be written.
     """
     names = set(strings)
     with file.open("wb") as stream:
-        for entry, chunks in contents(entries):
+        for entry, chunks in prefetched(entries):
             if entry.name in names:
-                raise ValueError(f"{entry.name!r} is given twice")
+                raise ValueError(f"{entry.name!r} occurs twice")
             names.add(entry.name)
             _write_tensor(stream, entry, chunks)
         for name, text in strings.items():
@@ -220,21 +219,21 @@ def write_mindspore(file: Path, entries: Iterable[Entry], strings: Mapping[str, 
 
 def _write_tensor(stream: BinaryIO, entry: Entry, chunks: Iterator[np.ndarray]) -> None:
     if not entry.nbytes:
-        raise ValueError(f"{entry.name!r} is empty; a MindSpore checkpoint has no empty tensors")
+        raise ValueError(f"{entry.name!r} is empty; a MindSpore checkpoint cannot store empty tensors")
     written = 0
     for chunk in chunks:
         while len(chunk):
             within = written % SLICE_BYTES
             if within == 0:
                 size = min(SLICE_BYTES, entry.nbytes - written)
-                stream.write(_head(entry.name, entry.shape, _TYPES[name_of(entry.dtype)], size))
+                stream.write(_head(entry.name, entry.shape, _TYPES[dtype_name(entry.dtype)], size))
             part, chunk = chunk[: SLICE_BYTES - within], chunk[SLICE_BYTES - within :]
             stream.write(part)
             written += len(part)
 
 
 def _head(name: str, dims: Sequence[int], type_name: str, size: int) -> bytes:
-    """Return all of a value but its content of `size` bytes."""
+    """Return a value up to its content of `size` bytes."""
     tensor = b"".join(bytes([_DIM]) + _encoded(dim) for dim in dims) + _field(_TYPE, type_name.encode())
     tensor += bytes([_CONTENT]) + _encoded(size)
     value = _field(_NAME, name.encode()) + bytes([_TENSOR]) + _encoded(len(tensor) + size) + tensor

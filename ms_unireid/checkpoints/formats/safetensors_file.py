@@ -1,4 +1,4 @@
-"""The safetensors format: a JSON header, then the tensors' bytes in order without gaps."""
+"""Read and write safetensors: a JSON header, then the bytes of the tensors without gaps."""
 
 import json
 import math
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.dtypes import dtype_of, name_of
-from ms_unireid.checkpoints.formats.mapped_file import Refusal, map_file, naming, shown, truncated
-from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile, check_names, contents
+from ms_unireid.checkpoints.formats.dtypes import dtype_name, dtype_of
+from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context, map_file, quoted, truncated
+from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile, check_unique, prefetched
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 32
@@ -32,17 +32,17 @@ _METADATA = "__metadata__"
 
 
 def looks_like_safetensors(head: bytes) -> bool:
-    """Tell whether a file's first bytes (9 or more) are a possible header length and the start of a JSON object."""
+    """Return whether the first bytes of a file (9 or more) are a header length and the start of a JSON object."""
     return head[_PREFIX : _PREFIX + 1] == b"{" and int.from_bytes(head[:_PREFIX], "little") <= MAX_HEADER_BYTES
 
 
 def read_safetensors(path: Path) -> TensorFile:
-    """Open a safetensors file; its tensors are read-only views of the memory-mapped file.
+    """Open a safetensors file. The tensors are read-only views of the memory-mapped file.
 
     Raises:
-        CheckpointError: If it is damaged, is no safetensors file, or has a tensor of an unknown type.
+        CheckpointError: If it is damaged, is not a safetensors file, or has a tensor of an unknown type.
     """
-    with naming(path):
+    with error_context(path):
         content = map_file(path)
         header, data = _split(content)
         metadata = header.pop(_METADATA, {})
@@ -57,7 +57,7 @@ def read_safetensors(path: Path) -> TensorFile:
 def _split(content: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
     """Return the parsed header and the bytes after it."""
     if not looks_like_safetensors(content[: _PREFIX + 1].tobytes()):
-        raise Refusal("is no safetensors file: it does not start with a header; check the file or download it again")
+        raise InvalidFile("is not a safetensors file: it does not start with a header; download it again")
     end = _PREFIX + int.from_bytes(content[:_PREFIX].tobytes(), "little")
     if end > len(content):
         raise truncated(f"the end of its header (at byte {len(content)} of {end})")
@@ -65,7 +65,7 @@ def _split(content: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
         text = content[_PREFIX:end].tobytes().decode("utf-8")
         header = json.loads(text, object_pairs_hook=_unique, parse_int=_number)
     except (ValueError, RecursionError) as error:
-        raise _damaged("no valid JSON") from error
+        raise _damaged("the JSON is not valid") from error
     return header, content[end:]
 
 
@@ -83,18 +83,20 @@ def _number(digits: str) -> int:
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
-    """Check one tensor's entry and return where its bytes begin and end."""
+    """Check the header entry of a tensor. Return where its bytes begin and end."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-        raise _damaged(f"tensor {shown(name)} has no dtype")
+        raise _damaged(f"tensor {quoted(name)} has no dtype")
     if entry["dtype"] not in _DTYPES:
-        dtype = shown(entry["dtype"])
-        raise Refusal(f"tensor {shown(name)} is of {dtype}, which cannot be read; save it as F32, or leave it out")
+        dtype = quoted(entry["dtype"])
+        raise InvalidFile(
+            f"tensor {quoted(name)} has type {dtype}, which cannot be read; save it as F32, or leave it out"
+        )
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or len(shape) > _MAX_DIMENSIONS:
-        raise _damaged(f"tensor {shown(name)} has no valid shape and offsets")
+        raise _damaged(f"tensor {quoted(name)} has no valid shape and offsets")
     size = math.prod(shape) * dtype_of(_DTYPES[entry["dtype"]]).itemsize
     if offsets[1] - offsets[0] != size:
-        raise _damaged(f"tensor {shown(name)} takes {size} bytes, its offsets span {offsets[1] - offsets[0]}")
+        raise _damaged(f"tensor {quoted(name)} takes {size} bytes, but its offsets span {offsets[1] - offsets[0]}")
     return offsets[0], offsets[1]
 
 
@@ -106,9 +108,9 @@ def _check_order(spans: dict[str, tuple[int, int]], size: int) -> None:
     position = 0
     for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
         if begin != position:
-            raise _damaged(f"tensor {shown(name)} begins at {begin}, the one before it ends at {position}")
+            raise _damaged(f"tensor {quoted(name)} begins at {begin}, but the one before it ends at {position}")
         if end > size:
-            raise truncated(f"the end of tensor {shown(name)} (byte {end} of the data, {size} are there)")
+            raise truncated(f"the end of tensor {quoted(name)} (byte {end} of the data, which has {size})")
         position = end
     if position != size:
         raise _damaged(f"{size - position} bytes follow the last tensor")
@@ -117,15 +119,15 @@ def _check_order(spans: dict[str, tuple[int, int]], size: int) -> None:
 def _array(name: str, entry: dict[str, Any], data: np.ndarray) -> np.ndarray:
     try:
         return np.ndarray(entry["shape"], dtype_of(_DTYPES[entry["dtype"]]), data)
-    except ValueError as error:  # An empty tensor may still have sizes that numpy cannot hold.
-        raise _damaged(f"tensor {shown(name)} has an impossible shape") from error
+    except ValueError as error:  # an empty tensor with sizes that numpy cannot hold
+        raise _damaged(f"tensor {quoted(name)} has an impossible shape") from error
 
 
-def _damaged(what: str) -> Refusal:
-    return Refusal(f"is damaged: in its header, {what}; download or copy it again")
+def _damaged(what: str) -> InvalidFile:
+    return InvalidFile(f"is damaged: in its header, {what}; download or copy it again")
 
 
-# In the order in which the safetensors package lays tensors out: wide elements first, so that all are aligned.
+# The safetensors package writes wide elements first, so that all tensors are aligned.
 _CODES = {
     "int64": "I64",
     "float64": "F64",
@@ -145,19 +147,19 @@ def write_safetensors(file: Path, entries: Sequence[Entry], metadata: Mapping[st
     """Write tensors as the safetensors package does, byte for byte: sorted by type, widest first, then by name.
 
     Args:
-        file: Where; an existing file is overwritten.
+        file: An existing file is overwritten.
         entries: The tensors, in any order; each is loaded once.
-        metadata: Strings for the file's header.
+        metadata: Strings for the header.
 
     Raises:
-        ValueError: If names are given twice, or an array is not what its entry declares.
+        ValueError: If a name occurs twice, or an array differs from its entry.
         OSError: If the file cannot be written.
     """
-    check_names([_METADATA, *(entry.name for entry in entries)])
-    ordered = sorted(entries, key=lambda entry: (_ORDER.index(name_of(entry.dtype)), entry.name))
+    check_unique([_METADATA, *(entry.name for entry in entries)])
+    ordered = sorted(entries, key=lambda entry: (_ORDER.index(dtype_name(entry.dtype)), entry.name))
     with file.open("wb") as stream:
         stream.write(_header(ordered, metadata))
-        for _, chunks in contents(ordered):
+        for _, chunks in prefetched(ordered):
             stream.writelines(chunks)
 
 
@@ -167,7 +169,7 @@ def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
     for entry in entries:
         start, end = end, end + entry.nbytes
         header[entry.name] = {
-            "dtype": _CODES[name_of(entry.dtype)],
+            "dtype": _CODES[dtype_name(entry.dtype)],
             "shape": entry.shape,
             "data_offsets": (start, end),
         }

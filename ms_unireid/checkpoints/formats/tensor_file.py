@@ -1,4 +1,4 @@
-"""What a file of tensors holds once it is open, and what a writer of one is given."""
+"""An opened file of tensors (`TensorFile`) and a tensor to write (`Entry`)."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.dtypes import cast, name_of
+from ms_unireid.checkpoints.formats.dtypes import cast, dtype_name
 
 Scalar = bool | int | float | str | None
-_CHUNK = 1 << 20  # elements; a buffer of this size is used again and again, a larger one is fetched anew each time
+_CHUNK = 1 << 20  # elements; the allocator reuses a buffer of this size, but not a larger one
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,12 @@ class TensorFile:
     """An opened file, or a folder of shards.
 
     Attributes:
-        path: Where it is.
-        format: Which kind of file, in words.
-        tensors: Name to read-only array; a view of the memory-mapped file wherever its bytes allow one. Nested
-            containers are flattened, their keys joined by dots: "model.base_model.visual.proj".
-        values: Numbers and strings beside the tensors by the same names, such as "epoch".
-        metadata: Strings that the format keeps apart from the tensors.
-        parts: The files it consists of.
+        format: Kind of file, in words.
+        tensors: Read-only arrays, views of the memory-mapped file where possible. The keys of nested containers are
+            joined by dots: "model.base_model.visual.proj".
+        values: Numbers and strings among the tensors, named the same way, such as "epoch".
+        metadata: Strings that the format stores apart from the tensors.
+        parts: The files that were read.
     """
 
     path: Path
@@ -39,13 +38,12 @@ class TensorFile:
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor to be written; its array is made when its turn comes, so that one at a time is in memory.
+    """A tensor to write. `source` makes its array when it is needed, so that memory holds one at a time.
 
     Attributes:
-        name: Its name in the file.
-        dtype: A type that `ms_unireid.checkpoints.formats.dtypes` names.
-        shape: Its shape.
-        source: Returns the array, of that shape and of any of those types.
+        name: Name in the file.
+        dtype: One of the types in `ms_unireid.checkpoints.formats.dtypes`.
+        source: Returns an array of this shape and of any of those types.
     """
 
     name: str
@@ -55,7 +53,7 @@ class Entry:
 
     @classmethod
     def of(cls, name: str, array: np.ndarray) -> "Entry":
-        """Wrap an array that is at hand."""
+        """Return the entry of an array in memory."""
         return cls(name, array.dtype, array.shape, lambda: array)
 
     @property
@@ -64,39 +62,39 @@ class Entry:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def load(self) -> np.ndarray:
-        """Return the whole array, in the entry's type.
+        """Return the whole array, cast to `dtype`.
 
         Raises:
-            ValueError: If it has not the declared shape.
+            ValueError: If the array's shape is not `shape`.
         """
-        return cast(self._array(), name_of(self.dtype))
+        return cast(self._array(), dtype_name(self.dtype))
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yield the array's bytes in C order, uint8, a few MiB at a time; one empty chunk for an empty array.
+        """Yield the array's bytes in C order, uint8, a few MiB at a time. An empty array gives one empty chunk.
 
         Raises:
-            ValueError: If it has not the declared shape.
+            ValueError: If the array's shape is not `shape`.
         """
         flat = np.ascontiguousarray(self._array()).reshape(-1)
         for start in range(0, max(1, flat.size), _CHUNK):
-            yield cast(flat[start : start + _CHUNK], name_of(self.dtype)).view(np.uint8)
+            yield cast(flat[start : start + _CHUNK], dtype_name(self.dtype)).view(np.uint8)
 
     def _array(self) -> np.ndarray:
         array = self.source()
         if array.shape != self.shape:
-            raise ValueError(f"{self.name!r} is declared as {self.shape}, its array is {array.shape}")
+            raise ValueError(f"{self.name!r} is declared as {self.shape}, but its array is {array.shape}")
         return array
 
 
-def contents(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Iterator[np.ndarray]]]:
-    """Yield each entry with its chunks, to be used up before the next; a thread prepares one chunk ahead."""
+def prefetched(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Iterator[np.ndarray]]]:
+    """Yield each entry with its chunks, while a thread prepares the next chunk. Consume the chunks in order."""
     pieces = ((index, entry, chunk) for index, entry in enumerate(entries) for chunk in entry.chunks())
-    for _, group in itertools.groupby(_one_ahead(pieces), key=lambda piece: piece[0]):
+    for _, group in itertools.groupby(_prefetch(pieces), key=lambda piece: piece[0]):
         first = next(group)
         yield first[1], (chunk for _, _, chunk in itertools.chain([first], group))
 
 
-def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+def _prefetch(items: Iterator[Any]) -> Iterator[Any]:
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -104,14 +102,10 @@ def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
             yield item
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Refuse names that are given twice.
-
-    Raises:
-        ValueError: Naming the first of them.
-    """
+def check_unique(names: Iterable[str]) -> None:
+    """Raise ValueError for the first name that occurs twice."""
     seen = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"{name!r} is given twice")
+            raise ValueError(f"{name!r} occurs twice")
         seen.add(name)

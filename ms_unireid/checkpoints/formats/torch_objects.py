@@ -1,4 +1,4 @@
-"""What a PyTorch pickle may build: descriptions of tensors and storages that hold no data and run nothing."""
+"""The objects that a PyTorch pickle may build: inert descriptions of tensors and storages."""
 
 import math
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.checkpoints.formats.dtypes import dtype_of
-from ms_unireid.checkpoints.formats.mapped_file import Refusal, shown
-from ms_unireid.checkpoints.formats.pickle_machine import Instance, Name, put
+from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, quoted
+from ms_unireid.checkpoints.formats.pickle_interpreter import AllowedName, Instance, put
 
-# A view may repeat its storage (torch.Tensor.expand); more than this is a trap for whoever copies it.
+# A view may repeat its storage (torch.Tensor.expand). Copying a view larger than this could exhaust the memory.
 MAX_REPEATED_BYTES = 1 << 26
 _MAX_DIMENSIONS = 32
 _MAX_INDEX = 1 << 60
@@ -37,7 +37,7 @@ _STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in _STORAGES.ite
     "torch.storage.UntypedStorage": "uint8",
     "torch.UntypedStorage": "uint8",
 }
-# Types known by name alone are refused later, when the name of their tensor can be told.
+# Types that numpy does not have are refused later, when the error can name their tensor.
 _ELEMENT_TYPES = (
     *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"),
     *("complex32", "complex64", "complex128", "uint16", "uint32", "uint64", "qint8", "quint8", "qint32"),
@@ -47,12 +47,12 @@ _ELEMENT_TYPES = (
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """A run of elements somewhere in the file.
+    """Consecutive elements in the file.
 
     Attributes:
-        key: Which of the file's storages.
+        key: Name of the storage in the file.
         dtype: Name of the element type.
-        start: First element within the file's storage.
+        start: First element within that storage.
         length: Number of elements.
     """
 
@@ -64,13 +64,11 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class TensorView:
-    """A tensor as a pickle describes it, not yet checked.
+    """A tensor as a pickle describes it. `array` checks the description.
 
     Attributes:
-        storage: Where its elements are; checked like the rest by `array`.
         dtype: Name of the element type.
         offset: First element within the storage.
-        shape: Sizes.
         strides: Steps in elements.
     """
 
@@ -81,18 +79,15 @@ class TensorView:
     strides: Any
 
     def array(self, content: np.ndarray) -> np.ndarray:
-        """Return the tensor as a view of its storage.
-
-        Args:
-            content: (bytes,) uint8, the file's storage that `storage.key` names.
+        """Return the tensor as a view of `content`, the storage with the name `storage.key`, (bytes,) uint8.
 
         Raises:
-            Refusal: If sizes and strides are no numbers or reach outside the storage.
+            InvalidFile: If sizes or strides are not numbers, or reach outside the storage.
         """
         itemsize = dtype_of(self.storage.dtype).itemsize
         start, length = self.storage.start * itemsize, self.storage.length * itemsize
         if start + length > len(content):
-            raise Refusal(f"takes {start + length} bytes of a storage of {len(content)}; download or save it again")
+            raise InvalidFile(f"takes {start + length} bytes of a storage of {len(content)}; download or save it again")
         return self._view(content[start : start + length])
 
     def _view(self, content: np.ndarray) -> np.ndarray:
@@ -104,9 +99,9 @@ class TensorView:
         else:
             last = self.offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
         if (last + 1) * dtype.itemsize > len(content):
-            raise Refusal(f"reaches element {last} of a storage of {len(content)} bytes; download or save it again")
+            raise InvalidFile(f"reaches element {last} of a storage of {len(content)} bytes; download or save it again")
         if math.prod(shape) * dtype.itemsize > max(len(content), MAX_REPEATED_BYTES):
-            raise Refusal("repeats its storage too often; save it again after tensor.contiguous()")
+            raise InvalidFile("repeats its storage too often; save it again after tensor.contiguous()")
         steps = tuple(step * dtype.itemsize for step in strides)
         offset = self.offset * dtype.itemsize if last >= 0 else 0
         return np.ndarray(shape, dtype, content, offset, steps)
@@ -114,11 +109,11 @@ class TensorView:
 
 def _check_layout(offset: Any, shape: Any, strides: Any) -> None:
     if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
-        raise Refusal("has no valid shape; download or save it again")
+        raise InvalidFile("has no valid shape; download or save it again")
     if len(shape) > _MAX_DIMENSIONS:
-        raise Refusal(f"has {len(shape)} dimensions; at most {_MAX_DIMENSIONS} can be read")
+        raise InvalidFile(f"has {len(shape)} dimensions; at most {_MAX_DIMENSIONS} can be read")
     if not all(_is_index(number) for number in (offset, *shape, *strides)):
-        raise Refusal("has a negative or impossible offset, size or stride; download or save it again")
+        raise InvalidFile("has a negative or impossible offset, size or stride; download or save it again")
 
 
 def _is_index(value: Any) -> bool:
@@ -127,26 +122,26 @@ def _is_index(value: Any) -> bool:
 
 def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
     if max(shape) > MAX_REPEATED_BYTES or math.prod(size for size in shape if size) > _MAX_INDEX // 8:
-        raise Refusal("is empty, with impossible sizes; download or save it again")
+        raise InvalidFile("is empty, with impossible sizes; download or save it again")
     return shape
 
 
-def storage_of(reference: Any) -> Storage:
+def parse_storage(reference: Any) -> Storage:
     """Return the storage, or the part of one, that a persistent id describes.
 
     Raises:
-        Refusal: If it is no description of a storage.
+        InvalidFile: If the id does not describe a storage.
     """
     if type(reference) is not tuple or len(reference) not in (5, 6):
-        raise Refusal("is damaged: a reference to no storage; download or save it again")
+        raise InvalidFile("is damaged: a reference to something that is not a storage; download or save it again")
     tag, kind, key, _, length, *view = reference
-    dtype = _STORAGE_TYPES.get(kind.name) if type(kind) is Name else None
+    dtype = _STORAGE_TYPES.get(kind.name) if type(kind) is AllowedName else None
     if type(tag) is not str or tag != "storage" or dtype is None or type(key) is not str or not _is_index(length):
-        raise Refusal("is damaged: a reference to an unknown storage; download or save it again")
+        raise InvalidFile("is damaged: a reference to an unknown storage; download or save it again")
     if not view or view[0] is None:
         return Storage(key, dtype, 0, length)
     if type(view[0]) is not tuple or len(view[0]) != 3 or not all(_is_index(number) for number in view[0][1:]):
-        raise Refusal("is damaged: a reference to an unknown part of a storage; download or save it again")
+        raise InvalidFile("is damaged: a reference to an unknown part of a storage; download or save it again")
     return Storage(key, dtype, *view[0][1:])
 
 
@@ -155,14 +150,14 @@ def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Te
 
 
 def _rebuild_typed(storage: Any, offset: Any, shape: Any, strides: Any, _: Any, __: Any, dtype: Any, *___: Any):
-    if type(dtype) is not Name:
-        raise Refusal("is damaged: a tensor without an element type; download or save it again")
+    if type(dtype) is not AllowedName:
+        raise InvalidFile("is damaged: a tensor without an element type; download or save it again")
     return TensorView(_known(storage), dtype.name.removeprefix("torch."), offset, shape, strides)
 
 
 def _known(storage: Any) -> Storage:
     if type(storage) is not Storage:
-        raise Refusal("is damaged: a tensor without a storage; download or save it again")
+        raise InvalidFile("is damaged: a tensor without a storage; download or save it again")
     return storage
 
 
@@ -171,16 +166,16 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 def _dictionary(items: Any = (), *_: Any) -> dict[str, Any]:
-    """Return a dictionary of another one, or of the list of pairs that Python 2 wrote."""
+    """Return a dictionary from another one, or from a list of pairs (Python 2)."""
     if type(items) is dict:
         return items
     result: dict[str, Any] = {}
     for pair in items:
         if type(pair) not in (list, tuple) or len(pair) != 2:
-            raise Refusal("is damaged: a dictionary of no pairs; download or save it again")
+            raise InvalidFile("is damaged: a dictionary whose items are not pairs; download or save it again")
         put(result, *pair)
     if type(items) is list:
-        items.clear()  # Else a hostile stream could have one long list copied again and again.
+        items.clear()  # otherwise a hostile stream could copy one long list many times
     return result
 
 
@@ -217,31 +212,27 @@ _MENTIONED = {
 }
 
 
-def find_name(name: str) -> Name | None:
-    """Return what a name in a state dict's pickle stands for; None if it is not allowed."""
+def find_name(name: str) -> AllowedName | None:
+    """Return the object for a name in the pickle of a state dict; None if the name is not allowed."""
     if name in _BUILDERS:
-        return Name(name, _BUILDERS[name])
-    return Name(name) if name in _MENTIONED else None
+        return AllowedName(name, _BUILDERS[name])
+    return AllowedName(name) if name in _MENTIONED else None
 
 
-def find_script_name(name: str) -> Name | None:
-    """Return what a name in a TorchScript archive stands for, its own classes included; None if not allowed."""
+def find_script_name(name: str) -> AllowedName | None:
+    """Return the object for a name in a TorchScript archive, also for its own classes; None if not allowed."""
     if name.startswith("__torch__."):
-        return Name(name, Instance)
+        return AllowedName(name, Instance)
     if name in _SCRIPT_BUILDERS:
-        return Name(name, _SCRIPT_BUILDERS[name])
+        return AllowedName(name, _SCRIPT_BUILDERS[name])
     return find_name(name)
 
 
-def refuse_type(name: str, dtype: str) -> None:
-    """Refuse a tensor whose elements numpy or the converter has no type for.
-
-    Raises:
-        Refusal: If the type is not one of `ms_unireid.checkpoints.formats.dtypes`.
-    """
+def check_type(name: str, dtype: str) -> None:
+    """Raise InvalidFile if a tensor's type is not one of `ms_unireid.checkpoints.formats.dtypes`."""
     try:
         dtype_of(dtype)
     except KeyError:
-        raise Refusal(
-            f"tensor {shown(name)} is of {dtype}, which cannot be read; save it as float32, or leave it out"
+        raise InvalidFile(
+            f"tensor {quoted(name)} has type {dtype}, which cannot be read; save it as float32, or leave it out"
         ) from None

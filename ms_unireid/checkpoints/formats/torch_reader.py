@@ -1,7 +1,7 @@
-"""PyTorch files without PyTorch: zip archives, TorchScript archives and the format before PyTorch 1.6.
+"""Read PyTorch files without PyTorch: zip archives, TorchScript archives and the format before PyTorch 1.6.
 
-Nothing that a file asks for is imported or run: see `ms_unireid.checkpoints.formats.pickle_machine` and
-`ms_unireid.checkpoints.formats.torch_objects`. Tensors are read-only views of the memory-mapped file.
+Nothing in a file is imported or run: see `ms_unireid.checkpoints.formats.pickle_interpreter` and
+`ms_unireid.checkpoints.formats.torch_objects`.
 """
 
 import functools
@@ -14,16 +14,16 @@ import numpy as np
 
 from ms_unireid.checkpoints.formats import zip_records
 from ms_unireid.checkpoints.formats.dtypes import dtype_of
-from ms_unireid.checkpoints.formats.mapped_file import Refusal, map_file, naming, shown, truncated
-from ms_unireid.checkpoints.formats.pickle_machine import ByteStream, Instance, Name, load
+from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context, map_file, quoted, truncated
+from ms_unireid.checkpoints.formats.pickle_interpreter import AllowedName, ByteStream, Instance, load
 from ms_unireid.checkpoints.formats.tensor_file import Scalar, TensorFile
 from ms_unireid.checkpoints.formats.torch_objects import (
     Storage,
     TensorView,
+    check_type,
     find_name,
     find_script_name,
-    refuse_type,
-    storage_of,
+    parse_storage,
 )
 
 MAX_ITEMS = 200_000
@@ -39,16 +39,15 @@ _Contents = Callable[[str], np.ndarray]
 
 
 def read_torch(path: Path) -> TensorFile:
-    """Open a file that `torch.save` or `torch.jit.save` wrote.
+    """Open a file of `torch.save` or `torch.jit.save`. The tensors are read-only views of the memory-mapped file.
 
-    The names of tensors and values are the keys and indices that lead to them, joined by dots; attributes of a
-    TorchScript module count as keys. Raw byte strings are left out.
+    The name of a tensor or value is its keys, indices and attributes joined by dots. Byte strings are left out.
 
     Raises:
-        CheckpointError: If it is damaged, is no PyTorch file, has a tensor of an unknown type, or asks for anything
-            but tensors and plain containers.
+        CheckpointError: If the file is damaged, is not a PyTorch file, has a tensor of an unknown type, or contains
+            anything other than tensors and plain containers.
     """
-    with naming(path):
+    with error_context(path):
         content = map_file(path)
         head = content[:_PICKLED_MAGIC_END].tobytes()
         if head.startswith(zip_records.MAGIC):
@@ -58,7 +57,7 @@ def read_torch(path: Path) -> TensorFile:
         elif any(start.startswith(head) for start in (zip_records.MAGIC, b"\x80\x02" + _PICKLED_MAGIC)):
             raise truncated("its first record")
         else:
-            raise Refusal("is no checkpoint of a known format; expected what torch.save or torch.jit.save wrote")
+            raise InvalidFile("is not a checkpoint of a known format; expected a file of torch.save or torch.jit.save")
         tensors = {name: _array(name, view, contents) for name, view in leaves.views.items()}
     return TensorFile(path, kind, tensors, leaves.values, parts=(path,))
 
@@ -67,20 +66,20 @@ def _array(name: str, view: TensorView, contents: _Contents) -> np.ndarray:
     content = contents(view.storage.key)
     try:
         return view.array(content)
-    except Refusal as refusal:
-        raise Refusal(f"tensor {shown(name)} {refusal}") from None
+    except InvalidFile as error:
+        raise InvalidFile(f"tensor {quoted(name)} {error}") from None
 
 
 def _open_zip(content: np.ndarray) -> tuple[str, "_Leaves", _Contents]:
     records = zip_records.ZipRecords(content)
     if "data.pkl" not in records:
-        raise Refusal("is a zip archive without data.pkl, so not one of PyTorch's; expected what torch.save wrote")
+        raise InvalidFile("is a zip archive without data.pkl, not one of PyTorch; expected a file of torch.save")
     if "byteorder" in records and records.read("byteorder").tobytes() != b"little":
         raise _big_endian()
     script = "constants.pkl" in records and any(name.startswith("code/") for name in records)
     find = find_script_name if script else find_name
     stream = ByteStream(records.read("data.pkl"))
-    leaves = _Leaves(load(stream, find, storage_of))
+    leaves = _Leaves(load(stream, find, parse_storage))
     contents = functools.cache(lambda key: records.read(f"data/{key}"))
     return ("TorchScript archive" if script else "PyTorch zip archive"), leaves, contents
 
@@ -91,9 +90,9 @@ def _open_legacy(content: np.ndarray) -> tuple[str, "_Leaves", _Contents]:
     storages: dict[str, Storage] = {}
 
     def persistent(reference: Any) -> Storage:
-        storage = storage_of(reference)
+        storage = parse_storage(reference)
         if storages.setdefault(storage.key, storage).dtype != storage.dtype:
-            raise Refusal("is damaged: a storage with two element types; download or save it again")
+            raise InvalidFile("is damaged: a storage with two element types; download or save it again")
         return storage
 
     leaves = _Leaves(load(stream, find_name, persistent))
@@ -101,48 +100,48 @@ def _open_legacy(content: np.ndarray) -> tuple[str, "_Leaves", _Contents]:
 
     def contents(key: str) -> np.ndarray:
         if key not in known:
-            raise Refusal(f"has no storage {shown(key)}; download or save it again")
+            raise InvalidFile(f"has no storage {quoted(key)}; download or save it again")
         return known[key]
 
     return "PyTorch file of the format before 1.6", leaves, contents
 
 
 def _check_legacy_header(stream: ByteStream) -> None:
-    magic, protocol, system = (load(stream, lambda _: None, storage_of) for _ in range(3))
+    magic, protocol, system = (load(stream, lambda _: None, parse_storage) for _ in range(3))
     if type(magic) is not int or magic != _LEGACY_MAGIC or type(protocol) is not int or protocol != _LEGACY_PROTOCOL:
-        raise Refusal("is a PyTorch file of an unknown format; load it with PyTorch and save it again")
+        raise InvalidFile("is a PyTorch file of an unknown format; load it with PyTorch and save it again")
     if type(system) is not dict or system.get("little_endian") is not True:
         raise _big_endian()
 
 
 def _legacy_contents(content: np.ndarray, stream: ByteStream, storages: dict[str, Storage]) -> dict[str, np.ndarray]:
-    """Return the storages, which follow the list of their keys: a count of elements, then the elements."""
-    keys = load(stream, lambda _: None, storage_of)
+    """Return the storages, which follow the list of their keys: a number of elements, then the elements."""
+    keys = load(stream, lambda _: None, parse_storage)
     if type(keys) is not list or not all(type(key) is str and key in storages for key in keys):
-        raise Refusal("is damaged: a list of storages that it does not use; download or save it again")
+        raise InvalidFile("is damaged: its list of storages does not match its tensors; download or save it again")
     found = {}
     position = stream.tell()
     for key in keys:
         if position + 8 > len(content):
-            raise truncated(f"storage {shown(key)} (at byte {len(content)})")
+            raise truncated(f"storage {quoted(key)} (at byte {len(content)})")
         (count,) = struct.unpack("<q", content[position : position + 8].tobytes())
-        refuse_type(f"storage {key}", storages[key].dtype)
+        check_type(f"storage {key}", storages[key].dtype)
         end = position + 8 + count * dtype_of(storages[key].dtype).itemsize
         if count < 0:
-            raise Refusal(f"is damaged: storage {shown(key)} has {count} elements; download or save it again")
+            raise InvalidFile(f"is damaged: storage {quoted(key)} has {count} elements; download or save it again")
         if end > len(content):
-            raise truncated(f"the end of storage {shown(key)} (at byte {len(content)} of {end} or more)")
+            raise truncated(f"the end of storage {quoted(key)} (at byte {len(content)} of {end} or more)")
         found[key] = content[position + 8 : end]
         position = end
     return found
 
 
-def _big_endian() -> Refusal:
-    return Refusal("was written on a big-endian machine; load it there and save it as safetensors")
+def _big_endian() -> InvalidFile:
+    return InvalidFile("was written on a big-endian machine; load it there and save it as safetensors")
 
 
 class _Leaves:
-    """The leaves of a pickled value by name, in the order of the file; too many or too deep ones are refused."""
+    """The leaves of a pickled value by name, in the order of the file. Too many or too deep leaves are an error."""
 
     def __init__(self, tree: Any):
         self.views: dict[str, TensorView] = {}
@@ -159,20 +158,20 @@ class _Leaves:
         elif isinstance(value, list | tuple):
             self._add_all(name, enumerate(value), depth)
         elif isinstance(value, TensorView):
-            refuse_type(name, value.dtype)
-            refuse_type(name, value.storage.dtype)
+            check_type(name, value.dtype)
+            check_type(name, value.storage.dtype)
             self._put(self.views, name, value, depth)
-        elif isinstance(value, bool | int | float | str | None | Name):
-            self._put(self.values, name, value.name if isinstance(value, Name) else value, depth)
+        elif isinstance(value, bool | int | float | str | None | AllowedName):
+            self._put(self.values, name, value.name if isinstance(value, AllowedName) else value, depth)
         elif not isinstance(value, bytes):
-            raise Refusal(f"has a {type(value).__name__} at {shown(name)}; save only the weights, a state dict")
+            raise InvalidFile(f"has a {type(value).__name__} at {quoted(name)}; save only the weights, a state dict")
 
     def _check_size(self, name: str, depth: int) -> None:
         self._items += 1
         if self._items > MAX_ITEMS:
-            raise Refusal(f"holds more than {MAX_ITEMS} items; save only the weights, a state dict")
+            raise InvalidFile(f"holds more than {MAX_ITEMS} items; save only the weights, a state dict")
         if depth > MAX_DEPTH or len(name) > MAX_NAME_LENGTH:
-            raise Refusal(f"is nested too deeply, or contains itself, at {shown(name)}; save only the state dict")
+            raise InvalidFile(f"is nested too deeply, or contains itself, at {quoted(name)}; save only the state dict")
 
     def _add_all(self, name: str, items: Any, depth: int) -> None:
         for key, value in items:
@@ -180,7 +179,7 @@ class _Leaves:
 
     def _put(self, target: dict[str, Any], name: str, value: Any, depth: int) -> None:
         if not depth:
-            raise Refusal("holds a single value without a name; expected a state dict")
+            raise InvalidFile("holds a single value without a name; expected a state dict")
         if name in self.views or name in self.values:
-            raise Refusal(f"has two values named {shown(name)}; save only the state dict")
+            raise InvalidFile(f"has two values named {quoted(name)}; save only the state dict")
         target[name] = value

@@ -1,6 +1,6 @@
-"""Writer of PyTorch checkpoints (.pth) in plain numpy, one tensor in memory at a time.
+"""Write PyTorch checkpoints (.pth) in plain numpy, one tensor in memory at a time.
 
-The file is a zip archive: `data.pkl` describes the objects, `data/0`, `data/1`, ... hold the tensors' elements.
+The file is a zip archive: `data.pkl` describes the objects; `data/0`, `data/1`, ... hold the elements of the tensors.
 """
 
 import struct
@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.dtypes import name_of
-from ms_unireid.checkpoints.formats.tensor_file import Entry, Scalar, check_names, contents
+from ms_unireid.checkpoints.formats.dtypes import dtype_name
+from ms_unireid.checkpoints.formats.tensor_file import Entry, Scalar, check_unique, prefetched
 
 _STORAGES = {
     "float64": "DoubleStorage",
@@ -36,30 +36,27 @@ _FIELD_HEADER = 4
 def write_torch(
     file: Path, entries: Sequence[Entry], wrap: str | None = None, values: Mapping[str, Scalar] = {}
 ) -> None:
-    """Write a state dict as `torch.save` does, so that `torch.load` reads it, also with weights_only and mmap.
-
-    Equal content gives equal bytes.
+    """Write a state dict that `torch.load` reads, also with weights_only and mmap. Equal content gives equal bytes.
 
     Args:
-        file: Where; an existing file is overwritten.
-        entries: The tensors in the state dict's order; each is loaded once.
-        wrap: A key such as "model": the file then holds {wrap: state dict, **values}. None writes the bare state dict.
-        values: Numbers and strings beside the state dict.
+        file: An existing file is overwritten.
+        entries: The tensors in the order of the state dict; each is loaded once.
+        wrap: The file holds {wrap: state dict, **values}; with None it holds the bare state dict.
+        values: Numbers and strings; they need `wrap`.
 
     Raises:
-        ValueError: If names are given twice, values have no dictionary to go to, or an array is not what its entry
-            declares.
+        ValueError: If a name occurs twice, values have no `wrap`, or an array differs from its entry.
         OSError: If the file cannot be written.
     """
-    check_names(entry.name for entry in entries)
+    check_unique(entry.name for entry in entries)
     if wrap is None and values:
         raise ValueError(f"values ({', '.join(values)}) need a wrap key; a bare state dict has no room for them")
     if wrap in values:
-        raise ValueError(f"{wrap!r} is given twice")
+        raise ValueError(f"{wrap!r} occurs twice")
     with file.open("wb") as stream, zipfile.ZipFile(stream, "w") as archive:
         _write_text(archive, stream, "data.pkl", _content(entries, wrap, values))
         _write_text(archive, stream, "byteorder", b"little")
-        for index, (entry, chunks) in enumerate(contents(entries)):
+        for index, (entry, chunks) in enumerate(prefetched(entries)):
             _write_record(archive, stream, f"data/{index}", entry.nbytes, chunks)
         _write_text(archive, stream, "version", b"3\n")
 
@@ -71,20 +68,20 @@ def _write_text(archive: zipfile.ZipFile, stream: BinaryIO, name: str, content: 
 def _write_record(
     archive: zipfile.ZipFile, stream: BinaryIO, name: str, size: int, chunks: Iterable[bytes | np.ndarray]
 ) -> None:
-    """Store a record so that its content starts at a multiple of 64 bytes, where it can be mapped."""
+    """Write a record whose content starts at a multiple of 64 bytes, so that it can be memory-mapped."""
     info = zipfile.ZipInfo(f"{_FOLDER}/{name}")
-    info.create_system = 3  # else the bytes differ between Windows and the rest
+    info.create_system = 3  # otherwise the bytes differ on Windows
     large = size > zipfile.ZIP64_LIMIT
     start = stream.tell() + _LOCAL_HEADER + len(info.filename) + (_ZIP64_FIELD if large else 0)
     info.extra = _padding(-start % _ALIGNMENT)
     with archive.open(info, "w", force_zip64=large) as record:
         for chunk in chunks:
             record.write(chunk)
-    info.extra = b""  # the archive's directory needs no padding
+    info.extra = b""  # no padding in the archive's directory
 
 
 def _padding(size: int) -> bytes:
-    """Return an extra field that is a multiple of the alignment away from `size` bytes; PyTorch's mark is "FB"."""
+    """Return an extra field ("FB", as in PyTorch) of `size` bytes, or one alignment more if its header does not fit."""
     if size == 0:
         return b""
     if size < _FIELD_HEADER:
@@ -93,7 +90,7 @@ def _padding(size: int) -> bytes:
 
 
 def _content(entries: Sequence[Entry], wrap: str | None, values: Mapping[str, Scalar]) -> bytes:
-    """Return the pickle, protocol 2. Each function below returns the opcodes that push one object."""
+    """Return the pickle, protocol 2. The functions below return the opcodes that push one object."""
     pushed = _ordered_dict((entry.name, _tensor(index, entry)) for index, entry in enumerate(entries))
     if wrap is not None:
         pushed = b"}" + _items([(wrap, pushed), *((name, _scalar(value)) for name, value in values.items())])
@@ -102,7 +99,7 @@ def _content(entries: Sequence[Entry], wrap: str | None, values: Mapping[str, Sc
 
 def _tensor(index: int, entry: Entry) -> bytes:
     count = entry.nbytes // entry.dtype.itemsize
-    kind = _global("torch", _STORAGES[name_of(entry.dtype)])
+    kind = _global("torch", _STORAGES[dtype_name(entry.dtype)])
     storage = _tuple([_text("storage"), kind, _text(str(index)), _text("cpu"), _integer(count)]) + b"Q"
     shape, strides = (_tuple(map(_integer, numbers)) for numbers in (entry.shape, _strides(entry.shape)))
     requires_grad, hooks = _scalar(False), _ordered_dict([])
@@ -111,7 +108,7 @@ def _tensor(index: int, entry: Entry) -> bytes:
 
 
 def _strides(shape: tuple[int, ...]) -> list[int]:
-    """Return a contiguous tensor's strides in elements; PyTorch counts an empty axis as one long."""
+    """Return the strides of a contiguous tensor in elements. PyTorch counts an empty axis as 1."""
     strides = []
     step = 1
     for size in reversed(shape):

@@ -1,4 +1,4 @@
-"""The records of an uncompressed zip archive as views of the memory-mapped file, checked before they are trusted."""
+"""Read the records of an uncompressed zip archive as checked views of the memory-mapped file."""
 
 import re
 import struct
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.mapped_file import Refusal, shown, truncated
+from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, quoted, truncated
 
 MAGIC = b"PK\x03\x04"
 
@@ -35,13 +35,10 @@ class _Record:
 
 
 class ZipRecords:
-    """The records of an archive whose names all start with one folder, as PyTorch writes it.
-
-    Args:
-        content: (bytes,) uint8, the whole file.
+    """The records of an archive with one folder, as PyTorch writes it; `content` is the whole file, (bytes,) uint8.
 
     Raises:
-        Refusal: If the directory is missing or damaged, records overlap, or names leave the folder or occur twice.
+        InvalidFile: If the directory is missing or damaged, records overlap, or a name is outside or double.
     """
 
     def __init__(self, content: np.ndarray):
@@ -52,14 +49,16 @@ class ZipRecords:
         for record in _entries(content[self._directory : self._directory + size].tobytes(), count):
             top, name = _split(record.raw_name)
             if folder not in (None, top):
-                raise Refusal(f"is a zip archive with folders {shown(folder)} and {shown(top)}; PyTorch writes one")
+                raise InvalidFile(
+                    f"is a zip archive with folders {quoted(folder)} and {quoted(top)}; PyTorch writes one"
+                )
             if name in self._records:
-                raise Refusal(f"has the record {shown(name)} twice; download or save it again")
+                raise InvalidFile(f"has the record {quoted(name)} twice; download or save it again")
             folder = top
             self._records[name] = record
-        # A file could else have one large place checked under a hundred thousand names.
+        # Otherwise 100,000 names of one large record would take very long to check.
         if sum(record.stored_size for record in self._records.values()) > len(content):
-            raise Refusal("has records that overlap or reach outside of it; download or save it again")
+            raise InvalidFile("has records that overlap or reach outside of it; download or save it again")
 
     def __contains__(self, name: str) -> bool:
         return name in self._records
@@ -68,44 +67,45 @@ class ZipRecords:
         return iter(self._records)
 
     def read(self, name: str) -> np.ndarray:
-        """Return a record by its name without the archive's folder, such as "data/0".
+        """Return a record by its name without the folder, such as "data/0", as a read-only view, (bytes,) uint8.
 
-        Its checksum is compared unless it is 0, which PyTorch stores when told to compute none.
-
-        Returns:
-            (bytes,) uint8, a read-only view of the file.
+        A checksum of 0 is not compared: PyTorch stores it when checksums are switched off.
 
         Raises:
-            Refusal: If it is missing, compressed, encrypted, not inside the file or damaged.
+            InvalidFile: If the record is missing, compressed, encrypted, outside the file or damaged.
         """
         if name not in self._records:
-            raise Refusal(f"has no record {shown(name)}; download or save it again")
+            raise InvalidFile(f"has no record {quoted(name)}; download or save it again")
         record = self._records[name]
         if record.flags & _ENCRYPTED:
-            raise Refusal(f"has the encrypted record {shown(name)}; save it again without a password")
+            raise InvalidFile(f"has the encrypted record {quoted(name)}; save it again without a password")
         if record.method != _STORED or record.stored_size != record.size:
-            raise Refusal(f"has the compressed record {shown(name)}; PyTorch stores them uncompressed, save it again")
+            raise InvalidFile(
+                f"has the compressed record {quoted(name)}; PyTorch stores them uncompressed, save it again"
+            )
         start = self._data_start(name, record)
         if start + record.size > self._directory:
-            raise Refusal(f"has the record {shown(name)}, which reaches outside its place; download it again")
+            raise InvalidFile(f"has the record {quoted(name)}, which reaches outside its place; download it again")
         data = self._content[start : start + record.size]
         if record.crc and zlib.crc32(data) != record.crc:
-            raise Refusal(f"is damaged: the checksum of record {shown(name)} does not fit; download or copy it again")
+            raise InvalidFile(
+                f"is damaged: the checksum of record {quoted(name)} does not fit; download or copy it again"
+            )
         return data
 
     def _data_start(self, name: str, record: _Record) -> int:
         header = self._content[record.header : record.header + _LOCAL.size].tobytes()
         if record.header + _LOCAL.size > self._directory or not header.startswith(MAGIC):
-            raise Refusal(f"is damaged: no header for the record {shown(name)}; download or copy it again")
+            raise InvalidFile(f"is damaged: no header for the record {quoted(name)}; download or copy it again")
         *_, name_length, extra_length = _LOCAL.unpack(header)
         start = record.header + _LOCAL.size
         if self._content[start : start + name_length].tobytes() != record.raw_name:
-            raise Refusal(f"is damaged: the record {shown(name)} has two names; download or copy it again")
+            raise InvalidFile(f"is damaged: the record {quoted(name)} has two names; download or copy it again")
         return start + name_length + extra_length
 
 
 def _find_directory(content: np.ndarray) -> tuple[int, int, int]:
-    """Return offset, size and number of entries of the directory at the end of the file."""
+    """Return offset, size and number of entries of the archive's directory."""
     tail_start = max(0, len(content) - _END.size - _LONGEST_COMMENT)
     tail = content[tail_start:].tobytes()
     end = tail.rfind(b"PK\x05\x06", 0, len(tail) - _END.size + 4)
@@ -114,7 +114,7 @@ def _find_directory(content: np.ndarray) -> tuple[int, int, int]:
     *_, count, size, offset, comment = _END.unpack_from(tail, end)
     end += tail_start
     if end + _END.size + comment != len(content):
-        raise Refusal("has bytes after the end of the zip archive; download or copy it again")
+        raise InvalidFile("has bytes after the end of the zip archive; download or copy it again")
     locator = content[max(0, end - _END64_LOCATOR.size) : end].tobytes()
     if locator.startswith(b"PK\x06\x07"):
         end, size, count, offset = _find_directory64(content, locator)
@@ -155,7 +155,7 @@ def _entries(directory: bytes, count: int) -> Iterator[_Record]:
 
 
 def _widened(values: list[int], extra: bytes) -> list[int]:
-    """Replace each value that does not fit 32 bits by its 64-bit one in the zip64 extra field."""
+    """Replace each value that does not fit 32 bits by its 64-bit value in the zip64 extra field."""
     wide = iter(_zip64_values(extra))
     try:
         return [next(wide) if value == 0xFFFFFFFF else value for value in values]
@@ -178,11 +178,11 @@ def _split(raw_name: bytes) -> tuple[str, str]:
     top, slash, rest = name.partition("/")
     parts = name.removesuffix("/").split("/")
     if "\\" in name or "\0" in name or _DRIVE.match(name) or any(part in ("", ".", "..") for part in parts):
-        raise Refusal(f"has the record {shown(name)}, whose name leaves the archive; do not use this file")
+        raise InvalidFile(f"has the record {quoted(name)}, whose name leaves the archive; do not use this file")
     if not slash:
-        raise Refusal(f"is a zip archive with {shown(name)} outside of a folder; PyTorch writes no such archive")
+        raise InvalidFile(f"is a zip archive with {quoted(name)} outside of a folder; PyTorch writes one folder")
     return top, rest
 
 
-def _damaged_directory() -> Refusal:
-    return Refusal("is damaged: its zip directory is inconsistent; download or copy it again")
+def _damaged_directory() -> InvalidFile:
+    return InvalidFile("is damaged: its zip directory is inconsistent; download or copy it again")

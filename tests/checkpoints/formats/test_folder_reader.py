@@ -121,13 +121,13 @@ def test_a_tensor_not_in_its_shard(tmp_path):
     places = sharded(tmp_path, "safetensors")
     first, last = places["layer.0.weight"], "layer.3.weight"
     write_index(tmp_path, "safetensors", places | {last: first})
-    assert f"{tmp_path / first}: lacks tensor {last!r}" in refusal(tmp_path)
+    assert f"{tmp_path / first}: has no tensor {last!r}" in refusal(tmp_path)
 
 
 def test_a_tensor_in_two_shards(tmp_path):
     sharded(tmp_path, "bin")
     save(tmp_path / SHARDS["bin"].format(2), STATE)
-    assert "holds tensor 'layer.0.weight', which another shard holds too" in refusal(tmp_path)
+    assert "repeats tensor 'layer.0.weight' of another shard" in refusal(tmp_path)
 
 
 def test_a_tensor_that_the_index_leaves_out_is_kept(tmp_path):

@@ -422,11 +422,11 @@ FOREIGN = {
     b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n": "is only a git-LFS pointer",
     b"\x1f\x8b\x08\x00": "is packed with gzip",
     b"\0" * 257 + b"ustar  \0": "is a tar archive",
-    b"\0" * 999: "is no checkpoint of a known format",
-    b"\x80\x02}q\x00.": "is no checkpoint of a known format",
-    b"not a checkpoint": "is no checkpoint of a known format",
+    b"\0" * 999: "is not a checkpoint of a known format",
+    b"\x80\x02}q\x00.": "is not a checkpoint of a known format",
+    b"not a checkpoint": "is not a checkpoint of a known format",
     b"PK\x03\x04 a zip": "ends before the directory of a zip archive",
-    b"PK\x05\x06" + bytes(18): "is no checkpoint of a known format",
+    b"PK\x05\x06" + bytes(18): "is not a checkpoint of a known format",
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from checkpoints.saved_files import bits, is_mapped
 from safetensors.torch import load_file, save_file
 
-from ms_unireid.checkpoints.formats.dtypes import name_of
+from ms_unireid.checkpoints.formats.dtypes import dtype_name
 from ms_unireid.checkpoints.formats.safetensors_file import looks_like_safetensors, read_safetensors
 from ms_unireid.errors import CheckpointError
 
@@ -39,7 +39,7 @@ def test_equals_the_safetensors_package(tmp_path):
     assert opened.tensors.keys() == expected.keys() == tensors().keys()
     for name, tensor in expected.items():
         found = opened.tensors[name]
-        assert (found.shape, name_of(found.dtype)) == (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        assert (found.shape, dtype_name(found.dtype)) == (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         assert found.tobytes() == bits(tensor)
         assert is_mapped(found) and not found.flags.writeable
 
@@ -66,11 +66,11 @@ def test_recognised_by_its_first_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (file_of({"a": entry(0, 8)}, b"1234"), "ends before the end of tensor 'a' (byte 8 of the data, 4 are there)"),
+        (file_of({"a": entry(0, 8)}, b"1234"), "ends before the end of tensor 'a' (byte 8 of the data, which has 4)"),
         (file_of({"a": entry(0, 4)}, b"12345"), "1 bytes follow the last tensor"),
-        (file_of({"a": entry(4, 8)}, b"12345678"), "tensor 'a' begins at 4, the one before it ends at 0"),
+        (file_of({"a": entry(4, 8)}, b"12345678"), "tensor 'a' begins at 4, but the one before it ends at 0"),
         (file_of({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "tensor 'b' begins at 4"),
-        (file_of({"a": entry(0, 8, shape=[3])}, bytes(8)), "takes 12 bytes, its offsets span 8"),
+        (file_of({"a": entry(0, 8, shape=[3])}, bytes(8)), "takes 12 bytes, but its offsets span 8"),
         (file_of({"a": entry(8, 0)}, bytes(8)), "no valid shape"),
         (file_of({"a": entry(0, 0, shape=[1 << 40, 1 << 40])}, b""), "takes"),
         (file_of({"a": entry(0, 0, shape=[0, 10**17, 10**17])}, b""), "impossible shape"),
@@ -81,18 +81,18 @@ def test_recognised_by_its_first_bytes(tmp_path):
         (file_of({"a": {"dtype": "F32", "shape": [1]}}, bytes(4)), "no valid shape"),
         (file_of({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), "has no dtype"),
         (file_of({"a": 3}), "has no dtype"),
-        (file_of({"net.a": entry(0, 1, "F8_E4M3", [1])}, b"1"), "tensor 'net.a' is of 'F8_E4M3', which cannot be"),
+        (file_of({"net.a": entry(0, 1, "F8_E4M3", [1])}, b"1"), "tensor 'net.a' has type 'F8_E4M3', which cannot be"),
         (file_of({"__metadata__": {"a": 1}}), "__metadata__ is not a table of strings"),
         (file_of({"__metadata__": []}), "__metadata__ is not a table of strings"),
         (file_of(b'{"a": 1, "a": 2}'), "a name occurs twice"),
-        (file_of(b'{"a": 1'), "no valid JSON"),
-        (file_of(b'{"a\xff": 1}'), "no valid JSON"),
-        (file_of(b'{"a":' + b"[" * 200_000), "no valid JSON"),
+        (file_of(b'{"a": 1'), "the JSON is not valid"),
+        (file_of(b'{"a\xff": 1}'), "the JSON is not valid"),
+        (file_of(b'{"a":' + b"[" * 200_000), "the JSON is not valid"),
         (file_of(b'{"a":' + b"9" * 100_000 + b"}"), "a number is impossibly large"),
         ((500).to_bytes(8, "little") + b'{"a": ', "ends before the end of its header (at byte 14 of 508)"),
-        ((1 << 62).to_bytes(8, "little") + b'{"a": 1}', "is no safetensors file"),
-        (b"\x02\0\0", "is no safetensors file"),
-        (b"\x02\0\0\0\0\0\0\0[]", "is no safetensors file"),
+        ((1 << 62).to_bytes(8, "little") + b'{"a": 1}', "is not a safetensors file"),
+        (b"\x02\0\0", "is not a safetensors file"),
+        (b"\x02\0\0\0\0\0\0\0[]", "is not a safetensors file"),
     ],
 )
 def test_headers_that_lie(tmp_path, content, told):

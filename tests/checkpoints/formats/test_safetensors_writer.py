@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from ms_unireid.checkpoints.formats.dtypes import BFLOAT16
-from ms_unireid.checkpoints.formats.safetensors_file import check_names, write_safetensors
+from ms_unireid.checkpoints.formats.safetensors_file import check_unique, write_safetensors
 from ms_unireid.checkpoints.formats.tensor_file import Entry
 
 TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -112,15 +112,15 @@ def test_nothing_to_write_is_a_readable_file(tmp_path):
 
 def test_an_array_of_another_shape_than_declared_is_an_error(tmp_path):
     entry = Entry("a", np.dtype(np.float32), (2, 3), lambda: np.zeros((3, 2), np.float32))
-    with pytest.raises(ValueError, match=r"'a' is declared as \(2, 3\), its array is \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"'a' is declared as \(2, 3\), but its array is \(3, 2\)"):
         write_safetensors(tmp_path / "x.safetensors", [entry])
 
 
 @pytest.mark.parametrize("names", ["aa", ["x", "__metadata__"]])
 def test_names_given_twice_are_an_error(tmp_path, names):
-    with pytest.raises(ValueError, match="is given twice"):
+    with pytest.raises(ValueError, match="occurs twice"):
         write_safetensors(tmp_path / "x.safetensors", [Entry.of(name, np.zeros(2)) for name in names])
 
 
-def test_check_names_passes_different_names():
-    check_names(name for name in ("a", "b", "A"))
+def test_different_names_pass():
+    check_unique(name for name in ("a", "b", "A"))

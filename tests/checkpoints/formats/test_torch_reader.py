@@ -22,7 +22,7 @@ from checkpoints.saved_files import (
 )
 from torch import nn
 
-from ms_unireid.checkpoints.formats.dtypes import name_of
+from ms_unireid.checkpoints.formats.dtypes import dtype_name
 from ms_unireid.checkpoints.formats.torch_reader import read_torch
 from ms_unireid.errors import CheckpointError
 
@@ -56,7 +56,7 @@ def flat(value, name=""):
 
 def assert_equals(found: np.ndarray, expected: torch.Tensor, mapped: bool = True) -> None:
     assert found.shape == tuple(expected.shape)
-    assert name_of(found.dtype) == str(expected.dtype).removeprefix("torch.")
+    assert dtype_name(found.dtype) == str(expected.dtype).removeprefix("torch.")
     assert np.ascontiguousarray(found).tobytes() == bits(expected)
     assert not found.flags.writeable
     assert is_mapped(found) or not mapped
@@ -227,12 +227,12 @@ def test_a_legacy_view_of_a_storage(tmp_path):
 @pytest.mark.parametrize("dtype", ["complex64", "complex128", "uint16", "float8_e4m3fn"])
 def test_unknown_types_are_named(tmp_path, save, dtype):
     message = refusal(tmp_path, save({"net": {"odd": torch.zeros(2).to(getattr(torch, dtype))}}))
-    assert f"tensor 'net.odd' is of {dtype}, which cannot be read" in message
+    assert f"tensor 'net.odd' has type {dtype}, which cannot be read" in message
 
 
 def test_quantized_tensors_are_named(tmp_path, save):
     quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
-    assert "tensor 'odd' is of qint8" in refusal(tmp_path, save({"odd": quantized}))
+    assert "tensor 'odd' has type qint8" in refusal(tmp_path, save({"odd": quantized}))
 
 
 def test_whole_models_and_option_objects_are_refused_by_name(tmp_path, save):

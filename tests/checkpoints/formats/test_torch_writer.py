@@ -148,15 +148,15 @@ def test_nothing_to_write_is_a_readable_file(tmp_path):
 
 def test_an_array_of_another_shape_than_declared_is_an_error(tmp_path):
     entry = Entry("a", np.dtype(np.float32), (2, 3), lambda: np.zeros((3, 2), np.float32))
-    with pytest.raises(ValueError, match=r"'a' is declared as \(2, 3\), its array is \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"'a' is declared as \(2, 3\), but its array is \(3, 2\)"):
         write_torch(tmp_path / "x.pth", [entry])
 
 
 @pytest.mark.parametrize(
     ("names", "options", "told"),
     [
-        ("aa", {}, "'a' is given twice"),
-        ("a", {"wrap": "model", "values": {"model": 1}}, "'model' is given twice"),
+        ("aa", {}, "'a' occurs twice"),
+        ("a", {"wrap": "model", "values": {"model": 1}}, "'model' occurs twice"),
         ("a", {"values": {"epoch": 1}}, r"values \(epoch\) need a wrap key"),
         ("a", {"wrap": "model", "values": {"epoch": [1]}}, r"\[1\] is neither a number nor a string"),
     ],

@@ -1,6 +1,6 @@
-"""An interpreter of pickles that imports nothing and calls only functions of the caller's allow-list.
+"""Interpret pickles without importing anything; only functions of the caller's allow-list are called.
 
-It is not built on `pickle.Unpickler`: a stream may drive that to huge allocations before any hook of ours is asked.
+It does not use `pickle.Unpickler`, which a hostile stream can make allocate huge memory before any hook runs.
 """
 
 import pickletools
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.mapped_file import Refusal, shown, truncated
+from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, quoted, truncated
 
-# Far above any state dict (30 operations a tensor); they bound what a small hostile file can make us allocate.
+# Far above any state dict (30 operations per tensor). They bound the memory that a small hostile file can claim.
 MAX_OPERATIONS = 1_000_000
 MAX_TEXT_BYTES = 1 << 24
 _MAX_NAME_LENGTH = 1000
@@ -41,12 +41,12 @@ _RESAVE = "save only the weights with torch.save(model.state_dict(), ...)"
 
 
 @dataclass(frozen=True, eq=False)
-class Name:
-    """A name that a stream mentions and the caller allows.
+class AllowedName:
+    """A name in a stream that the caller allows.
 
     Attributes:
         name: "module.attribute".
-        build: Returns an inert object for the arguments that the stream gives; None if it may not be called.
+        build: Returns an inert object for the stream's arguments; None if the name may not be called.
     """
 
     name: str
@@ -55,17 +55,13 @@ class Name:
 
 @dataclass(eq=False)
 class Instance:
-    """Stands for an object of a class that is never loaded; `state` is what the stream stores of it."""
+    """Placeholder for an object whose class is never loaded; `state` is its state in the stream."""
 
     state: Any = None
 
 
 class ByteStream:
-    """Bytes of a memory map as the file object that `pickletools` expects.
-
-    Args:
-        content: (bytes,) uint8.
-    """
+    """A file object for `pickletools` on (bytes,) uint8."""
 
     def __init__(self, content: np.ndarray):
         self._content = memoryview(content)
@@ -79,47 +75,41 @@ class ByteStream:
         """Return the next `count` bytes.
 
         Raises:
-            Refusal: If there are fewer, or they are too many for a name or a number.
+            InvalidFile: If the stream ends before, or `count` is too large for a name or a number.
         """
         if count > len(self._content) - self._position:
-            raise truncated(f"the end of its description (at byte {len(self._content)})")
+            raise truncated(f"the end of its pickle (at byte {len(self._content)})")
         if count > MAX_TEXT_BYTES:
-            raise Refusal(f"is damaged: its description holds a text of {count} bytes")
+            raise InvalidFile(f"is damaged: its pickle holds a text of {count} bytes; download or copy it again")
         self._position += count
         return bytes(self._content[self._position - count : self._position])
 
     def readline(self) -> bytes:
-        """Return the bytes up to and with the next newline.
+        """Return the bytes up to and including the next newline.
 
         Raises:
-            Refusal: If none is near.
+            InvalidFile: If the line is longer than a name can be.
         """
         ahead = bytes(self._content[self._position : self._position + _MAX_NAME_LENGTH])
         return self.read((ahead.find(b"\n") + 1) or _MAX_NAME_LENGTH)
 
 
-def load(stream: ByteStream, find: Callable[[str], Name | None], persistent: Callable[[Any], Any]) -> Any:
-    """Run one pickle, from where the stream stands to its STOP.
+def load(stream: ByteStream, find: Callable[[str], AllowedName | None], persistent: Callable[[Any], Any]) -> Any:
+    """Run one pickle, from the stream's position to its STOP.
 
-    Lists, tuples, strings and numbers come back as such, sets as lists, and dictionaries with their keys as strings.
-
-    Args:
-        stream: Where the pickle is.
-        find: Returns what a dotted name stands for; None for a name that is not allowed.
-        persistent: Returns the object that a persistent id stands for.
-
-    Returns:
-        The pickled value. It may contain itself, and may be nested as deeply as the stream is long.
+    `find` returns the object for a dotted name, or None if the name is not allowed; `persistent` returns the object
+    for a persistent id. Sets become lists, and the keys of dictionaries become strings. The returned value may contain
+    itself, and may be nested as deeply as the stream is long.
 
     Raises:
-        Refusal: If the stream is damaged, is too large, or asks for a name that is not allowed.
+        InvalidFile: If the stream is damaged or too large, or uses a name that is not allowed.
     """
-    machine = _Machine(find, persistent)
+    interpreter = _Interpreter(find, persistent)
     for count, (name, argument) in enumerate(_operations(stream)):
         if count == MAX_OPERATIONS:
-            raise Refusal(f"describes more than {MAX_OPERATIONS} items; {_RESAVE}")
-        machine.step(name, argument)
-    return machine.pop()
+            raise InvalidFile(f"describes more than {MAX_OPERATIONS} items; {_RESAVE}")
+        interpreter.step(name, argument)
+    return interpreter.pop()
 
 
 def _operations(stream: ByteStream) -> Iterator[tuple[str, Any]]:
@@ -134,12 +124,12 @@ def _operations(stream: ByteStream) -> Iterator[tuple[str, Any]]:
         yield opcode.name, argument
 
 
-def _damaged(what: str) -> Refusal:
-    return Refusal(f"is damaged: its pickle has {what}; download or copy it again")
+def _damaged(what: str) -> InvalidFile:
+    return InvalidFile(f"is damaged: its pickle has {what}; download or copy it again")
 
 
-class _Machine:
-    def __init__(self, find: Callable[[str], Name | None], persistent: Callable[[Any], Any]):
+class _Interpreter:
+    def __init__(self, find: Callable[[str], AllowedName | None], persistent: Callable[[Any], Any]):
         self._find = find
         self._persistent = persistent
         self._stack: list[Any] = []
@@ -154,7 +144,7 @@ class _Machine:
         elif name in _ACTIONS:
             _ACTIONS[name](self, argument)
         else:
-            raise Refusal(f"uses the pickle operation {name}, which torch.save never writes; {_RESAVE}")
+            raise InvalidFile(f"uses the pickle operation {name}, which torch.save never writes; {_RESAVE}")
 
     def pop(self) -> Any:
         if not self._stack:
@@ -176,7 +166,7 @@ class _Machine:
 
     def top(self, kind: type, action: str) -> Any:
         if not self._stack or type(self._stack[-1]) is not kind:
-            raise _damaged(f"{action} for something that is no {kind.__name__}")
+            raise _damaged(f"{action} to something that is not a {kind.__name__}")
         return self._stack[-1]
 
     def tuple_of(self, count: int) -> None:
@@ -213,7 +203,7 @@ class _Machine:
 
     def recall(self, slot: int) -> None:
         if slot not in self._memo:
-            raise _damaged("a reference to something it has not stored")
+            raise _damaged("a reference to a missing item")
         self._stack.append(self._memo[slot])
 
     def name(self, line: str) -> None:
@@ -222,7 +212,7 @@ class _Machine:
     def stack_name(self, _: Any) -> None:
         attribute, module = self.pop(), self.pop()
         if type(attribute) is not str or type(module) is not str:
-            raise _damaged("a name that is no text")
+            raise _damaged("a name that is not text")
         self.push_name(module, attribute)
 
     def push_name(self, module: str, attribute: str) -> None:
@@ -231,19 +221,19 @@ class _Machine:
         name = f"{module}.{attribute}"
         found = self._find(name)
         if found is None:
-            raise Refusal(
-                f"asks to run {shown(name)}, which is no part of a file of weights; nothing was run; {_RESAVE}"
+            raise InvalidFile(
+                f"asks to run {quoted(name)}, which a file of weights never needs; nothing was run; {_RESAVE}"
             )
         self._stack.append(found)
 
     def call(self, _: Any) -> None:
         arguments, function = self.pop(), self.pop()
-        if type(arguments) is not tuple or type(function) is not Name or function.build is None:
+        if type(arguments) is not tuple or type(function) is not AllowedName or function.build is None:
             raise _damaged("a call of something that cannot be called")
         try:
             self._stack.append(function.build(*arguments))
         except TypeError as error:
-            raise _damaged(f"wrong arguments for {shown(function.name)}") from error
+            raise _damaged(f"wrong arguments for {quoted(function.name)}") from error
 
     def give_state(self, _: Any) -> None:
         state = self.pop()
@@ -255,51 +245,51 @@ class _Machine:
         self._stack.append(self._persistent(self.pop()))
 
 
-_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": _Machine.skip,
-    "FRAME": _Machine.skip,
-    "STOP": _Machine.skip,
-    "MARK": _Machine.mark,
-    "EMPTY_LIST": lambda machine, _: machine._stack.append([]),
-    "EMPTY_SET": lambda machine, _: machine._stack.append([]),
-    "EMPTY_DICT": lambda machine, _: machine._stack.append({}),
-    "EMPTY_TUPLE": lambda machine, _: machine.tuple_of(0),
-    "TUPLE1": lambda machine, _: machine.tuple_of(1),
-    "TUPLE2": lambda machine, _: machine.tuple_of(2),
-    "TUPLE3": lambda machine, _: machine.tuple_of(3),
-    "TUPLE": _Machine.tuple_since_mark,
-    "APPEND": _Machine.append,
-    "APPENDS": _Machine.extend,
-    "ADDITEMS": _Machine.extend,
-    "SETITEM": _Machine.set_item,
-    "SETITEMS": _Machine.set_items,
-    "BINPUT": _Machine.remember,
-    "LONG_BINPUT": _Machine.remember,
-    "MEMOIZE": _Machine.remember,
-    "BINGET": _Machine.recall,
-    "LONG_BINGET": _Machine.recall,
-    "GLOBAL": _Machine.name,
-    "STACK_GLOBAL": _Machine.stack_name,
-    "REDUCE": _Machine.call,
-    "NEWOBJ": _Machine.call,
-    "BUILD": _Machine.give_state,
-    "BINPERSID": _Machine.persistent,
+_ACTIONS: dict[str, Callable[[_Interpreter, Any], None]] = {
+    "PROTO": _Interpreter.skip,
+    "FRAME": _Interpreter.skip,
+    "STOP": _Interpreter.skip,
+    "MARK": _Interpreter.mark,
+    "EMPTY_LIST": lambda interpreter, _: interpreter._stack.append([]),
+    "EMPTY_SET": lambda interpreter, _: interpreter._stack.append([]),
+    "EMPTY_DICT": lambda interpreter, _: interpreter._stack.append({}),
+    "EMPTY_TUPLE": lambda interpreter, _: interpreter.tuple_of(0),
+    "TUPLE1": lambda interpreter, _: interpreter.tuple_of(1),
+    "TUPLE2": lambda interpreter, _: interpreter.tuple_of(2),
+    "TUPLE3": lambda interpreter, _: interpreter.tuple_of(3),
+    "TUPLE": _Interpreter.tuple_since_mark,
+    "APPEND": _Interpreter.append,
+    "APPENDS": _Interpreter.extend,
+    "ADDITEMS": _Interpreter.extend,
+    "SETITEM": _Interpreter.set_item,
+    "SETITEMS": _Interpreter.set_items,
+    "BINPUT": _Interpreter.remember,
+    "LONG_BINPUT": _Interpreter.remember,
+    "MEMOIZE": _Interpreter.remember,
+    "BINGET": _Interpreter.recall,
+    "LONG_BINGET": _Interpreter.recall,
+    "GLOBAL": _Interpreter.name,
+    "STACK_GLOBAL": _Interpreter.stack_name,
+    "REDUCE": _Interpreter.call,
+    "NEWOBJ": _Interpreter.call,
+    "BUILD": _Interpreter.give_state,
+    "BINPERSID": _Interpreter.persistent,
 }
 
 
 def put(target: dict[str, Any], key: Any, value: Any) -> None:
-    """Set an item under its key as a string: strings alone have hashes that a hostile file cannot make collide.
+    """Set an item under its key as a string. A hostile file cannot make the hashes of strings collide.
 
     Raises:
-        Refusal: If the key is long, neither a scalar nor a short tuple of scalars, or taken.
+        InvalidFile: If the key is too long, is neither a scalar nor a short tuple of scalars, or occurs twice.
     """
     parts = key if type(key) is tuple else (key,)
     if len(parts) > _MAX_KEY_PARTS or not all(type(part) in _SCALARS for part in parts):
-        raise Refusal(f"has a dictionary whose key is a {type(key).__name__}; {_RESAVE}")
+        raise InvalidFile(f"has a dictionary whose key is a {type(key).__name__}; {_RESAVE}")
     texts = [str(part) for part in parts]
     if sum(map(len, texts)) > _MAX_NAME_LENGTH:
-        raise Refusal(f"has a dictionary with a key of more than {_MAX_NAME_LENGTH} characters; {_RESAVE}")
+        raise InvalidFile(f"has a dictionary with a key of more than {_MAX_NAME_LENGTH} characters; {_RESAVE}")
     text = ",".join(texts)
     if text in target:
-        raise Refusal(f"has a dictionary with the key {shown(text)} twice; {_RESAVE}")
+        raise InvalidFile(f"has a dictionary with the key {quoted(text)} twice; {_RESAVE}")
     target[text] = value
