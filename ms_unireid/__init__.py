@@ -15,13 +15,18 @@ os.environ.setdefault("MS_DEV_RUNTIME_CONF", "graph_pipeline:false")
 
 _HOMES = {
     "load_config": "ms_unireid.config",
+    "register_architecture": "ms_unireid.config",
     "build_model": "ms_unireid.models.unireid",
     "UNIReID": "ms_unireid.models.unireid",
+    "open_model": "ms_unireid.checkpoints.checkpoint",
+    "load_checkpoint": "ms_unireid.checkpoints.checkpoint",
+    "load_weights": "ms_unireid.checkpoints.checkpoint",
+    "Encoder": "ms_unireid.evaluation.encoder",
+    "TrainOneStepCell": "ms_unireid.training.train_step",
+    "Trainer": "ms_unireid.training.trainer",
+    "Tokenizer": "ms_unireid.data.tokenizer",
     "PhotoIndex": "ms_unireid.apps.search.index",
     "Searcher": "ms_unireid.apps.search.searcher",
-    "load_checkpoint": "ms_unireid.checkpoints.checkpoint",
-    "Tokenizer": "ms_unireid.data.tokenizer",
-    "Trainer": "ms_unireid.training.trainer",
 }
 __all__ = list(_HOMES)
 

@@ -16,6 +16,8 @@ from ms_unireid.config_schema import (
     GALLERY_RULES,
     PROTOCOLS,
     TASKS,
+    VOCABULARY_SIZE,
+    Architecture,
     AugmentConfig,
     Config,
     DataConfig,
@@ -31,6 +33,7 @@ __all__ = [
     "GALLERY_RULES",
     "PROTOCOLS",
     "TASKS",
+    "Architecture",
     "AugmentConfig",
     "Config",
     "DataConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "config_from_dict",
     "load_config",
     "overridden",
+    "register_architecture",
     "to_dict",
     "to_yaml",
 ]
@@ -113,6 +117,17 @@ def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str], file
     # A combination may come of several layers: name the files that were given and every override.
     _check(config, ", ".join([*files, *(source for source, _ in changes)]) or "defaults")
     return config
+
+
+def register_architecture(name: str, architecture: Architecture) -> None:
+    """Make an architecture known by a name, for configs and for the recognition of checkpoints.
+
+    Raises:
+        ConfigError: If the sizes cannot work, or the name stands for other ones.
+    """
+    _check_rules(_architecture_rules(architecture), f"architecture '{name}':")
+    if ARCHITECTURES.setdefault(name, architecture) != architecture:
+        raise ConfigError(f"architecture '{name}': is registered with other sizes; choose another name")
 
 
 def overridden(section: Any, values: dict[str, Any], source: str, overrides: typing.Sequence[str] = ()) -> Any:
@@ -190,7 +205,7 @@ def _merge(section: Any, values: Any, source: str, prefix: str) -> Any:
         if key not in hints:
             raise ConfigError(f"{source}: unknown key '{prefix}{key}'{_suggest(str(key), hints, prefix)}")
         current = getattr(section, key)
-        if dataclasses.is_dataclass(current):
+        if dataclasses.is_dataclass(current) and not isinstance(value, str):
             changed[key] = _merge(current, value, source, f"{prefix}{key}.")
         else:
             changed[key] = _convert(value, hints[key], source, f"{prefix}{key}")
@@ -207,7 +222,12 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
     """Check a YAML value against a field's type and return it as that type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _convert(value, args[0], source, key)
+        if value is None and types.NoneType in args:
+            return None
+        described = [kind for kind in args if dataclasses.is_dataclass(kind)]
+        return _convert(value, described[0] if described and isinstance(value, dict) else args[0], source, key)
+    if dataclasses.is_dataclass(hint):
+        return _described(value, hint, source, key)
     if origin is Literal:
         if value not in args:
             near = _suggest(str(value), [str(a) for a in args])
@@ -221,6 +241,20 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
             )
         return tuple(_convert(item, args[0], source, key) for item in value)
     return _scalar(value, hint, source, key)
+
+
+def _described(values: Any, kind: type, source: str, key: str) -> Any:
+    """Make a dataclass, none of whose values are given yet, from a dictionary."""
+    hints = typing.get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: '{key}' must hold the keys {', '.join(hints)}, found {values!r}")
+    for name in values:
+        if name not in hints:
+            raise ConfigError(f"{source}: unknown key '{key}.{name}'{_suggest(str(name), hints, f'{key}.')}")
+    for field in dataclasses.fields(kind):
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise ConfigError(f"{source}: '{key}.{field.name}' is missing; '{key}' needs {', '.join(hints)}")
+    return kind(**{name: _convert(value, hints[name], source, f"{key}.{name}") for name, value in values.items()})
 
 
 def _scalar(value: Any, kind: type, source: str, key: str) -> Any:
@@ -240,18 +274,36 @@ def _scalar(value: Any, kind: type, source: str, key: str) -> Any:
 
 def _check(config: Config, source: str) -> None:
     """Refuse combinations that cannot work, before anything is loaded."""
-    name = config.model.architecture
-    if name not in ARCHITECTURES:
-        raise ConfigError(f"{source}: unknown model.architecture '{name}'{_suggest(name, ARCHITECTURES)}")
+    model = config.model
+    if not isinstance(model.architecture, str):
+        _check_rules(_architecture_rules(model.architecture), f"{source}: model.architecture:")
+    elif model.architecture not in ARCHITECTURES:
+        near = _suggest(model.architecture, ARCHITECTURES)
+        raise ConfigError(f"{source}: unknown model.architecture '{model.architecture}'{near}")
     for rules in (_model_rules, _data_rules, _objective_rules, _train_rules, _runtime_rules):
-        for holds, key, rule in rules(config):
-            if not holds:
-                raise ConfigError(f"{source}: {key} {rule}")
+        _check_rules(rules(config), f"{source}:")
+
+
+def _check_rules(rules: _Rules, source: str) -> None:
+    for holds, key, rule in rules:
+        if not holds:
+            raise ConfigError(f"{source} {key} {rule}")
+
+
+def _architecture_rules(sizes: Architecture) -> _Rules:
+    for name, tower in (("vision", sizes.vision), ("text", sizes.text)):
+        for key, value in dataclasses.asdict(tower).items():
+            yield value >= 1, f"{name}.{key}", "must be at least 1"
+        yield tower.width % tower.heads == 0, f"{name}.heads", f"must divide the width {tower.width}"
+    yield sizes.patch_size >= 1, "patch_size", "must be at least 1"
+    yield sizes.embed_dim >= 1, "embed_dim", "must be at least 1"
+    enough = sizes.vocabulary_size >= VOCABULARY_SIZE
+    yield enough, "vocabulary_size", f"must be at least {VOCABULARY_SIZE}, the number of the tokenizer's ids"
 
 
 def _model_rules(config: Config) -> _Rules:
     model = config.model
-    patch = ARCHITECTURES[model.architecture].patch_size
+    patch = model.sizes.patch_size
     fits = min(model.image_size) >= patch
     yield fits, "model.image_size", f"must be at least the patch size {patch} on both sides"
     yield 0 < model.patch_stride <= patch, "model.stride", f"must be between 1 and the patch size {patch}"

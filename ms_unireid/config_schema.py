@@ -8,6 +8,9 @@ def resumable(default: Any) -> Any:
     """Declare a field that may differ when a run is resumed, because it changes no number of the run."""
     return field(default=default, metadata={"resumable": True})
 
+# Tokens of CLIP's vocabulary.
+VOCABULARY_SIZE = 49408
+
 
 @dataclass(frozen=True)
 class TowerSize:
@@ -27,16 +30,19 @@ class Architecture:
         text: The caption tower.
         patch_size: Side of a square image patch, in pixels.
         embed_dim: Width D of the joint feature space.
+        vocabulary_size: Rows of the token table; the tokenizer's ids need CLIP's 49408.
     """
 
     vision: TowerSize
     text: TowerSize
     patch_size: int
     embed_dim: int
+    vocabulary_size: int = VOCABULARY_SIZE
 
+    def __str__(self) -> str:
+        towers = (f"{tower.layers} x {tower.width} ({tower.heads} heads)" for tower in (self.vision, self.text))
+        return f"{' / '.join(towers)}, patch {self.patch_size}, embed {self.embed_dim}"
 
-# Tokens of CLIP's vocabulary.
-VOCABULARY_SIZE = 49408
 
 ARCHITECTURES = {
     "ViT-B/16": Architecture(TowerSize(768, 12, 12), TowerSize(512, 12, 8), patch_size=16, embed_dim=512),
@@ -59,7 +65,8 @@ class ModelConfig:
     """The dual encoder.
 
     Attributes:
-        architecture: A name in `ms_unireid.config_schema.ARCHITECTURES`.
+        architecture: A registered name, or the sizes themselves: `{vision: {width, layers, heads}, text: {...},
+            patch_size, embed_dim, vocabulary_size}`.
         image_size: Height and width in pixels.
         stride: Distance between patches in pixels; null means the patch size, less makes patches overlap.
         context_length: Length of a caption in tokens, start and end included.
@@ -71,7 +78,7 @@ class ModelConfig:
         pretrained_logit_scale: Take the file's logit scale as well; the authors start from `temperature`.
     """
 
-    architecture: str = "ViT-B/16"
+    architecture: str | Architecture = "ViT-B/16"
     image_size: tuple[int, int] = (384, 128)
     stride: int | None = None
     context_length: int = 77
@@ -82,9 +89,14 @@ class ModelConfig:
     pretrained_logit_scale: bool = False
 
     @property
+    def sizes(self) -> Architecture:
+        """The sizes of the towers."""
+        return ARCHITECTURES[self.architecture] if isinstance(self.architecture, str) else self.architecture
+
+    @property
     def patch_stride(self) -> int:
         """The distance between patches that is in effect, in pixels."""
-        return ARCHITECTURES[self.architecture].patch_size if self.stride is None else self.stride
+        return self.sizes.patch_size if self.stride is None else self.stride
 
 
 @dataclass(frozen=True)

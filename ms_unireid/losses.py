@@ -60,17 +60,23 @@ def modulated_loss(losses: Tensor, factor: Tensor, alpha: float, gamma: float) -
     return alpha * exp(gamma * ops.log1p(factor)) * losses
 
 
-def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
-    """Eq. 10: cross-entropy of the sketch's similarity distribution against the text's, averaged over queries.
+def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 10, L_c: align the sketch's similarity distribution Q_S with the text's, P_T.
 
-    As the authors do, text teaches (no gradient into its side) and only the query-to-image direction is aligned.
+    Eq. 10 is a cross-entropy, H(P_T, Q_S) = KL(P_T || Q_S) + H(P_T). Its target P_T is stopped (text teaches, as in the
+    authors' code), so H(P_T) is a constant and the gradient of L_c is that of KL(P_T || Q_S). Only the query-to-image
+    direction is aligned.
 
     Args:
         text_logits: (M, M) from `similarity_logits`, rows captions, columns photos.
         sketch_logits: (M, M), rows sketches, columns photos.
+
+    Returns:
+        L_c and the divergence KL(P_T || Q_S) itself, in nats, both means over queries.
     """
-    target = exp(log_softmax(ops.stop_gradient(text_logits)))
-    return -(target * log_softmax(sketch_logits)).sum(-1).mean()
+    log_target = log_softmax(ops.stop_gradient(text_logits))
+    target, log_found = exp(log_target), log_softmax(sketch_logits)
+    return -(target * log_found).sum(-1).mean(), (target * (log_target - ops.stop_gradient(log_found))).sum(-1).mean()
 
 
 def exp(x: Tensor) -> Tensor:
@@ -116,7 +122,7 @@ class Objective(nn.Cell):
         names = [f"loss_{task}" for task in config.tasks]
         if self.both:
             names += ["confidence_text", "confidence_sketch", "weight_text", "weight_sketch"]
-        self.part_names = (*names, *(["interaction"] if self.interacts else []), "temperature")
+        self.part_names = (*names, *(["interaction", "divergence"] if self.interacts else []), "temperature")
 
     def construct(
         self, image: Tensor, sketch: Tensor | None, text: Tensor | None, fused: Tensor | None, scale: Tensor
@@ -132,7 +138,8 @@ class Objective(nn.Cell):
 
         Returns:
             The loss and its parts, all scalars, the parts in the order of `part_names`: each task's own loss
-            before any weight, mean confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c (Eq. 10) and tau.
+            before any weight, mean confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c (Eq. 10) with its divergence,
+            and tau.
         """
         queries = {"text": text, "sketch": sketch, "fusion": fused}
         logits = {task: similarity_logits(queries[task], image, scale) for task in self.tasks}
@@ -145,9 +152,9 @@ class Objective(nn.Cell):
         for task in self.tasks[1:]:
             loss = loss + losses[task].mean()
         if self.interacts:
-            interaction = interaction_loss(logits["text"], logits["sketch"])
+            interaction, divergence = interaction_loss(logits["text"], logits["sketch"])
             loss = loss + self.config.interaction_weight * interaction
-            parts = (*parts, interaction)
+            parts = (*parts, interaction, divergence)
         return loss, (*parts, 1 / scale)
 
     def _modulate(self, losses: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:

@@ -96,15 +96,6 @@ def prepare(config: RuntimeConfig) -> str:
     return device
 
 
-def uses_fast_ops(config: RuntimeConfig) -> bool:
-    """Return whether training uses the fast forms of the model's operations; `auto` means on a CPU."""
-    import mindspore as ms
-
-    if config.fused_ops == "auto":
-        return ms.get_context("device_target") == "CPU"
-    return config.fused_ops == "fast"
-
-
 def describe(device: str) -> dict[str, Any]:
     """Return versions, variables, device and git revision, as a run's environment.json holds them."""
     return {

@@ -8,7 +8,6 @@ import torch
 from mindspore import Parameter, Tensor, nn
 
 from ms_unireid.config import ModelConfig, ObjectiveConfig
-from ms_unireid.config_schema import ARCHITECTURES
 from reference import model as reference_model
 
 # Beside MindSpore's threads torch's second one waits more than it works: tiny steps take a hundred times longer.
@@ -35,7 +34,7 @@ ROWS = {
 
 def reference_sizes(config: ModelConfig) -> dict:
     """Return the reference's constructor arguments for one of our configs."""
-    size = ARCHITECTURES[config.architecture]
+    size = config.sizes
     return {
         "vision_width": size.vision.width,
         "vision_layers": size.vision.layers,

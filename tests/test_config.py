@@ -5,8 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict, to_yaml
-from ms_unireid.config_schema import ARCHITECTURES
+from ms_unireid import config as config_module
+from ms_unireid import config_schema
+from ms_unireid.config import (
+    Config,
+    ModelConfig,
+    config_from_dict,
+    load_config,
+    register_architecture,
+    to_dict,
+    to_yaml,
+)
+from ms_unireid.config_schema import ARCHITECTURES, Architecture, TowerSize
 from ms_unireid.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -325,3 +335,57 @@ def test_a_config_from_a_dictionary_names_its_source():
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelConfig().stride = 3
+
+
+DESCRIBED = {
+    "vision": {"width": 96, "layers": 3, "heads": 4},
+    "text": {"width": 64, "layers": 2, "heads": 2},
+    "patch_size": 8,
+    "embed_dim": 48,
+}
+
+
+def test_an_architecture_is_described_in_a_config(tmp_path):
+    (tmp_path / "own.yaml").write_text(f"model:\n  architecture: {DESCRIBED}\n  image_size: [32, 16]\n")
+    config = load_config(tmp_path / "own.yaml", ["model.architecture.vision.layers=5"])
+    assert config.model.sizes == Architecture(TowerSize(96, 5, 4), TowerSize(64, 2, 2), 8, 48)
+    assert config.model.patch_stride == 8 and config.model.sizes.vocabulary_size == 49408
+    assert config_from_dict(to_dict(config), "x") == config
+    (tmp_path / "back.yaml").write_text(to_yaml(config))
+    assert load_config(tmp_path / "back.yaml") == config
+    assert load_config(tmp_path / "back.yaml", ["model.architecture=tiny"]).model.architecture == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"vision": {"width": 96, "layers": 3}}, r"'model\.architecture\.vision\.heads' is missing"),
+        (
+            {"vision": {"width": 96, "layers": 3, "heads": 5}},
+            r"model\.architecture: vision\.heads must divide the width 96",
+        ),
+        ({"text": 7}, r"'model\.architecture\.text' must hold the keys width, layers, heads, found 7"),
+        ({"patch": 8}, r"unknown key 'model\.architecture\.patch'; did you mean 'model\.architecture\.patch_size'"),
+        ({"embed_dim": 0}, r"embed_dim must be at least 1"),
+        ({"patch_size": 64}, r"model\.image_size must be at least the patch size 64"),
+        ({"vocabulary_size": 100}, r"vocabulary_size must be at least 49408"),
+    ],
+    ids=str,
+)
+def test_a_description_that_cannot_work_is_refused(tmp_path, changes, told):
+    (tmp_path / "own.yaml").write_text(f"model:\n  architecture: {DESCRIBED | changes}\n  image_size: [32, 16]\n")
+    with pytest.raises(ConfigError, match=rf"own\.yaml.*{told}"):
+        load_config(tmp_path / "own.yaml")
+
+
+def test_a_program_registers_an_architecture(monkeypatch):
+    monkeypatch.setattr(config_schema, "ARCHITECTURES", dict(ARCHITECTURES))
+    monkeypatch.setattr(config_module, "ARCHITECTURES", config_schema.ARCHITECTURES)
+    own = Architecture(TowerSize(96, 3, 4), TowerSize(64, 2, 2), 8, 48)
+    register_architecture("own", own)
+    register_architecture("own", own)
+    assert load_config(None, ["model.architecture=own"]).model.sizes == own
+    with pytest.raises(ConfigError, match=r"architecture 'own': is registered with other sizes"):
+        register_architecture("own", dataclasses.replace(own, embed_dim=32))
+    with pytest.raises(ConfigError, match=r"architecture 'odd': text\.layers must be at least 1"):
+        register_architecture("odd", dataclasses.replace(own, text=TowerSize(64, 0, 2)))

@@ -44,8 +44,15 @@ def reference_run(row, feats, scale=SCALE, dtype=torch.float32, **options):
     leaves.append(torch.tensor(math.log(scale), dtype=dtype, requires_grad=True))
     parts = reference.objective(*leaves[:4], leaves[4].exp(), **{**reference.OBJECTIVES[row], **options})
     parts["loss"].backward()
+    parts["divergence"] = torch_divergence(*leaves[:3], leaves[4].exp())
     grads = [np.zeros(x.shape) if x.grad is None else x.grad.numpy() for x in leaves]
     return {name: p.item() for name, p in parts.items()}, dict(zip(LEAVES, grads, strict=True))
+
+
+def torch_divergence(image, sketch, text, scale):
+    """Return KL(P_T || Q_S), the mean over queries."""
+    teacher, student = (reference.logits(query, image, scale).log_softmax(1) for query in (text, sketch))
+    return torch.nn.functional.kl_div(student, teacher.detach(), log_target=True, reduction="batchmean")
 
 
 def our_run(config, feats, scale=SCALE):
@@ -69,7 +76,7 @@ def expected_parts(parts, config):
         expected |= {f"confidence_{task}": parts[f"p_{task}"] for task in ("text", "sketch")}
         expected |= {f"weight_{task}": parts[f"w_{task}"] for task in ("text", "sketch")}
     if config.interaction_weight:
-        expected["interaction"] = parts["interaction"]
+        expected |= {name: parts[name] for name in ("interaction", "divergence")}
     return expected
 
 
@@ -134,7 +141,7 @@ def test_unused_features_may_be_missing(mode):
 def test_part_names():
     assert Objective(ObjectiveConfig()).part_names == (
         "loss_text", "loss_sketch", "loss_fusion", "confidence_text", "confidence_sketch", "weight_text",
-        "weight_sketch", "interaction", "temperature",
+        "weight_sketch", "interaction", "divergence", "temperature",
     )  # fmt: skip
     assert Objective(parity.ROWS["F"]).part_names == ("loss_fusion", "temperature")
     assert "interaction" not in Objective(parity.ROWS["Dyn"]).part_names
@@ -232,8 +239,23 @@ def test_equation_10(mode):
     text_logits, sketch_logits = (similarity_logits(*parity.to_ms((q, image)), scale) for q in (text, sketch))
     feats = (torch.from_numpy(f) for f in (image, sketch, text))
     expected = reference.interaction_loss(*feats, torch.tensor(SCALE)).item()
-    assert float(interaction_loss(text_logits, sketch_logits).asnumpy()) == pytest.approx(expected, rel=1e-5)
-    assert float(interaction_loss(sketch_logits, text_logits).asnumpy()) != pytest.approx(expected, rel=1e-3)
+    assert float(interaction_loss(text_logits, sketch_logits)[0].asnumpy()) == pytest.approx(expected, rel=1e-5)
+    assert float(interaction_loss(sketch_logits, text_logits)[0].asnumpy()) != pytest.approx(expected, rel=1e-3)
+
+
+def test_the_gradient_of_equation_10_is_that_of_the_divergence(pynative):
+    image, sketch, text, _ = correlated_feats()
+    scale = Tensor(SCALE, ms.float32)
+
+    def loss(sketch):
+        return interaction_loss(similarity_logits(text, image, scale), similarity_logits(sketch, image, scale))[0]
+
+    image, sketch, text = parity.to_ms((image, sketch, text))
+    found = ms.grad(loss)(sketch).asnumpy()
+    leaf = torch.from_numpy(sketch.asnumpy()).requires_grad_()
+    torch_divergence(torch.from_numpy(image.asnumpy()), leaf, torch.from_numpy(text.asnumpy()), SCALE).backward()
+    assert np.abs(found).max() > 1e-3
+    np.testing.assert_allclose(found, leaf.grad.numpy(), atol=1e-5 * np.abs(found).max())
 
 
 def launches(cell, *inputs, count=12):

@@ -1,11 +1,11 @@
-"""Checkpoints of training and evaluation: our parameters to a file, and any file's tensors to our parameters."""
+"""Checkpoints of training and evaluation: from a file to a model or its weights, and from parameters to a file."""
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
@@ -16,7 +16,8 @@ from ms_unireid.checkpoints.formats.dtypes import aligned
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
 from ms_unireid.checkpoints.formats.tensor_file import Entry
 from ms_unireid.checkpoints.recognition import META, OURS, open_source
-from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
+from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict
+from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError
 from ms_unireid.files import replacing, sha256
 from ms_unireid.models.unireid import UNIReID, build_model
@@ -38,6 +39,55 @@ class Checkpoint:
     path: Path
     tensors: dict[str, np.ndarray]
     meta: dict[str, Any]
+
+    def config(self, overrides: Sequence[str] = (), files: Sequence[Path] | None = None) -> Config:
+        """Return the saved config, or that of YAML files instead, with `section.key=value` strings on top.
+
+        The precision is float32 unless an override says otherwise, whatever the model was trained with.
+
+        Raises:
+            ConfigError: If a file or an override is wrong.
+        """
+        overrides = ["runtime.precision=fp32", *overrides]
+        if files:
+            return load_config(files, overrides)
+        return config_from_dict(self.meta["config"], str(self.path), overrides)
+
+    def build(self, config: Config) -> UNIReID:
+        """Select the device and build the model with these weights.
+
+        Raises:
+            EnvironmentProblem: If packages or device are wrong.
+            CheckpointError: If the weights do not fit the config's model.
+        """
+        prepare(config.runtime)
+        model = build_model(config.model, runtime=config.runtime)
+        fill(model.get_parameters(), self)
+        return model
+
+
+class OpenedModel(NamedTuple):
+    """A model with its weights, its config, and the file's `meta` as in `Checkpoint`."""
+
+    model: UNIReID
+    config: Config
+    meta: dict[str, Any]
+
+
+def open_model(path: str | Path, overrides: Sequence[str] = (), files: Sequence[Path] | None = None) -> OpenedModel:
+    """Open a file as a model that is ready to encode.
+
+    Args:
+        path: A checkpoint of ours, or any other file that holds a whole model.
+        overrides: `section.key=value` strings on top of the config, such as `runtime.device=CPU`.
+        files: YAML files in the place of the config that the checkpoint holds.
+
+    Raises:
+        UserError: If file, config, packages or device are wrong.
+    """
+    checkpoint = read_checkpoint(path)
+    config = checkpoint.config(overrides, files)
+    return OpenedModel(checkpoint.build(config), config, checkpoint.meta)
 
 
 def save_checkpoint(path: Path, params: Iterable[Parameter], meta: dict[str, Any]) -> None:
@@ -73,14 +123,23 @@ def checkpoint_digest(checkpoint: Path) -> str:
 
 
 def load_checkpoint(model: nn.Cell, path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint's weights into a model and return the file's description.
+    """Load a checkpoint's weights into a model and return the file's `meta`.
 
     Raises:
-        CheckpointError: If the file cannot be read, or lacks, adds or mis-shapes a tensor of the model.
+        CheckpointError: If the file cannot be read, or a tensor is missing, unexpected or of another shape.
     """
     checkpoint = read_checkpoint(path)
     fill(model.get_parameters(), checkpoint)
     return checkpoint.meta
+
+
+def load_weights(model: nn.Cell, arrays: Mapping[str, np.ndarray]) -> None:
+    """Load weights from memory: each parameter's name to an array of its shape; all are set or none.
+
+    Raises:
+        CheckpointError: If an array is missing, unexpected or of another shape.
+    """
+    _fill(model.get_parameters(), {name: np.asarray(array) for name, array in arrays.items()}, "weights")
 
 
 def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> None:
@@ -105,75 +164,32 @@ def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> No
 
 
 def fill(params: Iterable[Parameter], checkpoint: Checkpoint) -> None:
-    """Copy a checkpoint's tensors into parameters of the same names, all or none.
-
-    A training state's moments are passed over where they are not asked for; any other surplus tensor is an error.
+    """Copy a checkpoint's tensors into parameters of the same names; all are set or none.
 
     Raises:
-        CheckpointError: Listing what is missing, mis-shaped or unexpected.
+        CheckpointError: If a tensor is missing, of another shape, or unexpected and no part of a training state.
     """
+    model = checkpoint.meta.get("config", {}).get("model", {})
+    made = f"{model.get('architecture')} at image size {model.get('image_size')}, stride {model.get('stride')}"
+    fix = f"The checkpoint is of {made}; use the config it was trained with (config.yaml in its run folder)"
+    _fill(params, checkpoint.tensors, str(checkpoint.path), fix)
+
+
+def _fill(params: Iterable[Parameter], found: Mapping[str, np.ndarray], source: str, fix: str = "") -> None:
     params = list(params)
     names = {LOGIT_SCALE, *(p.name for p in params)}
-    found = checkpoint.tensors
-    missing = [p.name for p in params if p.name not in found]
     wrong = [
         f"{p.name} is {found[p.name].shape}, the model wants {p.shape}"
         for p in params
         if p.name in found and found[p.name].shape != tuple(p.shape)
     ]
-    surplus = [n for n in found if n not in names and not n.startswith(OPTIMIZER_PREFIXES)]
-    problems = {"missing": missing, "of another shape": wrong, "unexpected": surplus}
-    if any(problems.values()):
-        raise CheckpointError(_misfit(checkpoint, problems))
+    problems = {
+        "missing": [p.name for p in params if p.name not in found],
+        "of another shape": wrong,
+        "unexpected": [n for n in found if n not in names and not n.startswith(OPTIMIZER_PREFIXES)],
+    }
+    lists = [f"{len(some)} {what} ({listed(some, NAMED_TENSORS, '; ')})" for what, some in problems.items() if some]
+    if lists:
+        raise CheckpointError(f"{source}: does not fit the model: {', '.join(lists)}. {fix}".rstrip())
     for param in params:
         param.set_data(Tensor(aligned(found[param.name]), param.dtype))
-
-
-def _misfit(checkpoint: Checkpoint, problems: dict[str, list[str]]) -> str:
-    model = checkpoint.meta.get("config", {}).get("model", {})
-    made = f"{model.get('architecture')} at image size {model.get('image_size')}, stride {model.get('stride')}"
-    lists = []
-    for what, names in problems.items():
-        if names:
-            more = f" and {len(names) - NAMED_TENSORS} more" if len(names) > NAMED_TENSORS else ""
-            lists.append(f"{len(names)} {what} ({'; '.join(names[:NAMED_TENSORS])}{more})")
-    return (
-        f"{checkpoint.path}: does not fit the model: {', '.join(lists)}. The checkpoint is of {made}; "
-        "use the config it was trained with (config.yaml in its run folder)"
-    )
-
-
-_OVERRIDES = ("runtime.device=CPU", "runtime.precision=fp32", "runtime.graph_mode=true")
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model with its weights.
-
-    Attributes:
-        checkpoint: Where they are from.
-        config: The checkpoint's, for float32 on the CPU.
-        model: The model.
-    """
-
-    checkpoint: Checkpoint
-    config: Config
-    model: UNIReID
-
-
-def load_model(path: Path, overrides: Sequence[str] = ()) -> LoadedModel:
-    """Build the model of a checkpoint and load its weights.
-
-    Args:
-        path: A checkpoint of ours, or any other file that holds a whole model.
-        overrides: `section.key=value` strings on top of the checkpoint's config.
-
-    Raises:
-        UserError: If checkpoint, overrides or packages are wrong.
-    """
-    checkpoint = read_checkpoint(path)
-    config = config_from_dict(checkpoint.meta["config"], str(path), [*overrides, *_OVERRIDES])
-    prepare(config.runtime)
-    model = build_model(config.model)
-    fill(model.get_parameters(), checkpoint)
-    return LoadedModel(checkpoint, config, model)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ms_unireid.checkpoints.formats.dtypes import dtype_of
 from ms_unireid.checkpoints.formats.tensor_file import Entry
-from ms_unireid.config_schema import VOCABULARY_SIZE, Architecture, TowerSize
+from ms_unireid.config_schema import Architecture, TowerSize
 
 OUR_PREFIX = "base_model."
 LOGIT_SCALE = "logit_scale"
@@ -44,7 +44,7 @@ def clip_shapes(architecture: Architecture, context_length: int, patches: int) -
         LOGIT_SCALE: (),
         "positional_embedding": (context_length, text.width),
         "text_projection": (text.width, embed),
-        "token_embedding.weight": (VOCABULARY_SIZE, text.width),
+        "token_embedding.weight": (architecture.vocabulary_size, text.width),
         **_norm("ln_final", text.width),
         **dict(_blocks("transformer", text)),
         "visual.class_embedding": (vision.width,),

@@ -12,7 +12,7 @@ from ms_unireid.checkpoints.formats.dtypes import aligned, cast
 from ms_unireid.checkpoints.torch_features import torch_features
 from ms_unireid.config import ModelConfig
 from ms_unireid.errors import CheckpointError, EnvironmentProblem
-from ms_unireid.models.unireid import build_model
+from ms_unireid.models.unireid import UNIReID
 
 TOLERANCE = 1e-5
 _START, _END = 49406, 49407
@@ -100,7 +100,7 @@ def mindspore_features(
     Raises:
         KeyError: If a parameter has no value.
     """
-    model = build_model(config).set_train(False)
+    model = UNIReID(config).set_train(False)
     for parameter in model.get_parameters():
         if parameter.name != "logit_scale":
             parameter.set_data(Tensor(aligned(cast(tensors[parameter.name], "float32"))))

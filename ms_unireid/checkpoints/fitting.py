@@ -12,7 +12,6 @@ from ms_unireid.checkpoints.formats.dtypes import FLOATS, dtype_name, dtype_of
 from ms_unireid.checkpoints.formats.tensor_file import Entry
 from ms_unireid.checkpoints.recognition import Source
 from ms_unireid.config import ModelConfig
-from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.errors import CheckpointError
 from ms_unireid.models.positions import model_grid, resize_positions
 
@@ -60,13 +59,13 @@ def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -
         CheckpointError: Listing what is missing, of another shape, or in the towers and unknown to them; if a tensor
             holds no floating-point numbers; if nobody knows which grid the position table is for.
     """
-    if source.model.architecture != model.architecture:
+    if source.model.sizes != model.sizes:
         raise CheckpointError(
             f"{source.file.path}: is a {source.model.architecture}, the model is a {model.architecture}; "
             f"set model.architecture={source.model.architecture}"
         )
     grid = model_grid(model)
-    wanted = names.clip_shapes(ARCHITECTURES[model.architecture], model.context_length, grid[0] * grid[1])
+    wanted = names.clip_shapes(model.sizes, model.context_length, grid[0] * grid[1])
     found = _resized(source, float32_entries(source, model.temperature), grid)
     missing = [name for name in wanted if name not in found and not _allowed(name, allow_missing)]
     wrong = [

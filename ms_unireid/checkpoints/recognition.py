@@ -254,7 +254,7 @@ def _grid(
     file: TensorFile, model: ModelConfig, patches: int, image_size: tuple[int, int] | None, meta: dict[str, Any]
 ) -> tuple[tuple[int, int] | None, ModelConfig]:
     """Return the patch grid of the position table, and the model with the picture size and stride that give it."""
-    patch = ARCHITECTURES[model.architecture].patch_size
+    patch = model.sizes.patch_size
     if image_size is None and meta:
         own = _own_model(file, meta)
         grid = model_grid(own)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_unireid.config import ModelConfig
-from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.errors import CheckpointError, EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ def _image_features(
 ) -> "torch.Tensor":
     import torch
 
-    size = ARCHITECTURES[config.architecture]
+    size = config.sizes
     stride = size.patch_size if config.stride is None else config.stride
     patches = torch.conv2d(images, net.part("patches"), stride=stride)
     positions = _resized(net.part("image_positions"), source_grid, patches.shape[2:])
@@ -188,7 +187,7 @@ def _text_features(net: _Net, config: ModelConfig, token_ids: "torch.Tensor") ->
     length = token_ids.shape[1]
     mask = torch.full((length, length), float("-inf")).triu(1)
     x = net.part("tokens")[token_ids] + net.part("text_positions")[:length]
-    x = net.transformer("text_blocks", ARCHITECTURES[config.architecture].text.heads, x, mask)
+    x = net.transformer("text_blocks", config.sizes.text.heads, x, mask)
     ends = x[torch.arange(len(x)), token_ids.argmax(-1)]
     return net.project("text_projection", net.norm(net.names["ln_final"], ends))
 

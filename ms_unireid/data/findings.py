@@ -99,7 +99,7 @@ def advice(name: str, folder: Path) -> str:
     return f"To list all problems: python tools/verify_dataset.py --dataset {name} --root {folder}"
 
 
-def listed(names: Sequence[object], limit: int = 5) -> str:
-    """Join the first few names with commas and count the others."""
+def listed(names: Sequence[object], limit: int = 5, separator: str = ", ") -> str:
+    """Join the first few names and count the others."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(str, names[:limit])) + more
+    return separator.join(map(str, names[:limit])) + more

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.checkpoints.checkpoint import fill, read_checkpoint
+from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.checkpoints.recognition import open_source
-from ms_unireid.config import DataConfig, config_from_dict, load_config
+from ms_unireid.config import DataConfig
 from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set, parse_targets
+from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json
-from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.evaluation.protocols import Results, check_protocol
 from ms_unireid.evaluation.queries import SplitFeatures
-from ms_unireid.models.unireid import build_model
-from ms_unireid.runtime import prepare
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,7 @@ class CheckpointEvaluator:
     ):
         self.path = path
         self.checkpoint = read_checkpoint(path)
-        saved = self.checkpoint.meta["config"]
-        self.config = load_config(files, overrides) if files else config_from_dict(saved, str(path), overrides)
+        self.config = self.checkpoint.config(overrides, files)
         self.progress = progress
 
     @property
@@ -100,29 +97,18 @@ class CheckpointEvaluator:
         data = data or self.config.data
         loaded = load_evaluation_set(data, split)  # before the model is built: mistakes show at once
         check_protocol(protocol, loaded)
-        feats = self.encode(loaded)
+        feats = self.encoder.encode(loaded)
         results = evaluate_features(feats, protocol, self.config.eval, reranked)
         return Evaluated(self.path, self.trained_on, data.name, split, loaded, feats, results)
 
-    def encode(self, data: EvaluationSet) -> SplitFeatures:
-        """Encode photos, sketches and captions.
-
-        Raises:
-            UserError: If a picture cannot be read, or the checkpoint does not fit the config's model.
-        """
-        return self.extractor.encode(data)
-
     @functools.cached_property
-    def extractor(self) -> FeatureExtractor:
+    def encoder(self) -> Encoder:
         """What encodes with the checkpoint's model, which is built here.
 
         Raises:
             UserError: If the checkpoint does not fit the config's model, or the device cannot be used.
         """
-        prepare(self.config.runtime)
-        model = build_model(self.config.model)
-        fill(model.get_parameters(), self.checkpoint)
-        return FeatureExtractor(model, self.config, self.progress)
+        return Encoder(self.checkpoint.build(self.config), self.config, self.progress)
 
 
 def evaluate_checkpoints(

@@ -31,7 +31,7 @@ class TextEncoder(nn.Cell):
 
 
 class ImageEncoder:
-    """`encode_image` in pieces, which compile at first use; the model's operations must have their final form."""
+    """`encode_image` in pieces, which compile at first use."""
 
     def __init__(self, model: UNIReID):
         tower = model.base_model.visual
@@ -91,7 +91,7 @@ class _Read(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
-        return self.tower.read(x)
+        return self.tower.read_out(x[:, 0], x)
 
 
 def _parameters(block: ResidualAttentionBlock) -> list[Tensor]:

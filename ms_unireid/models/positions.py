@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from ms_unireid.config import ModelConfig
-from ms_unireid.config_schema import ARCHITECTURES
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:
@@ -16,7 +15,7 @@ def patch_grid(image_size: tuple[int, int], patch_size: int, stride: int) -> tup
 
 def model_grid(model: ModelConfig) -> tuple[int, int]:
     """Return rows and columns of patches of a model's pictures."""
-    return patch_grid(model.image_size, ARCHITECTURES[model.architecture].patch_size, model.patch_stride)
+    return patch_grid(model.image_size, model.sizes.patch_size, model.patch_stride)
 
 
 def resize_positions(

@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_unireid.config_schema import TowerSize
+from ms_unireid.models.forms import Operations
 from ms_unireid.models.ops import Affine, AttentionCore, GELUAffine, Normalize, QuickGELUAffine, ReadoutCore
 
 
@@ -18,11 +19,11 @@ def normal_parameter(rng: np.random.Generator, shape: tuple[int, ...], std: floa
 class LayerNorm(nn.Cell):
     """Layer normalisation over the last axis with CLIP's parameter names and epsilon."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, operations: Operations):
         super().__init__()
         self.weight = Parameter(Tensor(np.ones(width, np.float32)))
         self.bias = Parameter(Tensor(np.zeros(width, np.float32)))
-        self.normalize = Normalize()
+        self.normalize = operations.make(Normalize)
 
     def construct(self, x: Tensor) -> Tensor:
         """Normalise x (..., D)."""
@@ -44,15 +45,26 @@ class Linear(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """Multi-head self-attention with a packed query, key, value projection."""
+    """Multi-head self-attention with a packed query, key, value projection.
 
-    def __init__(self, width: int, heads: int, out_std: float, rng: np.random.Generator, mask: Tensor | None):
+    Args:
+        size: Width and heads.
+        out_std: Standard deviation of the initial output projection.
+        rng: Draws the weights.
+        operations: Form and precision.
+        core: What attends.
+    """
+
+    def __init__(
+        self, size: TowerSize, out_std: float, rng: np.random.Generator, operations: Operations, core: nn.Cell
+    ):
         super().__init__()
+        width = size.width
         self.in_proj_weight = normal_parameter(rng, (3 * width, width), width**-0.5)
         self.in_proj_bias = Parameter(Tensor(np.zeros(3 * width, np.float32)))
-        self.out_proj = Linear(width, width, out_std, rng, Affine())
-        self.in_proj = Affine()
-        self.core = AttentionCore(heads, mask)
+        self.out_proj = Linear(width, width, out_std, rng, operations.make(Affine))
+        self.in_proj = operations.make(Affine)
+        self.core = core
 
     def construct(self, x: Tensor) -> Tensor:
         """Attend within each sequence of x (B, L, D)."""
@@ -65,27 +77,28 @@ class Attention(nn.Cell):
 class ReadoutAttention(Attention):
     """Attention from one token of each sequence, with the same parameters."""
 
-    def __init__(self, width: int, heads: int, out_std: float, rng: np.random.Generator, mask: Tensor | None):
-        super().__init__(width, heads, out_std, rng, mask)
-        self.core = ReadoutCore(width, heads, mask)
-        self.apart = ops.Split(0, 3)
+    def __init__(
+        self, size: TowerSize, out_std: float, rng: np.random.Generator, operations: Operations, core: nn.Cell
+    ):
+        super().__init__(size, out_std, rng, operations, core)
+        self.split = ops.Split(0, 3)
 
-    def construct(self, token: Tensor, x: Tensor, place: Tensor | None) -> Tensor:
-        """Attend from each token (B, D) to its sequence of x (B, L, D); `place` as in `ReadoutBlock`."""
+    def construct(self, token: Tensor, x: Tensor, position: Tensor | None) -> Tensor:
+        """Attend from each token (B, D) to its sequence of x (B, L, D); `position` as in `ReadoutBlock`."""
         rows = x.reshape(-1, x.shape[-1])
-        to_q, to_k, to_v = self.apart(self.in_proj_weight)
-        q_bias, k_bias, v_bias = self.apart(self.in_proj_bias)
+        to_q, to_k, to_v = self.split(self.in_proj_weight)
+        q_bias, k_bias, v_bias = self.split(self.in_proj_bias)
         k, v = self.in_proj(rows, to_k, k_bias).reshape(x.shape), self.in_proj(rows, to_v, v_bias).reshape(x.shape)
-        return self.out_proj(self.core(self.in_proj(token, to_q, q_bias), k, v, place))
+        return self.out_proj(self.core(self.in_proj(token, to_q, q_bias), k, v, position))
 
 
 class MLP(nn.Cell):
     """Two linear maps around `activation`: QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
 
-    def __init__(self, width: int, fc_std: float, out_std: float, activation: str, rng: np.random.Generator):
+    def __init__(self, width: int, out_std: float, activation: str, rng: np.random.Generator, operations: Operations):
         super().__init__()
-        activated = QuickGELUAffine() if activation == "quick_gelu" else GELUAffine()
-        self.c_fc = Linear(width, 4 * width, fc_std, rng, Affine())
+        activated = operations.make(QuickGELUAffine if activation == "quick_gelu" else GELUAffine)
+        self.c_fc = Linear(width, 4 * width, (2 * width) ** -0.5, rng, operations.make(Affine))
         self.c_proj = Linear(4 * width, width, out_std, rng, activated)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -94,18 +107,34 @@ class MLP(nn.Cell):
 
 
 class ResidualAttentionBlock(nn.Cell):
-    """One pre-LayerNorm block: attention, then MLP, each added to its input."""
+    """One pre-LayerNorm block: attention, then MLP, each added to its input.
 
-    attention: type[Attention] = Attention
+    Args:
+        size: Width, heads and, for the initial weights, layers of the tower.
+        activation: As in `MLP`.
+        rng: Draws the weights.
+        operations: Form and precision.
+        mask: Added to the attention scores, (L, L) or larger; None adds nothing.
+    """
 
-    def __init__(self, size: TowerSize, activation: str, rng: np.random.Generator, mask: Tensor | None):
+    def __init__(
+        self,
+        size: TowerSize,
+        activation: str,
+        rng: np.random.Generator,
+        operations: Operations,
+        mask: Tensor | None = None,
+    ):
         super().__init__()
-        width = size.width
-        out_std = width**-0.5 * (2 * size.layers) ** -0.5
-        self.attn = self.attention(width, size.heads, out_std, rng, mask)
-        self.ln_1 = LayerNorm(width)
-        self.mlp = MLP(width, (2 * width) ** -0.5, out_std, activation, rng)
-        self.ln_2 = LayerNorm(width)
+        out_std = size.width**-0.5 * (2 * size.layers) ** -0.5
+        self.attn = self._attention(size, out_std, rng, operations, mask)
+        self.ln_1 = LayerNorm(size.width, operations)
+        self.mlp = MLP(size.width, out_std, activation, rng, operations)
+        self.ln_2 = LayerNorm(size.width, operations)
+
+    @staticmethod
+    def _attention(size: TowerSize, out_std: float, rng, operations: Operations, mask: Tensor | None) -> Attention:
+        return Attention(size, out_std, rng, operations, operations.make(AttentionCore, size.heads, mask))
 
     def construct(self, x: Tensor) -> Tensor:
         """Map x (B, L, D) to the same shape."""
@@ -114,32 +143,42 @@ class ResidualAttentionBlock(nn.Cell):
 
 
 class ReadoutBlock(ResidualAttentionBlock):
-    """The last block, computed for the one token of each sequence that is read behind it.
+    """The last block, computed only for the token that is read out; the numbers are those of the whole block."""
 
-    Nothing else of its output reaches a feature, so that the numbers are those of the whole block.
-    """
+    @staticmethod
+    def _attention(size: TowerSize, out_std: float, rng, operations: Operations, mask: Tensor | None) -> Attention:
+        core = operations.make(ReadoutCore, size.width, size.heads, mask)
+        return ReadoutAttention(size, out_std, rng, operations, core)
 
-    attention = ReadoutAttention
-
-    def construct(self, token: Tensor, x: Tensor, place: Tensor | None = None) -> Tensor:
-        """Map tokens (B, D), each one of its sequence's in x (B, L, D), to the same shape.
+    def construct(self, token: Tensor, x: Tensor, position: Tensor | None = None) -> Tensor:
+        """Map tokens (B, D) of the sequences in x (B, L, D) to the same shape.
 
         Args:
-            token: The tokens that are read.
+            token: The tokens that are read out.
             x: The block's input.
-            place: Where in its sequence each token is, (B,) int32; a mask asks for it.
+            position: Where in its sequence each token is, (B,) int32; needed with a mask.
         """
-        token = token + self.attn(self.ln_1(token), self.ln_1(x), place)
+        token = token + self.attn(self.ln_1(token), self.ln_1(x), position)
         return token + self.mlp(self.ln_2(token))
 
 
 class Transformer(nn.Cell):
-    """A stack of blocks, initialised as CLIP's text tower; `mask` is added to every block's attention scores."""
+    """A stack of blocks, the last one a `ReadoutBlock`, initialised as CLIP's text tower; arguments as of a block."""
 
-    def __init__(self, size: TowerSize, activation: str, rng: np.random.Generator, mask: Tensor | None = None):
+    def __init__(
+        self,
+        size: TowerSize,
+        activation: str,
+        rng: np.random.Generator,
+        operations: Operations,
+        mask: Tensor | None = None,
+    ):
         super().__init__()
         kinds = [ResidualAttentionBlock] * (size.layers - 1) + [ReadoutBlock]
-        self.resblocks = nn.CellList([kind(size, activation, rng, mask) for kind in kinds])
+        self.resblocks = nn.CellList([kind(size, activation, rng, operations, mask) for kind in kinds])
+        if operations.recompute:
+            for block in self.resblocks:
+                block.recompute()
 
     def construct(self, x: Tensor) -> Tensor:
         """Map x (B, L, D) to the last block's input, of the same shape."""
@@ -147,6 +186,6 @@ class Transformer(nn.Cell):
             x = self.resblocks[i](x)
         return x
 
-    def read(self, token: Tensor, x: Tensor, place: Tensor | None = None) -> Tensor:
-        """Map the tokens to be read, (B, D), through the last block; arguments as in `ReadoutBlock`."""
-        return self.resblocks[-1](token, x, place)
+    def read_out(self, token: Tensor, x: Tensor, position: Tensor | None = None) -> Tensor:
+        """Map the tokens that are read out, (B, D), through the last block; arguments as of `ReadoutBlock`."""
+        return self.resblocks[-1](token, x, position)

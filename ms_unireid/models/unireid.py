@@ -6,8 +6,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_unireid.config import ModelConfig
+from ms_unireid.config import ModelConfig, RuntimeConfig
 from ms_unireid.models.clip import CLIP
+from ms_unireid.models.forms import Operations
 
 
 class UNIReID(nn.Cell):
@@ -16,11 +17,13 @@ class UNIReID(nn.Cell):
     Args:
         config: Architecture, image size and temperature.
         seed: Decides the initial weights.
+        operations: Form and precision of the operations.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 1):
+    def __init__(self, config: ModelConfig, seed: int = 1, operations: Operations | None = None):
         super().__init__()
-        self.base_model = CLIP(config, np.random.default_rng(seed))
+        self.operations = operations or Operations()
+        self.base_model = CLIP(config, np.random.default_rng(seed), self.operations)
         initial = Tensor(math.log(1 / config.temperature), ms.float32)
         self.logit_scale = Parameter(initial, requires_grad=config.learnable_temperature)
 
@@ -36,12 +39,6 @@ class UNIReID(nn.Cell):
         """Add un-normalised sketch and text features (B, D): F[CLS] = V_s[IMG] + T[CLS], Section 4.1."""
         return sketch_feats + text_feats
 
-    def recompute_blocks(self) -> None:
-        """Keep no activations of the transformer blocks for the backward pass, but compute them again there."""
-        for transformer in (self.base_model.visual.transformer, self.base_model.transformer):
-            for block in transformer.resblocks:
-                block.recompute()
-
     def construct(self, images: Tensor, sketches: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
         """Encode a batch of photos, sketches (B, 3, H, W) and captions (B, L).
 
@@ -55,6 +52,12 @@ class UNIReID(nn.Cell):
         return image_feats, sketch_feats, text_feats, fused, ops.exp(self.logit_scale)
 
 
-def build_model(config: ModelConfig, seed: int = 1) -> UNIReID:
-    """Build a UNIReID with weights drawn from `seed`; `load_checkpoint` fills in trained ones."""
-    return UNIReID(config, seed)
+def build_model(config: ModelConfig, seed: int = 1, runtime: RuntimeConfig | None = None) -> UNIReID:
+    """Build a UNIReID.
+
+    Args:
+        config: The model.
+        seed: Decides the initial weights; `load_checkpoint` fills in trained ones.
+        runtime: Chooses form and precision of the operations; None takes its defaults.
+    """
+    return UNIReID(config, seed, Operations.of(runtime or RuntimeConfig()))

@@ -4,8 +4,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_unireid.config import ModelConfig
-from ms_unireid.config_schema import ARCHITECTURES
-from ms_unireid.models.ops import Product
+from ms_unireid.models.forms import Operations
+from ms_unireid.models.ops import MatMul
 from ms_unireid.models.positions import patch_grid
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
 
@@ -16,12 +16,14 @@ class PatchEmbedding(nn.Cell):
     On a CPU MindSpore 2.9 and 2.10 fall back to a reference convolution that is a hundred times slower.
     """
 
-    def __init__(self, image_size: tuple[int, int], patch_size: int, stride: int, width: int, rng: np.random.Generator):
+    def __init__(self, config: ModelConfig, rng: np.random.Generator, operations: Operations):
         super().__init__()
+        image_size, patch_size, stride = config.image_size, config.sizes.patch_size, config.patch_stride
         self.patch_size = patch_size
         self.grid = patch_grid(image_size, patch_size, stride)
-        self.weight = normal_parameter(rng, (width, 3, patch_size, patch_size), (3 * patch_size**2) ** -0.5)
-        self.product = Product(transpose_b=True)
+        shape = (config.sizes.vision.width, 3, patch_size, patch_size)
+        self.weight = normal_parameter(rng, shape, (3 * patch_size**2) ** -0.5)
+        self.product = MatMul(transpose_b=True, half=operations.half)
         starts = [np.arange(n) * stride for n in self.grid]
         self.rows, self.columns = (
             Tensor((s[:, None] + np.arange(patch_size)).reshape(-1).astype(np.int32)) for s in starts
@@ -42,23 +44,24 @@ class PatchEmbedding(nn.Cell):
 class VisionTransformer(nn.Cell):
     """CLIP's vision transformer, read out at the class token."""
 
-    def __init__(self, config: ModelConfig, rng: np.random.Generator):
+    def __init__(self, config: ModelConfig, rng: np.random.Generator, operations: Operations):
         super().__init__()
-        size = ARCHITECTURES[config.architecture]
+        size = config.sizes
         width, std = size.vision.width, size.vision.width**-0.5
-        self.conv1 = PatchEmbedding(config.image_size, size.patch_size, config.patch_stride, width, rng)
+        self.conv1 = PatchEmbedding(config, rng, operations)
         rows, columns = self.conv1.grid
         self.class_embedding = normal_parameter(rng, (width,), std)
         self.positional_embedding = normal_parameter(rng, (rows * columns + 1, width), std)
-        self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(size.vision, config.activation, rng)
-        self.ln_post = LayerNorm(width)
+        self.ln_pre = LayerNorm(width, operations)
+        self.transformer = Transformer(size.vision, config.activation, rng, operations)
+        self.ln_post = LayerNorm(width, operations)
         self.proj = normal_parameter(rng, (width, size.embed_dim), std)
-        self.product = Product()
+        self.product = operations.matmul()
 
     def construct(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) float32 as un-normalised features (B, D)."""
-        return self.read(self.transformer(self.embed(images)))
+        x = self.transformer(self.embed(images))
+        return self.read_out(x[:, 0], x)
 
     def embed(self, images: Tensor) -> Tensor:
         """Make the first block's input of images (B, 3, H, W): class token and patches, (B, 1 + patches, width)."""
@@ -66,10 +69,6 @@ class VisionTransformer(nn.Cell):
         first = ops.tile(self.class_embedding.reshape(1, 1, -1), (images.shape[0], 1, 1))
         return self.ln_pre(ops.concat((first, patches), 1) + self.positional_embedding)
 
-    def read(self, x: Tensor) -> Tensor:
-        """Turn the last block's input, (B, 1 + patches, width), into features (B, D)."""
-        return self.read_from(x[:, 0], x)
-
-    def read_from(self, token: Tensor, x: Tensor) -> Tensor:
-        """`read` with the class tokens of x, (B, width), already taken out."""
-        return self.product(self.ln_post(self.transformer.read(token, x)), self.proj)
+    def read_out(self, token: Tensor, x: Tensor) -> Tensor:
+        """Turn the last block's input (B, 1 + patches, width) and its class tokens (B, width) into features (B, D)."""
+        return self.product(self.ln_post(self.transformer.read_out(token, x)), self.proj)

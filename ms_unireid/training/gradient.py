@@ -10,7 +10,7 @@ from ms_unireid.losses import Objective
 from ms_unireid.models.unireid import UNIReID
 
 
-class Encoders(nn.Cell):
+class TaskEncoders(nn.Cell):
     """The towers that the objective's tasks need; the others are not run.
 
     Attributes:
@@ -55,16 +55,16 @@ class FeatureObjective(nn.Cell):
         self.model, self.objective, self.gather = model, objective, gather
         self.gathers = gather is not None
         self.fuses = "fusion" in objective.tasks
-        self.sketch_place = modalities.index("sketch") if "sketch" in modalities else None
-        self.text_place = modalities.index("text") if "text" in modalities else None
+        self.sketch_index = modalities.index("sketch") if "sketch" in modalities else None
+        self.text_index = modalities.index("text") if "text" in modalities else None
 
     def construct(self, loss_scale: Tensor, *feats: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the loss times `loss_scale`, a scalar, and the loss itself followed by its parts."""
         if self.gathers:
             # One exchange for all modalities: several could meet another process's in another order.
             feats = ops.split(self.gather(ops.concat(feats, 1)), feats[0].shape[1], 1)
-        sketch = None if self.sketch_place is None else feats[self.sketch_place]
-        text = None if self.text_place is None else feats[self.text_place]
+        sketch = None if self.sketch_index is None else feats[self.sketch_index]
+        text = None if self.text_index is None else feats[self.text_index]
         fused = self.model.fuse(sketch, text) if self.fuses else None
         loss, parts = self.objective(feats[0], sketch, text, fused, ops.exp(self.model.logit_scale))
         return loss * loss_scale, (loss, *parts)
@@ -76,26 +76,22 @@ class NetworkWithObjective(nn.Cell):
     def __init__(self, model: UNIReID, objective: Objective, gather: nn.Cell | None = None):
         super().__init__(auto_prefix=False)
         self.model = model
-        self.encoders = Encoders(model, objective.tasks)
+        self.encoders = TaskEncoders(model, objective.tasks)
         self.feature_objective = FeatureObjective(model, objective, self.encoders.modalities, gather)
 
     def construct(
         self, images: Tensor, sketches: Tensor, token_ids: Tensor, loss_scale: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return as `FeatureObjective` for pictures (B, 3, H, W) and token_ids (B, L)."""
+        """Return what `FeatureObjective` returns, for pictures (B, 3, H, W) and token_ids (B, L)."""
         return self.feature_objective(loss_scale, *self.encoders(images, sketches, token_ids))
 
+    def trained_parameters(self) -> list[Parameter]:
+        """List the parameters that the objective trains.
 
-def reached_parameters(network: NetworkWithObjective) -> list[Parameter]:
-    """List the parameters that the objective trains.
-
-    Without text or fusion the text tower gets no gradient; as in PyTorch it is then left as it is, decay included.
-    """
-    visual = "base_model.visual."
-    uses_text = network.encoders.uses_text
-    return [
-        p for p in network.model.trainable_params() if uses_text or p.name.startswith(visual) or p.name == "logit_scale"
-    ]
+        Without text or fusion the text tower has no gradient; as in PyTorch it is left as it is, decay included.
+        """
+        kept = [] if self.encoders.uses_text else ["base_model.visual.", "logit_scale"]
+        return [p for p in self.model.trainable_params() if not kept or p.name.startswith(tuple(kept))]
 
 
 # A batch on the device: photos, sketches (B, 3, H, W) and token ids (B, L).
@@ -123,8 +119,8 @@ def _clear(sums: ParameterTuple) -> None:
         total.set_data(ops.zeros_like(total))
 
 
-class _Adding(nn.Cell):
-    """A gradient whose results are added to sums within its graph."""
+class _AddedGradient(nn.Cell):
+    """A gradient that is added to sums within its graph; returns what else it computes."""
 
     def __init__(self, gradient: nn.Cell, sums: Sequence[Parameter]):
         super().__init__(auto_prefix=False)
@@ -150,13 +146,10 @@ class SplitGradient:
     def __init__(self, network: NetworkWithObjective, params: ParameterTuple, parts: int):
         self.parts = parts
         self.sums = params.clone(prefix="summed", init="zeros")
-        self.adding = _Adding(BatchGradient(network, params), self.sums)
+        self.add_gradient = _AddedGradient(BatchGradient(network, params), self.sums)
 
     def __call__(self, batch: Batch, loss_scale: float) -> tuple[Tensor, ...]:
-        """Return (loss, *parts) and leave the gradients of loss * loss_scale in `sums`.
-
-        A part counts by its share of the pairs.
-        """
+        """Return (loss, *parts), weighted by pairs, and leave the gradients of loss * loss_scale in `sums`."""
         _clear(self.sums)
         count = len(batch[0])
         edges = [len(block) for block in np.array_split(np.arange(count), min(self.parts, count // 2))]
@@ -164,7 +157,7 @@ class SplitGradient:
         for size in edges:
             part = [t[start : start + size] for t in batch]
             share = size / count
-            values = self.adding(*part, Tensor(loss_scale * share, ms.float32))
+            values = self.add_gradient(*part, Tensor(loss_scale * share, ms.float32))
             weighted = [share * value for value in values]
             totals = weighted if totals is None else [a + b for a, b in zip(totals, weighted, strict=True)]
             start += size
@@ -190,17 +183,17 @@ class _FeatureGradient(nn.Cell):
 
 
 class _Projected(nn.Cell):
-    """The features of a part times what the whole batch's loss asks of them: its gradient is the part's share."""
+    """Features times their gradients, summed: the derivative of this scalar is the chunk's share of the gradient."""
 
     def __init__(self, encoders: nn.Cell):
         super().__init__(auto_prefix=False)
         self.encoders = encoders
 
-    def construct(self, images: Tensor, sketches: Tensor, token_ids: Tensor, *asked: Tensor) -> Tensor:
+    def construct(self, images: Tensor, sketches: Tensor, token_ids: Tensor, *feature_grads: Tensor) -> Tensor:
         feats = self.encoders(images, sketches, token_ids)
-        total = (feats[0] * asked[0]).sum()
-        for i in range(1, len(asked)):
-            total = total + (feats[i] * asked[i]).sum()
+        total = (feats[0] * feature_grads[0]).sum()
+        for i in range(1, len(feature_grads)):
+            total = total + (feats[i] * feature_grads[i]).sum()
         return total
 
 
@@ -234,7 +227,7 @@ class CachedGradient:
         self.scale_sums = [by_name[p.name] for p in scale]
         self.feature_gradient = _FeatureGradient(network, scale)
         gradient = _ProjectedGradient(network.encoders, ParameterTuple(towers))
-        self.adding = _Adding(gradient, [by_name[p.name] for p in towers])
+        self.add_gradient = _AddedGradient(gradient, [by_name[p.name] for p in towers])
 
     def __call__(self, batch: Batch, loss_scale: float) -> tuple[Tensor, ...]:
         """Return (loss, *parts) and leave the gradients of loss * loss_scale in `sums`."""
@@ -243,9 +236,9 @@ class CachedGradient:
         chunks = [[t[start : start + self.chunk] for t in batch] for start in starts]
         encoded = [self.encoders(*chunk) for chunk in chunks]
         feats = [ops.concat(pieces, 0) for pieces in zip(*encoded, strict=True)]
-        values, asked, of_scale = self.feature_gradient(Tensor(loss_scale, ms.float32), *feats)
-        for total, grad in zip(self.scale_sums, of_scale, strict=True):
+        values, feature_grads, scale_grad = self.feature_gradient(Tensor(loss_scale, ms.float32), *feats)
+        for total, grad in zip(self.scale_sums, scale_grad, strict=True):
             total.set_data(grad)
         for start, chunk in zip(starts, chunks, strict=True):
-            self.adding(*chunk, *[a[start : start + self.chunk] for a in asked])
+            self.add_gradient(*chunk, *[g[start : start + self.chunk] for g in feature_grads])
         return values

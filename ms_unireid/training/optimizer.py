@@ -24,6 +24,7 @@ class Adam(nn.Cell):
     def __init__(self, params: Sequence[Parameter], config: TrainConfig):
         super().__init__(auto_prefix=False)
         self.params = ParameterTuple(params)
+        self.parameters = self.params  # the name that nn.TrainOneStepCell looks for
         self.exp_avg = self.params.clone(prefix="exp_avg", init="zeros")
         self.exp_avg_sq = self.params.clone(prefix="exp_avg_sq", init="zeros")
         self.beta1, self.beta2, self.eps = config.beta1, config.beta2, config.eps
@@ -87,7 +88,7 @@ def _paper_rates(config: TrainConfig) -> list[float]:
 _EPS = 1e-6
 
 
-class Collect(nn.Cell):
+class ReduceGradients(nn.Cell):
     """Make one gradient of a step's: mean over processes, loss scale taken out, norm computed.
 
     Args:
@@ -146,7 +147,7 @@ class MovingAverage(nn.Cell):
         return done
 
 
-class Apply(nn.Cell):
+class ApplyGradients(nn.Cell):
     """Clip, take Adam's step, move the average."""
 
     def __init__(self, params: ParameterTuple, config: TrainConfig):

@@ -1,10 +1,9 @@
-"""One training step: gradient by one of three ways, update, and what is told of it."""
+"""`TrainOneStepCell`: forward, loss, gradient, reduction over processes and update of one batch."""
 
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -12,92 +11,79 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_unireid.config import Config, TrainConfig
 from ms_unireid.distributed import GatherWithGradient, gradient_reducer
+from ms_unireid.errors import ConfigError
 from ms_unireid.losses import Objective
-from ms_unireid.models.ops import use_fast_ops, use_half_precision
+from ms_unireid.models.forms import Operations
 from ms_unireid.models.unireid import UNIReID
-from ms_unireid.runtime import ALONE, Processes, uses_fast_ops
-from ms_unireid.training.gradient import (
-    BatchGradient,
-    CachedGradient,
-    NetworkWithObjective,
-    SplitGradient,
-    reached_parameters,
-)
+from ms_unireid.runtime import ALONE, Processes
+from ms_unireid.training.gradient import BatchGradient, CachedGradient, NetworkWithObjective, SplitGradient
 from ms_unireid.training.loss_scale import LossScale
-from ms_unireid.training.optimizer import Apply, Collect
+from ms_unireid.training.optimizer import ApplyGradients, ReduceGradients
+
+# A batch in memory or on the device: photos, sketches (B, 3, H, W) float32 and token ids (B, L) int32.
+Batch = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]
 
 
-@dataclass(frozen=True)
-class StepResult:
+class StepResult(NamedTuple):
     """What a step computed before it changed the weights.
 
     Attributes:
-        loss: The batch's loss.
-        parts: Its parts by name.
-        gradient_norm: Global norm of the gradient, before clipping.
+        loss: The batch's loss, a scalar.
+        parts: Its parts by name, scalars: see `Objective`.
+        gradient_norm: Global norm of the gradient before clipping, a scalar.
         skipped: Whether an overflow in half precision kept the weights as they were.
     """
 
-    loss: float
-    parts: dict[str, float]
-    gradient_norm: float
+    loss: Tensor
+    parts: dict[str, Tensor]
+    gradient_norm: Tensor
     skipped: bool
 
 
-class _Whole(nn.Cell):
-    """Gradient and update in one graph; a cell compiles to a faster one than a jitted function."""
-
-    def __init__(self, gradient: BatchGradient, collect: Collect, apply: Apply):
-        super().__init__(auto_prefix=False)
-        self.gradient, self.collect, self.apply_gradient = gradient, collect, apply
-
-    def construct(
-        self, images: Tensor, sketches: Tensor, token_ids: Tensor, loss_scale: Tensor, learning_rate: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        values, grads = self.gradient(images, sketches, token_ids, loss_scale)
-        grads, norm = self.collect(loss_scale, *grads)
-        done = self.apply_gradient(norm, learning_rate, *grads)
-        return values, ops.depend(norm, done)
-
-
-class TrainStep:
-    """Takes steps on a model.
+class TrainOneStepCell(nn.TrainOneStepCell):
+    """Takes steps on a model; a step is one graph unless precision or memory options need several.
 
     Args:
-        model: What is trained.
-        config: Objective, optimizer, precision and memory options.
+        model: What is trained, built by `build_model` with `config.runtime`.
+        config: Objective with dynamic task weights and cross-modality interaction, optimizer, precision, memory.
         processes: Those that train together; each takes its part of every batch.
+
+    Raises:
+        ConfigError: If the model was built for another precision or form of the operations.
 
     Attributes:
         part_names: Names of the loss parts.
+        params: The trained parameters.
+        optimizer: `Adam` with its moments.
         loss_scale: State of the loss scale.
     """
 
     def __init__(self, model: UNIReID, config: Config, processes: Processes = ALONE):
         runtime, train = config.runtime, config.train
-        objective = Objective(config.objective)
+        wanted = Operations.of(runtime)
+        if model.operations != wanted:
+            raise ConfigError(
+                f"the model was built with {model.operations}, the config wants {wanted}; build it with "
+                "build_model(config.model, config.train.seed, config.runtime)"
+            )
         gathers = train.global_batch_objective and processes.size > 1
         gather = GatherWithGradient(processes) if gathers else None
-        self.part_names = objective.part_names
-        self.network = NetworkWithObjective(model, objective, gather)
-        self.params = ParameterTuple(reached_parameters(self.network))
+        objective = Objective(config.objective)
+        network = NetworkWithObjective(model, objective, gather)
+        params = ParameterTuple(network.trained_parameters())
+        apply_gradients = ApplyGradients(params, train)
+        super().__init__(network, apply_gradients.optimizer)
+        self.part_names, self.params, self.learning_rate = objective.part_names, params, train.learning_rate
         self.loss_scale = LossScale(runtime)
-        if uses_fast_ops(runtime):
-            use_fast_ops(model)
-        if self.loss_scale.active:
-            use_half_precision(model)
-        if runtime.recompute:
-            model.recompute_blocks()
         self.gradient, sums = self._make_gradient(train)
-        reducer = gradient_reducer(self.params, processes)
-        self.collect = Collect(self.loss_scale.active, reducer, sums, uses_fast_ops(runtime))
-        self.apply = Apply(self.params, train)
-        # An overflow must be seen before the update, so half precision needs graphs of its own for both.
-        at_once = sums is None and not self.loss_scale.active
-        self.whole = _Whole(self.gradient, self.collect, self.apply) if at_once else None
+        reducer = gradient_reducer(params, processes)
+        self.reduce_gradients = ReduceGradients(self.loss_scale.active, reducer, sums, wanted.form == "fast")
+        self.apply_gradients = apply_gradients
+        # The host looks for an overflow before the update, so half precision needs a graph before and one after.
+        self.in_one_graph = sums is None and not self.loss_scale.active
 
     def _make_gradient(self, train: TrainConfig) -> tuple[Any, ParameterTuple | None]:
-        """Return the chosen way to the gradient, and where it leaves it if not in its result."""
+        """Return the chosen way to the gradient, and the parameters it is added up in, if any."""
         if train.accumulation_steps > 1:
             gradient = SplitGradient(self.network, self.params, train.accumulation_steps)
         elif train.cache_chunk is not None:
@@ -106,68 +92,89 @@ class TrainStep:
             return BatchGradient(self.network, self.params), None
         return gradient, gradient.sums
 
-    @property
-    def optimizer(self) -> nn.Cell:
-        """Adam with its moments."""
-        return self.apply.optimizer
-
-    def set_train(self) -> None:
-        """Switch model and objective to training."""
-        self.network.set_train()
+    def construct(
+        self, images: Tensor, sketches: Tensor, token_ids: Tensor, loss_scale: Tensor, learning_rate: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Take a step in one graph; return (loss, *parts) and the gradient's norm."""
+        values, grads = self.gradient(images, sketches, token_ids, loss_scale)
+        grads, norm = self.reduce_gradients(loss_scale, *grads)
+        done = self.apply_gradients(norm, learning_rate, *grads)
+        return values, ops.depend(norm, done)
 
     def __call__(
-        self, images: np.ndarray, sketches: np.ndarray, token_ids: np.ndarray, learning_rate: float
+        self,
+        images: np.ndarray | Tensor,
+        sketches: np.ndarray | Tensor,
+        token_ids: np.ndarray | Tensor,
+        learning_rate: float | None = None,
     ) -> StepResult:
-        """Take one step on a batch.
+        """Take one step.
 
         Args:
             images: Photos (B, 3, H, W) float32.
             sketches: Their sketches (B, 3, H, W) float32.
             token_ids: Their captions (B, L) int32.
-            learning_rate: Base rate of the epoch.
+            learning_rate: Base rate of this step; None takes `train.learning_rate`.
 
         Raises:
             TooManyOverflows: After too many overflows in a row.
         """
-        batch = (Tensor(images), Tensor(sketches), Tensor(token_ids))
-        rate, scale = Tensor(learning_rate, ms.float32), self.loss_scale.value
-        if self.whole is not None:
-            values, norm = self.whole(*batch, Tensor(scale, ms.float32), rate)
-            return self._result(values, float(norm.asnumpy()), skipped=False)
+        batch = _on_device((images, sketches, token_ids))
+        rate = Tensor(self.learning_rate if learning_rate is None else learning_rate, ms.float32)
+        if self.in_one_graph:
+            values, norm = super().__call__(*batch, Tensor(self.loss_scale.value, ms.float32), rate)
+            return self._result(values, norm, skipped=False)
+        values, grads, norm = self._reduced_gradients(batch)
+        finite = not self.loss_scale.active or math.isfinite(float(norm.asnumpy()))
+        if finite:
+            self.apply_gradients(norm, rate, *grads)
+        if self.loss_scale.active:
+            self.loss_scale.update(finite)
+        return self._result(values, norm, skipped=not finite)
+
+    def gradients(
+        self, images: np.ndarray | Tensor, sketches: np.ndarray | Tensor, token_ids: np.ndarray | Tensor
+    ) -> dict[str, np.ndarray]:
+        """Return the gradient of a batch's loss by parameter name, float32, and change nothing; arguments as of a step.
+
+        It is the mean over processes, before clipping and weight decay.
+        """
+        _, grads, _ = self._reduced_gradients(_on_device((images, sketches, token_ids)))
+        return {param.name: grad.asnumpy() for param, grad in zip(self.params, grads, strict=True)}
+
+    def _reduced_gradients(self, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        scale = self.loss_scale.value
         if isinstance(self.gradient, BatchGradient):
             values, grads = self.gradient(*batch, Tensor(scale, ms.float32))
         else:
             values, grads = self.gradient(batch, scale), ()
-        grads, norm = self.collect(Tensor(scale, ms.float32), *grads)
-        size = float(norm.asnumpy())
-        skipped = self.loss_scale.active and not math.isfinite(size)
-        if not skipped:
-            self.apply(norm, rate, *grads)
-        if self.loss_scale.active:
-            self.loss_scale.update(not skipped)
-        return self._result(values, size, skipped)
+        return values, *self.reduce_gradients(Tensor(scale, ms.float32), *grads)
 
-    def _result(self, values: tuple[Tensor, ...], norm: float, skipped: bool) -> StepResult:
-        loss, *parts = (float(value.asnumpy()) for value in values)
+    def _result(self, values: tuple[Tensor, ...], norm: Tensor, skipped: bool) -> StepResult:
+        loss, *parts = values
         return StepResult(loss, dict(zip(self.part_names, parts, strict=True)), norm, skipped)
 
     def state(self) -> list[Parameter]:
-        """List all that a continued run needs beside the model's parameters and the loss scale."""
+        """List what a continued run needs besides the model's parameters and the loss scale."""
         adam = self.optimizer
-        averages = self.apply.average.averages if self.apply.averages else ()
+        averages = self.apply_gradients.average.averages if self.apply_gradients.averages else ()
         return [*adam.exp_avg, *adam.exp_avg_sq, adam.beta1_power, adam.beta2_power, *averages]
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the moving average in the weights' place meanwhile, if there is one."""
-        if not self.apply.averages:
+        """Put the moving average, if there is one, in the place of the weights within a `with` block."""
+        if not self.apply_gradients.averages:
             yield
             return
         own = [p.asnumpy().copy() for p in self.params]
-        for param, average in zip(self.params, self.apply.average.averages, strict=True):
+        for param, average in zip(self.params, self.apply_gradients.average.averages, strict=True):
             param.set_data(Tensor(average.asnumpy().copy()))
         try:
             yield
         finally:
             for param, value in zip(self.params, own, strict=True):
                 param.set_data(Tensor(value))
+
+
+def _on_device(batch: Batch) -> tuple[Tensor, ...]:
+    return tuple(one if isinstance(one, Tensor) else Tensor(one) for one in batch)

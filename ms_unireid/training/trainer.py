@@ -23,8 +23,8 @@ from ms_unireid.data.transforms import TrainTransform
 from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.distributed import any_process, broadcast_parameters, mean_over_processes
 from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError
+from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
-from ms_unireid.evaluation.features import FeatureExtractor
 from ms_unireid.evaluation.figures import draw_ranked_lists
 from ms_unireid.evaluation.queries import SplitFeatures
 from ms_unireid.files import write_json
@@ -35,7 +35,7 @@ from ms_unireid.training.monitor import BAR_FORMAT, Monitor
 from ms_unireid.training.optimizer import learning_rates
 from ms_unireid.training.run_folder import RunFolder, improved, selection_scores
 from ms_unireid.training.stop_request import StopRequest
-from ms_unireid.training.train_step import StepResult, TrainStep
+from ms_unireid.training.train_step import TrainOneStepCell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,15 +112,13 @@ class Trainer:
         self.tokenizer = Tokenizer(config.model.context_length)
         self.transform = TrainTransform(config.model.image_size, config.data.augment)
 
-        self.model = build_model(config.model, config.train.seed)
+        self.model = build_model(config.model, config.train.seed, config.runtime)
         if config.model.pretrained and not (resumed and self.folder.has_state()):
             load_pretrained(self.model, config.model.pretrained, config.model)
-        self.step = TrainStep(self.model, config, processes)
+        self.step = TrainOneStepCell(self.model, config, processes)
         self.stop = StopRequest(f"go on with train.resume={self.folder.root}", processes)
         self.load = pixel_loader(config.runtime, config.model.image_size, self.plan.pictures())
-        self.extractor = FeatureExtractor(
-            self.model, config, lambda done, total: self.stop.check(), processes, self.load
-        )
+        self.extractor = Encoder(self.model, config, lambda done, total: self.stop.check(), processes, self.load)
         self.epoch, self.done, self.global_step = 1, 0, 0
         self.fell_back = False
         if resumed:
@@ -210,18 +208,18 @@ class Trainer:
         for images, sketches, token_ids in iterate(source, self.config.runtime):
             self.done += 1
             self.global_step += 1
-            result = self._take_step(epoch, images, sketches, token_ids)
+            values = self._take_step(epoch, images, sketches, token_ids)
             pairs = len(images) * self.processes.size
             seen += pairs
             self.bar.update(pairs)
             if self.global_step % self.config.train.log_every == 0 or self.done == 1:
-                self._log_step(epoch, result, seen / (time.perf_counter() - clock))
+                self._log_step(epoch, values, seen / (time.perf_counter() - clock))
                 clock, seen = time.perf_counter(), 0
             self.stop.check()
             self._save_within_epoch(left=steps - self.done)
 
-    def _take_step(self, epoch: int, *batch: Any) -> StepResult:
-        """Take a step; a loss that is not finite, or too many overflows, leave the batch's names behind.
+    def _take_step(self, epoch: int, *batch: Any) -> dict[str, float]:
+        """Take a step and return loss, parts and gradient norm; a batch that stops the run is listed in a file.
 
         Raises:
             UserError: For either.
@@ -231,14 +229,15 @@ class Trainer:
             result = self.step(*batch, self.rates[epoch - 1])
         except TooManyOverflows as error:
             raise UserError(f"{self.folder.root}: {place} {error}; {self._bad_batch(epoch)}") from error
-        names = list(result.parts)
-        loss, *parts = mean_over_processes([result.loss, *result.parts.values()], self.processes)
-        if not math.isfinite(loss):
+        found = {"loss": float(result.loss), **{name: float(part) for name, part in result.parts.items()}}
+        values = dict(zip(found, mean_over_processes(list(found.values()), self.processes), strict=True))
+        if not math.isfinite(values["loss"]):
             raise UserError(
-                f"{self.folder.root}: the loss is {loss} {place}; lower train.learning_rate or raise train.eps; "
-                f"{self._bad_batch(epoch)}"
+                f"{self.folder.root}: the loss is {values['loss']} {place}; lower train.learning_rate or raise "
+                f"train.eps; {self._bad_batch(epoch)}"
             )
-        return dataclasses.replace(result, loss=loss, parts=dict(zip(names, parts, strict=True)))
+        norm = float(result.gradient_norm)
+        return values | {"gradient_norm": norm if math.isfinite(norm) else None}
 
     def _bad_batch(self, epoch: int) -> str:
         if self.processes.first:
@@ -252,7 +251,7 @@ class Trainer:
         listed = [{"photo": str(p.photo), "sketch": str(p.sketch), "caption": p.caption} for p in pairs]
         write_json(self.folder.bad_batch_file, {"epoch": epoch, "step": self.global_step, "pairs": listed})
 
-    def _log_step(self, epoch: int, result: StepResult, speed: float) -> None:
+    def _log_step(self, epoch: int, values: dict[str, float], speed: float) -> None:
         if not self.monitor:
             return
         entry = {
@@ -260,9 +259,7 @@ class Trainer:
             "epoch": epoch,
             "step": self.global_step,
             "learning_rate": self.rates[epoch - 1],
-            "loss": result.loss,
-            **result.parts,
-            "gradient_norm": result.gradient_norm if math.isfinite(result.gradient_norm) else None,
+            **values,
             **self.step.loss_scale.report(),
             "pairs_per_second": round(speed, 2),
         }

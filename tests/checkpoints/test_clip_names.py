@@ -12,7 +12,7 @@ from ms_unireid.models.unireid import build_model
 
 
 def our_shapes(config: ModelConfig, patches: int) -> dict[str, tuple[int, ...]]:
-    table = names.clip_shapes(ARCHITECTURES[config.architecture], config.context_length, patches)
+    table = names.clip_shapes(config.sizes, config.context_length, patches)
     return {names.our_name(name): shape for name, shape in table.items()}
 
 

@@ -222,12 +222,12 @@ WRONG = [
 @pytest.mark.parametrize(("target", "kind", "told"), WRONG)
 @pytest.mark.parametrize("first", [False, True])
 def test_a_wrong_target_is_told_before_anything_is_encoded(checkpoints, data, monkeypatch, first, target, kind, told):
-    from ms_unireid.evaluation.features import FeatureExtractor
+    from ms_unireid.evaluation.encoder import Encoder
 
     def encode(*_):
         raise AssertionError("encoded")
 
-    monkeypatch.setattr(FeatureExtractor, "encode", encode)
+    monkeypatch.setattr(Encoder, "encode", encode)
     targets = [target, f"cuhk_pedes={data}"] if first else [f"cuhk_pedes={data}", target]
     with pytest.raises(kind, match=told):
         load_tool("evaluate.py").main(["--checkpoint", str(checkpoints[0]), *(f"--target={t}" for t in targets)])

@@ -5,6 +5,7 @@ operations, so that a kill can be tried at every single write.
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -19,17 +20,16 @@ from mindspore import Tensor
 from run_comparison import assert_same_run
 from tool_runner import CONFIGS, log_lines, run_tool, train_arguments
 
-from ms_unireid.checkpoints import clip_names as names
 from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.config import load_config
+from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 from ms_unireid.evaluation.queries import SplitFeatures
 from ms_unireid.files import replacing
-from ms_unireid.models import clip
 from ms_unireid.training import monitor, trainer
 from ms_unireid.training.run_folder import RunFolder
-from ms_unireid.training.train_step import StepResult, TrainStep
+from ms_unireid.training.train_step import StepResult, TrainOneStepCell
 
 # 72 pairs: three steps an epoch, states saved at steps 2, 3, 4 and 6.
 SHORT = ("data.batch_size=24", "train.epochs=2", "train.checkpoint_every=2", "eval.splits=[val]")
@@ -40,7 +40,7 @@ class Killed(BaseException):
     """Stands for the end of the process: nobody catches it."""
 
 
-class CheapStep(TrainStep):
+class CheapStep(TrainOneStepCell):
     """Changes one weight and one moment by what is in the batch."""
 
     def __call__(self, images, sketches, token_ids, learning_rate):
@@ -78,13 +78,12 @@ def cheap_lists(feats: SplitFeatures, data: EvaluationSet, path: Path) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def cheap() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "TrainStep", CheapStep)
-        patch.setattr(trainer, "FeatureExtractor", CheapFeatures)
+        patch.setattr(trainer, "TrainOneStepCell", CheapStep)
+        patch.setattr(trainer, "Encoder", CheapFeatures)
         patch.setattr(monitor, "draw_curves", cheap_curves)
         patch.setattr(trainer, "draw_ranked_lists", cheap_lists)
         patch.setattr(os, "fsync", lambda _: None)
-        for module in (clip, names):
-            patch.setattr(module, "VOCABULARY_SIZE", 64)
+        patch.setitem(ARCHITECTURES, "tiny", dataclasses.replace(ARCHITECTURES["tiny"], vocabulary_size=64))
         yield
 
 

@@ -8,7 +8,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_unireid.config import Config, DataConfig, EvalConfig, ModelConfig
 from ms_unireid.data.evaluation_sets import load_evaluation_set
-from ms_unireid.evaluation.features import FeatureExtractor
+from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import ALONE, Processes
 
@@ -85,6 +85,6 @@ def evaluate(data: Path, batch_size: int, processes: Processes = ALONE) -> dict[
         eval=EvalConfig(batch_size=batch_size),
     )
     told = []
-    extractor = FeatureExtractor(build_model(config.model, 3), config, lambda *now: told.append(now), processes)
+    extractor = Encoder(build_model(config.model, 3), config, lambda *now: told.append(now), processes)
     feats = extractor.encode(load_evaluation_set(config.data, "test"))
     return {"photo": feats.photo, "sketch": feats.sketch, "text": feats.text, "progress": np.array(told)}

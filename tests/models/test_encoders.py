@@ -9,8 +9,8 @@ from mindspore import Tensor
 
 from ms_unireid.config_schema import ARCHITECTURES, Architecture, TowerSize
 from ms_unireid.models.encoders import ImageEncoder, TextEncoder
-from ms_unireid.models.ops import use_fast_ops, use_half_precision
-from ms_unireid.models.unireid import build_model
+from ms_unireid.models.forms import Operations
+from ms_unireid.models.unireid import UNIReID
 
 ENCODERS = {"image": ImageEncoder, "text": TextEncoder}
 
@@ -23,12 +23,7 @@ def deeper(monkeypatch):
 
 
 def made(form="fast", half=False):
-    model = build_model(replace(parity.TINY, architecture="deeper"))
-    if form == "fast":
-        use_fast_ops(model)
-    if half:
-        use_half_precision(model)
-    return model
+    return UNIReID(replace(parity.TINY, architecture="deeper"), 1, Operations(form, half))
 
 
 def inputs(tower):

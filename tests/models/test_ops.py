@@ -7,7 +7,7 @@ import torch
 from mindspore import Tensor, nn
 
 from ms_unireid.models import ops
-from ms_unireid.models.ops import Product, use_half_precision
+from ms_unireid.models.forms import Operations
 
 CAUSAL = np.triu(np.full((12, 12), -np.inf, np.float32), 1)
 
@@ -21,6 +21,14 @@ class First(nn.Cell):
 
     def construct(self, *inputs):
         return self.cell(*inputs)[0]
+
+
+def made(kind, *arguments):
+    return lambda operations: operations.make(kind, *arguments)
+
+
+def first(kind, *arguments):
+    return lambda operations: First(operations.make(kind, *arguments))
 
 
 def torch_attention(heads, mask=None):
@@ -39,6 +47,10 @@ def torch_quick(x, weight, bias):
     return torch.nn.functional.linear(x * torch.sigmoid(1.702 * x), weight, bias)
 
 
+def torch_gelu(x, weight, bias):
+    return torch.nn.functional.linear(torch.nn.functional.gelu(x), weight, bias)
+
+
 def torch_norm(x, weight, bias):
     return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
 
@@ -46,43 +58,27 @@ def torch_norm(x, weight, bias):
 AFFINE, VECTORS = [(13, 24), (40, 24), (40,)], [(13, 24), (24,), (24,)]
 # Maker of the plain form, the same in torch, shapes of the arguments.
 CASES = {
-    "affine": (ops.Affine, torch.nn.functional.linear, AFFINE),
-    "affine of one row": (ops.Affine, torch.nn.functional.linear, [(1, 24), (40, 24), (40,)]),
-    "affine of many rows": (ops.Affine, torch.nn.functional.linear, [(1030, 24), (40, 24), (40,)]),
-    "quick_gelu": (ops.QuickGELUAffine, torch_quick, AFFINE),
-    "quick_gelu of many rows": (ops.QuickGELUAffine, torch_quick, [(1030, 24), (40, 24), (40,)]),
-    "norm": (lambda: First(ops.Normalize()), torch_norm, VECTORS),
-    "norm of one row": (lambda: First(ops.Normalize()), torch_norm, [(1, 24), (24,), (24,)]),
-    "attention": (lambda: First(ops.AttentionCore(3)), torch_attention(3), [(4, 12, 72)]),
-    "attention alone": (lambda: First(ops.AttentionCore(3)), torch_attention(3), [(1, 1, 72)]),
-    "masked": (lambda: First(ops.AttentionCore(2, Tensor(CAUSAL))), torch_attention(2, CAUSAL), [(3, 12, 24)]),
+    "affine": (made(ops.Affine), torch.nn.functional.linear, AFFINE),
+    "affine of one row": (made(ops.Affine), torch.nn.functional.linear, [(1, 24), (40, 24), (40,)]),
+    "affine of many rows": (made(ops.Affine), torch.nn.functional.linear, [(1030, 24), (40, 24), (40,)]),
+    "gelu": (made(ops.GELUAffine), torch_gelu, AFFINE),
+    "quick_gelu": (made(ops.QuickGELUAffine), torch_quick, AFFINE),
+    "quick_gelu of many rows": (made(ops.QuickGELUAffine), torch_quick, [(1030, 24), (40, 24), (40,)]),
+    "norm": (first(ops.Normalize), torch_norm, VECTORS),
+    "norm of one row": (first(ops.Normalize), torch_norm, [(1, 24), (24,), (24,)]),
+    "attention": (first(ops.AttentionCore, 3), torch_attention(3), [(4, 12, 72)]),
+    "attention alone": (first(ops.AttentionCore, 3), torch_attention(3), [(1, 1, 72)]),
+    "masked": (first(ops.AttentionCore, 2, Tensor(CAUSAL)), torch_attention(2, CAUSAL), [(3, 12, 24)]),
     "masked, odd, alone": (
-        lambda: First(ops.AttentionCore(2, Tensor(CAUSAL))),
+        first(ops.AttentionCore, 2, Tensor(CAUSAL)),
         torch_attention(2, CAUSAL),
         [(1, 7, 24)],
     ),
 }
 
 
-class Holder(nn.Cell):
-    """What `use_fast_ops` looks through."""
-
-    def __init__(self, cell):
-        super().__init__()
-        self.held = cell
-
-    def construct(self, *inputs):
-        return self.held(*inputs)
-
-
 def form(maker, fast, half=False):
-    holder = Holder(maker())
-    if fast:
-        ops.use_fast_ops(holder)
-        assert any(type(cell).__name__.startswith("Fast") for _, cell in holder.cells_and_names())
-    if half:
-        use_half_precision(holder)
-    return holder
+    return maker(Operations("fast" if fast else "plain", half))
 
 
 class Weighted(nn.Cell):
@@ -142,7 +138,7 @@ def test_half_precision_in_both_forms(case, pynative):
     maker, _, shapes = CASES[case]
     inputs = arrays(shapes)
     plain, fast = form(maker, False, half=True), form(maker, True, half=True)
-    assert all(cell.half for _, cell in fast.cells_and_names() if isinstance(cell, Product))
+    assert all(cell.half for _, cell in fast.cells_and_names() if isinstance(cell, ops.MatMul))
     asked = arrays([plain(*[Tensor(a) for a in inputs]).shape], 1)[0]
     found = evaluate(fast, inputs, asked)
     assert_close(found, evaluate(plain, inputs, asked), 4e-3)
@@ -151,8 +147,7 @@ def test_half_precision_in_both_forms(case, pynative):
     )
 
 
-def test_a_second_call_changes_nothing():
-    holder = form(ops.Affine, True)
-    before = holder.held
-    ops.use_fast_ops(holder)
-    assert holder.held is before
+def test_the_fast_form_is_another_class():
+    for kind in (ops.Affine, ops.QuickGELUAffine, ops.GELUAffine, ops.Normalize):
+        fast = Operations("fast").make(kind)
+        assert type(Operations().make(kind)) is kind and type(fast) is not kind and isinstance(fast, kind)

@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from ms_unireid.config_schema import TowerSize
-from ms_unireid.models.ops import use_fast_ops
+from ms_unireid.models.forms import Operations
 from ms_unireid.models.transformer import ReadoutBlock, ResidualAttentionBlock
 
 SIZE = TowerSize(24, 2, 3)
@@ -54,10 +54,8 @@ def gradients(cell, x, asked):
 @pytest.mark.parametrize("form", parity.FORMS)
 def test_the_token_that_is_read_is_the_whole_blocks(form, mask, activation, pynative):
     mask = None if mask is None else Tensor(mask)
-    made = [kind(SIZE, activation, np.random.default_rng(3), mask) for kind in (ResidualAttentionBlock, ReadoutBlock)]
-    if form == "fast":
-        for block in made:
-            use_fast_ops(block)
+    kinds = (ResidualAttentionBlock, ReadoutBlock)
+    made = [kind(SIZE, activation, np.random.default_rng(3), Operations(form), mask) for kind in kinds]
     x, asked = (np.random.default_rng(4).standard_normal(shape, dtype=np.float32) for shape in ((4, 7, 24), (4, 24)))
     whole, read = gradients(Picked(made[0]), x, asked), gradients(Read(made[1]), x, asked)
     assert whole.keys() == read.keys() and len(read) == 2 + 12

@@ -10,10 +10,10 @@ import torch
 from mindspore import Tensor
 
 from ms_unireid.config import Config, RuntimeConfig, TrainConfig
-from ms_unireid.models.ops import Product
+from ms_unireid.models.ops import MatMul
 from ms_unireid.models.unireid import build_model
 from ms_unireid.training.loss_scale import LossScale, TooManyOverflows
-from ms_unireid.training.train_step import TrainStep
+from ms_unireid.training.train_step import TrainOneStepCell
 from reference import losses
 
 PAIRS, RATE = 6, 1e-3
@@ -29,7 +29,7 @@ def make(row="Full", runtime=None, **train):
         train=TrainConfig(learning_rate=RATE, **train),
         runtime=runtime or RuntimeConfig(),
     )
-    return TrainStep(build_model(config.model, 1), config)
+    return TrainOneStepCell(build_model(config.model, 1, config.runtime), config)
 
 
 def batch(number=0, pairs=PAIRS):
@@ -179,15 +179,14 @@ def test_mixed_precision_keeps_float32_weights_and_losses(pynative):
 def test_only_products_are_half(form, products, pynative):
     """Features, and so similarity and losses, are float32; every matrix product of the towers is not."""
     model = make(runtime=replace(MIXED, fused_ops=form)).network.model
-    found = [cell for _, cell in model.cells_and_names() if isinstance(cell, Product)]
+    found = [cell for _, cell in model.cells_and_names() if isinstance(cell, MatMul)]
     assert len(found) == products and all(cell.half for cell in found)
     images, sketches, token_ids = parity.to_ms(batch())
     assert {t.dtype for t in model(images, sketches, token_ids)} == {ms.float32}
     big = Tensor(np.full((2, 2), 300.0, np.float32))
-    product = Product()
-    assert np.isfinite(product(big, big).asnumpy()).all()
-    product.half = True
-    assert np.isinf(product(big, big).asnumpy()).all() and product(big, big).dtype == ms.float32
+    assert np.isfinite(MatMul()(big, big).asnumpy()).all()
+    halved = MatMul(half=True)(big, big)
+    assert np.isinf(halved.asnumpy()).all() and halved.dtype == ms.float32
 
 
 def test_an_overflow_skips_the_step(mode):

@@ -12,10 +12,10 @@ from mindspore import Tensor
 
 from ms_unireid.config import Config, RuntimeConfig, TrainConfig
 from ms_unireid.losses import Objective
-from ms_unireid.models.ops import use_fast_ops
-from ms_unireid.models.unireid import build_model
-from ms_unireid.training.gradient import NetworkWithObjective, reached_parameters
-from ms_unireid.training.train_step import TrainStep
+from ms_unireid.models.forms import Operations
+from ms_unireid.models.unireid import UNIReID, build_model
+from ms_unireid.training.gradient import NetworkWithObjective
+from ms_unireid.training.train_step import TrainOneStepCell
 from reference import losses, optimizer
 
 PAIRS = 6
@@ -79,7 +79,7 @@ def our_run(step_cell, start, rate, steps, model=parity.TINY, pairs=PAIRS):
     reset(step_cell, start)
     history, values = [], {}
     for step in range(1, steps + 1):
-        history.append(step_cell(*batch(step, model, pairs), rate).loss)
+        history.append(float(step_cell(*batch(step, model, pairs), rate).loss))
         if step in CHECKED_STEPS:
             values[step] = parity.parameters(step_cell.network.model)
     return history, values
@@ -105,7 +105,7 @@ def make_config(row="Full", rate=1e-5, form="auto", **model):
 
 def make_step(row="Full", **options):
     config = make_config(row, **options)
-    return TrainStep(build_model(config.model), config)
+    return TrainOneStepCell(build_model(config.model, 1, config.runtime), config)
 
 
 @pytest.fixture(scope="module", params=parity.FORMS)
@@ -120,7 +120,7 @@ def full_step(request):
 def assert_same_gradients(row, model, theirs, arrays):
     """Compare the loss and every gradient of one objective; both models hold the same weights."""
     network = NetworkWithObjective(model, Objective(parity.ROWS[row]))
-    params = reached_parameters(network)
+    params = network.trained_parameters()
     gradient = ms.value_and_grad(network, None, ms.ParameterTuple(params), has_aux=True)
     (loss, _), grads = gradient(*parity.to_ms(arrays), Tensor(1.0, ms.float32))
     expected_loss, expected = reference_gradients(theirs, arrays, row)
@@ -132,11 +132,10 @@ def assert_same_gradients(row, model, theirs, arrays):
 
 @pytest.mark.parametrize("row", parity.ROWS)
 def test_gradients(row, theirs, start, pynative):
-    model = build_model(parity.TINY)
-    parity.load_values(model, start)
-    assert_same_gradients(row, model, theirs, batch(0))
-    use_fast_ops(model)
-    assert_same_gradients(row, model, theirs, batch(0))
+    for form in parity.FORMS:
+        model = UNIReID(parity.TINY, 1, Operations(form))
+        parity.load_values(model, start)
+        assert_same_gradients(row, model, theirs, batch(0))
 
 
 def test_gradients_compiled(theirs, start, full_step, graph):
@@ -176,7 +175,7 @@ def test_one_step_without_compilation(row, rate, form, start, pynative):
 def test_parts_come_with_the_loss_before_the_step(start, full_step, graph):
     reset(full_step, start)
     result = full_step(*batch(1), 1e-3)
-    loss, parts = result.loss, result.parts
+    loss, parts = float(result.loss), {name: float(part) for name, part in result.parts.items()}
     net = parity.reference_for(parity.TINY, 3)
     expected = losses.objective(*net(*parity.to_torch(batch(1))), **losses.OBJECTIVES["Full"])
     assert loss == pytest.approx(expected["loss"].item(), rel=1e-5)
@@ -254,7 +253,7 @@ def test_full_size_step(full_size, graph):
     parity.load_values(ours, start)
     expected_loss, expected = reference_gradients(theirs, batch(1, parity.FULL_SIZE, 2), "Full")
     _, values = reference_run(start, Config(), 1, 2)
-    step_cell = TrainStep(ours, Config())
+    step_cell = TrainOneStepCell(ours, Config())
     history, found = our_run(step_cell, start, 1e-5, 1, parity.FULL_SIZE, 2)
     assert history[0] == pytest.approx(expected_loss, rel=1e-5)
     assert parity.max_difference(found[1], values[1]) < 1e-6
@@ -269,18 +268,18 @@ def test_full_size_step(full_size, graph):
 @pytest.mark.parametrize("row", parity.ROWS)
 def test_full_size_gradients(row, full_size, pynative):
     """Four pairs: with two, the random features are so alike that the temperature's gradient cancels."""
-    theirs, _, start = full_size
-    ours = build_model(parity.FULL_SIZE)  # a step has put fast forms into the other
+    theirs, ours, start = full_size
     parity.load_values(ours, start)
-    assert_same_gradients(row, ours, theirs, batch(0, parity.FULL_SIZE, 4))
-    use_fast_ops(ours)
-    assert_same_gradients(row, ours, theirs, batch(0, parity.FULL_SIZE, 4))
+    plain = UNIReID(parity.FULL_SIZE)
+    parity.load_values(plain, start)
+    for model in (plain, ours):
+        assert_same_gradients(row, model, theirs, batch(0, parity.FULL_SIZE, 4))
 
 
 @pytest.mark.exhaustive
 def test_full_size_runs_side_by_side(full_size, graph):
     _, ours, start = full_size
-    step_cell = TrainStep(ours, Config())
+    step_cell = TrainOneStepCell(ours, Config())
     for rate in BOUNDS:
         expected_losses, expected = reference_run(start, Config(train=TrainConfig(learning_rate=rate)), 20, 2)
         found_losses, found = our_run(step_cell, start, rate, 20, parity.FULL_SIZE, 2)

@@ -97,12 +97,12 @@ def _pictures(config: Config) -> np.ndarray:
 
 
 def _our_extractor(config: Config) -> Any:
-    from ms_unireid.evaluation.features import FeatureExtractor
+    from ms_unireid.evaluation.encoder import Encoder
     from ms_unireid.models.unireid import build_model
     from ms_unireid.runtime import prepare
 
     prepare(config.runtime)
-    return FeatureExtractor(build_model(config.model, 1), config)
+    return Encoder(build_model(config.model, 1, config.runtime), config)
 
 
 def encode_ours(_: str, *overrides: str) -> Run:

@@ -72,13 +72,13 @@ def make_photos(folder: Path, count: int) -> Path:
 
 def _extractor(overrides: tuple[str, ...]):
     from ms_unireid.config import load_config
-    from ms_unireid.evaluation.features import FeatureExtractor
+    from ms_unireid.evaluation.encoder import Encoder
     from ms_unireid.models.unireid import build_model
     from ms_unireid.runtime import prepare
 
     config = load_config(None, list(overrides))
     prepare(config.runtime)
-    return FeatureExtractor(build_model(config.model, 1), config)
+    return Encoder(build_model(config.model, 1, config.runtime), config)
 
 
 def _batches(extractor, count: int) -> list[np.ndarray]:

@@ -194,11 +194,11 @@ def _split(checkpoint: Path, root: str, split: str) -> tuple[Any, Any]:
 
 
 def _extractor(checkpoint: Path, *overrides: str) -> Any:
-    from ms_unireid.checkpoints.checkpoint import load_model
-    from ms_unireid.evaluation.features import FeatureExtractor
+    from ms_unireid.checkpoints.checkpoint import open_model
+    from ms_unireid.evaluation.encoder import Encoder
 
-    loaded = load_model(checkpoint, overrides)
-    return FeatureExtractor(loaded.model, loaded.config)
+    model, config, _ = open_model(checkpoint, ["runtime.device=CPU", *overrides])
+    return Encoder(model, config)
 
 
 JOBS = {"encode-precision": encode, "encode-bfloat16": encode_in_bfloat16}

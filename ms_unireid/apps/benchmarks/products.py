@@ -88,14 +88,14 @@ def multiply_ours(_: str, pairs: str) -> Run:
     import mindspore as ms
     from mindspore import Tensor
 
-    from ms_unireid.models.ops import Product
+    from ms_unireid.models.ops import MatMul
 
     ms.set_context(mode=ms.GRAPH_MODE)
     works = {}
     for name in _products():
         transpose_a, transpose_b = FORMS[name.split(" ", 1)[1]]
         a, b = map(Tensor, _operands(pairs, name))
-        product = Product(transpose_a=transpose_a, transpose_b=transpose_b)
+        product = MatMul(transpose_a=transpose_a, transpose_b=transpose_b)
         works[name] = lambda product=product, a=a, b=b: [product(a, b).asnumpy() for _ in range(REPEATS)]
     return stand_by(works)
 

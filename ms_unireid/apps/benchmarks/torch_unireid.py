@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ms_unireid.config import Config, ModelConfig
-from ms_unireid.config_schema import ARCHITECTURES, VOCABULARY_SIZE, TowerSize
+from ms_unireid.config_schema import TowerSize
 from ms_unireid.models.positions import model_grid
 
 
@@ -62,7 +62,7 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, model: ModelConfig):
         super().__init__()
-        size, (rows, columns) = ARCHITECTURES[model.architecture], model_grid(model)
+        size, (rows, columns) = model.sizes, model_grid(model)
         width = size.vision.width
         self.conv1 = nn.Conv2d(3, width, size.patch_size, model.patch_stride, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
@@ -83,10 +83,10 @@ class CLIP(nn.Module):
 
     def __init__(self, model: ModelConfig):
         super().__init__()
-        size, length = ARCHITECTURES[model.architecture], model.context_length
+        size, length = model.sizes, model.context_length
         width = size.text.width
         self.visual, self.transformer = VisionTransformer(model), Transformer(size.text)
-        self.token_embedding = nn.Embedding(VOCABULARY_SIZE, width)
+        self.token_embedding = nn.Embedding(size.vocabulary_size, width)
         self.positional_embedding = nn.Parameter(torch.randn(length, width) * 0.01)
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.randn(width, size.embed_dim) * width**-0.5)

@@ -96,11 +96,11 @@ def make_step(*overrides: str) -> Callable[[], Any]:
     """Build the model of a configuration; return what takes a step on drawn pairs."""
     from ms_unireid.models.unireid import build_model
     from ms_unireid.runtime import prepare
-    from ms_unireid.training.train_step import TrainStep
+    from ms_unireid.training.train_step import TrainOneStepCell
 
     config = load_config(None, list(overrides))
     prepare(config.runtime)
-    step, batch = TrainStep(build_model(config.model, 1), config), make_batch(config)
+    step, batch = TrainOneStepCell(build_model(config.model, 1, config.runtime), config), make_batch(config)
     step.set_train()
     return lambda: step(*batch, config.train.learning_rate)
 

@@ -181,7 +181,7 @@ def check_pretrained(config: "Config") -> Finding:
         detail = "none: training starts from random weights; the paper starts from CLIP's"
         return Finding(what, "warning", detail, "set model.pretrained to CLIP's file (docs/checkpoints.md)")
     source = open_source(model.pretrained)
-    if source.model.architecture != model.architecture:
+    if source.model.sizes != model.sizes:
         raise CheckpointError(
             f"{model.pretrained}: is a {source.model.architecture}, expected {model.architecture}; "
             f"Fix: set model.architecture={source.model.architecture} or give another file"
@@ -240,11 +240,10 @@ def _device_id(config: "Config | None") -> int:
 
 def _parameters(config: "Config") -> int:
     from ms_unireid.checkpoints.clip_names import clip_shapes
-    from ms_unireid.config_schema import ARCHITECTURES
     from ms_unireid.models.positions import model_grid
 
     model = config.model
-    shapes = clip_shapes(ARCHITECTURES[model.architecture], model.context_length, math.prod(model_grid(model)))
+    shapes = clip_shapes(model.sizes, model.context_length, math.prod(model_grid(model)))
     return sum(map(math.prod, shapes.values()))
 
 

@@ -41,7 +41,7 @@ def steps(device: str, device_id: int, precision: str) -> dict[str, Any]:
     from mindspore import Tensor
 
     from ms_unireid.models.unireid import build_model
-    from ms_unireid.training.train_step import TrainStep
+    from ms_unireid.training.train_step import TrainOneStepCell
 
     config = Config(
         model=ModelConfig(architecture="tiny", image_size=(32, 16), context_length=12),
@@ -52,11 +52,11 @@ def steps(device: str, device_id: int, precision: str) -> dict[str, Any]:
     photos, sketches = rng.standard_normal((2, _PAIRS, 3, *config.model.image_size)).astype(np.float32)
     captions = rng.integers(1, 49406, (_PAIRS, config.model.context_length)).astype(np.int32)
     captions[:, -1] = 49407
-    model = build_model(config.model, seed=1)
-    step = TrainStep(model, config)
+    model = build_model(config.model, runtime=runtime)
+    step = TrainOneStepCell(model, config)
     features = model.encode_image(Tensor(photos)).asnumpy()
     step.set_train()
-    losses = [step(photos, sketches, captions, _RATE).loss for _ in range(_STEPS)]
+    losses = [float(step(photos, sketches, captions, _RATE).loss) for _ in range(_STEPS)]
     return {"features": float(np.sqrt(np.mean(features**2))), "losses": losses, "memory": _memory(device, device_id)}
 
 

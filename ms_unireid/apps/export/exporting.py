@@ -14,7 +14,7 @@ from ms_unireid.apps.export import onnx_files, specification, verification
 from ms_unireid.apps.export.parts import Part, make_parts, open_inputs
 from ms_unireid.apps.export.samples import find_samples
 from ms_unireid.apps.export.specification import ExportOptions
-from ms_unireid.checkpoints.checkpoint import LoadedModel, checkpoint_digest, load_model
+from ms_unireid.checkpoints.checkpoint import OpenedModel, checkpoint_digest, open_model
 from ms_unireid.data.pictures import load_picture
 from ms_unireid.data.tokenizer import VOCABULARY
 from ms_unireid.errors import ConfigError, ExportError, UserError
@@ -22,6 +22,13 @@ from ms_unireid.files import replacing_folder, sha256, write_json
 from ms_unireid.models.positions import model_grid
 
 _READABLE = 0o644
+# What is exported and what files are compared with: plain operations in float32, on the CPU.
+_AS_EXPORTED = (
+    "runtime.device=CPU",
+    "runtime.precision=fp32",
+    "runtime.fused_ops=plain",
+    "runtime.graph_mode=true",
+)
 
 
 def export_checkpoint(
@@ -52,13 +59,13 @@ def export_checkpoint(
     _check(output, options)
     for picture in pictures:
         load_picture(picture)
-    loaded = load_model(path, overrides)
-    samples = find_samples(loaded.config, pictures)
-    parts = make_parts(loaded.model, samples, options.normalized)
+    opened = open_model(path, [*overrides, *_AS_EXPORTED])
+    samples = find_samples(opened.config, pictures)
+    parts = make_parts(opened.model, samples, options.normalized)
     with replacing_folder(output) as folder:
-        files = _write_all(folder, parts, loaded, options, progress)
+        files = _write_all(folder, parts, opened, options, progress)
         shutil.copyfile(VOCABULARY, folder / VOCABULARY.name)
-        description = _describe(loaded, parts, options, samples.source, files)
+        description = _describe(path, opened, parts, options, samples.source, files)
         write_json(folder / specification.FILE_NAME, description)
     return description
 
@@ -80,13 +87,13 @@ def _check(output: Path, options: ExportOptions) -> None:
 def _write_all(
     folder: Path,
     parts: Sequence[Part],
-    loaded: LoadedModel,
+    opened: OpenedModel,
     options: ExportOptions,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, dict[str, Any]]:
     """Write and compare every file; return what there is to say of each."""
     jobs = [(kind, part) for kind in options.formats for part in parts]
-    batch, steps = onnx_files.telling_batch(_sizes(loaded)), len(jobs) + len(options.formats)
+    batch, steps = onnx_files.marker_batch_size(_sizes(opened)), len(jobs) + len(options.formats)
     for done, (kind, part) in enumerate(jobs, 1):
         _write(folder / f"{part.name}.{kind}", part, batch, _precision(part, options))
         if progress:
@@ -99,10 +106,10 @@ def _write_all(
     return files
 
 
-def _sizes(loaded: LoadedModel) -> set[int]:
+def _sizes(opened: OpenedModel) -> set[int]:
     """List every length that an axis of the model's tensors can have, or that is a factor of one."""
-    config = loaded.config.model
-    return {size for p in loaded.model.get_parameters() for size in p.shape} | {*config.image_size, *model_grid(config)}
+    config = opened.config.model
+    return {size for p in opened.model.get_parameters() for size in p.shape} | {*config.image_size, *model_grid(config)}
 
 
 def _precision(part: Part, options: ExportOptions) -> str:
@@ -159,24 +166,24 @@ def _write_onnx(file: Path, part: Part, batch: int, precision: str) -> None:
 
 
 def _describe(
-    loaded: LoadedModel,
+    path: Path,
+    opened: OpenedModel,
     parts: Sequence[Part],
     options: ExportOptions,
     source: str,
     files: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    model = specification.describe_model(loaded.config.model)
+    model = specification.describe_model(opened.config.model)
     outputs = {part.name: part.outputs for part in parts}
-    checkpoint = loaded.checkpoint
     return {
         "format_version": specification.FORMAT_VERSION,
         "model": model,
         "checkpoint": {
-            "file": checkpoint.path.name,
-            "sha256": checkpoint_digest(checkpoint.path),
-            "epoch": checkpoint.meta.get("epoch"),
+            "file": path.name,
+            "sha256": checkpoint_digest(path),
+            "epoch": opened.meta.get("epoch"),
         },
-        "inputs": specification.describe_inputs(loaded.config.model),
+        "inputs": specification.describe_inputs(opened.config.model),
         "outputs": specification.describe_outputs(outputs, options.normalized, model["feature_size"]),
         "precision": options.precision,
         "files": files,

@@ -28,7 +28,7 @@ def need_onnx() -> tuple[ModuleType, ModuleType]:
     return need("onnx", "the export as ONNX", INSTALL), need("onnxruntime", "the check of ONNX files", INSTALL)
 
 
-def telling_batch(sizes: Iterable[int]) -> int:
+def marker_batch_size(sizes: Iterable[int]) -> int:
     """Return the least prime, from 11 on, that divides none of the sizes, and so no product of them."""
     sizes = set(sizes)
     number = _FIRST_CANDIDATE
@@ -42,7 +42,7 @@ def open_batch(path: Path, batch: int, inputs: Sequence[str], outputs: Sequence[
 
     Args:
         path: The file.
-        batch: Batch size that it was written for, from `telling_batch`.
+        batch: Batch size that it was written for, from `marker_batch_size`.
         inputs: Names of the inputs, in order.
         outputs: Names of the outputs, in order.
 

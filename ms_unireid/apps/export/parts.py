@@ -33,7 +33,7 @@ class _Output(nn.Cell):
         return feats / ops.maximum(ops.sqrt(self.sum(feats * feats, -1)), _LEAST_NORM)
 
 
-class ImageEncoder(nn.Cell):
+class ExportedImageEncoder(nn.Cell):
     """The tower of photos and sketches.
 
     Args:
@@ -55,16 +55,16 @@ class ImageEncoder(nn.Cell):
         class_token = tower.class_embedding.reshape(1, -1) + positions[:1]
         x = self.make_room(tower.conv1(images)) + ops.concat((class_token, positions[1:]), 0)
         x = tower.transformer(tower.ln_pre(x))
-        feats = tower.read_from(ops.gather(x, self.first, 1), x)
+        feats = tower.read_out(ops.gather(x, self.first, 1), x)
         return (self.output(feats), feats) if self.normalized else feats
 
 
-class TextEncoder(nn.Cell):
+class ExportedTextEncoder(nn.Cell):
     """The tower of captions.
 
     Args:
         model: Whose parameters are taken.
-        normalized: As in `ImageEncoder`.
+        normalized: As in `ExportedImageEncoder`.
     """
 
     def __init__(self, model: UNIReID, normalized: bool = False):
@@ -79,13 +79,13 @@ class TextEncoder(nn.Cell):
         """Encode token_ids (B, L) int32 as features (B, D) float32."""
         clip = self.clip
         x = clip.transformer(clip.embed(token_ids))
-        end = clip.end(token_ids)
+        end = clip.eot_index(token_ids)
         at_end = (self.places == end.expand_dims(1)).astype("float32").expand_dims(1)  # (B, 1, L), a one in each row
-        feats = clip.read_from(self.pick(at_end, x).squeeze(1), x, end)
+        feats = clip.read_out(self.pick(at_end, x).squeeze(1), x, end)
         return (self.output(feats), feats) if self.normalized else feats
 
 
-class Fusion(nn.Cell):
+class ExportedFusion(nn.Cell):
     """Sketch and text features to the features of both.
 
     Args:
@@ -133,9 +133,11 @@ def make_parts(model: UNIReID, samples: Samples, normalized: bool) -> tuple[Part
     fused = model.fuse(Tensor(sketches), Tensor(texts)).asnumpy()
     fusion_inputs = {"sketch_feats": sketches, "text_feats": texts}
     return (
-        _part("image_encoder", ImageEncoder(model, normalized), {"images": samples.images}, images, normalized),
-        _part("text_encoder", TextEncoder(model, normalized), {"token_ids": samples.token_ids}, texts, normalized),
-        _part("fusion", Fusion(model, normalized), fusion_inputs, fused, normalized),
+        _part("image_encoder", ExportedImageEncoder(model, normalized), {"images": samples.images}, images, normalized),
+        _part(
+            "text_encoder", ExportedTextEncoder(model, normalized), {"token_ids": samples.token_ids}, texts, normalized
+        ),
+        _part("fusion", ExportedFusion(model, normalized), fusion_inputs, fused, normalized),
     )
 
 
@@ -145,8 +147,15 @@ def open_inputs(part: Part, batch: int | None) -> list[Tensor]:
     return [Tensor(shape=(batch, *a.shape[1:]), dtype=types[a.dtype.name]) for a in part.inputs.values()]
 
 
-def _part(name: str, cell: nn.Cell, inputs: dict[str, np.ndarray], feats: np.ndarray, normalized: bool) -> Part:
-    cell.set_train(False)
+def _part(
+    name: str,
+    kind: type[nn.Cell],
+    model: UNIReID,
+    inputs: dict[str, np.ndarray],
+    feats: np.ndarray,
+    normalized: bool,
+) -> Part:
+    cell = kind(model, normalized).set_train(False)
     outputs = {NORMALIZED: normalize_rows(feats)} if normalized else {}
     if not normalized or name != "fusion":
         outputs[FEATS] = feats

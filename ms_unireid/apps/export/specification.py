@@ -6,7 +6,6 @@ from typing import Any
 
 from ms_unireid.apps.optional import versions
 from ms_unireid.config import ModelConfig
-from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.data.tokenizer import VOCABULARY, VOCABULARY_SHA256, Tokenizer
 from ms_unireid.data.transforms import MEAN, STD
 
@@ -21,14 +20,14 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
     values = asdict(model)
     return {key: values[key] for key in keys} | {
         "patch_stride": model.patch_stride,
-        "feature_size": ARCHITECTURES[model.architecture].embed_dim,
+        "feature_size": model.sizes.embed_dim,
     }
 
 
 def describe_inputs(model: ModelConfig) -> dict[str, Any]:
     """Describe what pictures, captions and features have to be."""
     height, width = model.image_size
-    feats = {"dtype": "float32", "shape": ["batch", ARCHITECTURES[model.architecture].embed_dim]}
+    feats = {"dtype": "float32", "shape": ["batch", model.sizes.embed_dim]}
     return {
         "images": {
             "file": "image_encoder",

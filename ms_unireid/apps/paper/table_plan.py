@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ms_unireid.apps.paper.published_tables import PaperRow, paper_rows
 from ms_unireid.config import Config, load_config
-from ms_unireid.config_schema import ARCHITECTURES, TowerSize
+from ms_unireid.config_schema import TowerSize
 from ms_unireid.data.published import PUBLISHED
 from ms_unireid.data.samplers import epoch_batches
 from ms_unireid.data.tri_pedes import read_tri_pedes
@@ -215,7 +215,7 @@ def _progress(run: PlannedRun) -> tuple[int, float | None]:
 
 def operations_per_pair(config: Config) -> float:
     """Count the floating-point operations that one pair costs a training step, matrix products only."""
-    sizes, model = ARCHITECTURES[config.model.architecture], config.model
+    sizes, model = config.model.sizes, config.model
     tasks = set(config.objective.tasks)
     pictures = 2 if tasks & {"sketch", "fusion"} else 1
     captions = 1 if tasks & {"text", "fusion"} else 0

@@ -13,17 +13,15 @@ from mindspore import Tensor
 from ms_unireid.apps.search.index import DTYPES, MANIFEST, Photo, Skipped, Source, describe_index, model_overrides
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
-from ms_unireid.checkpoints.checkpoint import checkpoint_digest
+from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
 from ms_unireid.config import Config, to_dict
-from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.photo_sets import dataset_photos, folder_photos
 from ms_unireid.data.pictures import decode_picture
 from ms_unireid.data.pipeline import iterate
 from ms_unireid.data.transforms import MEAN, STD, normalize, resize
 from ms_unireid.errors import ConfigError, DataError
-from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
-from ms_unireid.evaluation.features import FeatureExtractor
+from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.files import sha256
 from ms_unireid.models.encoders import ImageEncoder
@@ -53,7 +51,7 @@ def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, An
         "model": {key: model[key] for key in ("architecture", "image_size", "stride", "context_length", "activation")},
         "preprocessing": {"filter": "PIL bilinear", "mean": MEAN.tolist(), "std": STD.tolist()},
         "dtype": dtype,
-        "dim": ARCHITECTURES[config.model.architecture].embed_dim,
+        "dim": config.model.sizes.embed_dim,
     }
 
 
@@ -100,15 +98,15 @@ def build_index(
         checkpoint = checkpoint or Path(about["checkpoint"]["path"])
         dtype = dtype or about["dtype"]
         overrides = [*model_overrides(about), *overrides]
-    evaluator = CheckpointEvaluator(checkpoint, files, overrides)
-    about = describe_model(checkpoint, evaluator.config, dtype or DTYPES[0])
-    return update_index(folder, about, evaluator.extractor, sources, removed, progress)
+    model, config, _ = open_model(checkpoint, overrides, files)
+    about = describe_model(checkpoint, config, dtype or DTYPES[0])
+    return update_index(folder, about, Encoder(model, config), sources, removed, progress)
 
 
 def update_index(
     folder: Path,
     about: dict[str, Any],
-    extractor: FeatureExtractor,
+    extractor: Encoder,
     sources: Sequence[Source] = (),
     removed: Sequence[Path] = (),
     progress: Progress | None = None,
@@ -211,7 +209,7 @@ def _encode_new(
     writer: IndexWriter,
     folders: Mapping[int, Path],
     changes: Changes,
-    extractor: FeatureExtractor,
+    extractor: Encoder,
     progress: Progress,
 ) -> int:
     """Encode and store the new photos batch by batch; return their number."""

@@ -12,12 +12,11 @@ from PIL import Image
 from ms_unireid.apps.search.engines import ApproximateIndex, exact_search
 from ms_unireid.apps.search.index import PhotoIndex, model_overrides
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
-from ms_unireid.checkpoints.checkpoint import checkpoint_digest
+from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
 from ms_unireid.config import config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, QueryError
-from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
-from ms_unireid.evaluation.features import FeatureExtractor
+from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.models.rollout import attention_rollout
 from ms_unireid.models.unireid import UNIReID
 
@@ -47,7 +46,7 @@ class Searcher:
         # Queries are encoded one at a time; a larger batch would be padded, and slower.
         values = {"model": self.index.about["model"], "eval": {"batch_size": 1}}
         self.config = config_from_dict(values, str(self.index.folder))
-        self._encoder = FeatureExtractor(model, self.config)
+        self._encoder = Encoder(model, self.config)
         self._model_lock = threading.Lock()
 
     @classmethod
@@ -72,8 +71,8 @@ class Searcher:
         """
         index = index if isinstance(index, PhotoIndex) else PhotoIndex(index)
         path = _find_checkpoint(index, checkpoint)
-        evaluator = CheckpointEvaluator(path, overrides=[*model_overrides(index.about), *overrides])
-        return cls(evaluator.extractor.model, index, approximate)
+        model = open_model(path, [*model_overrides(index.about), *overrides]).model
+        return cls(model, index, approximate)
 
     def search(
         self,
@@ -151,7 +150,7 @@ class Searcher:
     def _encode_picture(self, picture: Path | Image.Image) -> np.ndarray:
         pixels = self._pixels(picture)
         with self._model_lock:
-            return self._encoder.image_encoder(Tensor(pixels[None])).asnumpy()[0]
+            return self._encoder.pixels(pixels[None])[0]
 
     def _encode_text(self, text: str) -> np.ndarray:
         with self._model_lock:

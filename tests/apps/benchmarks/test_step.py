@@ -13,7 +13,7 @@ from tool_runner import TINY, load_tool
 from ms_unireid.config import Config
 from ms_unireid.evaluation.evaluator import evaluate_features
 from ms_unireid.models.unireid import build_model
-from ms_unireid.training.train_step import TrainStep
+from ms_unireid.training.train_step import TrainOneStepCell
 
 CONFIG = Config(model=parity.TINY)
 UNCOMPILED = (*TINY, "runtime.graph_mode=false")
@@ -44,7 +44,7 @@ def test_both_steps_are_the_same(tool, twins, pynative):
     loss = theirs(*torch_unireid.to_torch(batch))
     loss.backward()
     optimizer.step()
-    found = TrainStep(ours, CONFIG)(*batch, CONFIG.train.learning_rate)
+    found = TrainOneStepCell(ours, CONFIG)(*batch, CONFIG.train.learning_rate)
     assert found.loss == pytest.approx(loss.item(), rel=1e-5)
     assert parity.max_difference(parity.parameters(ours), parity.parameters(theirs)) < 1e-6
 

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from ms_unireid.apps.export.onnx_files import open_batch, telling_batch
+from ms_unireid.apps.export.onnx_files import marker_batch_size, open_batch
 from ms_unireid.errors import ExportError
 
 BATCH = 11
@@ -28,8 +28,8 @@ def write(path, shape: list[int]) -> None:
 
 
 @pytest.mark.parametrize("sizes", [{3, 64}, {11, 13, 17}, {768, 3072, 193, 77, 512, 384, 128}, set(range(1, 40))])
-def test_the_telling_batch_divides_no_product_of_sizes(sizes):
-    batch = telling_batch(sizes)
+def test_the_marker_batch_size_divides_no_product_of_sizes(sizes):
+    batch = marker_batch_size(sizes)
     assert batch >= 11 and all(batch % d for d in range(2, batch))
     product = np.prod([float(size) for size in sizes if size < 50])
     assert all(size % batch for size in sizes) and product % batch

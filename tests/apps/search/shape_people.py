@@ -66,7 +66,7 @@ def make_checkpoint(path: Path) -> Path:
     from ms_unireid.checkpoints.checkpoint import save_checkpoint
     from ms_unireid.config import load_config, to_dict
     from ms_unireid.data.transforms import evaluation_transform
-    from ms_unireid.evaluation.features import FeatureExtractor
+    from ms_unireid.evaluation.encoder import Encoder
     from ms_unireid.models.unireid import build_model
     from ms_unireid.runtime import prepare
 
@@ -74,7 +74,7 @@ def make_checkpoint(path: Path) -> Path:
     config = load_config(None, [*sizes, "runtime.device=CPU", "runtime.graph_mode=false"])
     prepare(config.runtime)
     model = build_model(config.model)
-    extractor = FeatureExtractor(model, config)
+    extractor = Encoder(model, config)
     pictures = [[*(drawing(c, *shift) for shift in _SHIFTS), *(photo(c, i) for i in _TRAINING)] for c in PEOPLE]
     pixels = np.stack([evaluation_transform(picture, IMAGE_SIZE) for group in pictures for picture in group])
     captions = [caption(c, kind) for c in PEOPLE for kind in (0, 1)]

@@ -9,8 +9,7 @@ from mindspore import Tensor
 
 from ms_unireid.config import Config, EvalConfig
 from ms_unireid.data.tokenizer import Tokenizer
-from ms_unireid.evaluation.features import FeatureExtractor, caption_batches
-from ms_unireid.models.ops import use_fast_ops
+from ms_unireid.evaluation.encoder import Encoder, caption_batches
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import Processes
 
@@ -22,10 +21,7 @@ CAPTIONS = [" ".join(["man"] * words) for words in (1, 38, 14, 15, 30, 2, 29, 31
 
 @pytest.fixture(scope="module")
 def model():
-    """Return a model in the form that a CPU encodes with, so that the cut is all that differs from the whole."""
-    model = build_model(MODEL)
-    use_fast_ops(model)
-    return model
+    return build_model(MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +31,13 @@ def whole(model):
 
 
 def test_cut_captions_have_the_features_of_the_whole(model, whole, mode):
-    found = FeatureExtractor(model, CONFIG).captions(CAPTIONS)
+    found = Encoder(model, CONFIG).captions(CAPTIONS)
     np.testing.assert_allclose(found, whole, rtol=1e-6, atol=1e-6)
     assert np.abs(whole - whole[0]).max() > 0.1
 
 
 def test_a_captions_feature_does_not_depend_on_the_others(model, pynative):
-    extractor = FeatureExtractor(model, CONFIG)
+    extractor = Encoder(model, CONFIG)
     together = extractor.captions(CAPTIONS)
     for i in (0, 1, 4, 9):
         np.testing.assert_array_equal(extractor.captions([CAPTIONS[i]])[0], together[i])
@@ -64,12 +60,10 @@ def test_every_caption_is_in_a_batch_that_holds_it(count):
 def test_processes_share_whole_batches(model, whole, pynative, monkeypatch):
     """What the processes encode, put together in their order, is all of it."""
     shares = []
-    monkeypatch.setattr(
-        "ms_unireid.evaluation.features.all_gather_rows", lambda feats, _: shares.append(feats) or feats
-    )
+    monkeypatch.setattr("ms_unireid.evaluation.encoder.all_gather_rows", lambda feats, _: shares.append(feats) or feats)
     count = len(caption_batches(Tokenizer(40)(CAPTIONS), 4))
     for rank in range(2):
-        extractor = FeatureExtractor(model, CONFIG, processes=Processes(rank, 2))
+        extractor = Encoder(model, CONFIG, processes=Processes(rank, 2))
         with pytest.raises(ValueError, match="shape mismatch"):
             extractor.captions(CAPTIONS)  # it alone has a part only
     rows = np.concatenate([rows for rows, _ in caption_batches(Tokenizer(40)(CAPTIONS), 4)])

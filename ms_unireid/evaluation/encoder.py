@@ -1,8 +1,7 @@
-"""Features of a split: each distinct photo, sketch and caption encoded once, in batches of one shape.
+"""From pictures and captions to features: the batching that evaluation, index, search and export share.
 
-Captions of like length share a batch, cut behind the longest: what causality hides from the feature is not computed.
-
-Several processes share the batches, whole and in order, so that each is the batch that one process would encode.
+Batches have one shape. Captions of like length share a batch, which is cut behind the longest: causality hides the rest
+from the feature. Several processes take whole batches in order, so that each is the batch one process would encode.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,6 @@ import numpy as np
 from mindspore import Tensor
 
 from ms_unireid.config import Config
-from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
@@ -20,9 +18,8 @@ from ms_unireid.data.transforms import PixelLoader
 from ms_unireid.distributed import all_gather_rows
 from ms_unireid.evaluation.queries import SplitFeatures
 from ms_unireid.models.encoders import ImageEncoder, TextEncoder
-from ms_unireid.models.ops import use_fast_ops
 from ms_unireid.models.unireid import UNIReID
-from ms_unireid.runtime import ALONE, Processes, uses_fast_ops
+from ms_unireid.runtime import ALONE, Processes
 
 # Batches of captions are cut to no fewer tokens: below some ten other kernels compute them, which round otherwise.
 SHORTEST = 16
@@ -45,14 +42,14 @@ def caption_batches(token_ids: np.ndarray, size: int) -> list[tuple[np.ndarray, 
     return [(block, min(max(int(ends[block].max()), SHORTEST), token_ids.shape[1])) for block in blocks]
 
 
-class FeatureExtractor:
-    """Encodes pictures and captions with a model; keep one per model, its encoders compile at first use.
+class Encoder:
+    """Encodes pictures and captions with a model; keep one per model, because it compiles at first use.
 
     Args:
         model: The trained model.
-        config: Image size, context length, batch size, workers and the form of the operations.
-        progress: Called with (done, total) batches of what is being encoded, as seen by this process; equally often
-            in every process, so that it may talk to the others.
+        config: Image size, context length, batch size and workers.
+        progress: Called with (done, total) batches of this process; equally often in every process, so that it may
+            communicate.
         processes: Those that share the work; each calls the same methods with the same arguments.
         load: Gives a picture's pixels; None decodes its file.
     """
@@ -67,10 +64,12 @@ class FeatureExtractor:
     ):
         self.config, self.progress, self.processes, self.load = config, progress, processes, load
         self.model = model
-        if uses_fast_ops(config.runtime):
-            use_fast_ops(model)
         self.image_encoder, self.text_encoder = ImageEncoder(model), TextEncoder(model)
         self.tokenizer = Tokenizer(config.model.context_length)
+
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """Encode one batch of prepared pictures (B, 3, H, W) float32; un-normalised features (B, D) float32."""
+        return self.image_encoder(Tensor(images)).asnumpy()
 
     def pictures(self, paths: Sequence[Path]) -> np.ndarray:
         """Encode photos or sketches; un-normalised features (N, D) float32 in the order given.
@@ -102,7 +101,7 @@ class FeatureExtractor:
             DataError: If a picture cannot be read.
         """
         rows = {caption: row for row, caption in enumerate(dict.fromkeys(data.captions))}
-        width = ARCHITECTURES[self.config.model.architecture].embed_dim
+        width = self.config.model.sizes.embed_dim
         distinct = self.captions(list(rows)) if rows else np.zeros((0, width), np.float32)
         return SplitFeatures(
             photo=self.pictures(data.photos),
@@ -124,9 +123,9 @@ class FeatureExtractor:
 
     def _encode(self, encoder: ImageEncoder | TextEncoder, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
         size = self.config.eval.batch_size
-        # Processes at the end may have fewer batches or none; their missing rows come last and are cut off.
+        # The last processes may have fewer batches or none; their missing rows come last and are cut off.
         rounds = -(-count // (size * self.processes.size))
-        feats = np.zeros((rounds * size, ARCHITECTURES[self.config.model.architecture].embed_dim), np.float32)
+        feats = np.zeros((rounds * size, self.config.model.sizes.embed_dim), np.float32)
         for done in range(rounds):
             batch = next(batches, None)
             if batch is not None:
