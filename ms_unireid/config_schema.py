@@ -8,6 +8,7 @@ def resumable(default: Any) -> Any:
     """Declare a field that may differ when a run is resumed, because it changes no number of the run."""
     return field(default=default, metadata={"resumable": True})
 
+
 # Tokens of CLIP's vocabulary.
 VOCABULARY_SIZE = 49408
 
