@@ -4,13 +4,15 @@ All processes must call each function but `start`, in the same order; a process 
 """
 
 import os
+import signal
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, communication, nn, ops
 
-from ms_unireid.errors import EnvironmentProblem
+from ms_unireid.errors import EnvironmentProblem, Interrupted
 from ms_unireid.runtime import ALONE, Processes
 
 
@@ -92,3 +94,40 @@ def any_process(flag: bool, processes: Processes) -> bool:
     if processes.size == 1:
         return flag
     return bool(ops.AllReduce()(Tensor([float(flag)], ms.float32)).asnumpy()[0] > 0)
+
+
+class StopRequest:
+    """Notes SIGINT and SIGTERM while active; a second signal acts as usual.
+
+    All processes stop at the same step, whichever of them gets the signal; `advice` tells the user how to resume.
+    """
+
+    def __init__(self, advice: str, processes: Processes = ALONE) -> None:
+        self.advice, self.processes = advice, processes
+        self.signal_number: int | None = None
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.signal_number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Check for a signal, in this process or in another.
+
+        Raises:
+            Interrupted: If there was one.
+        """
+        if any_process(self.signal_number is not None, self.processes):
+            raise Interrupted(self.signal_number or signal.SIGTERM, self.advice)

@@ -1,4 +1,4 @@
-"""Evaluate checkpoints on a split, of their own data set or of others.
+"""Evaluate checkpoints on a split of their own data set or of other ones.
 
 python tools/evaluate.py --checkpoint runs/cuhk/best_average.ckpt --split test --figure ranked.png
 python tools/evaluate.py --checkpoint runs/cuhk/best_average.ckpt --target icfg_pedes=DIR --target pku_sketch=DIR
@@ -18,55 +18,58 @@ from ms_unireid.runtime import check_packages
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Evaluate checkpoints; the table goes to stdout. Several checkpoints or targets make one table, a "
-        "line for each pair.",
+        description="Evaluate checkpoints and print a table to stdout. Every checkpoint is evaluated on every target.",
         epilog="example: python tools/evaluate.py --checkpoint runs/demo/best_average.ckpt --split val --json out.json",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, action="append", help="a .ckpt of a run folder; may be given again"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        action="append",
+        help="a .ckpt of a run folder; repeatable",
     )
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
-        help="YAML file, a later one wins; the config saved in the checkpoint otherwise",
+        help="YAML file instead of the config saved in the checkpoint; repeatable, a later one wins",
     )
     parser.add_argument(
         "--target",
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="a data set to evaluate on instead of the config's, such as pku_sketch=DIR; may be given again",
+        help="a data set to evaluate on instead of the config's, such as pku_sketch=DIR; repeatable",
     )
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument(
         "--protocol",
         default="paper",
         choices=("paper", *PROTOCOLS, "all"),
-        help="paper: Table 2's three rows without the source photo, and text on the full gallery, or PKU-Sketch's ten "
-        "trials; all: every rule of the gallery, and trials; each one's definition is in docs/evaluation.md",
+        help="paper: the three rows of Table 2, which exclude the source photo, and text on the full gallery, or the "
+        "ten trials of PKU-Sketch; all: every gallery rule, and trials; docs/evaluation.md defines each protocol",
     )
     parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     parser.add_argument("--markdown", type=Path, help="write the rows as a Markdown table")
-    parser.add_argument("--figure", type=Path, help="draw ranked lists of a few queries (PNG)")
-    parser.add_argument("--queries", type=int, default=4, help="sketches in the figure")
+    parser.add_argument("--figure", type=Path, help="draw the ranked lists of a few queries (PNG)")
+    parser.add_argument("--queries", type=int, default=4, help="number of sketches in the figure")
     parser.add_argument(
         "--errors",
         type=Path,
-        help="folder for the queries' ranks, the worst of them as pictures, and "
-        "R1 by length of caption and by style of sketch",
+        help="write an error analysis to this folder: rank of each query, pictures of the worst queries, and R1 by "
+        "caption length and sketch style",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the command with these arguments."""
     options = _parse(arguments)
     single = len(options.checkpoint) == 1 and not options.target
     if (len(options.checkpoint) > 1 or len(options.target) > 1) and (options.figure or options.errors):
-        raise ConfigError("--figure and --errors are for one checkpoint on one data set; leave out the others")
+        raise ConfigError("--figure and --errors are for one checkpoint on one data set; give one of each")
     if options.queries < 1:
         raise ConfigError(f"--queries {options.queries}: expected at least 1")
     check_packages()

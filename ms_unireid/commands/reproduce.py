@@ -1,4 +1,4 @@
-"""Train and evaluate what a table of the paper needs, and print our numbers beside the paper's.
+"""Train and evaluate the runs of a table of the paper, and print our numbers beside the paper's.
 
 python tools/reproduce_tables.py --table 2 --data-root DIR --pretrained ViT-B-16.pt --output runs/tables
 python tools/reproduce_tables.py --table 2 --datasets synthetic --seeds 1 2 3
@@ -16,48 +16,57 @@ from ms_unireid.runtime import check_packages, describe, prepare
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Reproduce a table: progress goes to stderr, the table to stdout and, as Markdown, CSV, LaTeX and "
-        "JSON, to the output folder. Runs that are finished are kept, interrupted ones go on, with the same command.",
+        description="Reproduce a table of the paper. The table goes to stdout and, as Markdown, CSV, LaTeX and JSON, "
+        "to the output folder. The same command again keeps finished runs and resumes interrupted ones.",
         epilog="example: python tools/reproduce_tables.py --table 2 --rows text unireid --datasets cuhk_pedes "
         "--data-root data --pretrained ViT-B-16.pt --dry-run",
     )
     parser.add_argument("--table", type=int, required=True, help="2 to 6")
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="text, sketch, fusion, tasks, dynamic, unireid; or all"
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help="text, sketch, fusion, tasks, dynamic, unireid; default: all",
     )
     parser.add_argument(
-        "--datasets", nargs="+", metavar="NAME", help="data sets to train on, or synthetic; all of the table otherwise"
+        "--datasets", nargs="+", metavar="NAME", help="data sets to train on, or synthetic; default: all of the table"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one run each; mean and standard deviation")
-    parser.add_argument("--data-root", type=Path, help="folder that holds the data sets' folders")
-    parser.add_argument("--pretrained", type=Path, help="weights to start from, the paper's are CLIP's ViT-B-16.pt")
-    parser.add_argument("--output", type=Path, default=Path("runs/tables"), help="takes the runs and the tables")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="one run for each",
+    )
+    parser.add_argument("--data-root", type=Path, help="folder of the data sets' folders")
+    parser.add_argument("--pretrained", type=Path, help="weights to start from; the paper uses CLIP's ViT-B-16.pt")
+    parser.add_argument("--output", type=Path, default=Path("runs/tables"), help="folder for the runs and the tables")
     parser.add_argument(
         "--target",
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="where a data set to evaluate on is",
+        help="a data set that is only evaluated on; repeatable",
     )
-    parser.add_argument("--config", type=Path, action="append", default=[], help="YAML overlay for every run")
+    parser.add_argument("--config", type=Path, action="append", default=[], help="YAML file for every run; repeatable")
     parser.add_argument(
         "--select",
         choices=("task", "average", "last"),
         default="task",
-        help="which checkpoint fills a line: each task's own best, the best average, or the last",
+        help="checkpoint that fills a line: the best of the task, the best average, or the last",
     )
     parser.add_argument(
         "--checkpoint-dir",
         type=Path,
-        help="evaluate the checkpoints of this folder and train nothing: DATASET/ROW.ckpt or DATASET/ROW/seed_N/...",
+        help="evaluate the checkpoints of this folder without training: DATASET/ROW.ckpt or DATASET/ROW/seed_N/...",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show runs, steps and time, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="only show runs, steps and time")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of every config")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the command with these arguments."""
     options = _parse(arguments)
     from ms_unireid.apps.paper.table_plan import TableRequest, check_targets, plan_table
     from ms_unireid.data.evaluation_sets import parse_targets
@@ -117,11 +126,11 @@ def _show_plan(plan: Sequence) -> None:
         steps = "unknown" if found.steps is None else f"{found.steps_left} of {found.steps}"
         name = f"{one.dataset:12} {one.row:8} seed {one.config.train.seed}"
         print(f"{name}: steps left {steps}, time {time} ({found.basis})")
-    print(f"runs: {len(runs)}, lines: {len(plan)}; about {timedelta(seconds=round(total))} in all, evaluation left out")
+    print(f"runs: {len(runs)}, lines: {len(plan)}; about {timedelta(seconds=round(total))} in all, without evaluation")
 
 
 def _draw_synthetic(plan: Sequence) -> None:
-    """Draw the synthetic data set where the plan needs it and nothing is there."""
+    """Draw the synthetic data set if the plan needs it and its folder does not exist."""
     from ms_unireid.apps.paper.table_plan import needs_synthetic
     from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
 

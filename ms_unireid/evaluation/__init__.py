@@ -1,1 +1,1 @@
-"""Features, protocols and metrics."""
+"""Encoding of a split, evaluation protocols and metrics."""

@@ -1,4 +1,4 @@
-"""Where a checkpoint errs: every query's rank, the worst as pictures, R1 by caption length and sketch style."""
+"""Error analysis: every query's rank, the worst queries as pictures, R1 by caption length and sketch style."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.data.evaluation_sets import EvaluationSet
+from ms_unireid.evaluation.evaluator import format_table
 from ms_unireid.evaluation.figures import draw_queries
 from ms_unireid.evaluation.metrics import Gallery, Queries, QueryScores, score_queries
 from ms_unireid.evaluation.protocols import tasks_of
@@ -27,18 +28,15 @@ COLUMNS = (
     "task", "query", "person", "caption", "sketch", "first_rank", "AP", "INP", "matches", "first_result",
     "first_result_person",
 )  # fmt: skip
-# Words of a caption, up to and including.
+GROUP_TITLES = ("task", "by", "group", "queries", "R1", "mAP")
+# Largest number of words in each group of captions.
 LENGTHS = (10, 20, 30, 40)
 
 
 def analyse_errors(feats: SplitFeatures, data: EvaluationSet, folder: Path, worst: int = 8) -> None:
-    """Write queries.csv, groups.md and worst_TASK.png, without the photo behind each query.
+    """Write queries.csv, groups.md and worst_TASK.png to a folder; a query's source photo is left out.
 
-    Args:
-        feats: Features of the split.
-        data: What they are of.
-        folder: Where.
-        worst: Queries in each picture, those whose first match is farthest down.
+    The pictures show the `worst` queries of each task: those whose first match comes last.
 
     Raises:
         DataError: If a picture cannot be read.
@@ -49,39 +47,39 @@ def analyse_errors(feats: SplitFeatures, data: EvaluationSet, folder: Path, wors
     writer.writerow(COLUMNS)
     groups = []
     for task in tasks_of(feats):
-        task_queries = make_queries(task, feats)
-        queries, gallery = queries_and_gallery(task_queries, feats, "exclude_source_photo")
+        made = make_queries(task, feats)
+        queries, gallery = queries_and_gallery(made, feats, "exclude_source_photo")
         scores = score_queries(queries, gallery)
-        writer.writerows(_records(task, task_queries, scores, _first_results(queries, gallery), data))
-        groups += _groups(task, task_queries, scores, data)
+        writer.writerows(_records(task, made, scores, _first_results(queries, gallery), data))
+        groups += _groups(task, made, scores, data)
         last = np.lexsort((scores.AP, -scores.first_rank))[:worst]
         draw_queries(
             feats, data, [(task, int(q)) for q in last], folder / f"worst_{task}.png", f"Worst {TASK_SYMBOLS[task]}"
         )
     write_text(folder / "queries.csv", file.getvalue())
-    write_text(folder / "groups.md", _groups_markdown(groups))
+    write_text(folder / "groups.md", format_table(GROUP_TITLES, groups, 3) + "\n")
 
 
 def _first_results(queries: Queries, gallery: Gallery) -> np.ndarray:
-    """Return the photo that each query finds first (Q,)."""
+    """Return each query's first result (Q,)."""
     found = np.empty(len(queries.feats), int)
     for rows, block in similarity_blocks(queries.feats, gallery.feats):
         sources = queries.source_photos[rows]
-        asked = np.flatnonzero(sources != NO_INDEX)
-        block[asked, sources[asked]] = -np.inf
+        made_from_photo = np.flatnonzero(sources != NO_INDEX)
+        block[made_from_photo, sources[made_from_photo]] = -np.inf
         found[rows] = block.argmax(axis=1)
     return found
 
 
 def _records(
-    task: str, task_queries: TaskQueries, scores: QueryScores, first: np.ndarray, data: EvaluationSet
+    task: str, queries: TaskQueries, scores: QueryScores, first: np.ndarray, data: EvaluationSet
 ) -> Iterator[list[Any]]:
     for query, photo in enumerate(first):
-        caption, sketch = task_queries.captions[query], task_queries.sketches[query]
+        caption, sketch = queries.captions[query], queries.sketches[query]
         yield [
             task,
             query,
-            task_queries.person_ids[query],
+            queries.person_ids[query],
             "" if caption == NO_INDEX else " ".join(data.captions[caption].split()),
             "" if sketch == NO_INDEX else data.sketches[sketch],
             scores.first_rank[query],
@@ -93,23 +91,22 @@ def _records(
         ]
 
 
-def _groups(task: str, task_queries: TaskQueries, scores: QueryScores, data: EvaluationSet) -> list[dict[str, Any]]:
-    """Return R1 and mAP, in percent, of the queries in each group that has a match."""
+def _groups(task: str, queries: TaskQueries, scores: QueryScores, data: EvaluationSet) -> list[list[str]]:
+    """Return the rows of groups.md: R1 and mAP in percent over each group's queries with a match."""
     kinds = {}
     if task != "sketch":
-        words = np.array([len(data.captions[caption].split()) for caption in task_queries.captions])
+        words = np.array([len(data.captions[caption].split()) for caption in queries.captions])
         kinds["words of the caption"] = [_length(count) for count in words]
     if task != "text":
-        kinds["style of the sketch"] = [data.styles[sketch] or "unknown" for sketch in task_queries.sketches]
+        kinds["style of the sketch"] = [data.styles[sketch] or "unknown" for sketch in queries.sketches]
     valid, found = scores.matches > 0, []
     for kind, names in kinds.items():
         for name in sorted(set(names)):
             chosen = valid & (np.array(names) == name)
             if chosen.any():
                 first, precision = 100 * (scores.first_rank[chosen] == 1).mean(), 100 * scores.AP[chosen].mean()
-                found.append(
-                    {"task": task, "kind": kind, "group": name, "queries": chosen.sum(), "R1": first, "mAP": precision}
-                )
+                numbers = [str(chosen.sum()), f"{first:.2f}", f"{precision:.2f}"]
+                found.append([TASK_SYMBOLS[task], kind, name, *numbers])
     return found
 
 
@@ -119,11 +116,3 @@ def _length(words: int) -> str:
         if words <= high:
             return f"{low:02d}-{high:02d}"
     return f"{edges[-1]} or more"
-
-
-def _groups_markdown(groups: list[dict[str, Any]]) -> str:
-    lines = ["| task | by | group | queries | R1 | mAP |", "| --- | --- | --- | ---: | ---: | ---: |"]
-    for g in groups:
-        cells = (TASK_SYMBOLS[g["task"]], g["kind"], g["group"], g["queries"], f"{g['R1']:.2f}", f"{g['mAP']:.2f}")
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"

@@ -1,8 +1,10 @@
-"""Evaluation of a split's features: rows of (task, protocol) and their table, Markdown and JSON forms."""
+"""Evaluates a split's features, and lays the rows out as JSON, as text and as Markdown."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
+
+from tabulate import tabulate
 
 from ms_unireid.config import EvalConfig
 from ms_unireid.errors import CheckpointError
@@ -10,24 +12,18 @@ from ms_unireid.evaluation.metrics import METRICS
 from ms_unireid.evaluation.protocols import Results, evaluate_protocol, evaluate_reranked
 from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures
 
-NUMBERS = (*METRICS, "chance R1", "queries", "no match")
-# What rows of several evaluations have before their task.
+# Keys that rows of several evaluations have in front, and their titles.
 LEADING = {"checkpoint": "checkpoint", "trained_on": "trained on", "dataset": "evaluated on"}
+NUMBERS = (*METRICS, "chance R1", "queries", "no match")
 
 
 def evaluate_features(
     feats: SplitFeatures, protocol: str = "paper", settings: EvalConfig | None = None, reranked: bool = False
 ) -> Results:
-    """Evaluate the features of a split.
-
-    Args:
-        feats: Features of the split.
-        protocol: As `evaluate_protocol` takes it.
-        settings: As there.
-        reranked: Add each row once more with re-ranking.
+    """Evaluate as `evaluate_protocol` does; with `reranked`, add each row once more with re-ranking.
 
     Raises:
-        ConfigError: If the data set lacks what the protocol needs.
+        ConfigError: If the data set does not have what the protocol needs.
         CheckpointError: If the features are not finite.
     """
     try:
@@ -35,7 +31,7 @@ def evaluate_features(
         return results | evaluate_reranked(protocol, feats, settings) if reranked else results
     except ValueError as error:
         raise CheckpointError(
-            f"{error}; train again with a lower learning rate or take an earlier checkpoint"
+            f"{error}; train again with a lower learning rate or use an earlier checkpoint"
         ) from error
 
 
@@ -44,39 +40,35 @@ def to_json(results: Results) -> list[dict[str, Any]]:
     return [{"task": t, "protocol": p, **dataclasses.asdict(metrics)} for (t, p), metrics in results.items()]
 
 
-def to_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Lay out rows of `to_json` for a terminal.
-
-    Rows of several evaluations may have the keys of `LEADING`, which then come first.
-    """
-    cells = [_header(rows), *(_cells(row) for row in rows)]
-    texts = len(cells[0]) - len(NUMBERS)
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    aligned = [
-        [c.ljust(w) if i < texts else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-        for line in cells
-    ]
-    return "\n".join("  ".join(line).rstrip() for line in aligned)
+def to_table(rows: Sequence[dict[str, Any]], table_format: str = "plain") -> str:
+    """Lay out rows of `to_json`, which may have the keys of `LEADING` as well, for a terminal."""
+    leading = [key for key in LEADING if rows and key in rows[0]]
+    titles = [*(LEADING[key] for key in leading), "task", "protocol", *NUMBERS]
+    cells = [[*(row[key] for key in leading), *_cells(row)] for row in rows]
+    return format_table(titles, cells, len(leading) + 2, table_format)
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Lay out rows as `to_table` does, as a Markdown table."""
-    header = _header(rows)
-    rules = ("---",) * (len(header) - len(NUMBERS)) + ("---:",) * len(NUMBERS)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rules, *(_cells(row) for row in rows)])
+    return to_table(rows, "pipe")
 
 
-def _header(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    return *(LEADING[key] for key in LEADING if rows and key in rows[0]), "task", "protocol", *NUMBERS
+def format_table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int, table_format: str = "pipe"
+) -> str:
+    """Lay out a table whose first columns are text and whose other ones are numbers, in a format of `tabulate`."""
+    alignment = ["left"] * text_columns + ["right"] * (len(titles) - text_columns)
+    # A number is printed as it is given, with its trailing zeros.
+    return tabulate(rows, titles, table_format, disable_numparse=True, colalign=alignment if rows else None)
+
+
+def format_mean(mean: float, deviation: float | None) -> str:
+    """Write a number in percent with its standard deviation, if there is one."""
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    leading = (row[key] for key in LEADING if key in row)
     deviation = row.get("deviation", {})
-    numbers = (_number(row[name], deviation.get(name)) for name in (*METRICS, "chance_R1"))
+    numbers = (format_mean(row[name], deviation.get(name)) for name in (*METRICS, "chance_R1"))
     counts = (str(row["queries"]), str(row["queries_without_match"]))
-    return *leading, TASK_SYMBOLS[row["task"]], row["protocol"], *numbers, *counts
-
-
-def _number(mean: float, deviation: float | None) -> str:
-    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+    return TASK_SYMBOLS[row["task"]], row["protocol"], *numbers, *counts

@@ -1,6 +1,6 @@
-"""Ranked lists as pictures, of training, evaluation and search alike (as in Figure 4).
+"""Ranked lists as pictures (as in Figure 4), for training, evaluation and search.
 
-The query, its best results with rank, score and person; hits framed green, misses red, what nobody knows grey.
+A row shows the query and its best results; matches are framed green, other persons red, unknown ones grey.
 """
 
 import textwrap
@@ -28,20 +28,14 @@ CELL = (72, 168)
 FRAME, GAP, LABEL, QUERY_WIDTH, TITLE = 4, 8, 16, 240, 28
 HIT, MISS, UNKNOWN, INK = (22, 150, 60), (205, 40, 40), (150, 150, 150), (30, 30, 30)
 _COLOURS = "green: the person, red: someone else"
-_LEFT_OUT = "; the photo behind the query is left out"
+_LEFT_OUT = "; the query's source photo is left out"
 _SKETCH_SHARE = 0.9  # of a result's size
 _ROWS_OF_TEXT = 12
 
 
 @dataclass(frozen=True)
 class Result:
-    """A photo of a ranked list.
-
-    Attributes:
-        picture: The photo, or its file.
-        label: Beneath it.
-        hit: Whether it shows the person asked for; None if nobody knows.
-    """
+    """A photo of a ranked list, and the label below it; `hit` is None if its person is unknown."""
 
     picture: Image.Image | Path
     label: str
@@ -50,14 +44,7 @@ class Result:
 
 @dataclass(frozen=True)
 class RankedList:
-    """A query and what it found.
-
-    Attributes:
-        title: Above the query.
-        text: Description that was asked, or empty.
-        sketch: Picture that was asked, or its file, or None.
-        results: Best first.
-    """
+    """A query, of text or a sketch or both, and its results, best first."""
 
     title: str
     text: str
@@ -66,13 +53,7 @@ class RankedList:
 
 
 def draw_lists(lists: Sequence[RankedList], path: Path, title: str, columns: int) -> None:
-    """Draw ranked lists one below the other.
-
-    Args:
-        lists: What to draw.
-        path: PNG to write.
-        title: At the top.
-        columns: Results that there is room for.
+    """Draw ranked lists one below the other into a PNG, with room for `columns` results in each.
 
     Raises:
         DataError: If a picture cannot be read.
@@ -89,66 +70,44 @@ def draw_lists(lists: Sequence[RankedList], path: Path, title: str, columns: int
 
 
 def draw_ranked_lists(feats: SplitFeatures, data: EvaluationSet, path: Path, count: int = 4, top_k: int = 5) -> None:
-    """Draw the ranked lists of a few sketches, spread evenly over the split, of a caption beside each, and of both.
-
-    Args:
-        feats: Features of the split.
-        data: What they are of.
-        path: PNG to write.
-        count: Sketches.
-        top_k: Results shown per query.
+    """Draw the ranked lists of `count` sketches, spread evenly over the split, of a caption of each, and of both.
 
     Raises:
         DataError: If a picture cannot be read.
         UserError: If the file cannot be written.
     """
     sketches = np.unique(np.linspace(0, len(data.sketches) - 1, count).astype(int))
-    asked = [(task, query) for sketch in sketches for task, query in _queries_with(int(sketch), feats)]
-    draw_queries(feats, data, asked, path, "Query and top results", top_k)
+    rows = [row for sketch in sketches for row in _rows_with(int(sketch), feats)]
+    draw_queries(feats, data, rows, path, "Query and top results", top_k)
 
 
 def draw_queries(
     feats: SplitFeatures,
     data: EvaluationSet,
-    asked: Sequence[tuple[str, int]],
+    rows: Sequence[tuple[str, int]],
     path: Path,
     title: str,
     top_k: int = 5,
 ) -> None:
-    """Draw the ranked lists of given queries.
-
-    Args:
-        feats: Features of the split.
-        data: What they are of.
-        asked: Task and row of each query, in the order of `make_queries`.
-        path: PNG to write.
-        title: What the queries are.
-        top_k: Results shown per query.
+    """Draw the ranked lists of given queries: of each, its task and its row in `make_queries`.
 
     Raises:
         DataError: If a picture cannot be read.
         UserError: If the file cannot be written.
     """
-    queries = {task: make_queries(task, feats) for task, _ in asked}
-    lists = [_ranked(feats, data, queries[task], task, query, top_k) for task, query in asked]
+    queries = {task: make_queries(task, feats) for task in {task for task, _ in rows}}
+    lists = [_ranked(feats, data, queries[task], task, query, top_k) for task, query in rows]
     explanation = _COLOURS if feats.caption_photos is None else _COLOURS + _LEFT_OUT
     draw_lists(lists, path, f"{title}; {explanation}", top_k)
 
 
 def rank_query(feats: SplitFeatures, queries: TaskQueries, query: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rank the gallery for one query, by the code and in the order of the metrics.
-
-    Returns:
-        Gallery indices best first, without the photo behind the query, and their cosine similarities.
-    """
+    """Rank the gallery without the query's source photo: indices best first, and their cosine similarities."""
     return ranked_list(*queries_and_gallery(queries, feats, "exclude_source_photo"), query)
 
 
-def _queries_with(sketch: int, feats: SplitFeatures) -> list[tuple[str, int]]:
-    """Return task and row of the sketch's query, of the first caption beside it, and of both together.
-
-    The sketch's alone where there is no caption.
-    """
+def _rows_with(sketch: int, feats: SplitFeatures) -> list[tuple[str, int]]:
+    """Return task and row of the queries of a sketch: by its first caption, by itself and by both."""
     fused = make_queries("fusion", feats)
     rows = np.flatnonzero(fused.sketches == sketch)
     if not len(rows):

@@ -1,4 +1,4 @@
-"""How a split is evaluated, by name: which queries meet which gallery, and what is averaged."""
+"""Evaluation protocols by name: their queries, their galleries and their averages."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +26,9 @@ Results = dict[tuple[str, str], RetrievalMetrics]
 _Rows = Iterator[tuple[tuple[str, str], Queries, Gallery]]
 _Score = Callable[[Queries, Gallery], RetrievalMetrics]
 
-# Which queries lose a modality is the same in every run, so that checkpoints can be compared.
+# The same queries lose a modality in every run, so that checkpoints can be compared.
 MISSING_SEED = 1
-# The paper's: Table 2 leaves the source photo out, Tables 3-5 search the original gallery by text.
+# Table 2 excludes the source photo; Tables 3-5 search the full gallery by text.
 PAPER_ROWS = (
     ("text", "exclude_source_photo"),
     ("sketch", "exclude_source_photo"),
@@ -39,11 +39,11 @@ PAPER_ROWS = (
 
 @dataclass(frozen=True)
 class TrialMetrics(RetrievalMetrics):
-    """Means over trials; the counts are those of all trials together.
+    """Means over trials; the counts are sums.
 
     Attributes:
-        trials: How many.
-        deviation: Sample standard deviation of each metric over the trials; 0 for one trial.
+        trials: Number of trials.
+        deviation: Sample standard deviation of each metric; 0 for one trial.
     """
 
     trials: int
@@ -54,32 +54,23 @@ def evaluate_protocol(protocol: str, feats: SplitFeatures, settings: EvalConfig 
     """Evaluate every task that the split has queries for.
 
     Args:
-        protocol: One of `PROTOCOLS`. Or `paper`: Table 2's rows and Tables 3-5's; ten trials where the data set has
-            them; else, where sketches belong to persons, single and multiple queries. Or `all`: every rule of the
-            gallery that the data set allows, and its trials.
+        protocol: One of `PROTOCOLS`, `paper` or `all`. `paper` stands for the rows of Tables 2-5; for ten trials if the
+            data set has trials; for `full_gallery` and `multi_query` if sketches belong to persons. `all` stands for
+            every gallery rule that the data set allows, and its trials.
         feats: Features of the split.
-        settings: For `multi_query` and `missing_modality`.
+        settings: Options of `multi_query` and `missing_modality`.
 
     Raises:
-        ConfigError: If the data set lacks what the protocol needs.
+        ConfigError: If the data set does not have what the protocol needs.
         ValueError: If a feature is not finite.
     """
     return _evaluate(protocol, feats, settings, evaluate_retrieval)
 
 
 def evaluate_reranked(protocol: str, feats: SplitFeatures, settings: EvalConfig | None = None) -> Results:
-    """Evaluate as `evaluate_protocol` does, with k-reciprocal re-ranking; every protocol is marked `reranked`.
+    """Evaluate as `evaluate_protocol` does, with k-reciprocal re-ranking; protocol names end in `reranked`.
 
-    Queries and gallery of a row are each other's neighbours; those of a trial among themselves.
-
-    Args:
-        protocol: As there.
-        feats: Features of the split.
-        settings: For `multi_query` and `missing_modality`.
-
-    Raises:
-        ConfigError: If the data set lacks what the protocol needs.
-        ValueError: If a feature is not finite.
+    Neighbours are searched among the queries and the gallery of one row, or of one trial.
     """
     results = _evaluate(protocol, feats, settings, _score_reranked)
     return {(task, f"{name} reranked"): metrics for (task, name), metrics in results.items()}
@@ -95,32 +86,28 @@ def evaluate_row(task: str, protocol: str, feats: SplitFeatures) -> RetrievalMet
 
 
 def tasks_of(feats: SplitFeatures) -> tuple[str, ...]:
-    """List the tasks that a split has queries for: without captions, sketch only."""
+    """List the tasks that a split has queries for: without captions only `sketch`."""
     return TASKS if len(feats.text) else ("sketch",)
 
 
 def check_protocol(protocol: str, data: EvaluationSet | SplitFeatures) -> None:
-    """Refuse a protocol that needs what the data set lacks.
-
-    Args:
-        protocol: As `evaluate_protocol` takes it.
-        data: What is to be encoded, or its features.
+    """Check that the data set, or its features, has what a protocol needs.
 
     Raises:
-        ConfigError: Naming the protocols that are possible.
+        ConfigError: If it does not; names the protocols that are possible.
     """
-    lacking = _lacks(protocol, data)
-    if lacking:
-        possible = ["paper", "all", *(name for name in PROTOCOLS if not _lacks(name, data))]
-        raise ConfigError(f"protocol {protocol}: the data set {lacking}; choose one of {', '.join(possible)}")
+    problem = _problem(protocol, data)
+    if problem:
+        possible = ["paper", "all", *(name for name in PROTOCOLS if not _problem(name, data))]
+        raise ConfigError(f"protocol {protocol}: the data set {problem}; choose one of {', '.join(possible)}")
 
 
-def _lacks(protocol: str, data: EvaluationSet | SplitFeatures) -> str:
-    """Say what the data set lacks that a protocol needs; nothing if it has all."""
+def _problem(protocol: str, data: EvaluationSet | SplitFeatures) -> str:
+    """Return why a protocol is impossible, or an empty text."""
     if protocol == "camera_aware" and data.cameras is None:
-        return "does not tell the cameras of its photos"
+        return "has no camera numbers"
     if protocol in ("exclude_source_photo", "camera_aware") and data.caption_photos is None:
-        return "has no photo behind a query"
+        return "has no source photos"
     if protocol == "missing_modality" and not len(data.caption_persons):
         return "has no captions"
     if protocol == "ten_trials" and not data.trials:
@@ -141,13 +128,12 @@ def _evaluate(protocol: str, feats: SplitFeatures, settings: EvalConfig | None, 
 
 
 def _named(protocol: str, feats: SplitFeatures) -> Sequence[str]:
-    """Return the protocols that a name stands for."""
     if protocol == "paper" and feats.trials:
         return ["ten_trials"]
     if protocol == "paper" and feats.caption_photos is None:
         return ["full_gallery", "multi_query"]
     if protocol == "all":
-        return [name for name in (*GALLERY_RULES, "ten_trials") if not _lacks(name, feats)]
+        return [name for name in (*GALLERY_RULES, "ten_trials") if not _problem(name, feats)]
     return [protocol]
 
 
@@ -169,23 +155,23 @@ def _rule(protocol: str) -> Callable[[SplitFeatures, EvalConfig], _Rows]:
 
 
 def _multi_query(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
-    """One query a person: the mean feature of several captions, or of several sketches, or both means added.
+    """One query for each person: the mean feature of its captions, or of its sketches, or the sum of both means.
 
-    Where queries belong to photos they are those of the person's first `multi_query_photos` photos, which are then left
-    out of the gallery for it; otherwise all of the person's.
+    Where captions and sketches belong to photos, a query takes those of the person's first `multi_query_photos` photos
+    and removes these photos from the gallery.
     """
     by_photo = feats.caption_photos is not None
-    asking = _first_photos(feats.person_ids, settings.multi_query_photos if by_photo else 0)
-    # The rule of cameras leaves a person's own asking photos out.
-    gallery = Gallery(feats.photo, feats.person_ids, asking.astype(int) if by_photo else None)
-    for task, (means, persons) in _means(feats, asking).items():
+    sources = _first_photos(feats.person_ids, settings.multi_query_photos if by_photo else 0)
+    # Source photos get camera 1, which every query removes from its person's photos.
+    gallery = Gallery(feats.photo, feats.person_ids, sources.astype(int) if by_photo else None)
+    for task, (means, persons) in _means(feats, sources).items():
         cameras = np.ones_like(persons) if by_photo else None
         yield (task, "multi_query"), Queries(means, persons, cameras=cameras), gallery
 
 
-def _means(feats: SplitFeatures, asking: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return each task's queries (P, D), one a person, and the persons (P,) in ascending order."""
-    means = {task: _mean_by_person(make_queries(task, feats), asking) for task in tasks_of(feats) if task != "fusion"}
+def _means(feats: SplitFeatures, sources: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return each task's queries (P, D), one for each person, and the persons (P,) in ascending order."""
+    means = {task: _mean_by_person(make_queries(task, feats), sources) for task in tasks_of(feats) if task != "fusion"}
     if "text" in means:
         persons = np.intersect1d(means["text"][1], means["sketch"][1])
         text, sketch = (rows[np.isin(owners, persons)] for rows, owners in means.values())
@@ -201,40 +187,40 @@ def _first_photos(person_ids: np.ndarray, count: int) -> np.ndarray:
     return first
 
 
-def _mean_by_person(task_queries: TaskQueries, asking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average each person's queries about the photos that ask (N,), and those that are about no photo."""
-    used = (task_queries.photos == NO_INDEX) | asking[task_queries.photos]
-    persons, places, counts = np.unique(task_queries.person_ids[used], return_inverse=True, return_counts=True)
-    sums = np.zeros((len(persons), task_queries.feats.shape[1]), np.float64)
-    np.add.at(sums, places, task_queries.feats[used])
+def _mean_by_person(queries: TaskQueries, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average each person's queries that come from the marked photos (N,) or from no photo."""
+    used = (queries.photos == NO_INDEX) | sources[queries.photos]
+    persons, places, counts = np.unique(queries.person_ids[used], return_inverse=True, return_counts=True)
+    sums = np.zeros((len(persons), queries.feats.shape[1]), np.float64)
+    np.add.at(sums, places, queries.feats[used])
     return (sums / counts[:, None]).astype(np.float32), persons
 
 
 def _missing_modality(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
-    """Fusion queries of which a share lost the text or the sketch, half of them each, and ask with what is left.
+    """Fusion queries of which a share lose text or sketch, half of the share each.
 
-    Who loses what is drawn once: with a larger share the same queries and more.
+    The order is drawn once: a larger share adds queries to those of a smaller one.
     """
-    task_queries = make_queries("fusion", feats)
-    order = np.random.default_rng(MISSING_SEED).permutation(len(task_queries.feats))
+    queries = make_queries("fusion", feats)
+    order = np.random.default_rng(MISSING_SEED).permutation(len(queries.feats))
     rule = "full_gallery" if feats.caption_photos is None else "exclude_source_photo"
     for share in settings.missing_shares:
         lost = order[: round(share * len(order))]
         sketch_lost, text_lost = lost[::2], lost[1::2]
-        rows = task_queries.feats.copy()
-        rows[sketch_lost] = feats.text[task_queries.captions[sketch_lost]]
-        rows[text_lost] = feats.sketch[task_queries.sketches[text_lost]]
-        asked = queries_and_gallery(dataclasses.replace(task_queries, feats=rows), feats, rule)
-        yield ("fusion", f"missing_modality {100 * share:g}%"), *asked
+        rows = queries.feats.copy()
+        rows[sketch_lost] = feats.text[queries.captions[sketch_lost]]
+        rows[text_lost] = feats.sketch[queries.sketches[text_lost]]
+        left = dataclasses.replace(queries, feats=rows)
+        yield ("fusion", f"missing_modality {100 * share:g}%"), *queries_and_gallery(left, feats, rule)
 
 
 def _ten_trials(feats: SplitFeatures, score: _Score) -> Results:
-    """Mean and deviation over the trials, each with its own persons as queries and as gallery."""
+    """Means over the trials; each trial has queries and gallery of its own persons."""
     parts = [feats.of_persons(persons) for persons in feats.trials]
     found: Results = {}
     for task in tasks_of(feats):
-        asked = (queries_and_gallery(make_queries(task, part), part, "full_gallery") for part in parts)
-        found[task, "ten_trials"] = _over_trials([score(queries, gallery) for queries, gallery in asked])
+        pairs = (queries_and_gallery(make_queries(task, part), part, "full_gallery") for part in parts)
+        found[task, "ten_trials"] = _over_trials([score(queries, gallery) for queries, gallery in pairs])
     return found
 
 

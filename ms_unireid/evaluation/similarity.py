@@ -1,4 +1,4 @@
-"""Cosine similarities of queries and a gallery, a block of queries at a time."""
+"""Cosine similarities of queries and a gallery, a block of queries at a time, and exact ranks."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,39 +10,26 @@ ROWS_AT_ONCE = 1024
 
 
 def normalize_rows(feats: np.ndarray) -> np.ndarray:
-    """Divide each row (N, D) by its L2 norm, as float32.
-
-    Raises:
-        ValueError: If a feature is not finite.
-    """
+    """Divide each row (N, D) by its L2 norm, as float32; ValueError if a feature is not finite."""
     normalized = np.empty(feats.shape, np.float32)
     for start in range(0, len(feats), ROWS_AT_ONCE):
         rows = feats[start : start + ROWS_AT_ONCE]
         if not np.isfinite(rows).all():
-            raise ValueError("features hold NaN or infinity: the checkpoint's weights are not usable")
+            raise ValueError("features contain NaN or infinity: the checkpoint's weights are not usable")
         norms = np.linalg.norm(rows, axis=-1, keepdims=True)
         normalized[start : start + ROWS_AT_ONCE] = rows / np.maximum(norms, 1e-12)
     return normalized
 
 
 def similarity_blocks(query_feats: np.ndarray, gallery_feats: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield the cosine similarities of up to 512 queries at a time with the whole gallery.
+    """Yield the cosine similarities of up to 512 queries (Q, D) at a time with the whole gallery (G, D).
 
-    Photos with the same features get the same similarity bit for bit, wherever they stand: a matrix product alone does
-    not promise that, since its kernels add in another order at the edges. For the same reason the last bits depend on a
-    query's place in its block, so what must agree with an evaluation has to take the same blocks.
-
-    Holds the gallery's normalised copy (G, D) and one block (512, G), both float32.
-
-    Args:
-        query_feats: (Q, D) un-normalised.
-        gallery_feats: (G, D) un-normalised.
+    Photos with equal features get equal similarities, bit for bit; a matrix product alone does not promise that,
+    because its kernels add in another order at the edges. For the same reason the last bits depend on a query's place
+    in its block: what must agree with an evaluation has to use the same blocks.
 
     Yields:
-        Which queries, and their similarities (B, G) float32, which the next block overwrites.
-
-    Raises:
-        ValueError: If a feature is not finite.
+        The queries' rows, and their similarities (B, G) float32, which the next block overwrites.
     """
     gallery = normalize_rows(gallery_feats)
     copies, originals = _repeated_rows(gallery)
@@ -57,37 +44,29 @@ def similarity_blocks(query_feats: np.ndarray, gallery_feats: np.ndarray) -> Ite
 
 
 def similarity_row(query_feats: np.ndarray, gallery_feats: np.ndarray, query: int) -> np.ndarray:
-    """Return the similarities (G,) float32 of one query, bit for bit as `similarity_blocks` of all queries has them.
-
-    Raises:
-        ValueError: If a feature is not finite.
-    """
+    """Return the similarities (G,) float32 of one query, bit for bit those of `similarity_blocks`."""
     start = query - query % QUERIES_AT_ONCE
     ((_, block),) = similarity_blocks(query_feats[start : start + QUERIES_AT_ONCE], gallery_feats)
     return block[query - start]
 
 
 def given_blocks(similarity: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield similarities (Q, G) that are there already, as `similarity_blocks` yields those that it computes.
-
-    Raises:
-        ValueError: If a similarity is NaN.
-    """
+    """Yield given similarities (Q, G) in the blocks of `similarity_blocks`; ValueError for NaN."""
     for start in range(0, len(similarity), QUERIES_AT_ONCE):
         block = similarity[start : start + QUERIES_AT_ONCE]
         if np.isnan(block).any():
-            raise ValueError("similarities hold NaN")
+            raise ValueError("similarities contain NaN")
         yield slice(start, start + len(block)), block
 
 
 def _multiply(queries: np.ndarray, gallery: np.ndarray, block: np.ndarray) -> None:
-    """Write queries (B, D) times gallery (G, D) transposed to block (B, G)."""
-    # scipy's BLAS, since that of numpy before 2 takes processors newer than itself for the oldest it knows.
+    """Write the product of queries (B, D) and the transposed gallery (G, D) to block (B, G)."""
+    # SciPy's BLAS: that of NumPy before 2 treats unknown newer processors as the oldest one that it knows.
     sgemm(1.0, gallery.T, queries.T, c=block.T, trans_a=True, overwrite_c=True)
 
 
 def _repeated_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows repeat an earlier one, and the first that each of them repeats."""
+    """Return the rows that repeat an earlier row, and the first row that each one repeats."""
     _, group, count = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
     suspects = np.flatnonzero(count[group] > 1)  # equal rows share their first component
     first: dict[bytes, int] = {}
@@ -96,7 +75,7 @@ def _repeated_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return suspects[repeated], originals[repeated]
 
 
-# Comparisons held at once, one byte each: they stay in a core's cache.
+# Comparisons at once, one byte each: they stay in a core's cache.
 FLAGS_AT_ONCE = 1 << 20
 SMALLEST_BUFFER = 16
 WORD = 8
@@ -105,32 +84,16 @@ WORDS_AT_ONCE = 255
 
 
 def rank_gallery(similarity: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
-    """Order the gallery of each query, best first; ties keep the gallery's order and removed entries come last.
-
-    Args:
-        similarity: (Q, G) float.
-        kept: (Q, G) bool, False where an entry does not take part.
-
-    Returns:
-        (Q, G) gallery indices.
-    """
+    """Return gallery indices (Q, G), best first; ties keep the gallery's order, entries not `kept` (Q, G) come last."""
     scores = similarity if kept is None else np.where(kept, similarity, -np.inf)
     return np.argsort(-scores, axis=1, kind="stable")
 
 
 def rank_entries(similarity: np.ndarray, rows: np.ndarray, entries: np.ndarray) -> np.ndarray:
-    """Find the ranks of a few gallery entries without ordering the others.
+    """Compute the ranks (R, M) of gallery entries (R, M) for queries (R,) of `similarity` (Q, G), without sorting.
 
-    An entry's rank is 1, plus the number of entries more similar, plus that of entries as similar that come before it.
-    Besides the result it holds 8 MiB, or 8 G bytes where that is more.
-
-    Args:
-        similarity: (Q, G) float without NaN.
-        rows: (R,) int, the queries asked about.
-        entries: (R, M) int, the gallery entries to rank for each of them.
-
-    Returns:
-        (R, M) int64, 1 to G, as `rank_gallery` of the whole rows would place them.
+    A rank is 1, plus the number of entries more similar, plus the number of equally similar entries before it: the
+    place that `rank_gallery` gives. Needs 8 MiB, or 8 G bytes if that is more.
     """
     ranks = np.empty(entries.shape, np.int64)
     width = similarity.shape[1]
@@ -156,14 +119,14 @@ def _rank(similarity: np.ndarray, entries: np.ndarray) -> np.ndarray:
 
 
 def _count(compare: Callable[..., np.ndarray], similarity: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Count the entries of each row (R, G) for which the comparison with each score (R, M) holds."""
+    """Count the entries of each row (R, G) that compare true with each score (R, M)."""
     width = similarity.shape[1]
     flags = np.zeros((*scores.shape, -(-width // WORD) * WORD), np.bool_)
-    # Else numpy copies rows shorter than its buffer into it before it compares them, at several times the cost.
+    # With its usual buffer NumPy first copies rows that are shorter than it, at several times the cost.
     usual = np.setbufsize(SMALLEST_BUFFER)
     compare(similarity[:, None], scores[..., None], out=flags[..., :width])
     np.setbufsize(usual)
-    # Eight flags at a time, as one number: several times as fast as counting along an axis.
+    # Eight flags at a time as one number: several times as fast as counting along an axis.
     words = flags.view(np.uint64)
     count = np.zeros(scores.shape, np.int64)
     for start in range(0, words.shape[-1], WORDS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""The learning curves of a run as one picture, drawn from its log."""
+"""Learning curves of a run as one picture, drawn from its log."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,10 @@ from ms_unireid.training.run_folder import read_log
 
 WIDTH, TOP, ROW = 16.0, 5.0, 3.2  # inches: the picture, its upper row and each lower one
 DOTS_PER_INCH = 100
-# About what a panel has pixels for; longer series are averaged down to it.
+# About as many as a panel has pixels for; longer series are averaged.
 POINTS = 400
 MARKED_POINTS = 60
-# Told apart by colour-blind readers too (Okabe and Ito).
+# Distinct for colour-blind readers too (Okabe and Ito).
 COLORS = {"text": "#0072B2", "sketch": "#D55E00", "fusion": "#009E73"}
 PROTOCOL_COLORS = {("text", "full_gallery"): "#56B4E9", ("sketch", "full_gallery"): "#E69F00"}
 SPLIT_STYLES = {"val": "-", "test": "--", "train": ":"}
@@ -55,11 +55,7 @@ LOWER_PANELS: tuple[tuple[str, tuple[_Line, ...], bool], ...] = (
 
 
 def draw_curves(log_file: Path, output: Path) -> None:
-    """Draw what a run has logged so far; values that it does not log or that are not finite are left out.
-
-    Args:
-        log_file: The run's log.jsonl; a line that is not whole is passed over.
-        output: PNG to write, 1600 pixels wide.
+    """Draw a run's log.jsonl so far as a PNG of 1600 pixels width; values that are not finite are left out.
 
     Raises:
         UserError: If the picture cannot be written.
@@ -103,7 +99,7 @@ def _lay_out(count: int) -> tuple[Figure, list[Axes], list[Axes]]:
     columns = 4 if count == 4 else 3
     rows = -(-count // columns)
     height = TOP + rows * ROW
-    # Fixed margins: a layout that measures every label takes longer than all the drawing.
+    # Fixed margins: measuring every label would take longer than the drawing.
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH)
     figure.subplots_adjust(0.04, 0.5 / height, 0.985, 1 - 0.7 / height, wspace=0.9, hspace=0.27)
     grid = figure.add_gridspec(1 + rows, 12, height_ratios=[TOP, *[ROW] * rows])
@@ -123,7 +119,7 @@ def _title(log_file: Path, entries: Sequence[dict[str, Any]]) -> str:
 def _draw_lines(
     axes: Axes, title: str, lines: Sequence[_Line], steps: Sequence[dict[str, Any]], logarithmic: bool = False
 ) -> None:
-    """Draw series over steps: means, and behind them the range that each mean stands for."""
+    """Draw series over steps: means, and behind them the range of the averaged values."""
     for key, label, color, style in lines:
         points = [(e["step"], np.nan if e[key] is None else e[key]) for e in steps if key in e]
         x, mean, low, high = thin(*np.array(points, float).reshape(-1, 2).T)

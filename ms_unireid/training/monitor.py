@@ -1,7 +1,4 @@
-"""What a user watches: the progress bar's text, event files for TensorBoard, learning curves, the line at the end.
-
-MindCV's callbacks are for `mindspore.Model`, which knows no step of several graphs.
-"""
+"""Progress of a run: text of the progress bar, event files for TensorBoard, learning curves, the final line."""
 
 import contextlib
 import math
@@ -18,23 +15,20 @@ from ms_unireid.installation import install_extra
 from ms_unireid.training.curves import draw_curves
 from ms_unireid.training.run_folder import RunFolder, selection_scores
 
-# For tqdm: leaves the postfix 61 of 100 columns; the epoch is in it, the pairs done are not.
+# For tqdm: leaves 61 of 100 columns for the postfix, which contains the epoch.
 BAR_FORMAT = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}"
 SHORT_NAMES = {"loss_text": "T", "loss_sketch": "S", "loss_fusion": "F", "interaction": "c"}
 
 
 class Monitor:
-    """Shows what a run logs as it is logged, in the process that logs it.
+    """Shows each log entry of a run, in the process that writes the log, and draws `curves.png`.
 
-    Args:
-        folder: The run folder; takes `curves.png` and, with `train.tensorboard`, `tensorboard/`.
-        config: The experiment.
-        results: What results.json holds so far.
-        step: The run's last finished step; event files go on behind it.
+    With `train.tensorboard` it writes event files, which continue after `step`; `results` is the contents of
+    results.json.
 
     Raises:
-        EnvironmentProblem: If event files are asked for and their writer is not installed.
-        UserError: If they cannot be written.
+        EnvironmentProblem: If `train.tensorboard` is set and tensorboardX is not installed.
+        UserError: If a file cannot be written, now or in a method.
     """
 
     def __init__(self, folder: RunFolder, config: Config, results: dict[str, Any], step: int = 0):
@@ -44,11 +38,7 @@ class Monitor:
         self.events = _EventFile(folder, step) if config.train.tensorboard else None
 
     def step(self, entry: dict[str, Any]) -> None:
-        """Show an entry of kind `step` that was just logged.
-
-        Raises:
-            UserError: If the event file cannot be written.
-        """
+        """Show an entry of kind `step`."""
         parts = [f"{short}{_fit(entry[key], 3)}" for key, short in SHORT_NAMES.items() if key in entry]
         self.step_text = " ".join([f"e{entry['epoch']}", f"loss {_fit(entry['loss'], 4)}", *parts])
         if self.events:
@@ -56,30 +46,22 @@ class Monitor:
             self.events.write(entry["step"], named)
 
     def evaluation(self, entry: dict[str, Any], results: dict[str, Any]) -> None:
-        """Show an entry of kind `evaluation` that was just logged, after results.json was written.
-
-        Raises:
-            UserError: If the event file or the picture cannot be written.
-        """
+        """Show an entry of kind `evaluation`, with the new contents of results.json."""
         self.accuracy_text = self._accuracy(results)
         if self.events:
             self.events.write(entry["step"], dict(_scores(entry["splits"])))
         draw_curves(self.folder.log_file, self.folder.root / "curves.png")
 
     def postfix(self) -> str:
-        """Return the text behind the progress bar.
+        """Return the text after the progress bar.
 
-        It has the epoch, the loss and its parts (T, S, F: the tasks; c: interaction), R1 of the latest evaluation by
-        text, sketch and both on the split that selects, and the best average of the three.
+        It shows epoch, loss and its parts (T, S, F: the tasks; c: interaction), the latest R1 by text, sketch and both
+        on the selection split, and the best average of the three.
         """
         return " ".join(text for text in (self.step_text, self.accuracy_text) if text)
 
     def summary_line(self, results: dict[str, Any]) -> str:
-        """Return the line at the end of a run: the best average's epoch and scores, the time, and where the files are.
-
-        Args:
-            results: What results.json holds, at least one evaluation.
-        """
+        """Return the final line of a run: epoch and scores of the best average, time, and folder."""
         best, split = results["best"]["average"], results["selection_split"]
         scores = ", ".join(f"{task} {R1:.2f}" for task, R1 in self._selected(best["splits"][split]).items())
         spent = timedelta(seconds=round(time.monotonic() - self.start))
@@ -102,27 +84,27 @@ class Monitor:
         return f"R1 {scores}" + (f" best {_fit(best['R1'], 4)}" if best else "")
 
     def _selected(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """Return each task's R1 under the protocol that chooses its best checkpoint."""
+        """Return the R1 that chooses each task's best checkpoint."""
         scores = selection_scores(rows, self.config.eval.selection_text_protocol)
         return {task: scores[task] for task in TASKS}
 
 
 class _EventFile:
-    """Writes scalars for TensorBoard, each entry on disk when `write` returns.
+    """Writes scalars for TensorBoard; an entry is on disk when `write` returns.
 
-    The package's SummaryWriter hands events to a thread, which dies on a full disk and leaves the run waiting for it
-    for ever; the class below it, used here, writes in the caller's thread and raises.
+    tensorboardX's SummaryWriter writes in a thread that dies on a full disk, and the run then waits for it forever. Its
+    EventsWriter, used here, writes in the caller's thread and raises an error.
     """
 
     def __init__(self, folder: RunFolder, step: int):
         self.messages, writer = _load_tensorboard()
         self.root = folder.root / "tensorboard"
-        with self._told():
+        with self._reported():
             self.root.mkdir(parents=True, exist_ok=True)
-            # The package names files by the second; a continuation within the same one needs another name.
+            # The package names files by the second; a run resumed within a second needs another name.
             self.writer = writer(str(self.root / "events"), f".{os.getpid()}.{step}")
         if step:
-            # TensorBoard then forgets what the interrupted run wrote of later steps.
+            # TensorBoard then drops what the interrupted run wrote for later steps.
             log = self.messages.SessionLog(status=self.messages.SessionLog.START)
             self._append(step=step + 1, session_log=log)
 
@@ -133,28 +115,28 @@ class _EventFile:
         self._append(step=step, summary=summary)
 
     def close(self) -> None:
-        with self._told():
+        with self._reported():
             self.writer.close()
 
     def _append(self, **content: Any) -> None:
-        with self._told():
+        with self._reported():
             self.writer.write_event(self.messages.Event(wall_time=time.time(), **content))
             self.writer.flush()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reported(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.root}: event files cannot be written ({error.strerror}); make room on the disk, or set "
+                f"{self.root}: event files cannot be written ({error.strerror}); free disk space, or set "
                 "train.tensorboard=false"
             ) from error
 
 
 def _load_tensorboard() -> tuple[Any, Any]:
     """Return the module of the event messages and the class that writes them."""
-    # As MindSpore does, which fails to load (2.7) behind a protobuf that was loaded without it.
+    # MindSpore 2.7 sets this too, and fails to load after a protobuf that was loaded without it.
     os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
     try:
         from tensorboardX.event_file_writer import EventsWriter

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: resolved config, environment, log, results, and where its checkpoints lie."""
+"""The files of a run: resolved config, environment, log, results and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from ms_unireid.files import write_json, write_text
 
 
 def read_log(log_file: Path) -> list[dict[str, Any]]:
-    """Read a run's log.jsonl; a line that a kill left torn is skipped, and a missing file is an empty log."""
+    """Read a run's log.jsonl; skip a line that a kill cut off, and take a missing file for an empty log."""
     entries = []
     for line in log_file.read_text(encoding="utf-8").splitlines() if log_file.exists() else ():
         with contextlib.suppress(ValueError):
@@ -23,11 +23,9 @@ def read_log(log_file: Path) -> list[dict[str, Any]]:
 
 
 def selection_scores(rows: list[dict[str, Any]], text_protocol: str) -> dict[str, float]:
-    """Return the R1 in percent that chooses each best checkpoint: of each task, and their `average`.
+    """Return the R1 in percent that chooses the best checkpoint of each task, and the `average` of the three.
 
-    Args:
-        rows: Evaluation rows of the selection split, as `evaluator.to_json` lists them.
-        text_protocol: The config's `eval.selection_text_protocol`.
+    `rows` come from `evaluator.to_json` on the selection split, `text_protocol` from `eval.selection_text_protocol`.
     """
     protocols = dict.fromkeys(TASKS, "exclude_source_photo") | {"text": text_protocol}
     found = {(row["task"], row["protocol"]): row["R1"] for row in rows}
@@ -36,7 +34,7 @@ def selection_scores(rows: list[dict[str, Any]], text_protocol: str) -> dict[str
 
 
 def improved(scores: dict[str, float], best: dict[str, dict[str, Any]]) -> list[str]:
-    """List the tasks (and `average`) whose score is higher than the best so far; the earlier epoch wins a tie."""
+    """List the tasks, `average` included, with a new best score; in a tie the earlier epoch stays the best."""
     return [task for task, score in scores.items() if task not in best or score > best[task]["R1"]]
 
 
@@ -47,58 +45,40 @@ def resumable_keys() -> set[str]:
 
 
 class RunFolder:
-    """The files of one run, each whole at any time.
-
-    Args:
-        root: The folder.
-
-    Attributes:
-        last: The newest training state.
-        previous: The one before it.
-        next: Where a new state is written, to become `last` by `rotate`.
-        bad_batch_file: The pairs of the batch that stopped the run.
-    """
+    """The files of one run; each is written whole or not at all. Methods raise UserError if they cannot write."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        self.last = self.root / "last.ckpt"
-        self.previous = self.root / "previous.ckpt"
-        self.next = self.root / ".next.partial.ckpt"
-        self.bad_batch_file = self.root / "bad_batch.json"
+        self.last = self.root / "last.ckpt"  # the newest training state
+        self.previous = self.root / "previous.ckpt"  # the state before it
+        self.next = self.root / ".next.partial.ckpt"  # becomes `last` in `rotate`
+        self.bad_batch_file = self.root / "bad_batch.json"  # the pairs of the batch that stopped the run
         self.log_file = self.root / "log.jsonl"
         self.results_file = self.root / "results.json"
         self.config_file = self.root / "config.yaml"
 
     def best(self, task: str) -> Path:
-        """Return the path of a task's best checkpoint; `average` is one of the tasks."""
+        """Return the path of the best checkpoint of a task or of `average`."""
         return self.root / f"best_{task}.ckpt"
 
     def holds_run(self) -> bool:
-        """Tell whether a run was started here."""
+        """Return whether a run was started here."""
         return self.config_file.exists()
 
     def has_state(self) -> bool:
-        """Tell whether a training state was saved here, whole or damaged."""
+        """Return whether a training state was saved here, whole or damaged."""
         return self.last.exists() or self.previous.exists()
 
     def check_unused(self) -> None:
-        """Check that a new run may start here.
-
-        Raises:
-            ConfigError: If the folder holds a run already.
-        """
+        """Raise ConfigError if the folder already holds a run."""
         if self.holds_run():
             raise ConfigError(
-                f"{self.root}: holds a run already; go on with it by train.resume={self.root}, "
+                f"{self.root}: already holds a run; resume it with train.resume={self.root}, "
                 "or choose another train.output"
             )
 
     def create(self, config: Config, environment: dict[str, Any]) -> None:
-        """Start a new run.
-
-        Raises:
-            UserError: If the folder cannot be written.
-        """
+        """Start a new run."""
         write_json(self.root / "environment.json", environment)
         write_text(self.config_file, to_yaml(config))
 
@@ -106,39 +86,35 @@ class RunFolder:
         """Check that a config continues this run.
 
         Returns:
-            The keys that `train.allow_changes` lets differ and that do, with their values before and now.
+            The keys that differ by leave of `train.allow_changes`, with their old and new values.
 
         Raises:
-            ConfigError: If there is no run, or the config would change its numbers; lists the keys.
+            ConfigError: If there is no run, or other keys differ that change its numbers.
         """
         if not self.holds_run():
             raise ConfigError(
-                f"{self.root}: is not a run folder (no config.yaml); give train.resume the folder of a run"
+                f"{self.root}: is not a run folder (config.yaml is missing); set train.resume to the folder of a run"
             )
         before, now = (_flatten(to_dict(c)) for c in (load_config(self.config_file), config))
         unknown = sorted(set(config.train.allow_changes) - now.keys())
         if unknown:
-            raise ConfigError(f"train.allow_changes: {unknown[0]!r} is no key; expected one such as train.epochs")
+            raise ConfigError(f"train.allow_changes: {unknown[0]!r} is not a config key such as train.epochs")
         changed = {k: (before[k], now[k]) for k in sorted(now.keys() - resumable_keys()) if before[k] != now[k]}
         refused = [k for k in changed if k not in config.train.allow_changes]
         if refused:
             listed = "; ".join(f"{k}: {changed[k][0]} -> {changed[k][1]}" for k in refused)
             raise ConfigError(
-                f"{self.config_file}: the run was started with other values ({listed}); drop these changes to go on, "
-                f"insist on them with train.allow_changes=[{','.join(changed)}], or start a new run from its "
-                "checkpoint with model.pretrained"
+                f"{self.config_file}: the run was started with other values ({listed}); undo these changes, "
+                f"allow them with train.allow_changes=[{','.join(changed)}], or start a new run from its checkpoint "
+                "with model.pretrained"
             )
         return changed
 
     def accept(self, changes: dict[str, tuple[Any, Any]], step: int) -> None:
-        """Note changed keys in the log and write them, and no others, into config.yaml.
-
-        Raises:
-            UserError: If a file cannot be written.
-        """
+        """Write allowed changes to the log and into config.yaml."""
         if not changes:
             return
-        # The note first: killed between the two, the continuation notes it again rather than never.
+        # The log comes first: after a kill between the two, the next resume logs the changes again.
         self.log({"kind": "config", "step": step, "changes": changes})
         values = to_dict(load_config(self.config_file))
         for key, (_, now) in changes.items():
@@ -150,24 +126,14 @@ class RunFolder:
         write_text(self.config_file, to_yaml(config_from_dict(values, str(self.config_file))))
 
     def rotate(self) -> None:
-        """Make the state at `next` the last one, and the last one the previous one.
-
-        Killed between the two renames, the run has a previous state only, and goes on from that.
-
-        Raises:
-            UserError: If the folder cannot be written.
-        """
+        """Make `next` the last state and the last state the previous one; a kill in between leaves the previous one."""
         with self._renaming():
             if self.last.exists():
                 os.replace(self.last, self.previous)
             os.replace(self.next, self.last)
 
     def fall_back(self) -> None:
-        """Put the previous state in the place of a last one that is damaged or missing.
-
-        Raises:
-            UserError: If the folder cannot be written.
-        """
+        """Replace a damaged or missing last state by the previous one."""
         with self._renaming():
             os.replace(self.previous, self.last)
 
@@ -179,44 +145,28 @@ class RunFolder:
             raise UserError(f"{self.last}: cannot be replaced ({error.strerror}); make the folder writable") from error
 
     def results(self) -> dict[str, Any]:
-        """Read results.json, or start it.
-
-        Raises:
-            UserError: If it is damaged.
-        """
+        """Read results.json, or return empty results; a damaged file is a UserError."""
         if not self.results_file.exists():
             return {"best": {}, "evaluations": []}
         try:
             return json.loads(self.results_file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(
-                f"{self.results_file}: is damaged ({error}); restore it, or delete it to go on without the evaluations "
-                "so far"
+                f"{self.results_file}: is damaged ({error}); restore it, or delete it to resume without the past "
+                "evaluations"
             ) from error
 
     def finished_results(self, epochs: int) -> dict[str, Any] | None:
-        """Read results.json of a run whose last epoch, `epochs`, is evaluated; None for any other.
-
-        Raises:
-            UserError: If it is damaged.
-        """
+        """Read results.json if the run's last epoch, `epochs`, is evaluated; else return None."""
         results = self.results()
         return results if any(entry["epoch"] == epochs for entry in results["evaluations"]) else None
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Replace results.json.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
+        """Replace results.json."""
         write_json(self.results_file, results)
 
     def log(self, entry: dict[str, Any]) -> None:
-        """Append one line to log.jsonl.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
+        """Append one line to log.jsonl."""
         try:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(_log_line(entry))
@@ -224,15 +174,9 @@ class RunFolder:
             raise UserError(f"{self.log_file}: cannot be written ({error.strerror}); make room on the disk") from error
 
     def rewind(self, step: int, epochs: int) -> None:
-        """Drop what a run that goes on from a saved state writes again, and what a kill left half-written.
+        """Remove log lines after `step`, evaluations after epoch `epochs`, and files that a kill left unfinished.
 
-        Args:
-            step: The state's step; later lines of the log go, as does a torn last one.
-            epochs: How many epochs it has finished; evaluations of later ones go. A best checkpoint of such an
-                epoch has replaced an earlier one, so it counts no more until an evaluation has replaced it in turn.
-
-        Raises:
-            UserError: If a file cannot be written.
+        The best checkpoint of a removed epoch counts no more: the next evaluation replaces it.
         """
         for leftover in self.root.glob(".*.partial.*"):
             with contextlib.suppress(OSError):

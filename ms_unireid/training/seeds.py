@@ -1,4 +1,4 @@
-"""One run for each of several seeds, and mean and standard deviation of their scores."""
+"""One run for each seed, and the mean and standard deviation of their scores."""
 
 import dataclasses
 import gc
@@ -9,6 +9,7 @@ from typing import Any
 
 from ms_unireid.config import Config
 from ms_unireid.errors import ConfigError, Interrupted
+from ms_unireid.evaluation.evaluator import format_mean, format_table
 from ms_unireid.evaluation.metrics import METRICS
 from ms_unireid.evaluation.queries import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
@@ -19,24 +20,23 @@ from ms_unireid.training.run_folder import RunFolder
 def train_seeds(
     config: Config, train: Callable[[Config], dict[str, Any]], processes: Processes = ALONE
 ) -> dict[str, Any]:
-    """Train once with each of `train.seeds`, in `train.output`/seed_N, and write seeds.json and seeds.md beside.
+    """Train once with each of `train.seeds` in `train.output`/seed_N, then write seeds.json and seeds.md.
 
-    With `train.resume=auto` finished runs are kept, an interrupted one goes on, and missing ones start.
+    With `train.resume=auto` finished runs are kept and an interrupted run is resumed.
 
     Args:
         config: The experiment, with `train.seeds`.
-        train: Trains one config and returns what its results.json holds.
+        train: Trains one config and returns the contents of its results.json.
         processes: The processes that train together; all call this, and the first writes the report.
 
     Returns:
-        What seeds.json holds: for each split, task and protocol the scores of the checkpoints with the best average.
-        Empty in all processes but the first.
+        The contents of seeds.json, from the checkpoints with the best average; empty in all processes but the first.
 
     Raises:
-        ConfigError: If the output holds a single run, runs of these seeds without `train.resume=auto`, or a run with
-            other values.
-        Interrupted: After a signal; the run that was stopped can go on.
-        UserError: What `train` raises, or a file that cannot be written.
+        ConfigError: If the output is a single run, has runs of these seeds without `train.resume=auto`, or has a run
+            with other values.
+        Interrupted: After a signal; the run can be resumed.
+        UserError: From `train`, or if a file cannot be written.
     """
     root = Path(config.train.output)
     runs = {seed: _of_seed(config, seed) for seed in config.train.seeds or ()}
@@ -47,9 +47,9 @@ def train_seeds(
         try:
             results[seed] = train(run) if finished is None else finished
         except Interrupted as error:
-            advice = f"in seed {seed}; go on with the same command and train.resume=auto"
+            advice = f"in seed {seed}; repeat the command with train.resume=auto"
             raise Interrupted(error.signal_number, advice) from error
-        gc.collect()  # a trainer refers to itself: its weights and moments would lie beside the next one's
+        gc.collect()  # a trainer refers to itself, and would keep its weights while the next one trains
     if not processes.first:
         return {}
     report = report_seeds(results)
@@ -59,15 +59,12 @@ def train_seeds(
 
 
 def report_seeds(results: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Compare the best-average checkpoints of several runs.
-
-    Args:
-        results: What each seed's results.json holds, at least one evaluation.
+    """Compare the best-average checkpoints of several runs, by the contents of each seed's results.json.
 
     Returns:
-        `seeds`, `selection_split`, `runs` (each one's folder, best epoch and average R1) and `splits`: for each split
-        that all runs report, rows with task, protocol, and for each metric its mean, its sample standard deviation
-        (None for a single seed) and the values in the order of `seeds`.
+        `seeds`, `selection_split`, `runs` (folder, best epoch and average R1 of each) and `splits`: for each split that
+        all runs report, rows with task, protocol, and for each metric the mean, the sample standard deviation (None for
+        a single seed) and the values in the order of `seeds`.
     """
     best = {seed: result["best"]["average"] for seed, result in results.items()}
     runs = {
@@ -85,17 +82,14 @@ def report_seeds(results: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 
 def seeds_markdown(report: dict[str, Any]) -> str:
-    """Lay out a report as Markdown: a table of mean ± standard deviation for each split."""
+    """Lay out a report as Markdown: for each split a table of mean ± standard deviation."""
     seeds, split = ", ".join(map(str, report["seeds"])), report["selection_split"]
     how = "mean ± sample standard deviation" if len(report["seeds"]) > 1 else "a single run"
     epochs = ", ".join(str(run["epoch"]) for run in report["runs"].values())
     lines = [f"Seeds {seeds}: {how}, each at its best average R1 on {split} (epochs {epochs})."]
     for name, rows in report["splits"].items():
-        lines += ["", f"**{name}**", "", "| " + " | ".join(("task", "protocol", *METRICS)) + " |"]
-        lines.append("| --- | --- |" + " ---: |" * len(METRICS))
-        for row in rows:
-            cells = (TASK_SYMBOLS[row["task"]], row["protocol"], *(_cell(row[metric]) for metric in METRICS))
-            lines.append("| " + " | ".join(cells) + " |")
+        cells = [[TASK_SYMBOLS[row["task"]], row["protocol"], *(_cell(row[name]) for name in METRICS)] for row in rows]
+        lines += ["", f"**{name}**", "", format_table(("task", "protocol", *METRICS), cells, 2)]
     return "\n".join(lines) + "\n"
 
 
@@ -109,17 +103,18 @@ def _folder_name(seed: int) -> str:
 
 
 def _check(root: Path, runs: dict[int, Config]) -> None:
-    """Refuse what would only show after hours of training."""
+    """Check all folders now, not after hours of training."""
     if RunFolder(root).holds_run():
         raise ConfigError(
-            f"{root}: holds a single run, and train.seeds wants a folder of runs; choose another train.output"
+            f"{root}: holds a single run, but train.seeds needs a folder of runs; choose another train.output"
         )
     for run in runs.values():
         folder = RunFolder(run.train.output)
         if folder.holds_run():
             if run.train.resume is None:
                 raise ConfigError(
-                    f"{folder.root}: holds a run already; go on with train.resume=auto, or choose another train.output"
+                    f"{folder.root}: already holds a run; resume it with train.resume=auto, "
+                    "or choose another train.output"
                 )
             folder.check_resumable(run)
 
@@ -142,5 +137,4 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 
 def _cell(spread: dict[str, Any]) -> str:
-    deviation = spread["standard_deviation"]
-    return f"{spread['mean']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+    return format_mean(spread["mean"], spread["standard_deviation"])

@@ -21,7 +21,7 @@ from ms_unireid.data.samplers import epoch_batches, shard
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform
 from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
-from ms_unireid.distributed import any_process, broadcast_parameters, mean_over_processes
+from ms_unireid.distributed import StopRequest, any_process, broadcast_parameters, mean_over_processes
 from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
@@ -34,7 +34,6 @@ from ms_unireid.training.loss_scale import TooManyOverflows
 from ms_unireid.training.monitor import BAR_FORMAT, Monitor
 from ms_unireid.training.optimizer import learning_rates
 from ms_unireid.training.run_folder import RunFolder, improved, selection_scores
-from ms_unireid.training.stop_request import StopRequest
 from ms_unireid.training.train_step import TrainOneStepCell
 
 

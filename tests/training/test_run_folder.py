@@ -37,7 +37,7 @@ def test_a_used_folder_is_refused_and_left_alone(folder):
     before = folder.config_file.read_bytes()
     with pytest.raises(ConfigError) as caught:
         folder.check_unused()
-    assert f"{folder.root}: holds a run already" in str(caught.value)
+    assert f"{folder.root}: already holds a run" in str(caught.value)
     assert f"train.resume={folder.root}" in str(caught.value) and "train.output" in str(caught.value)
     assert folder.config_file.read_bytes() == before
 
@@ -95,7 +95,7 @@ def test_all_changed_keys_are_listed(folder):
     assert "(data.batch_size: 64 -> 8; train.seed: 1 -> 2)" in str(caught.value)
 
 
-def test_the_refusal_names_the_way_to_insist(folder):
+def test_the_error_names_the_way_to_allow_changes(folder):
     overrides = ["train.seed=2", "data.batch_size=8", "train.allow_changes=[train.seed]"]
     with pytest.raises(ConfigError) as caught:
         folder.check_resumable(load_config(folder.config_file, overrides))
@@ -103,8 +103,8 @@ def test_the_refusal_names_the_way_to_insist(folder):
     assert "train.allow_changes=[data.batch_size,train.seed]" in str(caught.value)
 
 
-def test_a_key_that_is_none_cannot_be_allowed(folder):
-    with pytest.raises(ConfigError, match=r"train\.allow_changes: 'train\.seeed' is no key"):
+def test_an_unknown_key_cannot_be_allowed(folder):
+    with pytest.raises(ConfigError, match=r"train\.allow_changes: 'train\.seeed' is not a config key"):
         folder.check_resumable(load_config(folder.config_file, ["train.allow_changes=[train.seeed]"]))
 
 

@@ -77,7 +77,7 @@ def test_one_run_per_seed_in_its_own_folder(tmp_path):
 
 
 def test_an_interrupted_series_goes_on_with_what_is_left(tmp_path):
-    with pytest.raises(Interrupted, match=r"in seed 1; go on with the same command and train\.resume=auto") as caught:
+    with pytest.raises(Interrupted, match=r"in seed 1; repeat the command with train\.resume=auto") as caught:
         train_seeds(config_of(tmp_path), Trained(stop_at=1))
     assert caught.value.signal_number == 15 and not (tmp_path / "seeds.json").exists()
     trained = Trained()
@@ -117,7 +117,7 @@ def test_an_output_that_holds_a_single_run(tmp_path, resume):
 def test_a_used_seed_folder_without_resume(tmp_path):
     train_seeds(config_of(tmp_path, "train.seeds=[2]"), Trained())
     trained = Trained()
-    with pytest.raises(ConfigError, match=r"seed_2: holds a run already; go on with train\.resume=auto"):
+    with pytest.raises(ConfigError, match=r"seed_2: already holds a run; resume it with train\.resume=auto"):
         train_seeds(config_of(tmp_path), trained)
     assert trained.seeds == []
 
@@ -143,18 +143,29 @@ def test_mean_and_sample_deviation():
     assert row["R5"]["standard_deviation"] == pytest.approx(1.5)  # 1.22 if divided by n
 
 
+def cells_of(text: str) -> list[list[str]]:
+    """Read the cells below the header of the first table."""
+    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
 def test_one_seed_has_no_deviation():
     report = report_seeds({4: result(50.0)})
     assert report["splits"]["val"][0]["R1"] == {"mean": 50.0, "standard_deviation": None, "values": [50.0]}
     text = seeds_markdown(report)
-    assert "a single run" in text and "±" not in text and "| T->R | exclude_source_photo | 50.00 |" in text
+    assert (
+        "a single run" in text
+        and "±" not in text
+        and cells_of(text)[0][:3] == ["T->R", "exclude_source_photo", "50.00"]
+    )
 
 
 def test_markdown_tells_seeds_epochs_and_spread():
     text = seeds_markdown(report_seeds({1: result(50.0, 3), 2: result(52.0, 5)}))
     assert text.startswith("Seeds 1, 2: mean ± sample standard deviation")
     assert "each at its best average R1 on val (epochs 3, 5)" in text
-    assert "**val**" in text and f"| S->R | exclude_source_photo | 51.00 ± {math.sqrt(2):.2f} |" in text
+    assert "**val**" in text
+    assert cells_of(text)[1][:3] == ["S->R", "exclude_source_photo", f"51.00 ± {math.sqrt(2):.2f}"]
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert len(tables) == 2 * (2 + 3) and {line.count("|") for line in tables} == {3 + len(METRICS)}
 

@@ -1,4 +1,4 @@
-"""The rows of the paper's Tables 2 to 6 and their published numbers, read from paper_tables.yaml."""
+"""The rows and published numbers of the paper's Tables 2 to 6, from paper_tables.yaml."""
 
 import functools
 from dataclasses import dataclass
@@ -12,34 +12,23 @@ from ms_unireid.errors import ConfigError
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One line of a table for one data set.
-
-    Attributes:
-        table: Number of the table.
-        dataset: What it is evaluated on.
-        trained_on: The data set it is trained on.
-        row: The experiment, a config of configs/DATASET/.
-        label: What the paper calls it.
-        task: `text`, `sketch` or `fusion`.
-        protocol: How it is evaluated.
-        published: The paper's numbers in percent, by metric.
-    """
+    """One line of a table for one data set."""
 
     table: int
-    dataset: str
+    dataset: str  # of the evaluation
     trained_on: str
-    row: str
-    label: str
+    row: str  # the experiment: a config of configs/DATASET/
+    label: str  # the paper's name of the experiment
     task: str
     protocol: str
-    published: dict[str, float]
+    published: dict[str, float]  # percent, by metric
 
 
 def paper_rows(table: int) -> tuple[PaperRow, ...]:
-    """List a table's lines, data set by data set, in the paper's order.
+    """List the lines of a table for each data set, in the paper's order.
 
     Raises:
-        ConfigError: If the paper has no such table of its own models.
+        ConfigError: If the table is not one of 2 to 6.
     """
     tables = _contents()["tables"]
     if table not in tables:

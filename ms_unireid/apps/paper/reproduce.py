@@ -1,4 +1,4 @@
-"""Trains what a table of the paper needs, evaluates it, and fills the table with nothing else."""
+"""Reproduces a table of the paper: trains its runs, evaluates them and writes the table."""
 
 import dataclasses
 import json
@@ -34,13 +34,13 @@ SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True)
 class CheckpointChoice:
-    """How a run's checkpoints fill a table.
+    """The checkpoints that fill a table, and the data sets that they are evaluated on.
 
     Attributes:
-        select: `task` takes each task's own best checkpoint, as the authors save them; `average` the best average;
-            `last` the last one.
-        targets: Data sets that are evaluated and not trained on, by name, where they are.
-        checkpoints: A folder of checkpoints to evaluate instead of training: DATASET/ROW.ckpt, or what runs leave,
+        select: `task` takes the best checkpoint of each task, as the authors do; `average` the best average; `last` the
+            last one.
+        targets: Data sets that are only evaluated on, by name.
+        checkpoints: A folder of checkpoints to evaluate instead of training: DATASET/ROW.ckpt, or the files of runs,
             DATASET/ROW/seed_N/best_*.ckpt.
     """
 
@@ -53,28 +53,27 @@ def reproduce(
     request: TableRequest,
     choice: CheckpointChoice,
     train: Callable[[Config], dict[str, Any]],
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     processes: Processes = ALONE,
 ) -> list[Line]:
-    """Train the missing runs of a table, go on with interrupted ones, evaluate all, write table_N.* to the output.
+    """Train the missing runs of a table, resume interrupted ones, evaluate all, and write table_N.* to the output.
 
-    What is finished is kept: a run whose last epoch is evaluated, and an evaluation of the checkpoint as it is.
+    Finished runs are kept, and evaluations of unchanged checkpoints.
 
     Args:
         request: The table.
-        choice: Which checkpoints are evaluated, and where.
+        choice: The checkpoints to evaluate, and the data sets.
         train: Trains one config.
-        tell: Takes a line on what is being done.
+        report: Called with a line of progress.
         processes: The processes that train together; all call this, the first evaluates and writes.
 
     Returns:
-        The lines; empty in all processes but the first.
+        The lines of the table; empty in all processes but the first.
 
     Raises:
-        ConfigError: For an unknown table, row or data set, a table that needs a data set that is not given, or a run
-            in the output that was trained with other values.
-        Interrupted: After a signal; the same command goes on.
-        UserError: What training or evaluation raise.
+        ConfigError: If a table, row or data set is unknown or missing, or a run was trained with other values.
+        Interrupted: After a signal; the same command resumes.
+        UserError: From training or evaluation.
     """
     plan = plan_table(request)
     check_targets(plan, choice.targets)
@@ -83,32 +82,32 @@ def reproduce(
         for number, run in enumerate(runs, start=1):
             finished = run.folder.finished_results(run.config.train.epochs) is not None
             place = f"run {number} of {len(runs)}: {run.dataset}, {run.row}, seed {run.config.train.seed}"
-            tell(f"{place}: {'finished' if finished else 'training'}")
+            report(f"{place}: {'finished' if finished else 'training'}")
             if not finished:
                 train(run.config)
     if not processes.first:
         return []
-    lines = [_fill(line, choice, tell) for line in plan]
+    lines = [_fill(line, choice, report) for line in plan]
     write_report(request.output, request.table, lines, {"select": choice.select, "split": SPLIT})
     return lines
 
 
 def _check_runs(runs: Iterable[PlannedRun]) -> None:
-    """Refuse runs that were trained with other values, finished ones too: they are of another experiment."""
+    """Check that existing runs, finished ones too, were trained with the same values."""
     for run in runs:
         if run.folder.holds_run():
             run.folder.check_resumable(run.config)
 
 
-def _fill(line: PlannedLine, choice: CheckpointChoice, tell: Callable[[str], None]) -> Line:
-    """Evaluate the runs of a line; those that are not there leave it empty, with the reason."""
+def _fill(line: PlannedLine, choice: CheckpointChoice, report: Callable[[str], None]) -> Line:
+    """Evaluate the runs of a line, and note the reason where one is missing."""
     scores, missing = {}, []
     for run in line.runs:
         files = _checkpoints(run, line.paper.task, choice)
         if not files:
             missing.append(f"no checkpoint for seed {run.config.train.seed}")
             continue
-        rows = evaluation_of(files[0], run, choice.targets.get(line.paper.dataset), tell)
+        rows = evaluation_of(files[0], run, choice.targets.get(line.paper.dataset), report)
         found = [r for r in rows if (r["task"], r["protocol"]) == (line.paper.task, line.paper.protocol)]
         if found:
             scores[run.config.train.seed] = found[0]
@@ -118,7 +117,7 @@ def _fill(line: PlannedLine, choice: CheckpointChoice, tell: Callable[[str], Non
 
 
 def _checkpoints(run: PlannedRun, task: str, choice: CheckpointChoice) -> list[Path]:
-    """List the checkpoints that may fill a line, the one to take first."""
+    """List the files that may fill a line, in order of preference."""
 
     def stem(folder: RunFolder) -> Path:
         kept = {"task": folder.best(task), "average": folder.best("average"), "last": folder.last}[choice.select]
@@ -134,15 +133,11 @@ def _checkpoints(run: PlannedRun, task: str, choice: CheckpointChoice) -> list[P
 
 
 def evaluation_of(
-    checkpoint: Path, run: PlannedRun, target: DataConfig | None, tell: Callable[[str], None]
+    checkpoint: Path, run: PlannedRun, target: DataConfig | None, report: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Evaluate a checkpoint under the paper's protocols, or read what this code wrote of the very same file.
+    """Evaluate a checkpoint under the paper's protocols, or read the saved results of the same file.
 
-    Args:
-        checkpoint: The file.
-        run: The experiment it is of; the results are kept in its folder.
-        target: The data set, if it is not the run's own.
-        tell: Takes a line on what is being done.
+    The results are saved in the run's folder; `target` is the data set if it is not the run's own.
 
     Raises:
         UserError: If checkpoint or data set are wrong, or the results cannot be written.
@@ -153,14 +148,14 @@ def evaluation_of(
     known = _read(kept)
     if known.items() >= about.items():
         return known["rows"]
-    tell(f"evaluating {checkpoint} on {data.name}")
+    report(f"evaluating {checkpoint} on {data.name}")
     rows = to_json(CheckpointEvaluator(checkpoint, overrides=_overrides(run)).evaluate(SPLIT, data=data).results)
     write_json(kept, {**about, "rows": rows})
     return rows
 
 
 def _overrides(run: PlannedRun) -> list[str]:
-    """Return where and how to encode; what to encode with is the checkpoint's."""
+    """Return the device and batch size of the run; the rest of the config is the checkpoint's."""
     runtime = run.config.runtime
     choices = {"device": runtime.device, "device_id": runtime.device_id, "workers": runtime.workers}
     return [*(f"runtime.{k}={v}" for k, v in choices.items()), f"eval.batch_size={run.config.eval.batch_size}"]
@@ -177,12 +172,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # it is made again
+        return {}  # evaluated again
     return found if isinstance(found, dict) and "rows" in found else {}
 
 
 def multiplication_rate(seconds: float = 0.5) -> float:
-    """Measure how many floating-point operations per second float32 matrix products of a tower's size reach here."""
+    """Measure the floating-point operations per second of float32 matrix products of a tower's size."""
     size, multiply = 768, ops.MatMul()
     a = ops.ones((size, size), ms.float32)
     multiply(a, a).asnumpy()

@@ -1,4 +1,4 @@
-"""Which runs a table of the paper needs, and how long they take."""
+"""The runs that a table of the paper needs, and their time."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.models.positions import model_grid
 from ms_unireid.training.run_folder import RunFolder, read_log
 
-# Stands for the data set that tools/make_synthetic.py draws: CUHK-PEDES in layout, nobody's published numbers.
+# The data set that tools/make_synthetic.py draws: the layout of CUHK-PEDES, without published numbers.
 SYNTHETIC = "synthetic"
 CONFIG_FOLDERS = {
     "cuhk_pedes": "tri_cuhk_pedes",
@@ -34,11 +34,11 @@ class TableRequest:
     Attributes:
         table: Number of the paper's table.
         configs: The folder of configs.
-        output: Takes the runs, DATASET/ROW/seed_N, and the tables.
-        rows: Experiments; None takes all of the table.
-        datasets: Data sets that are trained on; None takes the table's. `synthetic` may stand for one of them.
-        seeds: One run each.
-        overlays: Further YAML files, behind each row's own.
+        output: The folder of the runs, DATASET/ROW/seed_N, and of the tables.
+        rows: Experiments; None means all of the table.
+        datasets: Data sets to train on, `synthetic` allowed; None means all of the table.
+        seeds: One run for each.
+        overlays: YAML files that are read after each row's config.
         overrides: `section.key=value`, for all runs.
     """
 
@@ -54,13 +54,7 @@ class TableRequest:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training run, which several lines of a table may share.
-
-    Attributes:
-        dataset: What it trains on.
-        row: The experiment.
-        config: All of it, seed and output included.
-    """
+    """One training run, which several lines of a table may share; its config has seed and output."""
 
     dataset: str
     row: str
@@ -68,13 +62,13 @@ class PlannedRun:
 
     @property
     def folder(self) -> RunFolder:
-        """Where it leaves its files."""
+        """Its run folder."""
         return RunFolder(self.config.train.output)
 
 
 @dataclass(frozen=True)
 class PlannedLine:
-    """A line of the table and the runs that fill it, one for each seed."""
+    """A line of the table and its runs, one for each seed."""
 
     paper: PaperRow
     runs: tuple[PlannedRun, ...]
@@ -82,14 +76,7 @@ class PlannedLine:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left of a run.
-
-    Attributes:
-        steps: Steps of the whole run; None if neither data set nor published size tells.
-        steps_left: Steps still to train.
-        seconds: Their time; None if unknown.
-        basis: What the time is reckoned from.
-    """
+    """The steps of a run, those left and their time; None if unknown. `basis` names the source of the time."""
 
     steps: int | None
     steps_left: int | None
@@ -98,7 +85,7 @@ class Estimate:
 
 
 def plan_table(request: TableRequest) -> tuple[PlannedLine, ...]:
-    """List the lines of a table with the runs behind them; a run that several lines need is one and the same.
+    """List the lines of a table with their runs; lines that need the same run share one object.
 
     Raises:
         ConfigError: For an unknown table, row or data set, or a wrong config.
@@ -114,33 +101,33 @@ def runs_of(lines: Sequence[PlannedLine]) -> tuple[PlannedRun, ...]:
 
 
 def check_targets(lines: Iterable[PlannedLine], targets: Collection[str]) -> None:
-    """Check that every data set that a table is evaluated on and not trained on is given.
+    """Check that a target is given for every data set that is only evaluated on.
 
     Raises:
-        ConfigError: Naming the one that is not.
+        ConfigError: If one is missing.
     """
     for line in lines:
         if line.paper.dataset not in (line.paper.trained_on, *targets):
             raise ConfigError(
-                f"table {line.paper.table}: is evaluated on {line.paper.dataset}; say where it is, by "
+                f"table {line.paper.table}: is evaluated on {line.paper.dataset}; give its folder with "
                 f"--target {line.paper.dataset}=FOLDER"
             )
 
 
 def needs_synthetic(lines: Sequence[PlannedLine]) -> bool:
-    """Tell whether a plan trains on the synthetic data set, which can be drawn if it is not there."""
+    """Return whether a plan trains on the synthetic data set."""
     return any(line.paper.trained_on == SYNTHETIC for line in lines)
 
 
 def _lines(request: TableRequest) -> list[PaperRow]:
     published = paper_rows(request.table)
     trained_on = tuple(dict.fromkeys(line.trained_on for line in published))
-    asked = request.datasets or trained_on
+    datasets = request.datasets or trained_on
     rows = tuple(dict.fromkeys(line.row for line in published))
-    _check_names("--datasets", asked, (*trained_on, SYNTHETIC))
+    _check_names("--datasets", datasets, (*trained_on, SYNTHETIC))
     _check_names("--rows", request.rows or (), rows)
     found = []
-    for dataset in asked:
+    for dataset in datasets:
         source = trained_on[0] if dataset == SYNTHETIC else dataset
         chosen = [p for p in published if p.trained_on == source and p.row in (request.rows or rows)]
         found += [_synthetic(p) for p in chosen] if dataset == SYNTHETIC else chosen
@@ -148,14 +135,14 @@ def _lines(request: TableRequest) -> list[PaperRow]:
 
 
 def _synthetic(line: PaperRow) -> PaperRow:
-    """Return the line of the synthetic data set, of which nothing is published."""
+    """Return the line for the synthetic data set, without published numbers."""
     return dataclasses.replace(
         line, dataset=SYNTHETIC, trained_on=SYNTHETIC, published=dict.fromkeys(line.published, math.nan)
     )
 
 
-def _check_names(option: str, asked: Sequence[str], valid: Sequence[str]) -> None:
-    unknown = [name for name in asked if name not in valid]
+def _check_names(option: str, names: Sequence[str], valid: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in valid]
     if unknown:
         raise ConfigError(f"{option} {unknown[0]}: expected some of {', '.join(valid)} for this table")
 
@@ -170,17 +157,15 @@ def _run(request: TableRequest, dataset: str, row: str, seed: int) -> PlannedRun
 
 
 def estimate(run: PlannedRun, rate: float | None = None) -> Estimate:
-    """Reckon a run's steps and the time of those that are left.
-
-    The time comes from the pairs per second that this run's log tells, else from `rate`.
+    """Estimate a run's steps and the time of those left, from the speed in its log, else from `rate`.
 
     Args:
         run: The run.
-        rate: Floating-point operations per second, as from `reproduce.multiplication_rate`.
+        rate: Floating-point operations per second, see `reproduce.multiplication_rate`.
     """
     steps_an_epoch = _steps_an_epoch(run.config)
     if steps_an_epoch is None:
-        return Estimate(None, None, None, "the data set is not there")
+        return Estimate(None, None, None, "the data set is missing")
     steps = steps_an_epoch * run.config.train.epochs
     done, speed = _progress(run)
     if run.folder.finished_results(run.config.train.epochs):
@@ -200,28 +185,28 @@ def _steps_an_epoch(config: Config) -> int | None:
         persons = read_tri_pedes(config.data.name, Path(config.data.root)).training_persons()
     except DataError:
         if config.data.sampler != "shuffle":
-            return None  # it depends on who is on the photos
+            return None  # it depends on the persons of the photos
         persons = range(PUBLISHED[config.data.name]["train"]["captions"])
     return len(epoch_batches(persons, config.data, config.train.seed, 1))
 
 
 def _progress(run: PlannedRun) -> tuple[int, float | None]:
-    """Return the last step that was logged, and the mean speed of the steps in pairs per second."""
+    """Return the last logged step, and the mean speed in pairs per second."""
     steps = [entry for entry in read_log(run.folder.log_file) if entry["kind"] == "step"]
     speeds = [entry["pairs_per_second"] for entry in steps[1:]]
-    # The first entry's time holds the compilation.
+    # The first entry includes the compilation.
     return steps[-1]["step"] if steps else 0, sum(speeds) / len(speeds) if speeds else None
 
 
 def operations_per_pair(config: Config) -> float:
-    """Count the floating-point operations that one pair costs a training step, matrix products only."""
+    """Count the floating-point operations of the matrix products of one pair in a training step."""
     sizes, model = config.model.sizes, config.model
     tasks = set(config.objective.tasks)
     pictures = 2 if tasks & {"sketch", "fusion"} else 1
     captions = 1 if tasks & {"text", "fusion"} else 0
     vision, text = _tower(sizes.vision, math.prod(model_grid(model)) + 1), _tower(sizes.text, model.context_length)
     forward = pictures * vision + captions * text
-    # The backward pass costs two forward ones; a chunk is encoded twice, recomputed blocks once more.
+    # The backward pass costs two forward passes; chunks are encoded twice, recomputed blocks once more.
     return forward * (3 + (config.train.cache_chunk is not None) + config.runtime.recompute)
 
 

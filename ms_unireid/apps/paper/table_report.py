@@ -1,4 +1,4 @@
-"""A reproduced table as Markdown, CSV, LaTeX and JSON: ours, the paper's, the difference."""
+"""A reproduced table as Markdown, CSV, LaTeX and JSON: our numbers, the paper's and the difference."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_unireid.apps.paper.published_tables import PaperRow
+from ms_unireid.evaluation.evaluator import format_mean, format_table
 from ms_unireid.evaluation.queries import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
 
@@ -21,13 +22,7 @@ CSV_COLUMNS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, in percent.
-
-    Attributes:
-        metric: Its name.
-        paper: As published; None where nothing is.
-        values: Ours, one for each seed that was evaluated.
-    """
+    """One number of a table in percent: the published one, if any, and ours, one for each evaluated seed."""
 
     metric: str
     paper: float | None
@@ -40,25 +35,18 @@ class Cell:
 
     @property
     def deviation(self) -> float | None:
-        """Our sample standard deviation; None for less than two seeds."""
+        """Our sample standard deviation; None for fewer than two seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def difference(self) -> float | None:
-        """Our mean less the paper's number; None without one of them."""
+        """Our mean minus the paper's number; None if one is missing."""
         return None if self.mean is None or self.paper is None else self.mean - self.paper
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the report.
-
-    Attributes:
-        paper: Which line of the paper it is.
-        cells: Its numbers.
-        seeds: The seeds behind them.
-        missing: Why there are none, or fewer than asked for.
-    """
+    """A line of the report: the paper's line, our numbers, their seeds, and why seeds are missing."""
 
     paper: PaperRow
     cells: tuple[Cell, ...]
@@ -67,13 +55,7 @@ class Line:
 
 
 def make_line(paper: PaperRow, scores: dict[int, dict[str, float]], missing: str = "") -> Line:
-    """Fill a line from what runs were evaluated to.
-
-    Args:
-        paper: The line of the paper.
-        scores: For each seed the metrics in percent.
-        missing: Why seeds are missing.
-    """
+    """Make a line from the metrics in percent of each seed, and from the reason why seeds are missing."""
     cells = tuple(
         Cell(metric, None if math.isnan(value) else value, tuple(found[metric] for found in scores.values()))
         for metric, value in paper.published.items()
@@ -82,13 +64,7 @@ def make_line(paper: PaperRow, scores: dict[int, dict[str, float]], missing: str
 
 
 def write_report(folder: Path, table: int, lines: Sequence[Line], about: dict[str, Any]) -> None:
-    """Write table_N.md, .csv, .tex and .json.
-
-    Args:
-        folder: Where.
-        table: Number of the table.
-        lines: Its lines.
-        about: What else the JSON should tell, such as the command.
+    """Write table_N.md, .csv, .tex and .json to a folder; `about` is added to the JSON.
 
     Raises:
         UserError: If a file cannot be written.
@@ -101,7 +77,7 @@ def write_report(folder: Path, table: int, lines: Sequence[Line], about: dict[st
 
 
 def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """List the lines as plain dictionaries; numbers unrounded, None where there is none."""
+    """List the lines as plain dictionaries; numbers are not rounded."""
     return [
         {
             "dataset": line.paper.dataset,
@@ -129,18 +105,12 @@ def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 def to_markdown(lines: Sequence[Line]) -> str:
     """Lay the lines out as a Markdown table; ± is the sample standard deviation over seeds."""
-    header = ["data set", "task", "row"]
-    for cell in lines[0].cells:
-        header += [f"{cell.metric} ours", "paper", "difference"]
-    rules = ["---"] * 3 + ["---:"] * (len(header) - 3)
-    body = [[*_names(line), *_numbers(line, " ± ")] for line in lines]
-    text = "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rules, *body])
     notes = [f"{' '.join(_names(line))}: {line.missing}" for line in lines if line.missing]
-    return text + "\n" + "".join(f"\n{note}  " for note in notes) + ("\n" if notes else "")
+    return _table(lines, "pipe") + "\n" + "".join(f"\n{note}  " for note in notes) + ("\n" if notes else "")
 
 
 def to_csv(lines: Sequence[Line]) -> str:
-    """Write one record for each number, unrounded."""
+    """Write one record for each number, not rounded."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -153,30 +123,26 @@ def to_csv(lines: Sequence[Line]) -> str:
 
 
 def to_latex(lines: Sequence[Line]) -> str:
-    """Write a `tabular` for a paper, booktabs' rules."""
-    metrics = [cell.metric for cell in lines[0].cells]
-    head = " & ".join(["Data set", "Task", "Row", *(f"\\multicolumn{{3}}{{c}}{{{m}}}" for m in metrics)])
-    below = " & ".join(["", "", "", *["ours & paper & diff."] * len(metrics)])
-    body = [" & ".join([*map(_escaped, _names(line)), *_numbers(line, r" $\pm$ ")]) for line in lines]
-    rows = [f"{text} \\\\" for text in [head, below]] + ["\\midrule"] + [f"{text} \\\\" for text in body]
-    columns = "lll" + "rrr" * len(metrics)
-    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", "\\toprule", *rows, "\\bottomrule", "\\end{tabular}", ""])
+    """Lay the lines out as a LaTeX `tabular`, for the package booktabs."""
+    text = _table(lines, "latex_booktabs")
+    return text.replace(r"-\ensuremath{>}", r"$\rightarrow$").replace("±", r"$\pm$") + "\n"
+
+
+def _table(lines: Sequence[Line], table_format: str) -> str:
+    titles = ["data set", "task", "row"]
+    for cell in lines[0].cells:
+        titles += [f"{cell.metric} ours", "paper", "difference"]
+    return format_table(titles, [[*_names(line), *_numbers(line)] for line in lines], 3, table_format)
 
 
 def _names(line: Line) -> tuple[str, str, str]:
     return line.paper.dataset, TASK_SYMBOLS[line.paper.task], line.paper.label
 
 
-def _numbers(line: Line, plus_minus: str) -> list[str]:
+def _numbers(line: Line) -> list[str]:
     texts = []
     for cell in line.cells:
-        ours = EMPTY if cell.mean is None else f"{cell.mean:.2f}"
-        if cell.deviation is not None:
-            ours += f"{plus_minus}{cell.deviation:.2f}"
-        paper = EMPTY if cell.paper is None else f"{cell.paper:.2f}"
-        texts += [ours, paper, EMPTY if cell.difference is None else f"{cell.difference:+.2f}"]
+        texts.append(EMPTY if cell.mean is None else format_mean(cell.mean, cell.deviation))
+        texts.append(EMPTY if cell.paper is None else f"{cell.paper:.2f}")
+        texts.append(EMPTY if cell.difference is None else f"{cell.difference:+.2f}")
     return texts
-
-
-def _escaped(text: str) -> str:
-    return text.replace("_", r"\_").replace("->", r"$\rightarrow$")
