@@ -261,7 +261,7 @@ def test_resume_from_a_damaged_state(finished, tmp_path):
 def test_a_used_output_folder_is_refused(finished, data):
     run, _ = finished
     before = {p.name: p.stat().st_mtime_ns for p in run.iterdir()}
-    with pytest.raises(ConfigError, match=r"holds a run already; go on with it by train\.resume"):
+    with pytest.raises(ConfigError, match=r"already holds a run; resume it with train\.resume"):
         train_here(data, run)
     assert {p.name: p.stat().st_mtime_ns for p in run.iterdir()} == before
 
