@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from ms_unireid.checkpoints.clip_names import LOGIT_SCALE, our_name
+from ms_unireid.checkpoints.clip_names import LOGIT_SCALE
 from ms_unireid.checkpoints.fitting import NAMED_TENSORS, fit, float32_entries
 from ms_unireid.checkpoints.formats.dtypes import aligned
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
@@ -108,7 +108,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     source = open_source(path)
     entries = float32_entries(source, ModelConfig.temperature)
-    tensors = {our_name(name): entry.load() for name, entry in entries.items()}
+    tensors = {name: entry.load() for name, entry in entries.items()}
     kept = {name for name, what in source.surplus.items() if source.kind == OURS or what == "tower"}
     meta = source.meta or {"config": to_dict(Config(model=source.model))}
     return Checkpoint(source.file.path, tensors | {name: source.file.tensors[name] for name in kept}, meta)
@@ -150,7 +150,7 @@ def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> No
     Raises:
         CheckpointError: If the file cannot be read, does not fill the model, or is of another activation.
     """
-    source = open_source(path)
+    source = open_source(path, architecture=config.architecture)
     if source.activation not in (None, config.activation):
         raise CheckpointError(
             f"{path}: is of a model with {source.activation}; set model.activation={source.activation}"
@@ -159,7 +159,7 @@ def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> No
     params = {p.name: p for p in model.get_parameters()}
     for name, entry in entries.items():
         if name != LOGIT_SCALE or config.pretrained_logit_scale:
-            param = params[our_name(name)]
+            param = params[name]
             param.set_data(Tensor(aligned(entry.load()), param.dtype))
 
 

@@ -1,6 +1,6 @@
-"""What the tensors of a dual encoder are called and shaped: the authors' names, CLIP's, Hugging Face's. No arrays.
+"""Names and shapes of the tensors of a dual encoder: ours (the authors'), OpenAI's CLIP, Hugging Face and open_clip.
 
-CLIP's names are the pivot; ours are CLIP's behind "base_model.", but for the logit scale.
+Our name is CLIP's name with the prefix "base_model."; the logit scale has no prefix.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,17 +14,19 @@ from ms_unireid.config_schema import Architecture, TowerSize
 
 OUR_PREFIX = "base_model."
 LOGIT_SCALE = "logit_scale"
-VISUAL_POSITIONS = "visual.positional_embedding"
+VISUAL_POSITIONS = "base_model.visual.positional_embedding"
+PATCH_EMBEDDING = "base_model.visual.conv1.weight"
+TEXT_POSITIONS = "base_model.positional_embedding"
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one tensor of CLIP is kept in another layout.
+    """How another layout stores one of our tensors.
 
     Attributes:
-        sources: Its names there; several are joined along the first axis.
-        transposed: Whether the joined matrix is CLIP's transposed.
+        sources: Names in that layout; several are joined along the first axis.
+        transposed: Whether the joined matrix is the transpose of ours.
     """
 
     sources: tuple[str, ...]
@@ -32,12 +34,17 @@ class Recipe:
 
 
 def our_name(clip_name: str) -> str:
-    """Return the name in the authors' checkpoints and in our model."""
+    """Return the name in our model and in the authors' checkpoints."""
     return clip_name if clip_name == LOGIT_SCALE else OUR_PREFIX + clip_name
 
 
+def clip_name(our_name: str) -> str:
+    """Return the name in OpenAI's CLIP."""
+    return our_name.removeprefix(OUR_PREFIX)
+
+
 def clip_shapes(architecture: Architecture, context_length: int, patches: int) -> dict[str, Shape]:
-    """List every tensor of a CLIP with its shape; `patches` is the number of patches of a picture."""
+    """Return the shape of every tensor by CLIP's name; `patches` is the number of patches of a picture."""
     vision, text, embed = architecture.vision, architecture.text, architecture.embed_dim
     patch = architecture.patch_size
     return {
@@ -48,13 +55,18 @@ def clip_shapes(architecture: Architecture, context_length: int, patches: int) -
         **_norm("ln_final", text.width),
         **dict(_blocks("transformer", text)),
         "visual.class_embedding": (vision.width,),
-        VISUAL_POSITIONS: (patches + 1, vision.width),
+        "visual.positional_embedding": (patches + 1, vision.width),
         "visual.proj": (vision.width, embed),
         "visual.conv1.weight": (vision.width, 3, patch, patch),
         **_norm("visual.ln_pre", vision.width),
         **_norm("visual.ln_post", vision.width),
         **dict(_blocks("visual.transformer", vision)),
     }
+
+
+def our_shapes(architecture: Architecture, context_length: int, patches: int) -> dict[str, Shape]:
+    """Return the shape of every tensor by our name."""
+    return {our_name(name): shape for name, shape in clip_shapes(architecture, context_length, patches).items()}
 
 
 def _norm(name: str, width: int) -> dict[str, Shape]:
@@ -85,7 +97,7 @@ _HUGGINGFACE = {
     "ln_final.weight": "text_model.final_layer_norm.weight",
     "ln_final.bias": "text_model.final_layer_norm.bias",
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
-    VISUAL_POSITIONS: "vision_model.embeddings.position_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
     # Their spelling.
     "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
@@ -103,13 +115,30 @@ _HUGGINGFACE_BLOCK = {
 }
 
 
-def huggingface_recipe(clip_name: str) -> Recipe:
-    """Say how Hugging Face's CLIPModel keeps a tensor of CLIP: q, k and v apart, projections as linear layers."""
-    if clip_name in _HUGGINGFACE:
-        return Recipe((_HUGGINGFACE[clip_name],))
-    if clip_name in _HUGGINGFACE_TRANSPOSED:
-        return Recipe((_HUGGINGFACE_TRANSPOSED[clip_name],), transposed=True)
-    tower, rest = clip_name.split("transformer.resblocks.")
+def our_recipe(name: str) -> Recipe:
+    """Return how our files and the authors' store our tensor `name`: unchanged."""
+    return Recipe((name,))
+
+
+def clip_recipe(name: str) -> Recipe:
+    """Return how OpenAI's CLIP stores our tensor `name`."""
+    return Recipe((clip_name(name),))
+
+
+def custom_text_recipe(name: str) -> Recipe:
+    """Return how open_clip's CustomTextCLIP stores our tensor `name`: the text tower has the prefix "text."."""
+    found = clip_name(name)
+    return Recipe((found if found == LOGIT_SCALE or found.startswith("visual.") else f"text.{found}",))
+
+
+def huggingface_recipe(name: str) -> Recipe:
+    """Return how Hugging Face's CLIPModel stores our tensor `name`: q, k and v apart, projections as linear layers."""
+    found = clip_name(name)
+    if found in _HUGGINGFACE:
+        return Recipe((_HUGGINGFACE[found],))
+    if found in _HUGGINGFACE_TRANSPOSED:
+        return Recipe((_HUGGINGFACE_TRANSPOSED[found],), transposed=True)
+    tower, rest = found.split("transformer.resblocks.")
     index, inner = rest.split(".", 1)
     block = f"{'vision_model' if tower else 'text_model'}.encoder.layers.{index}"
     layer, kind = inner.replace("in_proj_", "in_proj.").rsplit(".", 1)
@@ -118,36 +147,20 @@ def huggingface_recipe(clip_name: str) -> Recipe:
     return Recipe((f"{block}.{_HUGGINGFACE_BLOCK[layer]}.{kind}",))
 
 
-def custom_text_recipe(clip_name: str) -> Recipe:
-    """Say how open_clip's CustomTextCLIP keeps a tensor of CLIP: the text tower behind "text."."""
-    shared = clip_name == LOGIT_SCALE or clip_name.startswith("visual.")
-    return Recipe((clip_name if shared else f"text.{clip_name}",))
-
-
-def plain_recipe(clip_name: str) -> Recipe:
-    """Say how OpenAI's CLIP keeps a tensor of CLIP: as it is."""
-    return Recipe((clip_name,))
-
-
-def our_recipe(clip_name: str) -> Recipe:
-    """Say how the authors' checkpoints keep a tensor of CLIP."""
-    return Recipe((our_name(clip_name),))
-
-
 LAYOUTS = {
     "unireid": our_recipe,
-    "clip": plain_recipe,
+    "clip": clip_recipe,
     "huggingface": huggingface_recipe,
 }
 
 
 def lay_out(entries: Mapping[str, Entry], layout: str, dtypes: Mapping[str, str]) -> list[Entry]:
-    """Rename, split and transpose tensors and give each its type.
+    """Rename, split and transpose tensors for another layout, and set their types.
 
     Args:
-        entries: CLIP's name to float32 tensor.
+        entries: Float32 tensors by our names.
         layout: A key of `LAYOUTS`.
-        dtypes: CLIP's name to the name of the type to write; float32 where it has none.
+        dtypes: Type to write by our name; float32 for the others.
     """
     laid_out = []
     for name, entry in entries.items():

@@ -1,4 +1,4 @@
-"""Convert a checkpoint from any format and layout to any other, one tensor in memory at a time."""
+"""Convert a checkpoint between formats and layouts, one tensor in memory at a time."""
 
 import json
 from collections.abc import Mapping
@@ -16,11 +16,12 @@ from ms_unireid.checkpoints.formats.tensor_file import Entry
 from ms_unireid.checkpoints.formats.torch_writer import write_torch
 from ms_unireid.checkpoints.recognition import META, OURS, Source, open_source
 from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
+from ms_unireid.config_schema import Architecture
 from ms_unireid.errors import CheckpointError
 from ms_unireid.files import replacing, sha256
 from ms_unireid.models.positions import model_grid
 
-# OpenAI puts the digest into each file's address.
+# The digests are part of the files' addresses at OpenAI.
 KNOWN_FILES = {
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af": "OpenAI CLIP ViT-B/32",
     "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f": "OpenAI CLIP ViT-B/16",
@@ -35,7 +36,7 @@ KNOWN_FILES = {
 
 
 SUFFIXES = {"mindspore": (".ckpt", ".safetensors"), "pytorch": (".pth", ".pt", ".bin", ".safetensors")}
-# Types that float32 holds exactly, so that a conversion back can restore the bits.
+# float32 holds these types exactly, so that a conversion back restores the bits.
 _WITHIN_FLOAT32 = ("float16", "bfloat16")
 
 
@@ -45,16 +46,17 @@ class Options:
 
     Attributes:
         to: "mindspore" or "pytorch".
-        layout: Names of a PyTorch file: "unireid" (the authors' code), "clip" (OpenAI's, open_clip) or "huggingface".
-        kind: Overrides the recognised kind of the input.
-        image_size: Height and width that the position table is resized to; None keeps it.
-        stride: Distance between patches in pixels that it is resized to; None keeps it.
-        source_image_size: Height and width that the input's position table is for.
-        activation: Overrides the activation that the input names or is taken to have.
-        dtype: Type of a PyTorch file's tensors; None restores each tensor's own where it is known.
-        allow_missing: Shell patterns of tensors that the input may lack.
-        verify: Compare features of fixed inputs, computed from the input and from the output, before the output
-            appears under its name; this imports MindSpore and PyTorch.
+        layout: Names in a PyTorch file: "unireid" (the authors' code), "clip" (OpenAI's, open_clip) or "huggingface".
+        kind: Kind of the input; None recognises it.
+        image_size: Height and width to resize the position table to; None keeps it.
+        stride: Distance between patches in pixels to resize it to; None keeps it.
+        source_image_size: Height and width of the input's position table; None recognises them.
+        activation: Activation of the input; None takes the file's, or "quick_gelu".
+        architecture: Architecture of the input, if its tensors fit several; None recognises it.
+        dtype: Type of the tensors of a PyTorch file; None restores the type of each tensor where it is known.
+        allow_missing: Shell patterns of tensors that may be missing in the input.
+        verify: Compare features of fixed inputs, computed from input and output, before the output gets its name.
+            This imports MindSpore and PyTorch.
     """
 
     to: str = "mindspore"
@@ -64,6 +66,7 @@ class Options:
     stride: int | None = None
     source_image_size: tuple[int, int] | None = None
     activation: str | None = None
+    architecture: str | Architecture | None = None
     dtype: str | None = None
     allow_missing: tuple[str, ...] = ()
     verify: bool = False
@@ -71,16 +74,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was read and written.
+    """The result of a conversion.
 
     Attributes:
         source: The recognised input.
         output: The written file.
-        config: The model that the output fills.
+        config: Config of the output; only `model` differs from the input's or the default.
         rows: One for every tensor of the model and of the input.
-        hashes: File name to SHA-256 of each file read, and of the output.
-        known_as: The published name of the input, if its hash is known.
-        verification: How the features agree, if asked for: a `ms_unireid.checkpoints.conversion_check.Verification`.
+        hashes: SHA-256 of each file read and of the output, by file name.
+        known_as: Published name of the input, if its hash is known.
+        verification: With `Options.verify` a `ms_unireid.checkpoints.conversion_check.Verification`.
     """
 
     source: Source
@@ -93,21 +96,23 @@ class Conversion:
 
 
 def convert(path: str | Path, output: str | Path, options: Options) -> Conversion:
-    """Convert a file; the output is whole or absent.
+    """Convert a file. If anything fails, no output is written.
 
     Raises:
-        CheckpointError: If the input cannot be read or does not fill the model, or the output's name does not suit.
+        CheckpointError: If the input cannot be read or does not fill the model, or the output has a wrong ending.
+        ConfigError: If no model can have the sizes.
         UserError: If the output cannot be written.
     """
     path, output = Path(path), Path(output)
     _check_output(path, output, options.to)
-    source = open_source(path, options.kind, options.source_image_size, options.activation)
+    source = open_source(path, options.kind, options.source_image_size, options.activation, options.architecture)
     model = replace(
         source.model,
+        architecture=options.architecture or source.model.architecture,
         image_size=options.image_size or source.model.image_size,
         stride=options.stride or source.model.stride,
     )
-    # Built anew, so that a size that no model can have is refused like in a user's config.
+    # From a dictionary, so that sizes that no model can have are refused as in a user's config.
     config = config_from_dict(to_dict(replace(_config(source), model=model)), str(path))
     entries, rows = fit(source, model, options.allow_missing)
     hashes = {str(part): sha256(part.open("rb")) for part in source.file.parts}
@@ -117,7 +122,7 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
     with ThreadPoolExecutor(1) as thread:
         with replacing(output) as temporary:
             _write(temporary, entries, meta, options)
-            # Hashed while the system brings it to the disk.
+            # Hash while the system writes it to the disk.
             digest = thread.submit(sha256, temporary.open("rb"))
             if options.verify:
                 hashes[str(output)] = digest.result()
@@ -128,9 +133,9 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
 
 def _check_output(path: Path, output: Path, to: str) -> None:
     if output.suffix not in SUFFIXES[to]:
-        raise CheckpointError(f"{output}: a {to} checkpoint ends in {' or '.join(SUFFIXES[to])}; name it so")
+        raise CheckpointError(f"{output}: a {to} checkpoint ends in {' or '.join(SUFFIXES[to])}; rename the output")
     if output.exists() and output.resolve() == path.resolve():
-        raise CheckpointError(f"{output}: is the input as well; write to another file")
+        raise CheckpointError(f"{output}: is also the input; write to another file")
 
 
 def _config(source: Source) -> Config:
@@ -142,7 +147,7 @@ def _config(source: Source) -> Config:
 def _describe(
     source: Source, config: Config, rows: list[Row], hashes: Mapping[str, str], known_as: str | None
 ) -> dict[str, Any]:
-    """Describe the output: what a file of ours says of itself, and where its tensors come from."""
+    """Return the description that the output stores: config, epoch and the origin of its tensors."""
     origin = {
         "file": source.file.path.name,
         "kind": source.kind,
@@ -157,7 +162,7 @@ def _describe(
 
 
 def _restorable(source: Source, rows: list[Row]) -> dict[str, str]:
-    """Map CLIP's names to the types that tensors had before they became float32, as far as nothing was lost."""
+    """Return by CLIP's name the types before the cast to float32 that a conversion back can restore."""
     had = dict(source.meta.get("source", {}).get("dtypes", {}))
     had.update((row.name, row.source_dtype) for row in rows if row.source_dtype in _WITHIN_FLOAT32)
     resized = {row.name for row in rows if "resized" in row.status}
@@ -173,10 +178,11 @@ def _write(file: Path, entries: Mapping[str, Entry], meta: dict[str, Any], optio
         else:
             write_safetensors(file, ours, {META: text})
         return
-    dtypes = meta["source"]["dtypes"] if options.dtype is None else dict.fromkeys(entries, options.dtype)
+    restored = {names.our_name(name): dtype for name, dtype in meta["source"]["dtypes"].items()}
+    dtypes = restored if options.dtype is None else dict.fromkeys(entries, options.dtype)
     theirs = lay_out(entries, options.layout, dtypes)
     if file.suffix == ".safetensors":
-        # Readers of PyTorch's safetensors look for the format.
+        # PyTorch's readers of safetensors check the format.
         write_safetensors(file, theirs, {"format": "pt", META: text})
     elif options.layout == "unireid":
         epoch = {"epoch": meta["epoch"]} if isinstance(meta.get("epoch"), int) else {}
@@ -186,15 +192,15 @@ def _write(file: Path, entries: Mapping[str, Entry], meta: dict[str, Any], optio
 
 
 def _verify(source: Source, written: Path, entries: Mapping[str, Entry], model: ModelConfig) -> Any:
-    """Hold what MindSpore computes from one of the two files against what PyTorch computes from the other."""
+    """Compare features that MindSpore computes from one of the two files with PyTorch's from the other."""
     from ms_unireid.checkpoints.conversion_check import verify
 
     if source.file.format == "MindSpore checkpoint":  # PyTorch can only read the output
         original, grid, ours = written, model_grid(model), entries
     else:
         original, grid = source.file.path, source.grid
-        ours = open_source(written, image_size=model.image_size).entries
-    found = verify(original, grid, model, {names.our_name(name): entry.load() for name, entry in ours.items()})
+        ours = open_source(written, image_size=model.image_size, architecture=model.architecture).entries
+    found = verify(original, grid, model, {name: entry.load() for name, entry in ours.items()})
     if not found.ok:
         raise CheckpointError(
             f"{source.file.path}: its features differ from its conversion's: pictures by {found.image_difference:.1e} "

@@ -1,4 +1,4 @@
-"""Check a conversion: features of fixed inputs in MindSpore, beside PyTorch's from the original file."""
+"""Check a conversion: compare features of fixed inputs in MindSpore with PyTorch's from the original file."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -20,13 +20,9 @@ _START, _END = 49406, 49407
 
 @dataclass(frozen=True)
 class Verification:
-    """How far the converted model's features of the fixed inputs are from the original's.
+    """Largest absolute differences between the features of the converted model and of the original.
 
-    Attributes:
-        image_difference: Largest absolute difference of an image feature.
-        text_difference: Largest absolute difference of a text feature.
-        image_limit: What `image_difference` may be: TOLERANCE * max(1, largest absolute image feature).
-        text_limit: The same for text.
+    Each limit is TOLERANCE * max(1, largest absolute feature).
     """
 
     image_difference: float
@@ -36,23 +32,23 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether both differences are within their limits; a NaN is not."""
+        """Whether both differences are within their limits; NaN is not."""
         return self.image_difference <= self.image_limit and self.text_difference <= self.text_limit
 
 
 def verify(
     original: Path, grid: tuple[int, int], config: ModelConfig, tensors: Mapping[str, np.ndarray]
 ) -> Verification:
-    """Compare a converted model with the file it came from.
+    """Compare a converted model with its original.
 
     Args:
-        original: That file or folder.
+        original: File or folder.
         grid: Rows and columns of its visual position table.
-        config: The model it was converted for.
-        tensors: The written file's tensors under our names; the logit scale is not needed.
+        config: The converted model.
+        tensors: Its tensors by our names; the logit scale may be missing.
 
     Raises:
-        CheckpointError: If PyTorch cannot read the original, or the converted tensors are no whole model.
+        CheckpointError: If PyTorch cannot read the original, or the converted model is not complete.
         EnvironmentProblem: If PyTorch is not installed.
     """
     if not importlib.util.find_spec("torch"):
@@ -65,13 +61,13 @@ def verify(
 
 
 def fixed_inputs(image_size: tuple[int, int], context_length: int, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the inputs of every verification, the same on every machine.
+    """Draw the inputs of a verification, equal on every machine.
 
     Returns:
         Images (count, 3, H, W) float32 in the range of normalised pictures, and token_ids (count, context_length)
-        int32: start, words, end, then zeros.
+        int32: start, words, end, zeros.
     """
-    # NumPy promises the raw stream of a bit generator for ever, but not a Generator's distributions.
+    # NumPy keeps the raw stream of a bit generator stable, but not the distributions of a Generator.
     source = np.random.PCG64(0)
     pixels = source.random_raw(count * 3 * image_size[0] * image_size[1]) % 256
     images = ((pixels / 255 - 0.45) / 0.27).astype(np.float32).reshape(count, 3, *image_size)
@@ -86,19 +82,13 @@ def fixed_inputs(image_size: tuple[int, int], context_length: int, count: int = 
 def mindspore_features(
     tensors: Mapping[str, np.ndarray], config: ModelConfig, images: np.ndarray, token_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encode pictures and captions with our model.
-
-    Args:
-        tensors: Values of its parameters by name; the logit scale is not needed.
-        config: The model.
-        images: (B, 3, H, W) float32.
-        token_ids: (B, L) int32.
+    """Encode images (B, 3, H, W) float32 and token_ids (B, L) int32 with our model.
 
     Returns:
         Un-normalised image and text features, each (B, D) float32.
 
     Raises:
-        KeyError: If a parameter has no value.
+        KeyError: If a parameter other than the logit scale has no tensor.
     """
     model = UNIReID(config).set_train(False)
     for parameter in model.get_parameters():
@@ -114,5 +104,5 @@ def _converted_features(
         return mindspore_features(tensors, config, images, ids)
     except KeyError as error:
         raise CheckpointError(
-            f"{original}: its conversion lacks {error.args[0]}; only a whole model can be verified"
+            f"{original}: its conversion has no {error.args[0]}; only a complete model can be checked"
         ) from error

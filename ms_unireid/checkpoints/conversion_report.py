@@ -1,8 +1,10 @@
-"""Tell what a conversion did: a table of every tensor, counts and hashes, as text and as JSON."""
+"""Report a conversion as text and as JSON: every tensor, counts and hashes."""
 
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
+
+from tabulate import tabulate
 
 from ms_unireid.checkpoints.conversion import Conversion
 from ms_unireid.checkpoints.fitting import Row
@@ -11,15 +13,13 @@ _HEADINGS = ("status", "tensor", "in the file", "shape", "type")
 
 
 def to_text(conversion: Conversion) -> str:
-    """Return the table, one line per tensor, with the counts and hashes below it."""
-    lines = [_HEADINGS, *(_cells(row) for row in conversion.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADINGS))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*table, "", *_summary(conversion)])
+    """Return a table with one line per tensor, then counts and hashes."""
+    table = tabulate(map(_cells, conversion.rows), _HEADINGS, "plain", disable_numparse=True)
+    return "\n".join([table, "", *_summary(conversion)])
 
 
 def to_json(conversion: Conversion) -> dict[str, Any]:
-    """Return the same as a dictionary for JSON."""
+    """Return the report as a dictionary for JSON."""
     source = conversion.source
     return {
         "input": str(source.file.path),
@@ -58,7 +58,7 @@ def _summary(conversion: Conversion) -> list[str]:
     lines = [
         f"{source.file.path}: {source.file.format}, {source.kind}{_known(conversion)}",
         f"{source.model.architecture}, {source.model.activation}, position table of {source.grid[0]}x{source.grid[1]} "
-        f"patches taken for pictures of {height}x{width}; written for {model.image_size[0]}x{model.image_size[1]}",
+        f"patches for pictures of {height}x{width}; written for {model.image_size[0]}x{model.image_size[1]}",
         ", ".join(f"{count} {status}" for status, count in counts(conversion.rows).items()),
     ]
     if conversion.verification is not None:

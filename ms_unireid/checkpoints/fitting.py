@@ -1,8 +1,9 @@
-"""Set the tensors of a recognised file against what a model wants: resized, cast up, and told apart by what lacks."""
+"""Fit the tensors of a recognised file to a model: resize positions, cast to float32, report every tensor."""
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -12,6 +13,7 @@ from ms_unireid.checkpoints.formats.dtypes import FLOATS, dtype_name, dtype_of
 from ms_unireid.checkpoints.formats.tensor_file import Entry
 from ms_unireid.checkpoints.recognition import Source
 from ms_unireid.config import ModelConfig
+from ms_unireid.config_schema import Architecture
 from ms_unireid.errors import CheckpointError
 from ms_unireid.models.positions import model_grid, resize_positions
 
@@ -20,17 +22,17 @@ NAMED_TENSORS = 4
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one tensor.
+    """What the conversion did with one tensor.
 
     Attributes:
-        name: CLIP's name, or the file's for a tensor that is not used.
-        origins: The name or names in the file; empty where it has none.
-        status: "matched", "resized", "cast", "resized, cast", "initial", "missing", "unexpected" or what else an
-            unused tensor is.
-        source_shape: Its shape in the file, joined if it came in parts; None where the file lacks it.
-        shape: Its shape in the model; None where it is not used.
-        source_dtype: Its element type in the file.
-        dtype: Its element type in the model.
+        name: CLIP's name, or the name in the file for an unused tensor.
+        origins: Names in the file; empty if the tensor is missing.
+        status: "matched", "resized", "cast", "resized, cast", "initial", "missing"; for an unused tensor "unexpected",
+            "buffer" or "optimizer state".
+        source_shape: Shape in the file, with joined parts; None if missing.
+        shape: Shape in the model; None if unused.
+        source_dtype: Element type in the file.
+        dtype: Element type in the model.
     """
 
     name: str
@@ -43,51 +45,56 @@ class Row:
 
 
 def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -> tuple[dict[str, Entry], list[Row]]:
-    """Bring a file's tensors into a model's shapes, as float32.
+    """Fit a file's tensors to a model, as float32.
 
-    The position table is resampled where the patch grids differ, even if their sizes agree.
+    The position table is resized if the patch grids differ, even with equal numbers of patches.
 
     Args:
         source: The file.
-        model: The wanted architecture, picture size, stride and context length.
-        allow_missing: Shell patterns of names (ours or CLIP's) that the file may lack; these get no entry.
+        model: Architecture, picture size, stride and context length of the model.
+        allow_missing: Shell patterns of names (ours or CLIP's) that may be missing; these get no entry.
 
     Returns:
-        CLIP's name to tensor, and a row for every tensor of the model and of the file.
+        Tensors by our names, and a row for every tensor of the model and of the file.
 
     Raises:
-        CheckpointError: Listing what is missing, of another shape, or in the towers and unknown to them; if a tensor
-            holds no floating-point numbers; if nobody knows which grid the position table is for.
+        CheckpointError: If the architectures differ, tensors are missing, have another shape or are unknown parts of a
+            tower, a tensor is not floating-point, or the grid of the position table is unknown.
     """
     if source.model.sizes != model.sizes:
         raise CheckpointError(
             f"{source.file.path}: is a {source.model.architecture}, the model is a {model.architecture}; "
-            f"set model.architecture={source.model.architecture}"
+            f"set model.architecture={_setting(source.model.architecture)}"
         )
     grid = model_grid(model)
-    wanted = names.clip_shapes(model.sizes, model.context_length, grid[0] * grid[1])
+    wanted = names.our_shapes(model.sizes, model.context_length, grid[0] * grid[1])
     found = _resized(source, float32_entries(source, model.temperature), grid)
     missing = [name for name in wanted if name not in found and not _allowed(name, allow_missing)]
     wrong = [
-        f"{names.our_name(name)} is {entry.shape}, the model wants {wanted[name]}"
+        f"{name} is {entry.shape}, the model needs {wanted[name]}"
         for name, entry in found.items()
         if entry.shape != wanted[name]
     ]
     unknown = [name for name, what in source.surplus.items() if what == "tower"]
-    problems = {"missing": [*map(names.our_name, missing)], "of another shape": wrong, "unknown": unknown}
+    problems = {"missing": missing, "of another shape": wrong, "unknown": unknown}
     if any(problems.values()):
         raise CheckpointError(_misfit(source, problems))
     rows = [_row(source, name, shape, resized=source.grid != grid) for name, shape in wanted.items()]
     return found, rows + _surplus_rows(source)
 
 
-def float32_entries(source: Source, temperature: float) -> dict[str, Entry]:
-    """Return a file's tensors under CLIP's names as float32, none resized.
+def _setting(architecture: str | Architecture) -> str:
+    """Return what follows `model.architecture=` on a command line."""
+    return architecture if isinstance(architecture, str) else json.dumps(asdict(architecture))
 
-    The logit scale that IRRA's files never have becomes ln(1 / temperature).
+
+def float32_entries(source: Source, temperature: float) -> dict[str, Entry]:
+    """Return a file's tensors by our names as float32, not resized.
+
+    IRRA's files have no logit scale; it becomes ln(1 / temperature).
 
     Raises:
-        CheckpointError: If a tensor does not hold floating-point numbers.
+        CheckpointError: If a tensor is not floating-point.
     """
     entries = {name: _float32(source, entry) for name, entry in source.entries.items()}
     if source.kind == "irra":
@@ -101,16 +108,16 @@ def _float32(source: Source, entry: Entry) -> Entry:
     if dtype_name(entry.dtype) not in FLOATS:
         raise CheckpointError(
             f"{source.file.path}: {entry.name} is {dtype_name(entry.dtype)}; expected floating-point weights, not "
-            "quantised ones"
+            "quantised weights"
         )
     return Entry(entry.name, dtype_of("float32"), entry.shape, entry.source)
 
 
 def _resized(source: Source, entries: dict[str, Entry], grid: tuple[int, int]) -> dict[str, Entry]:
-    """Replace the position table by one for another grid."""
+    """Replace the position table if the grids differ."""
     if source.grid is None:
         raise CheckpointError(
-            f"{source.file.path}: its position table of {source.patches} patches is of no usual picture size; say the "
+            f"{source.file.path}: its position table of {source.patches} patches has no usual picture size; give the "
             "height and width it was trained with: tools/convert_checkpoint.py ... --source-image-size H W"
         )
     if source.grid == grid:
@@ -126,18 +133,18 @@ def _resized(source: Source, entries: dict[str, Entry], grid: tuple[int, int]) -
 
 
 def _allowed(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(n, pattern) for n in (name, names.our_name(name)) for pattern in patterns)
+    return any(fnmatchcase(n, pattern) for n in (name, names.clip_name(name)) for pattern in patterns)
 
 
 def _row(source: Source, name: str, shape: tuple[int, ...], resized: bool) -> Row:
-    entry = source.entries.get(name)
+    entry, shown = source.entries.get(name), names.clip_name(name)
     if entry is None:
         status = "initial" if (name, source.kind) == (names.LOGIT_SCALE, "irra") else "missing"
-        return Row(name, (), status, None, shape, None, "float32")
+        return Row(shown, (), status, None, shape, None, "float32")
     dtype = dtype_name(entry.dtype)
     changes = ["resized"] if resized and name == names.VISUAL_POSITIONS else []
     changes += [] if dtype == "float32" else ["cast"]
-    return Row(name, source.origins[name], ", ".join(changes) or "matched", entry.shape, shape, dtype, "float32")
+    return Row(shown, source.origins[name], ", ".join(changes) or "matched", entry.shape, shape, dtype, "float32")
 
 
 def _surplus_rows(source: Source) -> list[Row]:
@@ -158,6 +165,6 @@ def _misfit(source: Source, problems: dict[str, list[str]]) -> str:
             more = f" and {len(found) - NAMED_TENSORS} more" if len(found) > NAMED_TENSORS else ""
             lists.append(f"{len(found)} {what} ({'; '.join(found[:NAMED_TENSORS])}{more})")
     return (
-        f"{source.file.path}: does not fill the model: {', '.join(lists)}; it was taken for a {made}. "
-        "Take a whole file of this model, or say with --allow-missing what may lack"
+        f"{source.file.path}: does not fill the model: {', '.join(lists)}; it was recognised as a {made}. "
+        "Use a complete file of this model, or name with --allow-missing what may be missing"
     )

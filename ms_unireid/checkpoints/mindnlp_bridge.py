@@ -1,4 +1,4 @@
-"""CLIP weights from a Hugging Face name or folder through MindNLP, which only ever runs in a child process."""
+"""Export a Hugging Face CLIP through MindNLP, which runs in a child process."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ from ms_unireid.errors import CheckpointError, EnvironmentProblem
 from ms_unireid.installation import child_command, install_extra
 
 _ENVIRONMENT = {
-    # MindNLP asks a mirror otherwise; the user's own choice stands.
+    # MindNLP's default is a mirror. A value of the user has priority.
     "HF_ENDPOINT": "https://huggingface.co",
     # Reading weights needs no accelerator.
     "DEVICE_TARGET": "CPU",
@@ -20,18 +20,17 @@ _ENVIRONMENT = {
 
 
 def export_clip(name_or_path: str, file: Path) -> None:
-    """Write the weights of a Hugging Face CLIP that MindNLP loads, as safetensors that `open_source` reads.
+    """Load a Hugging Face CLIP with MindNLP, and write it as safetensors that `open_source` reads.
 
-    The tensors are float32 under Hugging Face's names; the configuration is the metadata's "config.json". What MindNLP
-    says goes to stderr.
+    The tensors are float32 with Hugging Face's names; the metadata has "config.json". MindNLP's output goes to stderr.
 
     Args:
         name_or_path: A name on the Hugging Face hub, such as "openai/clip-vit-base-patch16", or a folder.
-        file: Where; whole or absent afterwards.
+        file: If anything fails, it is not written.
 
     Raises:
         EnvironmentProblem: If MindNLP is not installed, or cannot be imported.
-        CheckpointError: If it cannot load a whole CLIP by this name, or its process dies.
+        CheckpointError: If MindNLP cannot load a complete CLIP of this name, or its process dies.
         UserError: If the file cannot be written.
     """
     if importlib.util.find_spec("mindnlp") is None:
@@ -42,14 +41,14 @@ def export_clip(name_or_path: str, file: Path) -> None:
         )
     path = Path(name_or_path)
     if path.exists() and not (path / "config.json").is_file():
-        raise CheckpointError(f"{path}: is no folder with a config.json; expected a Hugging Face folder of a CLIP")
+        raise CheckpointError(f"{path}: has no config.json; expected a Hugging Face folder of a CLIP")
     code, last_line = _run([name_or_path, str(file)])
     if code:
         raise _failure(name_or_path, code, last_line)
 
 
 def _run(arguments: list[str]) -> tuple[int, str]:
-    """Run the child, pass on what it says line by line, and return its exit code and its last line, kept back."""
+    """Run the child, print its output except for the last line, and return exit code and last line."""
     command = child_command(mindnlp_child.__name__, *arguments)
     environment = {**_ENVIRONMENT, **os.environ}
     last = ""
@@ -72,12 +71,12 @@ def _run(arguments: list[str]) -> tuple[int, str]:
 
 
 def _failure(name: str, code: int, last_line: str) -> errors.UserError:
-    """Return the child's own refusal, or tell how it died."""
+    """Return the error that the child reports, or how it died."""
     kind, _, message = last_line.partition(": ")
-    if code == mindnlp_child.REFUSED and kind in ("CheckpointError", "EnvironmentProblem", "UserError"):
+    if code == mindnlp_child.USER_ERROR and kind in ("CheckpointError", "EnvironmentProblem", "UserError"):
         return getattr(errors, kind)(message)
     how = f"signal {-code}" if code < 0 else f"code {code}"
     return CheckpointError(
-        f"{name}: MindNLP's process ended with {how} ({last_line or 'it said nothing'}); try again, or download the "
+        f"{name}: MindNLP's process ended with {how} ({last_line or 'no output'}); try again, or download the "
         "model's folder and convert that, which needs no MindNLP"
     )

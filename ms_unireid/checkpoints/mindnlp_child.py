@@ -1,4 +1,4 @@
-"""What `mindnlp_bridge` runs in a process of its own: MindNLP takes PyTorch's place in it, and patches other packages.
+"""The child process of `mindnlp_bridge`. MindNLP replaces PyTorch in it and patches other packages.
 
 python -m ms_unireid.checkpoints.mindnlp_child NAME_OR_PATH FILE
 """
@@ -18,14 +18,14 @@ from ms_unireid.errors import CheckpointError, EnvironmentProblem, UserError
 from ms_unireid.files import replacing
 from ms_unireid.installation import install_extra
 
-REFUSED = 2
+USER_ERROR = 2
 _NAMED = 3
 
 
 def main(name: str, file: Path) -> None:
-    """Write the float32 tensors of a Hugging Face CLIP as safetensors, its configuration under "config.json".
+    """Write the float32 tensors of a Hugging Face CLIP as safetensors, with its configuration as "config.json".
 
-    Exits with code 2 after a mistake of the user's; the last line on stderr is then its class and message.
+    After a user's mistake it exits with code 2; the last line on stderr is the class and message of the error.
     """
     try:
         model = _load(name)
@@ -36,7 +36,7 @@ def main(name: str, file: Path) -> None:
             write_safetensors(temporary, entries, metadata)
     except UserError as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(REFUSED)
+        sys.exit(USER_ERROR)
 
 
 def _load(name: str) -> Any:
@@ -49,34 +49,34 @@ def _load(name: str) -> Any:
             raise CheckpointError(f"{name}: its config.json has model_type {kind!r}; expected 'clip'")
         model, info = model_class.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise _refusal(name, error) from error
+        raise _user_error(name, error) from error
     if missing := sorted(info["missing_keys"]):
         some = ", ".join(missing[:_NAMED])
-        raise CheckpointError(f"{name}: lacks {len(missing)} of CLIP's tensors ({some}, ...); expected a whole CLIP")
+        raise CheckpointError(f"{name}: {len(missing)} tensors of CLIP are missing ({some}, ...); use a complete CLIP")
     return model
 
 
 def _import(name: str) -> tuple[Any, Any]:
-    """Return CLIP's configuration and model classes, on MindSpore and with the two readers below."""
+    """Return the configuration and model classes of CLIP on MindSpore, with the two readers below."""
     try:
-        import mindnlp  # noqa: F401 - takes PyTorch's place, so it comes before transformers
+        import mindnlp  # noqa: F401 - replaces PyTorch, so it comes before transformers
         import mindtorch
         from mindnlp.utils.safetensors_patch import PySafeSlice
         from transformers import CLIPConfig, CLIPModel, modeling_utils
-    except Exception as error:  # packages that do not fit together fail in any way
+    except Exception as error:  # incompatible packages can raise anything
         raise EnvironmentProblem(
             f"{name}: MindNLP cannot be imported ({type(error).__name__}: {_first_line(error)}); "
             f"install it in an environment of its own: {install_extra('mindnlp')}"
         ) from error
     mindtorch.load = _pickle_reader(mindtorch.from_numpy)
-    # Else it asks the hub to convert a model that has no safetensors, in public.
+    # Otherwise it publicly asks the hub to convert a model without safetensors.
     modeling_utils.auto_conversion = lambda *_, **__: (None, None, None)
     PySafeSlice.get = _exact_reader(PySafeSlice.get, mindtorch.from_numpy)
     return CLIPConfig, CLIPModel
 
 
 def _pickle_reader(to_tensor: Callable[[np.ndarray], Any]) -> Callable[..., dict[str, Any]]:
-    """Return what reads pickled weights: MindNLP's own ignores `weights_only` and runs what a pickle asks for."""
+    """Return a reader of pickled weights: MindNLP's own ignores `weights_only` and runs code in the pickle."""
 
     def load(file: str, **_: Any) -> dict[str, Any]:
         tensors = read_tensor_file(Path(file)).tensors
@@ -86,7 +86,7 @@ def _pickle_reader(to_tensor: Callable[[np.ndarray], Any]) -> Callable[..., dict
 
 
 def _exact_reader(plain: Callable[..., Any], to_tensor: Callable[[np.ndarray], Any]) -> Callable[..., Any]:
-    """Return what reads a tensor of a safetensors file: MindNLP's own squeezes bfloat16 into float16."""
+    """Return a reader of tensors in safetensors: MindNLP's own turns bfloat16 into float16."""
 
     def get(self: Any, part: Any = None) -> Any:
         if self.get_dtype() != "BF16":
@@ -99,8 +99,8 @@ def _exact_reader(plain: Callable[..., Any], to_tensor: Callable[[np.ndarray], A
     return get
 
 
-def _refusal(name: str, error: Exception) -> UserError:
-    """Return the error of ours behind a failed load, or one that has its first line."""
+def _user_error(name: str, error: Exception) -> UserError:
+    """Return our own error in the chain of a failed load, or a new one with its first line."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
@@ -108,7 +108,7 @@ def _refusal(name: str, error: Exception) -> UserError:
         cause = cause.__context__
     return CheckpointError(
         f"{name}: MindNLP cannot load it ({_first_line(error)}); expected a folder with config.json and the weights of "
-        "a CLIP, or the name of one on the Hugging Face hub and a network that reaches it"
+        "a CLIP, or a name on the Hugging Face hub and access to the network"
     )
 
 

@@ -1,8 +1,9 @@
-"""Recognise what an opened file holds, and give its tensors CLIP's names; nothing is read until it is asked for."""
+"""Recognise the model in a file by its content, and give its tensors our names. Arrays are read when needed."""
 
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.checkpoints import clip_names as names
+from ms_unireid.checkpoints.architectures import TOWERS, Sizes, choose_architecture, fits, sizes_of, text_of
 from ms_unireid.checkpoints.formats.any_file import read_tensor_file
 from ms_unireid.checkpoints.formats.dtypes import cast
+from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context
 from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile
 from ms_unireid.config import ModelConfig, config_from_dict
-from ms_unireid.config_schema import ARCHITECTURES, Architecture
+from ms_unireid.config_schema import Architecture, TowerSize
 from ms_unireid.errors import CheckpointError
 from ms_unireid.models.positions import model_grid, patch_grid
 
@@ -22,12 +25,14 @@ OURS = "ms_unireid"
 KINDS = ("openai_clip", "huggingface_clip", "open_clip", "unireid", "irra", OURS)
 META = "ms_unireid"
 
+_RecipeOf = Callable[[str], names.Recipe]
+
 _CLIP_ANCHOR = "visual.conv1.weight"
 _HUGGINGFACE_ANCHOR = "vision_model.embeddings.patch_embedding.weight"
 _TOWERS = ("visual.", "transformer.", "text.", "vision_model.", "text_model.")
 _BUFFERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "position_ids")
 _OPTIMIZER = ("optimizer.", "scheduler.", "scaler.", "exp_avg", "beta1_power", "beta2_power", "average.")
-# Picture sizes (height, width) in use where a position table is not square, the authors' first.
+# Usual picture sizes (height, width) for a position table that is not square, the authors' first.
 _USUAL_SIZES = ((384, 128), (256, 128))
 
 
@@ -38,17 +43,15 @@ class Source:
     Attributes:
         file: The opened file.
         kind: One of `KINDS`.
-        entries: CLIP's name to tensor, for every tensor of a CLIP that the file has.
-        origins: CLIP's name to the name or names in the file.
-        surplus: Every other name in the file, and what it seems to be: "buffer", "optimizer state", "tower" for
-            a part of the towers that our model lacks, or "extra".
+        entries: The model's tensors that the file has, by our names.
+        origins: The name or names of each in the file.
+        surplus: Every other name in the file with its role: "buffer", "optimizer state", "tower" for a part of a tower
+            that our model does not have, or "extra".
         model: Architecture, picture size, stride, context length and activation of the file.
-        activation: The activation that the file names or the caller gave; None if nobody said, and `model` has the
-            usual one.
-        patches: Rows of its position table, without the class token's.
-        grid: Rows and columns of patches it is for; None if its own description, a square and the usual sizes do not
-            tell, and `model` has the default picture size.
-        meta: What a file of ours says about itself, else empty.
+        activation: Activation that the file or the caller names; None if neither does, and `model` has the default.
+        patches: Rows of the position table, without the row of the class token.
+        grid: Rows and columns of patches of the position table; None if unknown, and `model` has the default size.
+        meta: The description in a file of ours, otherwise empty.
     """
 
     file: TensorFile
@@ -68,44 +71,48 @@ def open_source(
     kind: str | None = None,
     image_size: tuple[int, int] | None = None,
     activation: str | None = None,
+    architecture: str | Architecture | None = None,
 ) -> Source:
     """Open a file and recognise its kind and sizes by its content.
 
     Args:
         path: A file, or a Hugging Face folder.
         kind: Overrides the recognised kind.
-        image_size: Height and width that its position table is for; else its own word for it, a square if the
-            table allows one, or the usual sizes of person re-identification.
-        activation: "quick_gelu" or "gelu"; overrides the file's own word for it.
+        image_size: Height and width of its position table. The default is the file's own description, then a square,
+            then the usual sizes of person re-identification.
+        activation: "quick_gelu" or "gelu"; overrides the file's description.
+        architecture: Registered name or sizes to prefer if the tensors fit; they do not show the number of heads.
 
     Raises:
-        CheckpointError: If it cannot be read or is no dual encoder that this project knows.
+        CheckpointError: If the file cannot be read, or does not contain a dual encoder of this project, or its tensors
+            fit several architectures.
     """
     file = read_tensor_file(Path(path))
     meta = _meta(file)
     anchor, prefix = _find_anchor(file, kind)
     kind = kind or _kind_of(file, anchor, prefix, meta)
-    architecture = _architecture(file, prefix + anchor)
-    entries, origins = _collect(file, anchor, prefix, ARCHITECTURES[architecture])
+    recipe = _recipe_of(file, anchor, prefix)
+    architecture = _architecture(file, recipe, meta, architecture)
+    entries, origins = _collect(file, recipe, names.our_shapes(ModelConfig(architecture).sizes, 1, 1))
     patches = _rows(file, entries, names.VISUAL_POSITIONS) - 1
     used = {name for group in origins.values() for name in group}
     surplus = {name: _what_is(name, prefix) for name in file.tensors if name not in used}
     activation = activation or _activation(file, meta)
     model = ModelConfig(architecture=architecture, activation=activation or ModelConfig.activation)
-    if "positional_embedding" in entries:
-        model = replace(model, context_length=_rows(file, entries, "positional_embedding"))
+    if names.TEXT_POSITIONS in entries:
+        model = replace(model, context_length=_rows(file, entries, names.TEXT_POSITIONS))
     grid, model = _grid(file, model, patches, image_size, meta)
     return Source(file, kind, entries, origins, surplus, model, activation, patches, grid, meta)
 
 
 def _meta(file: TensorFile) -> dict[str, Any]:
-    # A MindSpore or safetensors file keeps our description apart, a PyTorch file beside the tensors.
+    # MindSpore and safetensors files store our description as metadata, PyTorch files among the tensors.
     text = file.metadata.get(META) or file.values.get(META)
     if text is None:
         return {}
     meta = _json_object(file, text, META)
     if not isinstance(meta.get("config"), dict):
-        raise CheckpointError(f"{file.path}: its description has no config; copy the file again or take another")
+        raise CheckpointError(f"{file.path}: its description has no config; copy the file again or use another")
     return meta
 
 
@@ -115,12 +122,12 @@ def _json_object(file: TensorFile, text: Any, what: str) -> dict[str, Any]:
     except (TypeError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise CheckpointError(f"{file.path}: its {what} is damaged, it is no JSON object; copy the file again")
+        raise CheckpointError(f"{file.path}: its {what} is not a JSON object; copy the file again")
     return found
 
 
 def _find_anchor(file: TensorFile, kind: str | None) -> tuple[str, str]:
-    """Return the name that marks the layout, and the prefix it stands behind."""
+    """Return the name that identifies the layout, and the prefix of the model's names."""
     wanted = (_HUGGINGFACE_ANCHOR,) if kind == "huggingface_clip" else (_CLIP_ANCHOR,)
     anchors = (_CLIP_ANCHOR, _HUGGINGFACE_ANCHOR) if kind is None else wanted
     weights = [name for name in file.tensors if not name.startswith(_OPTIMIZER)]
@@ -130,11 +137,11 @@ def _find_anchor(file: TensorFile, kind: str | None) -> tuple[str, str]:
     if not found:
         some = ", ".join(list(file.tensors)[:3]) or "none"
         raise CheckpointError(
-            f"{file.path}: is no CLIP with a vision transformer: nothing is called {' or '.join(anchors)} "
+            f"{file.path}: is not a CLIP with a vision transformer: it has no tensor {' or '.join(anchors)} "
             f"({len(file.tensors)} tensors: {some}, ...); give a CLIP, UNIReID or IRRA checkpoint"
         )
     several = ", ".join(repr(prefix) for _, prefix in found)
-    raise CheckpointError(f"{file.path}: holds several models, behind {several}; save one of them alone")
+    raise CheckpointError(f"{file.path}: holds several models, with the prefixes {several}; save one of them alone")
 
 
 def _kind_of(file: TensorFile, anchor: str, prefix: str, meta: dict[str, Any]) -> str:
@@ -142,12 +149,12 @@ def _kind_of(file: TensorFile, anchor: str, prefix: str, meta: dict[str, Any]) -
         return OURS
     if file.format == "MindSpore checkpoint":
         raise CheckpointError(
-            f"{file.path}: is a MindSpore checkpoint, but not a whole one of ms_unireid: its description lacks; "
-            "copy it again, or say what it is with --kind"
+            f"{file.path}: is a MindSpore checkpoint, but not a complete one of ms_unireid: it has no description; "
+            "copy it again, or name its kind with --kind"
         )
     if anchor == _HUGGINGFACE_ANCHOR:
         return "huggingface_clip"
-    owner = _owner(prefix)
+    owner = prefix.removesuffix(names.OUR_PREFIX)
     if owner != prefix:
         return "unireid" if owner + names.LOGIT_SCALE in file.tensors else "irra"
     if {"iteration", "num_epoch"} & file.values.keys():
@@ -156,45 +163,73 @@ def _kind_of(file: TensorFile, anchor: str, prefix: str, meta: dict[str, Any]) -
     return "open_clip" if separate_text or prefix.startswith("state_dict.") else "openai_clip"
 
 
-def _owner(prefix: str) -> str:
-    return prefix.removesuffix(names.OUR_PREFIX)
-
-
-def _architecture(file: TensorFile, conv_name: str) -> str:
-    shape = file.tensors[conv_name].shape
-    for name, size in ARCHITECTURES.items():
-        if shape == (size.vision.width, 3, size.patch_size, size.patch_size):
-            return name
-    raise CheckpointError(
-        f"{file.path}: its visual tower is not one of {', '.join(ARCHITECTURES)}: {conv_name} is {shape}; "
-        "take the file of one of these models"
-    )
-
-
-def _recipes(file: TensorFile, anchor: str, prefix: str, clip_names: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """Yield each of CLIP's names with its recipe, in the file's own full names."""
+def _recipe_of(file: TensorFile, anchor: str, prefix: str) -> _RecipeOf:
+    """Return the function from our name to its recipe, with the file's full names."""
+    owner = prefix.removesuffix(names.OUR_PREFIX)
+    scale_prefix = owner
     if anchor == _HUGGINGFACE_ANCHOR:
         recipe = names.huggingface_recipe
     elif f"{prefix}text.positional_embedding" in file.tensors:
         recipe = names.custom_text_recipe
+    elif owner != prefix:
+        recipe, prefix = names.our_recipe, owner
     else:
-        recipe = names.plain_recipe
-    for name in clip_names:
-        found = recipe(name)
-        before = _owner(prefix) if name == names.LOGIT_SCALE else prefix
-        yield name, replace(found, sources=tuple(before + source for source in found.sources))
+        recipe = names.clip_recipe
+
+    def with_prefix(name: str) -> names.Recipe:
+        found, before = recipe(name), scale_prefix if name == names.LOGIT_SCALE else prefix
+        return replace(found, sources=tuple(before + source for source in found.sources))
+
+    return with_prefix
 
 
 def _collect(
-    file: TensorFile, anchor: str, prefix: str, size: Architecture
+    file: TensorFile, recipe: _RecipeOf, our_names: Iterable[str]
 ) -> tuple[dict[str, Entry], dict[str, tuple[str, ...]]]:
     entries, origins = {}, {}
-    for name, recipe in _recipes(file, anchor, prefix, iter(names.clip_shapes(size, 1, 1))):
-        if all(source in file.tensors for source in recipe.sources):
-            parts = [file.tensors[source] for source in recipe.sources]
-            entries[name] = _entry(name, parts, recipe.transposed)
-            origins[name] = recipe.sources
+    for name in our_names:
+        found = recipe(name)
+        if all(source in file.tensors for source in found.sources):
+            parts = [file.tensors[source] for source in found.sources]
+            entries[name] = _entry(name, parts, found.transposed)
+            origins[name] = found.sources
     return entries, origins
+
+
+def _architecture(
+    file: TensorFile, recipe: _RecipeOf, meta: dict[str, Any], wanted: str | Architecture | None
+) -> str | Architecture:
+    heads = {tower: _heads(file, tower) for tower in TOWERS}
+    layers = {"vision": _layers(file, recipe, "visual.transformer"), "text": _layers(file, recipe, "transformer")}
+    entries, _ = _collect(file, recipe, names.our_shapes(_of_depth(layers), 1, 1))
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    with error_context(file.path):
+        found = sizes_of(shapes, layers, heads)
+        if not meta:
+            return choose_architecture(found, shapes, wanted)
+        own = _own_model(file, meta)
+        if not fits(found, own.sizes):
+            raise InvalidFile(f"has {text_of(found)}, but its description says {own.architecture}; copy the file again")
+        return own.architecture
+
+
+def _heads(file: TensorFile, tower: str) -> int | None:
+    heads = _huggingface_config(file, tower).get("num_attention_heads")
+    return heads if type(heads) is int and heads > 0 else None
+
+
+def _layers(file: TensorFile, recipe: _RecipeOf, tower: str) -> int | None:
+    """Count the blocks of a tower by their attention weights."""
+    name = recipe(names.our_name(f"{tower}.resblocks.0.attn.in_proj_weight")).sources[0]
+    before, after = map(re.escape, name.rsplit(".0.", 1))
+    pattern = re.compile(rf"{before}\.(\d{{1,3}})\.{after}", re.ASCII)
+    indices = [int(match[1]) for match in map(pattern.fullmatch, file.tensors) if match]
+    return max(indices) + 1 if indices else None
+
+
+def _of_depth(layers: Sizes) -> Architecture:
+    towers = (TowerSize(1, layers[tower] or 0, 1) for tower in TOWERS)
+    return Architecture(*towers, patch_size=1, embed_dim=1)
 
 
 def _entry(name: str, parts: list[np.ndarray], transposed: bool) -> Entry:
@@ -203,7 +238,7 @@ def _entry(name: str, parts: list[np.ndarray], transposed: bool) -> Entry:
     if len({part.dtype for part in parts}) > 1:
         parts = [cast(part, "float32") for part in parts]
     if len({part.shape[1:] for part in parts}) > 1 or parts[0].ndim == 0:
-        return Entry.of(name, parts[0])  # its shape is then refused like any other wrong one
+        return Entry.of(name, parts[0])  # `fit` refuses its shape
     shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
     return Entry(name, parts[0].dtype, shape, lambda: np.concatenate(parts))
 
@@ -212,7 +247,8 @@ def _rows(file: TensorFile, entries: dict[str, Entry], table: str) -> int:
     shape = entries[table].shape if table in entries else None
     if shape is None or len(shape) != 2 or shape[0] < 2:
         found = "none" if shape is None else f"one of shape {shape}"
-        raise CheckpointError(f"{file.path}: expected a position table {table} with a row per place, found {found}")
+        table = names.clip_name(table)
+        raise CheckpointError(f"{file.path}: expected a position table {table} with a row per position, found {found}")
     return shape[0]
 
 
@@ -236,7 +272,7 @@ def _activation(file: TensorFile, meta: dict[str, Any]) -> str | None:
         return _own_model(file, meta).activation
     if "config.json" not in file.metadata:
         return None
-    # Left out of the file, it is the default of Hugging Face's CLIP.
+    # Hugging Face's default.
     found = {_huggingface_config(file, tower).get("hidden_act", "quick_gelu") for tower in ("vision", "text")}
     if found not in ({"quick_gelu"}, {"gelu"}):
         raise CheckpointError(
@@ -253,14 +289,14 @@ def _own_model(file: TensorFile, meta: dict[str, Any]) -> ModelConfig:
 def _grid(
     file: TensorFile, model: ModelConfig, patches: int, image_size: tuple[int, int] | None, meta: dict[str, Any]
 ) -> tuple[tuple[int, int] | None, ModelConfig]:
-    """Return the patch grid of the position table, and the model with the picture size and stride that give it."""
+    """Return the patch grid of the position table, and the model with the picture size and stride of this grid."""
     patch = model.sizes.patch_size
     if image_size is None and meta:
         own = _own_model(file, meta)
         grid = model_grid(own)
         if grid[0] * grid[1] != patches:
             raise CheckpointError(
-                f"{file.path}: its position table has {patches} patches, its description says {grid}; copy it again"
+                f"{file.path}: its position table has {patches} patches, but its description says {grid}; copy it again"
             )
         return grid, replace(model, image_size=own.image_size, stride=own.stride)
     for size in (image_size,) if image_size else _candidates(file, patch, patches):

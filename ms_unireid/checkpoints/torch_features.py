@@ -1,7 +1,7 @@
-"""Features of a CLIP computed by PyTorch from the original file, to hold a converted one against.
+"""Features that PyTorch computes from an original CLIP file, to check a conversion.
 
-The only module that uses torch, and only inside its functions. It shares neither reader nor name table nor model
-with the conversion, so that an error there cannot hide here.
+Only this module of the library imports torch, inside its functions. It shares no reader, name table or model with the
+conversion, so that both cannot have the same error.
 """
 
 import io
@@ -38,7 +38,7 @@ _STORAGES = {
     "LongStorage": "int64",
     "IntStorage": "int32",
 }
-# What torch, pickle, zipfile and json raise where a file is not as they want it.
+# What torch, pickle, zipfile and json raise for a damaged file.
 _READ_ERRORS = (
     OSError,
     RuntimeError,
@@ -50,7 +50,7 @@ _READ_ERRORS = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
-# What OpenAI's and Hugging Face's files call the parts of CLIP.
+# The names of the parts of CLIP in OpenAI's and in Hugging Face's files.
 _NAMES = {
     "patches": ("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
     "class": ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
@@ -78,12 +78,12 @@ _HUGGING_FACE = 1
 def torch_features(
     path: Path, config: ModelConfig, source_grid: tuple[int, int], images: np.ndarray, token_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encode pictures and captions with the CLIP in a PyTorch file, as PyTorch reads and computes it in float32.
+    """Encode pictures and captions with the CLIP in a PyTorch file, in float32.
 
     Args:
         path: A file of `torch.save` or `torch.jit.save`, a safetensors file, or a Hugging Face folder.
-        config: Architecture (for its heads), stride and activation; the weights' sizes are the file's.
-        source_grid: Rows and columns of the file's visual position table, resized to the grid of `images`.
+        config: Gives heads, stride and activation; all other sizes are those of the file's tensors.
+        source_grid: Rows and columns of the file's visual position table, which is resized to the grid of `images`.
         images: (B, 3, H, W) float32.
         token_ids: (B, L) integer.
 
@@ -91,8 +91,8 @@ def torch_features(
         Un-normalised image and text features, each (B, D) float32.
 
     Raises:
-        CheckpointError: If PyTorch cannot read the file, or it holds no whole CLIP.
-        EnvironmentProblem: If PyTorch, or the safetensors package where the file needs it, cannot be imported.
+        CheckpointError: If PyTorch cannot read the file, or it is not a complete CLIP.
+        EnvironmentProblem: If PyTorch, or safetensors for a file of that format, cannot be imported.
     """
     try:
         import torch
@@ -106,13 +106,13 @@ def torch_features(
 
 
 class _Net:
-    """The file's weights under its own names, and the maps that both towers are made of."""
+    """The file's weights by its own names, and the layers of both towers."""
 
     def __init__(self, path: Path, tensors: Mapping[str, "torch.Tensor"], activation: str):
         self.path, self.activation = path, activation
         self.family, self.prefix = _recognise(path, tensors)
         self.names = {part: names[self.family] for part, names in _NAMES.items()}
-        apart = f"{self.prefix}text."  # where open_clip's CustomTextCLIP keeps its text tower
+        apart = f"{self.prefix}text."  # prefix of the text tower in open_clip's CustomTextCLIP
         self.tensors = {
             self.prefix + name.removeprefix(apart) if name.startswith(apart) else name: tensor
             for name, tensor in tensors.items()
@@ -123,7 +123,9 @@ class _Net:
             return self.tensors[self.prefix + name].float()
         except KeyError as error:
             missing = self.prefix + name
-            raise CheckpointError(f"{self.path}: has no tensor {missing}; only a whole CLIP can be verified") from error
+            raise CheckpointError(
+                f"{self.path}: has no tensor {missing}; only a complete CLIP can be checked"
+            ) from error
 
     def part(self, role: str) -> "torch.Tensor":
         return self.weight(self.names[role])
@@ -146,7 +148,7 @@ class _Net:
             if not any(name.startswith(self.prefix + block) for name in self.tensors):
                 return x
             normed = self.norm(block + self.names["ln_1"], x)
-            # Three maps or one packed map, as the file has them.
+            # Three matrices or one packed matrix, as in the file.
             qkv = [self.linear(block + name, normed) for name in self.names["qkv"]]
             x = x + self.linear(block + self.names["out"], _attend(qkv, heads, mask))
             hidden = self.activate(self.linear(block + self.names["fc"], self.norm(block + self.names["ln_2"], x)))
@@ -196,27 +198,29 @@ def _resized(table: "torch.Tensor", source_grid: tuple[int, int], grid: tuple[in
     import torch
     from torch.nn.functional import interpolate
 
-    # In float64: float32 coordinates alone would cost 2e-6.
+    # float32 coordinates would add an error of 2e-6.
     square = table[1:].double().T.reshape(1, -1, *source_grid)
     resized = interpolate(square, size=tuple(grid), mode="bilinear", align_corners=False, antialias=False)
     return torch.cat([table[:1], resized[0].flatten(1).T.float()])
 
 
 def _recognise(path: Path, tensors: Mapping[str, "torch.Tensor"]) -> tuple[int, str]:
-    """Return whose names the file uses, and what stands before them."""
+    """Return which names the file uses, and their prefix."""
     for name in tensors:
         for family, mark in enumerate(_NAMES["class"]):
             if name == mark or name.endswith(f".{mark}"):
                 return family, name.removesuffix(mark)
-    raise CheckpointError(f"{path}: PyTorch finds no CLIP in it; only a whole CLIP can be verified")
+    raise CheckpointError(f"{path}: PyTorch finds no CLIP in it; only a complete CLIP can be checked")
 
 
 def _read(path: Path) -> dict[str, "torch.Tensor"]:
-    """Read the tensors of a file or folder by name, the keys of nested containers joined by dots."""
+    """Read the tensors of a file or folder; the keys of nested containers are joined by dots."""
     if path.is_dir():
         found = [path / name for name in _FOLDER_FILES if (path / name).is_file()]
         if not found:
-            raise CheckpointError(f"{path}: has none of {', '.join(_FOLDER_FILES)}; only a whole CLIP can be verified")
+            raise CheckpointError(
+                f"{path}: has none of {', '.join(_FOLDER_FILES)}; only a complete CLIP can be checked"
+            )
         path = found[0]
     try:
         if path.suffix == ".json":
@@ -225,7 +229,7 @@ def _read(path: Path) -> dict[str, "torch.Tensor"]:
         return _read_file(path)
     except _READ_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: PyTorch cannot read it ({reason}); verify a file that it reads") from error
+        raise CheckpointError(f"{path}: PyTorch cannot read it ({reason}); convert without --verify") from error
 
 
 def _read_file(path: Path) -> dict[str, "torch.Tensor"]:
@@ -247,7 +251,7 @@ def _read_safetensors(path: Path) -> dict[str, "torch.Tensor"]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise EnvironmentProblem(f"{path}: PyTorch reads it with a package; pip install safetensors") from error
+        raise EnvironmentProblem(f"{path}: PyTorch needs a package to read it; pip install safetensors") from error
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -271,7 +275,7 @@ class _ScriptObject:
 
 
 class _ScriptUnpickler(pickle.Unpickler):
-    """Reads a TorchScript archive's tensors; torch.jit.load would run the program that the archive contains."""
+    """Reads the tensors of a TorchScript archive; torch.jit.load would run the program in it."""
 
     def __init__(self, archive: zipfile.ZipFile):
         self.archive = archive
@@ -289,7 +293,7 @@ class _ScriptUnpickler(pickle.Unpickler):
             return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset)
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of a CLIP")
+        raise pickle.UnpicklingError(f"{module}.{name} is not part of a CLIP")
 
     def persistent_load(self, saved: tuple) -> "torch.Tensor":
         import torch

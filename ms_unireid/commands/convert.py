@@ -27,32 +27,37 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("input", type=Path, nargs="?", help="a checkpoint file, or a Hugging Face folder")
     parser.add_argument("output", type=Path, help="a file that ends in .ckpt, .safetensors, .pth, .pt or .bin")
     parser.add_argument(
-        "--to", choices=tuple(SUFFIXES), help="default: by the output's ending, .safetensors is mindspore"
+        "--to", choices=tuple(SUFFIXES), help="default: by the ending of the output; .safetensors is mindspore"
     )
     parser.add_argument(
         "--source",
         metavar="mindnlp:NAME",
         help="instead of INPUT: a Hugging Face name or folder that MindNLP loads (docs/checkpoints.md)",
     )
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), default="unireid", help="names of a PyTorch file")
-    parser.add_argument("--kind", choices=KINDS, help="what the input is; recognised by its content otherwise")
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), default="unireid", help="names in a PyTorch file")
+    parser.add_argument("--kind", choices=KINDS, help="kind of the input; default: recognised by its content")
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="resize the position table to this")
-    parser.add_argument("--stride", type=int, help="distance between patches that the position table is resized to")
+    parser.add_argument("--stride", type=int, help="resize the position table to this distance between patches")
     parser.add_argument(
-        "--source-image-size", type=int, nargs=2, metavar=("H", "W"), help="what the input's position table is for"
+        "--source-image-size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="size of the input's position table",
     )
-    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="of the input's towers")
+    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="activation of the input")
+    parser.add_argument("--architecture", metavar="NAME", help="of the input, if its tensors fit several architectures")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="of a PyTorch file; otherwise as before the conversion to float32, where known",
+        help="type of a PyTorch file; default: the type before the conversion to float32, where known",
     )
     parser.add_argument(
         "--allow-missing",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="tensors that the input may lack, such as 'transformer.*'; may be given several times",
+        help="tensors that may be missing in the input, such as 'transformer.*'; may be given several times",
     )
     parser.add_argument(
         "--verify", action="store_true", help="compare features of the output with PyTorch's of the input, on the CPU"
@@ -82,7 +87,7 @@ def _input_file(options: argparse.Namespace) -> Iterator[Path]:
         return
     bridge, _, name = options.source.partition(":")
     if bridge != "mindnlp" or not name:
-        raise CheckpointError(f"--source {options.source}: expected mindnlp: and a Hugging Face name or folder")
+        raise CheckpointError(f"--source {options.source}: expected mindnlp:NAME with a Hugging Face name or folder")
     from ms_unireid.checkpoints.mindnlp_bridge import export_clip
 
     with tempfile.TemporaryDirectory() as folder:
@@ -100,6 +105,7 @@ def _conversion_options(options: argparse.Namespace) -> Options:
         stride=options.stride,
         source_image_size=_pair(options.source_image_size),
         activation=options.activation,
+        architecture=options.architecture,
         dtype=options.dtype,
         allow_missing=tuple(options.allow_missing),
         verify=options.verify,

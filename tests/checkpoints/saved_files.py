@@ -1,4 +1,4 @@
-"""Small files that PyTorch and safetensors themselves wrote, and the means to take them apart."""
+"""Small files that PyTorch and safetensors wrote, and helpers to inspect and change them."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""Names and shapes: the table of a dual encoder is the model's own, and every layout names each tensor once."""
+"""Names and shapes: the table equals the model, and every layout names each tensor once."""
 
 from dataclasses import replace
 
@@ -12,8 +12,7 @@ from ms_unireid.models.unireid import build_model
 
 
 def our_shapes(config: ModelConfig, patches: int) -> dict[str, tuple[int, ...]]:
-    table = names.clip_shapes(config.sizes, config.context_length, patches)
-    return {names.our_name(name): shape for name, shape in table.items()}
+    return names.our_shapes(config.sizes, config.context_length, patches)
 
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, architecture="small"), replace(TINY, stride=4)])
@@ -38,16 +37,16 @@ def test_the_full_size_has_the_authors_count():
     assert (len(shapes), scalars) == (302, 149_617_665)
 
 
-@pytest.mark.parametrize("recipe", [names.huggingface_recipe, names.custom_text_recipe, names.plain_recipe])
+@pytest.mark.parametrize("recipe", [*names.LAYOUTS.values(), names.custom_text_recipe])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_layout_names_each_tensor_once(recipe, architecture):
-    clip = names.clip_shapes(ARCHITECTURES[architecture], 77, 1)
-    targets = [source for name in clip for source in recipe(name).sources]
-    assert len(targets) == len(set(targets)) >= len(clip)
+    ours = names.our_shapes(ARCHITECTURES[architecture], 77, 1)
+    targets = [source for name in ours for source in recipe(name).sources]
+    assert len(targets) == len(set(targets)) >= len(ours)
 
 
 def test_hugging_face_keeps_q_k_and_v_apart_and_in_order():
-    found = names.huggingface_recipe("visual.transformer.resblocks.11.attn.in_proj_weight")
+    found = names.huggingface_recipe("base_model.visual.transformer.resblocks.11.attn.in_proj_weight")
     attention = "vision_model.encoder.layers.11.self_attn"
     assert found.sources == tuple(f"{attention}.{part}_proj.weight" for part in "qkv") and not found.transposed
-    assert names.huggingface_recipe("text_projection") == names.Recipe(("text_projection.weight",), True)
+    assert names.huggingface_recipe("base_model.text_projection") == names.Recipe(("text_projection.weight",), True)

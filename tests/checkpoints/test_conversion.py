@@ -1,4 +1,4 @@
-"""Conversions between files: bit for bit there and back, whole or absent, described, told apart."""
+"""Conversions between files: bit for bit in both directions, complete or absent, described."""
 
 import hashlib
 import json
@@ -30,6 +30,7 @@ from ms_unireid.checkpoints.conversion import Options, convert
 from ms_unireid.checkpoints.conversion_report import counts, to_json, to_text
 from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.config import Config, to_dict
+from ms_unireid.config_schema import ARCHITECTURES, Architecture, TowerSize
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 from ms_unireid.models.unireid import build_model
 from reference.model import DualEncoder
@@ -192,8 +193,8 @@ def test_a_known_file_is_named(tmp_path, monkeypatch):
     [
         ("out.pth", Options(), r"out\.pth: a mindspore checkpoint ends in \.ckpt or \.safetensors"),
         ("out.ckpt", TO_PYTORCH, r"out\.ckpt: a pytorch checkpoint ends in \.pth"),
-        ("x.pth", TO_PYTORCH, r"x\.pth: is the input as well"),
-        ("out.ckpt", Options(kind="huggingface_clip"), "nothing is called vision_model"),
+        ("x.pth", TO_PYTORCH, r"x\.pth: is also the input"),
+        ("out.ckpt", Options(kind="huggingface_clip"), "it has no tensor vision_model"),
     ],
 )
 def test_refusals_write_nothing(tmp_path, output, options, told):
@@ -227,7 +228,7 @@ def test_a_full_disk_leaves_the_old_output(tmp_path, to):
     assert output.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
 
 
-def test_what_may_lack_stays_the_models_own(tmp_path):
+def test_a_permitted_missing_tensor_keeps_the_models_value(tmp_path):
     clip = {name: value for name, value in clip_state().items() if not name.startswith("ln_final")}
     save_openai(tmp_path / "x.pth", clip)
     convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options(allow_missing=("ln_final.*",)))
@@ -271,3 +272,41 @@ def test_a_start_with_the_wrong_activation_is_refused(tmp_path):
     config = replace(SQUARE, activation="gelu")
     load_pretrained(build_model(config, 2), tmp_path / "x.ckpt", config)
     assert open_source(tmp_path / "x.ckpt").model.activation == "gelu"
+
+
+OWN = Architecture(TowerSize(128, 3, 4), TowerSize(64, 2, 2), patch_size=8, embed_dim=48)
+DESCRIBED = replace(OWN, vision=TowerSize(128, 3, 2), text=TowerSize(64, 2, 1))
+
+
+def test_a_described_architecture_there_and_back(tmp_path):
+    clip = clip_state(replace(SQUARE, architecture=OWN), dtype=torch.float16)
+    save_openai(tmp_path / "x.pth", clip)
+    conversion = convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options())
+    assert conversion.config.model.architecture == DESCRIBED and str(DESCRIBED) in to_text(conversion)
+    assert json.loads(json.dumps(to_json(conversion)))["model"]["architecture"]["vision"]["heads"] == 2
+    convert(tmp_path / "x.ckpt", tmp_path / "back.pth", Options(to="pytorch", layout="clip"))
+    assert same_state(torch.load(tmp_path / "back.pth", weights_only=True), clip)
+    convert(tmp_path / "x.pth", tmp_path / "own.ckpt", Options(architecture=OWN))
+    assert open_source(tmp_path / "own.ckpt").model.architecture == OWN
+
+
+def test_an_option_names_the_architecture_of_two_that_fit(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "first", OWN)
+    monkeypatch.setitem(ARCHITECTURES, "second", DESCRIBED)
+    save_openai(tmp_path / "x.pth", clip_state(replace(SQUARE, architecture=OWN)))
+    with pytest.raises(CheckpointError, match="fits the architectures first and second"):
+        convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options())
+    for name in ("first", "second"):
+        convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options(architecture=name))
+        assert open_source(tmp_path / "x.ckpt").model.architecture == name
+        config = replace(SQUARE, architecture=name)
+        load_pretrained(build_model(config, 2), tmp_path / "x.pth", config)
+
+
+def test_another_architecture_than_the_files_is_refused(tmp_path):
+    save_openai(tmp_path / "x.pth", clip_state())
+    with pytest.raises(CheckpointError, match="is a tiny, the model is a small"):
+        convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options(architecture="small"))
+    with pytest.raises(ConfigError, match=r"x\.pth: unknown model\.architecture 'tinny'; did you mean 'tiny'"):
+        convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options(architecture="tinny"))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]

@@ -158,10 +158,10 @@ def test_the_wrong_activation_is_caught(tmp_path):
     assert min(np.abs(q - e).max() for q, e in zip(quick, exact, strict=True)) > 1e-3
 
 
-def test_a_conversion_that_lacks_a_tensor_is_named(tmp_path):
+def test_a_missing_tensor_of_a_conversion_is_named(tmp_path):
     original, tensors = saved(tmp_path)
     del tensors[IN_PROJ]
-    with pytest.raises(CheckpointError, match=rf"clip\.pth: its conversion lacks {IN_PROJ}; only a whole model"):
+    with pytest.raises(CheckpointError, match=rf"clip\.pth: its conversion has no {IN_PROJ}; only a complete model"):
         verify(original, grid_of(SQUARE), SQUARE, tensors)
 
 
@@ -230,7 +230,7 @@ def test_a_pickle_with_a_call_is_refused(tmp_path):
 )
 def test_a_file_without_a_whole_clip_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=rf"x\.pth: {message}.*; only a whole CLIP"):
+    with pytest.raises(CheckpointError, match=rf"x\.pth: {message}.*; only a complete CLIP"):
         original_features(tmp_path / "x.pth", SQUARE, SQUARE)
 
 

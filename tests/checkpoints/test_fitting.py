@@ -1,4 +1,4 @@
-"""Fitting a file to a model: positions resized as PyTorch does, half precision cast up, nothing missing unsaid."""
+"""Fitting a file to a model: positions resized as in PyTorch, half precision cast up, missing tensors reported."""
 
 import math
 from dataclasses import replace
@@ -9,18 +9,19 @@ import torch
 import torch.nn.functional as F
 from checkpoints.source_files import SQUARE, as_arrays, clip_state, save_irra, save_openai
 
-from ms_unireid.checkpoints.clip_names import VISUAL_POSITIONS
+from ms_unireid.checkpoints.clip_names import clip_name
 from ms_unireid.checkpoints.fitting import fit
 from ms_unireid.checkpoints.formats.dtypes import cast
 from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.errors import CheckpointError
 
+VISUAL_POSITIONS = "visual.positional_embedding"
 TARGET = replace(SQUARE, image_size=(48, 16))
 
 
 def fitted(path, model=SQUARE, allow_missing=(), **source):
     entries, rows = fit(open_source(path, **source), model, allow_missing)
-    return {name: entry.load() for name, entry in entries.items()}, {row.name: row for row in rows}
+    return {clip_name(name): entry.load() for name, entry in entries.items()}, {row.name: row for row in rows}
 
 
 def save(tmp_path, clip):
@@ -79,7 +80,7 @@ def test_positions_are_resized_to_another_stride(tmp_path):
     assert np.abs(arrays[VISUAL_POSITIONS] - interpolated(clip[VISUAL_POSITIONS], (4, 4), (7, 7))).max() < 1e-6
 
 
-def test_what_lacks_is_an_error_that_lists_it(tmp_path):
+def test_missing_tensors_are_listed(tmp_path):
     clip = clip_state()
     for name in ("text_projection", "visual.ln_post.weight"):
         del clip[name]
@@ -91,7 +92,7 @@ def test_what_lacks_is_an_error_that_lists_it(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["text_proj*", "base_model.text_projection"])
-def test_what_may_lack_is_left_out(tmp_path, pattern):
+def test_a_permitted_missing_tensor_gets_no_entry(tmp_path, pattern):
     clip = clip_state()
     del clip["text_projection"]
     arrays, rows = fitted(save(tmp_path, clip), allow_missing=[pattern])
@@ -99,7 +100,7 @@ def test_what_may_lack_is_left_out(tmp_path, pattern):
     assert rows["text_projection"].status == "missing"
 
 
-def test_a_whole_text_tower_may_lack(tmp_path):
+def test_a_whole_text_tower_may_be_missing(tmp_path):
     clip = {name: value for name, value in clip_state().items() if name.startswith("visual.")}
     patterns = ["transformer.*", "ln_final.*", "token_*", "positional_embedding", "text_projection", "logit_scale"]
     arrays, _ = fitted(save(tmp_path, clip), allow_missing=patterns)
@@ -129,9 +130,9 @@ def test_what_does_not_fit_is_an_error(tmp_path, change, told):
     assert told in str(caught.value)
 
 
-def test_a_table_of_an_unknown_grid_is_asked_about(tmp_path):
+def test_a_table_of_an_unknown_grid_is_refused(tmp_path):
     path = save(tmp_path, clip_state(replace(SQUARE, image_size=(32, 16))))
-    with pytest.raises(CheckpointError, match=r"8 patches is of no usual picture size.*--source-image-size H W"):
+    with pytest.raises(CheckpointError, match=r"8 patches has no usual picture size.*--source-image-size H W"):
         fitted(path)
     assert fitted(path, image_size=(32, 16))[0][VISUAL_POSITIONS].shape == (17, 64)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ from ms_unireid.checkpoints.fitting import fit
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
 from ms_unireid.checkpoints.formats.tensor_file import Entry
 from ms_unireid.checkpoints.recognition import META, open_source
-from ms_unireid.config import Config, ModelConfig, to_dict
+from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
+from ms_unireid.config_schema import ARCHITECTURES, Architecture, TowerSize
 from ms_unireid.errors import CheckpointError, UserError
 
 GELU = "gelu"
@@ -48,7 +50,7 @@ def test_every_kind_is_recognised_by_content(tmp_path, what):
     (tmp_path / name).rename(path)
     source = open_source(path)
     assert source.kind == kind
-    expected = as_arrays(clip)
+    expected = as_arrays(unireid_state(clip))
     if kind == "irra":
         del expected["logit_scale"]
     assert same(loaded(source), expected)
@@ -57,7 +59,7 @@ def test_every_kind_is_recognised_by_content(tmp_path, what):
     assert all(entry.dtype == np.float32 and entry.shape == expected[n].shape for n, entry in source.entries.items())
 
 
-def test_what_is_not_used_is_told_apart(tmp_path):
+def test_unused_tensors_have_roles(tmp_path):
     save_unireid(tmp_path / "x.pth", clip_state())
     source = open_source(tmp_path / "x.pth")
     assert set(source.surplus.values()) == {"optimizer state"} and source.file.values["epoch"] == 7
@@ -74,7 +76,7 @@ def test_a_unireid_without_its_base_model_prefix(tmp_path, prefix):
     state = {prefix + name: value for name, value in clip_state().items()}
     torch.save({"model": state, "num_epoch": 60, "iteration": 0, "epoch": 2}, tmp_path / "x.pth")
     source = open_source(tmp_path / "x.pth")
-    assert source.kind == "unireid" and same(loaded(source), as_arrays(clip_state()))
+    assert source.kind == "unireid" and same(loaded(source), as_arrays(unireid_state(clip_state())))
 
 
 def test_a_mindspore_file_of_ours(tmp_path):
@@ -85,7 +87,7 @@ def test_a_mindspore_file_of_ours(tmp_path):
     source = open_source(tmp_path / "x.ckpt")
     assert source.kind == "ms_unireid" and source.meta == meta and source.grid == (4, 2) and source.model == TINY
     write_mindspore(tmp_path / "bare.ckpt", entries, {})
-    with pytest.raises(CheckpointError, match=r"bare\.ckpt: is a MindSpore checkpoint, but not a whole one"):
+    with pytest.raises(CheckpointError, match=r"bare\.ckpt: is a MindSpore checkpoint, but not a complete one"):
         open_source(tmp_path / "bare.ckpt")
     assert open_source(tmp_path / "bare.ckpt", kind="unireid", image_size=(32, 16)).grid == (4, 2)
 
@@ -93,7 +95,7 @@ def test_a_mindspore_file_of_ours(tmp_path):
 def test_kind_overrides(tmp_path):
     save_openai(tmp_path / "x.pth", clip_state())
     assert open_source(tmp_path / "x.pth", kind="open_clip").kind == "open_clip"
-    with pytest.raises(CheckpointError, match=r"nothing is called vision_model\.embeddings"):
+    with pytest.raises(CheckpointError, match=r"it has no tensor vision_model\.embeddings"):
         open_source(tmp_path / "x.pth", kind="huggingface_clip")
 
 
@@ -143,9 +145,12 @@ def test_the_activation_is_the_files_where_it_has_one(tmp_path):
 @pytest.mark.parametrize(
     ("state", "told"),
     [
-        ({"fc.weight": torch.ones(2)}, "is no CLIP with a vision transformer"),
-        ({}, "is no CLIP"),
-        ({"visual.conv1.weight": torch.ones(32, 3, 3, 3), "visual.layer1.0.conv1.weight": torch.ones(2)}, "not one of"),
+        ({"fc.weight": torch.ones(2)}, "is not a CLIP with a vision transformer"),
+        ({}, "is not a CLIP"),
+        (
+            {"visual.conv1.weight": torch.ones(32, 3, 3, 3), "visual.layer1.0.conv1.weight": torch.ones(2)},
+            "fits none of",
+        ),
         ({f"{p}visual.conv1.weight": torch.ones(64, 3, 8, 8) for p in ("model.", "ema.")}, "holds several models"),
         (
             {"visual.conv1.weight": torch.ones(64, 3, 8, 8)},
@@ -189,7 +194,9 @@ def test_tensors_of_odd_shapes_and_types_are_refused_in_words(tmp_path, seed):
     else:
         # A number is a fine logit scale, and nobody needs the buffers.
         assert all(name.endswith(("position_ids", "logit_scale")) for name in replaced)
-        assert {name: entry.load().shape for name, entry in entries.items()} == {n: v.shape for n, v in clip.items()}
+        assert {name: entry.load().shape for name, entry in entries.items()} == {
+            n: v.shape for n, v in unireid_state(clip).items()
+        }
 
 
 @pytest.mark.parametrize(
@@ -210,3 +217,100 @@ def test_an_odd_config_json_is_no_crash(tmp_path, content):
         assert open_source(tmp_path / "x").grid == (4, 4)
     except CheckpointError as error:
         assert str(tmp_path) in str(error)
+
+
+OWN = Architecture(TowerSize(128, 3, 4), TowerSize(64, 2, 2), patch_size=8, embed_dim=48)
+OF_OWN = replace(SQUARE, architecture=OWN)
+HEADS_OF_CLIP = replace(OWN, vision=TowerSize(128, 3, 2), text=TowerSize(64, 2, 1))
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Return a function that registers architectures for one test."""
+    return lambda **named: [monkeypatch.setitem(ARCHITECTURES, name, sizes) for name, sizes in named.items()]
+
+
+@pytest.mark.parametrize("what", SOURCES)
+def test_a_registered_architecture_is_recognised(tmp_path, registered, what):
+    registered(own=OWN, wider=replace(OWN, embed_dim=64), deeper=replace(OWN, text=TowerSize(64, 3, 2)))
+    kind, name, save = SOURCES[what]
+    save(tmp_path / name, clip_state(OF_OWN))
+    source = open_source(tmp_path / name)
+    assert (source.kind, source.model.architecture, source.model.sizes) == (kind, "own", OWN)
+    fit(source, replace(source.model, image_size=(48, 16)))
+
+
+@pytest.mark.parametrize("what", SOURCES)
+def test_other_sizes_are_described_with_clips_heads(tmp_path, what):
+    kind, name, save = SOURCES[what]
+    save(tmp_path / name, clip_state(OF_OWN))
+    source = open_source(tmp_path / name)
+    assert (source.kind, source.model.architecture) == (kind, HEADS_OF_CLIP)
+    assert config_from_dict(to_dict(Config(model=source.model)), "x").model == source.model
+    assert open_source(tmp_path / name, architecture=OWN).model.architecture == OWN
+
+
+def test_the_heads_of_a_config_json_are_taken(tmp_path, registered):
+    save_huggingface_folder(tmp_path / "x", clip_state(OF_OWN))
+    sections = {f"{tower}_config": {"num_attention_heads": heads} for tower, heads in (("vision", 4), ("text", 2))}
+    (tmp_path / "x" / "config.json").write_text(json.dumps(sections))
+    assert open_source(tmp_path / "x").model.architecture == OWN
+    registered(other=HEADS_OF_CLIP)
+    assert open_source(tmp_path / "x").model.architecture == OWN
+    registered(own=OWN)
+    assert open_source(tmp_path / "x").model.architecture == "own"
+
+
+def test_two_architectures_that_fit_are_named(tmp_path, registered):
+    registered(first=OWN, second=HEADS_OF_CLIP)
+    save_openai(tmp_path / "x.pth", clip_state(OF_OWN))
+    with pytest.raises(
+        CheckpointError, match=r"x\.pth: fits the architectures first and second; set model\.arch"
+    ) as told:
+        open_source(tmp_path / "x.pth")
+    assert "--architecture" in str(told.value) and "\n" not in str(told.value)
+    for name, sizes in (("first", OWN), ("second", HEADS_OF_CLIP)):
+        assert open_source(tmp_path / "x.pth", architecture=name).model.sizes == sizes
+    assert open_source(tmp_path / "x.pth", architecture=OWN).model.architecture == OWN
+    with pytest.raises(CheckpointError, match="fits the architectures first and second"):
+        open_source(tmp_path / "x.pth", architecture="tiny")
+
+
+def test_a_file_of_ours_says_its_architecture(tmp_path, registered):
+    registered(first=OWN, second=HEADS_OF_CLIP)
+    entries = [Entry.of(name, array) for name, array in as_arrays(unireid_state(clip_state(OF_OWN))).items()]
+    for architecture in ("second", OWN, replace(OWN, text=TowerSize(64, 2, 4))):
+        meta = {"config": to_dict(Config(model=replace(OF_OWN, architecture=architecture)))}
+        write_mindspore(tmp_path / "x.ckpt", entries, {META: json.dumps(meta)})
+        assert open_source(tmp_path / "x.ckpt").model.architecture == architecture
+    meta = {"config": to_dict(Config(model=SQUARE))}
+    write_mindspore(tmp_path / "x.ckpt", entries, {META: json.dumps(meta)})
+    with pytest.raises(CheckpointError, match=r"x\.ckpt: has vision width 128.*but its description says tiny"):
+        open_source(tmp_path / "x.ckpt")
+
+
+def without_the_text_tower(clip):
+    return {name: value for name, value in clip.items() if name.startswith("visual.")}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "change", "told"),
+    [
+        (replace(OWN, vision=TowerSize(96, 3, 4)), dict, "vision width 96, vision layers 3, text width 64"),
+        (replace(OWN, text=TowerSize(48, 2, 3)), dict, "text width 48, text layers 2, patch size 8, embed dim 48"),
+        (OWN, without_the_text_tower, "vision width 128, vision layers 3, patch size 8, embed dim 48;"),
+        (OWN, lambda clip: {**clip, "ln_final.bias": torch.ones(3)}, "is not a complete CLIP"),
+        (OWN, lambda clip: {n: v for n, v in clip.items() if n != "visual.ln_pre.bias"}, "is not a complete CLIP"),
+        (
+            OWN,
+            lambda clip: {**clip, "visual.conv1.weight": torch.ones(128, 3, 8, 4)},
+            r"patch embedding of shape \(128",
+        ),
+    ],
+    ids=["vision", "text", "one tower", "another shape", "missing", "no square patch"],
+)
+def test_sizes_that_nothing_fits_are_named(tmp_path, sizes, change, told):
+    save_openai(tmp_path / "x.pth", change(clip_state(replace(SQUARE, architecture=sizes))))
+    with pytest.raises(CheckpointError, match=told) as caught:
+        open_source(tmp_path / "x.pth")
+    assert str(caught.value).startswith(f"{tmp_path}/x.pth: ") and "\n" not in str(caught.value)

@@ -36,7 +36,7 @@ def test_there_and_back(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["status", "tensor", "in", "the", "file", "shape", "type"]
     assert f"{tmp_path / 'ViT.pt'}: TorchScript archive, openai_clip" in lines
-    assert "position table of 4x4 patches taken for pictures of 32x32; written for 32x16" in done.stdout
+    assert "position table of 4x4 patches for pictures of 32x32; written for 32x16" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["counts"]["resized, cast"] == 1 and report["counts"]["buffer"] == 3
     back = run_tool(TOOL, out, tmp_path / "back.pth", "--layout", "clip", "--image-size", 32, 32)

@@ -180,7 +180,7 @@ def check_pretrained(config: "Config") -> Finding:
             return Finding(what, "ok", "none; there is no CLIP model of this size")
         detail = "none: training starts from random weights; the paper starts from CLIP's"
         return Finding(what, "warning", detail, "set model.pretrained to CLIP's file (docs/checkpoints.md)")
-    source = open_source(model.pretrained)
+    source = open_source(model.pretrained, architecture=model.architecture)
     if source.model.sizes != model.sizes:
         raise CheckpointError(
             f"{model.pretrained}: is a {source.model.architecture}, expected {model.architecture}; "

@@ -327,7 +327,7 @@ def test_a_missing_data_set_and_missing_weights_name_the_fix(monkeypatch, tmp_pa
 
 def test_weights_of_another_architecture_are_refused(monkeypatch):
     found = SimpleNamespace(kind="openai_clip", model=SimpleNamespace(architecture="ViT-B/32"))
-    monkeypatch.setattr("ms_unireid.checkpoints.recognition.open_source", lambda path: found)
+    monkeypatch.setattr("ms_unireid.checkpoints.recognition.open_source", lambda path, **_: found)
     wanted = config("model.pretrained=x.pt")
     refused = doctor._guarded("weights", "problem", lambda: doctor.check_pretrained(wanted))
     assert refused.detail == "x.pt: is a ViT-B/32, expected ViT-B/16" and "ViT-B/32" in refused.fix
