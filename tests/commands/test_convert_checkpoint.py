@@ -55,6 +55,7 @@ def test_it_runs_without_torch_and_mindspore(tmp_path):
         "    def find_spec(self, name, *_):\n"
         "        if name.split('.')[0] in ('torch', 'mindspore', 'safetensors'): raise ImportError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
+        f"sys.path.insert(0, {str(TOOLS)!r})\n"
         f"sys.argv[1:] = {[str(tmp_path / 'x.pth'), str(tmp_path / 'x.ckpt')]!r}\n"
         f"runpy.run_path({str(TOOLS / TOOL)!r}, run_name='__main__')\n"
     )
