@@ -1,11 +1,8 @@
 """The trainer: epochs, evaluation, best and last checkpoints, interruption and resume."""
 
-import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -13,66 +10,20 @@ from tqdm import tqdm
 
 from ms_unireid.checkpoints.checkpoint import Checkpoint, fill, load_pretrained, read_checkpoint, save_checkpoint
 from ms_unireid.config import Config, to_dict
-from ms_unireid.data.annotations import Annotation, training_pairs
-from ms_unireid.data.decoded_cache import pixel_loader
-from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
-from ms_unireid.data.pipeline import TrainingSource, iterate
-from ms_unireid.data.samplers import epoch_batches, shard
-from ms_unireid.data.tokenizer import Tokenizer
-from ms_unireid.data.transforms import TrainTransform
-from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.distributed import StopRequest, any_process, broadcast_parameters, mean_over_processes
 from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
 from ms_unireid.evaluation.figures import draw_ranked_lists
-from ms_unireid.evaluation.queries import SplitFeatures
 from ms_unireid.files import write_json
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import ALONE, Processes, check_batch_size
 from ms_unireid.training.loss_scale import TooManyOverflows
 from ms_unireid.training.monitor import BAR_FORMAT, Monitor
 from ms_unireid.training.optimizer import learning_rates
+from ms_unireid.training.run_data import RunData
 from ms_unireid.training.run_folder import RunFolder, improved, selection_scores
 from ms_unireid.training.train_step import TrainOneStepCell
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """The data of a run and how it is judged."""
-
-    splits: dict[str, tuple[Annotation, ...]]
-    reported: tuple[str, ...]
-    selection: str
-
-    def pictures(self) -> Iterator[Path]:
-        """Go through the photos and sketches of every split."""
-        return (path for split in self.splits.values() for entry in split for path in (entry.photo, entry.sketch))
-
-
-def plan_data(config: Config) -> _Plan:
-    """Load the annotations of every split the run touches and check that their pictures are there and whole.
-
-    Raises:
-        DataError: For anything wrong with the data set.
-        ConfigError: If the selection split does not exist.
-    """
-    data, evaluation = config.data, config.eval
-    if data.name not in DATASETS:
-        raise ConfigError(f"data.name={data.name}: is to evaluate on; train on one of {', '.join(DATASETS)}")
-    tri = read_tri_pedes(data.name, Path(data.root))
-    present = tri.splits
-    selection = evaluation.selection_split
-    if selection == "auto":
-        selection = "val" if "val" in present else "test"
-    if selection not in present:
-        raise ConfigError(
-            f"eval.selection_split={selection}: {data.name} has only {', '.join(present)}; choose one of them"
-        )
-    asked = evaluation.splits if evaluation.splits is not None else tuple(s for s in ("val", "test") if s in present)
-    reported = tuple(dict.fromkeys((*asked, selection)))
-    needed = tuple(dict.fromkeys(("train", *reported)))
-    return _Plan(tri.checked_annotations(needed, data.allow_identity_gaps), reported, selection)
 
 
 def _open_folder(config: Config) -> tuple[RunFolder, bool]:
@@ -103,21 +54,14 @@ class Trainer:
         check_batch_size(config.data.batch_size, processes)
         self.folder, resumed = _open_folder(config)
         changes = self.folder.check_resumable(config) if resumed else {}
-        self.plan = plan_data(config)
-        self.pairs = training_pairs(self.plan.splits["train"])
-        self.person_ids = [pair.person_id for pair in self.pairs]
-        self.batches_of(1)
+        self.data = RunData(config, processes)
         self.rates = learning_rates(config)
-        self.tokenizer = Tokenizer(config.model.context_length)
-        self.transform = TrainTransform(config.model.image_size, config.data.augment)
-
         self.model = build_model(config.model, config.train.seed, config.runtime)
         if config.model.pretrained and not (resumed and self.folder.has_state()):
             load_pretrained(self.model, config.model.pretrained, config.model)
         self.step = TrainOneStepCell(self.model, config, processes)
         self.stop = StopRequest(f"go on with train.resume={self.folder.root}", processes)
-        self.load = pixel_loader(config.runtime, config.model.image_size, self.plan.pictures())
-        self.extractor = Encoder(self.model, config, lambda done, total: self.stop.check(), processes, self.load)
+        self.encoder = Encoder(self.model, config, lambda done, total: self.stop.check(), processes, self.data.load)
         self.epoch, self.done, self.global_step = 1, 0, 0
         self.fell_back = False
         if resumed:
@@ -137,20 +81,12 @@ class Trainer:
             return
         if self.fell_back:
             self.folder.fall_back()
-        finished = self.done >= len(self.batches_of(self.epoch))
+        finished = self.done >= self.data.steps
         self.folder.rewind(self.global_step, self.epoch if finished else self.epoch - 1)
         self.folder.accept(changes, self.global_step)
 
     def _wait_for_all(self) -> None:
         any_process(False, self.processes)
-
-    def batches_of(self, epoch: int) -> list[Any]:
-        """Draw this process's part of the batches of an epoch (1-based).
-
-        Raises:
-            DataError: If the split cannot fill a batch.
-        """
-        return shard(epoch_batches(self.person_ids, self.config.data, self.config.train.seed, epoch), self.processes)
 
     def fit(self) -> dict[str, Any]:
         """Train what is left of the run and return the contents of results.json.
@@ -159,14 +95,13 @@ class Trainer:
             Interrupted: After a signal; the state is saved.
             UserError: For a picture that cannot be read, a full disk, or a loss that is not finite.
         """
-        steps = len(self.batches_of(1))
         size = self.config.data.batch_size
         with (
             self.stop,
             tqdm(
                 disable=not self.processes.first,
                 bar_format=BAR_FORMAT,
-                total=self.config.train.epochs * steps * size,
+                total=self.config.train.epochs * self.data.steps * size,
                 initial=self.global_step * size,
                 unit="pair",
                 unit_scale=True,
@@ -185,26 +120,19 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        batches = self.batches_of(epoch)
-        left = batches[self.done :]
-        if left:
+        if self.done < self.data.steps:
             try:
-                self._train_batches(epoch, left)
+                self._train_batches(epoch)
             except Interrupted:
                 self._save_last()
                 raise
             self._save_last()
         self.done = 0
 
-    def _train_batches(self, epoch: int, batches: list[Any]) -> None:
+    def _train_batches(self, epoch: int) -> None:
         self.step.set_train()
-        seed = self.config.train.seed
-        source = TrainingSource(
-            self.pairs, batches, self.transform, self.tokenizer, seed, epoch, self.processes, self.load
-        )
-        steps = self.done + len(batches)
         clock, seen = time.perf_counter(), 0
-        for images, sketches, token_ids in iterate(source, self.config.runtime):
+        for images, sketches, token_ids in self.data.epoch(epoch, self.done):
             self.done += 1
             self.global_step += 1
             values = self._take_step(epoch, images, sketches, token_ids)
@@ -215,13 +143,13 @@ class Trainer:
                 self._log_step(epoch, values, seen / (time.perf_counter() - clock))
                 clock, seen = time.perf_counter(), 0
             self.stop.check()
-            self._save_within_epoch(left=steps - self.done)
+            self._save_within_epoch()
 
     def _take_step(self, epoch: int, *batch: Any) -> dict[str, float]:
-        """Take a step and return loss, parts and gradient norm; a batch that stops the run is listed in a file.
+        """Take a step and return loss, parts and gradient norm.
 
         Raises:
-            UserError: For either.
+            UserError: If the loss is not finite, or after too many overflows.
         """
         place = f"at epoch {epoch}, step {self.global_step}"
         try:
@@ -239,16 +167,11 @@ class Trainer:
         return values | {"gradient_norm": norm if math.isfinite(norm) else None}
 
     def _bad_batch(self, epoch: int) -> str:
+        """List the pairs of the batch just trained in a file, for the user to look at."""
         if self.processes.first:
-            self._save_bad_batch(epoch)
+            pairs = self.data.describe_batch(epoch, self.done)
+            write_json(self.folder.bad_batch_file, {"epoch": epoch, "step": self.global_step, "pairs": pairs})
         return f"its batch is listed in {self.folder.bad_batch_file}; last.ckpt is of an earlier step"
-
-    def _save_bad_batch(self, epoch: int) -> None:
-        """Save the pairs of the batch just trained, those of all processes, for the user to look at."""
-        data, seed = self.config.data, self.config.train.seed
-        pairs = [self.pairs[i] for i in epoch_batches(self.person_ids, data, seed, epoch)[self.done - 1]]
-        listed = [{"photo": str(p.photo), "sketch": str(p.sketch), "caption": p.caption} for p in pairs]
-        write_json(self.folder.bad_batch_file, {"epoch": epoch, "step": self.global_step, "pairs": listed})
 
     def _log_step(self, epoch: int, values: dict[str, float], speed: float) -> None:
         if not self.monitor:
@@ -272,32 +195,25 @@ class Trainer:
         start = time.perf_counter()
         self.model.set_train(False)
         with self.step.averaged():
-            names = self.plan.reported
-            feats = {name: self.extractor.encode(self._evaluation_set(name)) for name in names}
+            feats = {name: self.encoder.encode(self.data.evaluation_set(name)) for name in self.data.reported}
             rows = {name: to_json(evaluate_features(found)) for name, found in feats.items()}
             self._keep_best(epoch, rows)
         self.model.set_train(True)
         entry = {"epoch": epoch, "seconds": round(time.perf_counter() - start, 2), "splits": rows}
         self.results["evaluations"].append(entry)
-        self.results["selection_split"] = self.plan.selection
+        self.results["selection_split"] = self.data.selection
         if self.monitor:
             line = {"kind": "evaluation", "step": self.global_step, **entry}
             self.folder.log(line)
             self.folder.write_results(self.results)
             self.monitor.evaluation(line, self.results)
-            self._draw(feats[self.plan.selection])
-            title = f"epoch {epoch}, {self.plan.selection}"
-            self.bar.write(f"{title}\n{to_table(rows[self.plan.selection])}", file=sys.stderr)
-
-    def _evaluation_set(self, split: str) -> EvaluationSet:
-        return from_annotations(self.plan.splits[split], self.config.data.name)
-
-    def _draw(self, feats: SplitFeatures) -> None:
-        split = self.plan.selection
-        draw_ranked_lists(feats, self._evaluation_set(split), self.folder.root / f"ranked_{split}.png")
+            split = self.data.selection
+            picture = self.folder.root / f"ranked_{split}.png"
+            draw_ranked_lists(feats[split], self.data.evaluation_set(split), picture)
+            self.bar.write(f"epoch {epoch}, {split}\n{to_table(rows[split])}", file=sys.stderr)
 
     def _keep_best(self, epoch: int, rows: dict[str, Any]) -> None:
-        scores = selection_scores(rows[self.plan.selection], self.config.eval.selection_text_protocol)
+        scores = selection_scores(rows[self.data.selection], self.config.eval.selection_text_protocol)
         for task in improved(scores, self.results["best"]):
             entry = {"epoch": epoch, "R1": scores[task], "splits": rows}
             if self.processes.first:
@@ -308,10 +224,10 @@ class Trainer:
     def _meta(self, **values: Any) -> dict[str, Any]:
         return {"config": to_dict(self.config), **values}
 
-    def _save_within_epoch(self, left: int) -> None:
-        """Save every `checkpoint_every` steps; the epoch's end, `left` steps away, saves in any case."""
+    def _save_within_epoch(self) -> None:
+        """Save every `checkpoint_every` steps; the end of an epoch saves in any case."""
         every = self.config.train.checkpoint_every
-        if every is not None and left and self.global_step % every == 0:
+        if every is not None and self.done < self.data.steps and self.global_step % every == 0:
             self._save_last()
 
     def _save_last(self) -> None:
@@ -327,7 +243,7 @@ class Trainer:
     def _restore(self) -> None:
         """Take up the newest state that can be read; without any, the run starts over."""
         if self.folder.has_state():
-            checkpoint = self._read_state()
+            checkpoint = _read_state(self.folder)
             fill(self._state(), checkpoint)
             meta = checkpoint.meta
             self.epoch, self.done, self.global_step = meta["epoch"], meta["done"], meta["step"]
@@ -336,26 +252,26 @@ class Trainer:
             self.step.loss_scale.restore(meta.get("loss_scale", {}))
             self.fell_back = checkpoint.path == self.folder.previous
 
-    def _read_state(self) -> Checkpoint:
-        """Read last.ckpt, or previous.ckpt where that is damaged or missing; tell so on stderr.
 
-        Raises:
-            CheckpointError: If neither can be read.
-        """
-        last, previous = self.folder.last, self.folder.previous
-        try:
-            return read_checkpoint(last)
-        except CheckpointError as error:
-            if not previous.exists():
-                raise
-            damage = error
-        try:
-            checkpoint = read_checkpoint(previous)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"neither state of the run can be read: {damage}; {error}; put back a copy of one of them, or delete "
-                "both to train the run again from its start"
-            ) from error
-        place = f"epoch {checkpoint.meta['epoch']}, step {checkpoint.meta['step']}"
-        print(f"warning: {' '.join(str(damage).split())}; going on from {previous} ({place})", file=sys.stderr)
-        return checkpoint
+def _read_state(folder: RunFolder) -> Checkpoint:
+    """Read last.ckpt or, with a warning on stderr, previous.ckpt if that is damaged or missing.
+
+    Raises:
+        CheckpointError: If neither can be read.
+    """
+    try:
+        return read_checkpoint(folder.last)
+    except CheckpointError as error:
+        if not folder.previous.exists():
+            raise
+        damage = error
+    try:
+        checkpoint = read_checkpoint(folder.previous)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"neither state of the run can be read: {damage}; {error}; restore a copy of one of them, or delete both "
+            "to train the run again from its start"
+        ) from error
+    place = f"epoch {checkpoint.meta['epoch']}, step {checkpoint.meta['step']}"
+    print(f"warning: {' '.join(str(damage).split())}; going on from {folder.previous} ({place})", file=sys.stderr)
+    return checkpoint

@@ -267,13 +267,13 @@ def test_missing_sketches(tmp_path):
 
 
 def test_training_and_evaluation_read_the_caption_file_once(tmp_path, monkeypatch):
-    from ms_unireid.training.trainer import plan_data
+    from ms_unireid.training.run_data import RunData
 
     build(tmp_path, NAME, put=put_picture)
-    read, config = [], load_config(None, [f"data.root={tmp_path}", "eval.splits=[val,test]"])
+    read, config = [], load_config(None, [f"data.root={tmp_path}", "eval.splits=[val,test]", "data.batch_size=2"])
     monkeypatch.setattr(folders, "read_text", lambda file, fix: read.append(file) or file.read_text())
-    plan = plan_data(config)
-    assert {split: len(rows) for split, rows in plan.splits.items()} == {"train": 4, "val": 1, "test": 1}
+    data = RunData(config)
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 4, "val": 1, "test": 1}
     assert [file.name for file in read] == ["reid_raw.json"]
     assert len(load_evaluation_set(config.data, "test").photos) == 1
     assert [file.name for file in read] == ["reid_raw.json"] * 2

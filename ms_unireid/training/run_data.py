@@ -1,0 +1,99 @@
+"""The data of a training run: the splits it touches, and the batches of each epoch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ms_unireid.config import Config
+from ms_unireid.data.annotations import training_pairs
+from ms_unireid.data.decoded_cache import pixel_loader
+from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
+from ms_unireid.data.pipeline import TrainingSource, iterate
+from ms_unireid.data.samplers import epoch_batches, shard
+from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.data.transforms import TrainTransform
+from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
+from ms_unireid.errors import ConfigError
+from ms_unireid.runtime import ALONE, Processes
+
+
+class RunData:
+    """The annotations of every split that a run touches, checked, and the batches made of them.
+
+    Args:
+        config: The experiment.
+        processes: Those that train together; each takes its part of every batch.
+
+    Raises:
+        DataError: If the data set is wrong or cannot fill a batch.
+        ConfigError: If the data set is not one to train on, or the selection split does not exist.
+
+    Attributes:
+        splits: Name to annotations.
+        reported: The splits that are evaluated.
+        selection: The split that chooses the best checkpoints.
+        load: Gives a picture's pixels.
+        steps: Steps of an epoch.
+    """
+
+    def __init__(self, config: Config, processes: Processes = ALONE):
+        self.config, self.processes = config, processes
+        data, asked = config.data, config.eval.splits
+        if data.name not in DATASETS:
+            raise ConfigError(f"data.name={data.name}: is for evaluation only; train on one of {', '.join(DATASETS)}")
+        tri = read_tri_pedes(data.name, Path(data.root))
+        self.selection = self._selection(tri.splits)
+        default = tuple(name for name in ("val", "test") if name in tri.splits)
+        self.reported = tuple(dict.fromkeys((*(default if asked is None else asked), self.selection)))
+        self.splits = tri.checked_annotations(dict.fromkeys(("train", *self.reported)), data.allow_identity_gaps)
+        self._pairs = training_pairs(self.splits["train"])
+        self._person_ids = [pair.person_id for pair in self._pairs]
+        self._transform = TrainTransform(config.model.image_size, data.augment)
+        self._tokenizer = Tokenizer(config.model.context_length)
+        self.load = pixel_loader(config.runtime, config.model.image_size, self._pictures())
+        self.steps = len(self._batches(1))
+
+    def _selection(self, present: tuple[str, ...]) -> str:
+        selection = self.config.eval.selection_split
+        if selection == "auto":
+            selection = "val" if "val" in present else "test"
+        if selection not in present:
+            name, there = self.config.data.name, ", ".join(present)
+            raise ConfigError(f"eval.selection_split={selection}: {name} has only {there}; choose one of them")
+        return selection
+
+    def _pictures(self) -> Iterator[Path]:
+        return (path for split in self.splits.values() for entry in split for path in (entry.photo, entry.sketch))
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        """Draw the batches of an epoch (1-based), those of all processes."""
+        return epoch_batches(self._person_ids, self.config.data, self.config.train.seed, epoch)
+
+    def epoch(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield this process's photos, sketches and token ids of an epoch, but for the first `done` batches.
+
+        Raises:
+            DataError: If a picture cannot be read.
+        """
+        batches = shard(self._batches(epoch), self.processes)[done:]
+        source = TrainingSource(
+            self._pairs,
+            batches,
+            self._transform,
+            self._tokenizer,
+            self.config.train.seed,
+            epoch,
+            self.processes,
+            self.load,
+        )
+        return iterate(source, self.config.runtime)
+
+    def describe_batch(self, epoch: int, number: int) -> list[dict[str, str]]:
+        """Name the pairs of a batch (1-based) of an epoch, those of all processes."""
+        pairs = [self._pairs[i] for i in self._batches(epoch)[number - 1]]
+        return [{"photo": str(p.photo), "sketch": str(p.sketch), "caption": p.caption} for p in pairs]
+
+    def evaluation_set(self, split: str) -> EvaluationSet:
+        """Return a split as something to evaluate on."""
+        return from_annotations(self.splits[split], self.config.data.name)

@@ -1,0 +1,103 @@
+"""The training cell as a user takes it: a loop of one's own, MindSpore's Model, weights and gradients by name.
+
+Costs 40 seconds, most of it compilation.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import parity
+import pytest
+from mindspore import nn
+
+import ms_unireid as mu
+from ms_unireid.config import Config, RuntimeConfig, TrainConfig
+from ms_unireid.errors import CheckpointError, ConfigError
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+CONFIG = Config(model=parity.TINY, train=TrainConfig(learning_rate=1e-3, eps=1e-8))
+
+
+def batch(number=0):
+    return parity.numpy_batch(parity.TINY, 100 + number, 6)
+
+
+def weights_of(model):
+    return {p.name: p.asnumpy().copy() for p in model.get_parameters()}
+
+
+@pytest.fixture(scope="module")
+def step():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    return mu.TrainOneStepCell(mu.build_model(CONFIG.model), CONFIG)
+
+
+def test_it_is_mindspores_cell(step):
+    assert isinstance(step, nn.TrainOneStepCell)
+    assert step.optimizer.parameters is step.weights and len(step.weights) == len(step.params)
+
+
+def test_weights_come_and_go_from_memory(step, pynative):
+    before = weights_of(step.network.model)
+    step(*batch())
+    after = weights_of(step.network.model)
+    mu.load_weights(step.network.model, before)
+    assert parity.max_difference(weights_of(step.network.model), before) == 0 < parity.max_difference(before, after)
+    with pytest.raises(CheckpointError, match=r"weights: does not fit the model: 1 missing \(logit_scale\)"):
+        mu.load_weights(step.network.model, {n: a for n, a in before.items() if n != "logit_scale"})
+    with pytest.raises(CheckpointError, match=r"1 of another shape \(base_model\.ln_final\.bias is \(3,\)"):
+        mu.load_weights(step.network.model, before | {"base_model.ln_final.bias": np.zeros(3)})
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(extra\)"):
+        mu.load_weights(step.network.model, before | {"extra": np.zeros(3)})
+    assert parity.max_difference(weights_of(step.network.model), before) == 0
+
+
+def test_gradients_by_name(step, pynative):
+    before = weights_of(step.network.model)
+    found = step.gradients(*batch())
+    assert found.keys() == before.keys()
+    assert parity.max_difference(weights_of(step.network.model), before) == 0
+    chunked = replace(CONFIG, train=replace(CONFIG.train, cache_chunk=2))
+    other = mu.TrainOneStepCell(mu.build_model(CONFIG.model), chunked)
+    mu.load_weights(other.network.model, before)
+    difference, name = parity.gradient_difference(other.gradients(*batch()), found)
+    assert difference < 2e-4, name
+
+
+def test_a_model_of_another_precision_is_refused():
+    mixed = replace(CONFIG, runtime=RuntimeConfig(precision="mixed"))
+    with pytest.raises(ConfigError, match=r"half=False.*the config wants .*half=True.*build_model\(config\.model"):
+        mu.TrainOneStepCell(mu.build_model(CONFIG.model), mixed)
+
+
+def snippets() -> list[str]:
+    section = README.read_text(encoding="utf-8").partition("## In Python")[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, re.S)
+
+
+class Recorded(ms.Callback):
+    """The losses of a run of `mindspore.Model`."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def step_end(self, run_context):
+        self.losses.append(float(run_context.original_args().net_outputs.loss))
+
+
+def test_a_loop_of_ones_own_and_mindspores_model_take_the_same_steps(mode):
+    """Both as the README shows them; the rate is the config's."""
+    own = mu.TrainOneStepCell(mu.build_model(CONFIG.model), CONFIG)
+    own.set_train()
+    losses = [float(own(*batch(number)).loss) for number in range(3)]
+    cell = mu.TrainOneStepCell(mu.build_model(CONFIG.model), CONFIG)
+    columns = ["images", "sketches", "token_ids"]
+    data = ms.dataset.GeneratorDataset([batch(number) for number in range(3)], columns, shuffle=False)
+    recorded = Recorded()
+    ms.Model(cell).train(1, data, callbacks=[recorded, ms.LossMonitor(1)], dataset_sink_mode=False)
+    assert recorded.losses == losses and losses[2] < losses[0]
+    assert parity.max_difference(weights_of(cell.network.model), weights_of(own.network.model)) == 0
