@@ -26,7 +26,7 @@ def put_noise(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoints(data, tmp_path_factory) -> list[Path]:
-    """Save two untrained models as training would."""
+    """Save two untrained models in the form of training."""
     from ms_unireid.checkpoints.checkpoint import save_checkpoint
     from ms_unireid.config import load_config, to_dict
     from ms_unireid.models.unireid import build_model
@@ -46,7 +46,7 @@ def checkpoints(data, tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def pku(tmp_path_factory) -> Path:
-    """Return a folder with a PKU-Sketch of six persons, its captions and one trial more than ten."""
+    """Return a folder with a PKU-Sketch of six persons, captions and eleven trials."""
     root = tmp_path_factory.mktemp("pku")
     build_pku(root, put=put_noise)
     captions = {str(person): [f"a man {person} in red", f"somebody {person}"] for person in PERSONS}
@@ -63,7 +63,7 @@ def market(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def evaluate(tmp_path, capsys):
-    """Return a function that evaluates in this process, and gives the JSON and the lines of the table."""
+    """Return a function that evaluates in this process and returns the JSON and the table's lines."""
 
     def run(*arguments: object) -> tuple[dict, list[str]]:
         out = tmp_path / "out.json"
@@ -141,7 +141,7 @@ def test_missing_modality_and_multi_query(data, checkpoints, evaluate):
     assert {row["queries"] for row in rows} == {4}  # persons of the test split
 
 
-def test_an_impossible_protocol_is_told_before_anything_is_encoded(checkpoints, pku):
+def test_an_impossible_protocol_stops_before_encoding(checkpoints, pku):
     done = run_tool("evaluate.py", *on_pku(checkpoints[0], pku, "--protocol", "exclude_source_photo"))
     assert (done.returncode, done.stdout) == (2, "")
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -180,14 +180,14 @@ def test_two_checkpoints_on_two_data_sets(checkpoints, data, pku, evaluate, tmp_
     assert together == first + second
 
 
-def test_a_plain_evaluation_says_no_more_than_it_did(checkpoints, evaluate):
+def test_a_plain_evaluation_has_no_extra_keys(checkpoints, evaluate):
     written, lines = evaluate("--checkpoint", checkpoints[0])
     assert list(written) == ["checkpoint", "split", "rows"]
     assert list(written["rows"][0]) == ["task", "protocol", *METRICS, "queries", "queries_without_match"]
     assert lines[0].startswith("task    protocol")
 
 
-def test_weights_of_others_claim_no_data_set(checkpoints, data, evaluate, tmp_path):
+def test_weights_of_other_projects_have_no_data_set(checkpoints, data, evaluate, tmp_path):
     import torch
 
     from ms_unireid.checkpoints.checkpoint import read_checkpoint
@@ -221,7 +221,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("target", "kind", "told"), WRONG)
 @pytest.mark.parametrize("first", [False, True])
-def test_a_wrong_target_is_told_before_anything_is_encoded(checkpoints, data, monkeypatch, first, target, kind, told):
+def test_a_wrong_target_stops_before_encoding(checkpoints, data, monkeypatch, first, target, kind, told):
     from ms_unireid.evaluation.encoder import Encoder
 
     def encode(*_):
@@ -233,7 +233,7 @@ def test_a_wrong_target_is_told_before_anything_is_encoded(checkpoints, data, mo
         load_tool("evaluate.py").main(["--checkpoint", str(checkpoints[0]), *(f"--target={t}" for t in targets)])
 
 
-def test_a_second_checkpoint_that_is_none(checkpoints, tmp_path, monkeypatch):
+def test_an_invalid_second_checkpoint(checkpoints, tmp_path, monkeypatch):
     (tmp_path / "x.ckpt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"x\.ckpt: .*empty file"):
         load_tool("evaluate.py").main(["--checkpoint", str(checkpoints[0]), "--checkpoint", str(tmp_path / "x.ckpt")])

@@ -1,4 +1,4 @@
-"""A table from the command line: the plan, real runs on a tiny data set, a kill, and what cannot be asked for."""
+"""A table from the command line: the plan, real runs on a tiny data set, a kill, and wrong arguments."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def arguments(data: Path, output: Path) -> list[str]:
     ]
 
 
-def test_a_table_that_is_killed_goes_on_where_it_was(data, tmp_path, capsys):
+def test_a_killed_table_resumes(data, tmp_path, capsys):
     asked = arguments(data, tmp_path)
     started = subprocess.Popen(
         command("reproduce_tables.py", *asked), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

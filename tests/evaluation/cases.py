@@ -14,7 +14,7 @@ def signs(rng, rows, width=16):
 
 
 def random_case(seed, queries, gallery, people=6, rules=()):
-    """Queries, a gallery that lacks some of their people, and a mask (Q, G) of what stays, worked out entry by entry.
+    """Queries, a gallery without some of their persons, and a mask (Q, G) of the entries that stay.
 
     Some queries have a source photo, always of their person; there are three cameras.
     """
@@ -37,7 +37,7 @@ def random_case(seed, queries, gallery, people=6, rules=()):
 
 
 def own_photo(rng, gallery_ids, person):
-    """Draw a photo of the person, or -1: where there is none, and now and then."""
+    """Draw a photo of the person, or -1: if there is none, and sometimes anyway."""
     own = np.flatnonzero(gallery_ids == person)
     return int(rng.choice(own)) if own.size and rng.random() < 0.8 else -1
 

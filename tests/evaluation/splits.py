@@ -1,4 +1,4 @@
-"""Small random splits of both kinds, and the protocols by their definitions in plain loops."""
+"""Small random splits of both kinds, and the protocols' definitions as plain loops."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def tri_split(seed, photos=30, people=12, captions=50, cameras=None):
 
 
 def person_split(seed, people=8, sketches=3, captions=2, trials=0):
-    """Captions and sketches belong to persons: up to as many of each; one has no caption, one more is not drawn.
+    """Captions and sketches belong to persons; one person has no caption, another has no sketch.
 
     Identities are in no order and have gaps; each trial tests half of those drawn.
     """
@@ -83,14 +83,14 @@ def literal_rule(queries, feats, rule):
 
 
 def literal_scores(rows, persons, feats, keep=None):
-    """Evaluate features (Q, D) of persons (Q,) with what is kept of the gallery (Q, G)."""
+    """Evaluate features (Q, D) of persons (Q,) on the entries of the gallery that stay (Q, G)."""
     unit = [np.array([row / np.linalg.norm(row) for row in np.asarray(part, float)]) for part in (rows, feats.photo)]
     scores = reference.evaluate(unit[0] @ unit[1].T, persons, feats.person_ids, keep)
     return scores | {"chance_R1": reference.chance_r1(persons, feats.person_ids, keep)}
 
 
 def literal_multi_query(task, feats, count):
-    """Evaluate one query a person: means of captions and sketches, those of the first photos where they have photos."""
+    """Evaluate one query for each person: means of its captions and sketches, or of those of its first photos."""
     rows, persons, keep = [], [], []
     for person in sorted(set(feats.person_ids.tolist())):
         own = [g for g in range(len(feats.photo)) if feats.person_ids[g] == person]

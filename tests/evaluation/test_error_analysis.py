@@ -1,4 +1,4 @@
-"""Error analysis: what is written agrees with the metrics of the same features."""
+"""Error analysis: its files agree with the metrics of the same features."""
 
 import csv
 from pathlib import Path
@@ -56,7 +56,7 @@ def rule(feats):
     return "full_gallery" if feats.caption_photos is None else "exclude_source_photo"
 
 
-def test_it_leaves_its_files(analysed):
+def test_it_writes_its_files(analysed):
     feats, _, folder, rows = analysed
     assert {p.name for p in folder.iterdir()} == {"queries.csv", "groups.md"} | {
         f"worst_{t}.png" for t in tasks_of(feats)
@@ -89,7 +89,7 @@ def test_the_queries_average_to_the_metrics(analysed, task):
         assert mean == pytest.approx(getattr(expected, metric), abs=1e-9)
 
 
-def test_each_query_is_told_as_it_was_asked(analysed):
+def test_each_query_is_described(analysed):
     feats, data, _, rows = analysed
     for task in tasks_of(feats):
         task_queries = make_queries(task, feats)

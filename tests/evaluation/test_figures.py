@@ -20,7 +20,7 @@ ROW = CELL_HEIGHT + figures.LABEL + GAP
 
 
 def queries(*orders: tuple[int, ...]) -> np.ndarray:
-    """Make one query a row that ranks the one-hot gallery as told, best first; photos not told get 0."""
+    """Make one query for each order: it ranks the one-hot gallery that way; other photos get similarity 0."""
     feats = np.zeros((len(orders), len(PERSONS)), np.float32)
     for row, order in enumerate(orders):
         feats[row, list(order)] = np.arange(len(order), 0, -1)
@@ -56,7 +56,7 @@ def data(tmp_path) -> EvaluationSet:
 
 @pytest.fixture
 def feats() -> SplitFeatures:
-    """Text finds the other photo of a person at rank 1, the sketch at rank 2; each prefers its own photo to all."""
+    """Text finds the person's other photo at rank 1, the sketch at rank 2; each is nearest to its source photo."""
     other = [i ^ 1 for i in range(6)]
     far = [(i + 3) % 6 if (i + 3) % 6 != i ^ 1 else (i + 2) % 6 for i in range(6)]
     text = queries(*((i, other[i], far[i]) for i in range(6)))
@@ -105,7 +105,7 @@ def test_ranks_and_similarities(feats):
     assert set(order[:2].tolist()) == {1, 3} and scores[0] == pytest.approx(3 / np.sqrt(54), abs=1e-6)
 
 
-def test_frames_tell_hits_from_misses(feats, data, tmp_path):
+def test_frames_distinguish_hits_and_misses(feats, data, tmp_path):
     sheet = draw(feats, data, tmp_path / "new" / "ranked.png", count=2, top_k=3)
     text, sketch, fusion, second_text = range(4)
     assert [frame(sheet, text, rank) for rank in range(3)] == [HIT, MISS, MISS]
@@ -121,7 +121,7 @@ def test_the_right_photos_are_shown(feats, data, tmp_path):
     assert [inside(sheet, 1, rank) for rank in range(2)] == [(0, 0, 120), (0, 0, 40)]
 
 
-def test_fewer_photos_than_asked_for(feats, data, tmp_path):
+def test_fewer_photos_than_columns(feats, data, tmp_path):
     sheet = draw(feats, data, tmp_path / "ranked.png", count=99, top_k=8)
     assert sheet.height == TITLE + 6 * 3 * ROW
     assert frame(sheet, 0, 4) == MISS

@@ -1,4 +1,4 @@
-"""Metrics against their literal definition, ties, removed entries and small galleries included."""
+"""Metrics equal their literal definition, also with ties, removed entries and small galleries."""
 
 import tracemalloc
 from dataclasses import asdict, fields, replace
@@ -28,12 +28,12 @@ MIB = 1 << 20
 
 
 def tied(seed, shape, levels=4):
-    """Similarities on few levels, so that most are tied."""
+    """Similarities with few values, so that most are tied."""
     return np.random.default_rng(seed).integers(-levels, levels, shape).astype(np.float32)
 
 
 def of_persons(queries, gallery) -> tuple[Queries, Gallery]:
-    """Persons alone, for similarities that are given."""
+    """Persons without features, for given similarities."""
     return Queries(np.zeros((len(queries), 1)), np.asarray(queries)), Gallery(
         np.zeros((len(gallery), 1)), np.asarray(gallery)
     )
@@ -103,7 +103,7 @@ def test_empty_queries_and_galleries():
 
 
 @pytest.mark.parametrize("rules", RULES)
-def test_the_order_of_the_queries_plays_no_part(rules):
+def test_the_order_of_the_queries_does_not_matter(rules):
     asked, searched, _ = random_case(4, 700, 50, people=9, rules=rules)
     order = np.random.default_rng(0).permutation(700)
     moved = Queries(*(None if v is None else v[order] for v in (getattr(asked, f.name) for f in fields(asked))))
@@ -193,7 +193,7 @@ def peak_of(work) -> int:
     [(20_000, 2_000, 900), (4, 10_000, 1), (520, 1_500, 3)],
     ids=["many queries", "one person", "hundreds of matches"],
 )
-def test_memory_stays_within_what_is_stated(queries, photos, people):
+def test_memory_stays_within_the_stated_bound(queries, photos, people):
     rng = np.random.default_rng(0)
     feats = rng.standard_normal((photos, 32)).astype(np.float32)
     gallery_ids = rng.integers(0, people, photos)

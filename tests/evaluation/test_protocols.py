@@ -1,4 +1,4 @@
-"""The paper's four rows on a split small enough to work out by hand, and on a random one by definition."""
+"""The paper's four rows on a split computed by hand, and on a random one by definition."""
 
 from dataclasses import asdict
 
@@ -22,7 +22,7 @@ def hand_made():
 
 
 def by_definition(task, protocol, feats):
-    """Loop over the queries as the published evaluation describes them."""
+    """Loop over the queries as the paper describes its evaluation."""
     rows, image_ids = [], []
     for photo in range(len(feats.photo)):
         if task == "sketch":
@@ -53,7 +53,7 @@ def test_queries():
     np.testing.assert_array_equal(make_queries("sketch", feats).photos, np.arange(5))
 
 
-# Worked out by hand; ties stay in gallery order, and caption 2 and sketch 2 have nobody left without their photo.
+# Computed by hand; ties keep gallery order, and caption 2 and sketch 2 have no match without their photo.
 BY_HAND = {
     ("text", "full_gallery"): {"R1": 500 / 6, "mAP": 100 * (1 + (1 / 2 + 2 / 3) / 2 + 1 + 3 * 0.7) / 6, "queries": 6},
     ("text", "exclude_source_photo"): {"R1": 60, "mAP": 75, "queries": 5},  # first ranks 1 2 - 4 1 1

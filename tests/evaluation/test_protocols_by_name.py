@@ -68,7 +68,7 @@ def test_the_full_gallery_where_queries_belong_to_persons(seed):
     assert len(set(feats.caption_persons)) == len(set(feats.sketch_persons)) - 1  # a person without a caption
 
 
-def test_without_captions_only_sketches_ask():
+def test_without_captions_there_are_only_sketch_queries():
     feats = person_split(0, captions=0, trials=2)
     for protocol in ("full_gallery", "multi_query", "ten_trials", "paper", "all"):
         found = evaluate_protocol(protocol, feats)
@@ -97,7 +97,7 @@ def test_multi_query_of_photos(seed, count):
             assert_equal(metrics, literal_multi_query(task, feats, count))
 
 
-def test_persons_with_fewer_photos_than_ask_have_no_match():
+def test_persons_with_only_source_photos_have_no_match():
     feats = tri_split(0, photos=40, people=15, captions=200)
     counted = np.unique(feats.person_ids, return_counts=True)[1]
     assert (counted <= 2).any() and (counted > 2).any()
@@ -131,7 +131,7 @@ def made(feats):
 
 
 def queries_of(protocol, feats, monkeypatch, settings):
-    """Return the features of the queries that each row asks with."""
+    """Return the features of each row's queries."""
     from ms_unireid.evaluation import protocols
 
     asked = []
@@ -167,7 +167,7 @@ def test_missing_modality(kind, monkeypatch):
     assert before.all()
 
 
-def test_the_same_queries_lose_the_same_in_every_run():
+def test_the_same_queries_lose_a_modality_in_every_run():
     settings = EvalConfig(missing_shares=(0.5,))
     once, again = (evaluate_protocol("missing_modality", tri_split(7), settings) for _ in range(2))
     assert once == again
@@ -200,7 +200,7 @@ def test_one_trial_has_no_deviation():
     assert_equal(metrics, literal_trials("sketch", feats)[0])
 
 
-def test_a_table_tells_the_deviation():
+def test_a_table_shows_the_deviation():
     rows = to_json(evaluate_protocol("ten_trials", person_split(0, trials=3)))
     assert {row["trials"] for row in rows} == {3}
     _, *lines = to_table(rows).splitlines()
@@ -294,7 +294,7 @@ def test_reranked_rows_come_after_the_plain_ones():
 
 
 @pytest.mark.parametrize("reranked", [False, True])
-def test_features_that_are_not_finite_are_the_checkpoints_fault(reranked):
+def test_features_that_are_not_finite_are_a_checkpoint_error(reranked):
     feats = person_split(0)
     feats.photo[0, 0] = np.inf
     with pytest.raises(CheckpointError, match="lower learning rate"):

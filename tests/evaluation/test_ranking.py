@@ -1,4 +1,4 @@
-"""Ranks of a few entries against the whole order."""
+"""Ranks of a few entries equal those of a full sort."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def test_ties_keep_the_order_of_the_gallery_and_removed_entries_come_last():
 
 
 def ranks_by_order(similarity, rows, entries):
-    """Look the entries up in the whole order."""
+    """Find the entries in the full order."""
     order = rank_gallery(similarity).tolist()
     return [[order[row].index(entry) + 1 for entry in entries[r]] for r, row in enumerate(rows)]
 
@@ -24,7 +24,7 @@ def ranks_by_order(similarity, rows, entries):
 @pytest.mark.parametrize("flags", [1, 40, 1000, 1 << 20])
 @pytest.mark.parametrize("gallery", [1, 7, 8, 9, 300])
 @pytest.mark.parametrize("levels", [1, 3, 10**6])
-def test_ranks_are_those_of_the_whole_order(levels, gallery, flags, dtype, monkeypatch):
+def test_ranks_equal_those_of_a_full_sort(levels, gallery, flags, dtype, monkeypatch):
     monkeypatch.setattr(module, "FLAGS_AT_ONCE", flags)
     rng = np.random.default_rng(gallery)
     similarity = rng.integers(0, levels, (12, gallery)).astype(dtype)

@@ -1,4 +1,4 @@
-"""Re-ranking against its literal definition, and what it does to a ranking."""
+"""Re-ranking equals its literal definition; its effect on a ranking."""
 
 import tracemalloc
 
@@ -33,7 +33,7 @@ def test_equals_the_definition(k1, k2, weight):
 
 
 @pytest.mark.parametrize(("k1", "k2"), [(20, 6), (4, 2)])
-def test_ties_go_by_place(k1, k2):
+def test_ties_keep_the_order_of_the_gallery(k1, k2):
     rng = np.random.default_rng(3)
     queries, gallery = signs(rng, 9), signs(rng, 60)
     gallery[40:] = gallery[:20]
@@ -52,7 +52,7 @@ def test_fewer_samples_than_neighbours(queries, gallery):
     np.testing.assert_allclose(-rerank(asked, searched), expected, rtol=0, atol=2e-6)
 
 
-def test_blocks_play_no_part(monkeypatch):
+def test_blocks_do_not_change_scores(monkeypatch):
     rng = np.random.default_rng(5)
     queries, gallery = signs(rng, 9), signs(rng, 60)
     expected = rerank(queries, gallery)
@@ -98,7 +98,7 @@ def test_features_must_be_finite():
         rerank(np.ones((2, 4)), np.full((3, 4), np.inf))
 
 
-def test_memory_stays_within_what_is_stated():
+def test_memory_stays_within_the_stated_bound():
     queries, gallery, *_ = persons(8, people=300, photos=9, queries=1, width=16)
     samples = len(queries) + len(gallery)
     k1, k2 = 6, 2

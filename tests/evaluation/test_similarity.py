@@ -1,4 +1,4 @@
-"""Cosines in blocks: normalised rows, equal columns for equal photos, one row as in its block."""
+"""Cosines in blocks: normalised rows, equal columns for equal photos, one row equal to that of its block."""
 
 import numpy as np
 import pytest

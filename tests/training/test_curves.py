@@ -1,4 +1,4 @@
-"""Learning curves: what a log can hold, thinning, and the picture on disk."""
+"""Learning curves: odd logs, thinning, and the picture on disk."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def evaluation_entry(epoch: int, splits: tuple[str, ...] = ("val", "test")) -> d
 
 
 def drawn(folder: Path, entries: list[dict], tail: str = "") -> np.ndarray:
-    """Draw a log, a warning of matplotlib or numpy being an error, and return the pixels."""
+    """Draw a log and return the pixels; a warning is an error."""
     log_file = folder / "run" / "log.jsonl"
     log_file.parent.mkdir(exist_ok=True)
     log_file.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + tail, encoding="utf-8")
@@ -79,7 +79,7 @@ def test_odd_logs_are_drawn(tmp_path, entries):
     assert drawn(tmp_path, entries).shape[1] == 1600
 
 
-def test_a_torn_last_line_is_passed_over(tmp_path):
+def test_a_torn_last_line_is_skipped(tmp_path):
     whole = drawn(tmp_path, [step_entry(1), step_entry(2)])
     assert (drawn(tmp_path, [step_entry(1), step_entry(2)], tail='{"kind": "st') == whole).all()
 

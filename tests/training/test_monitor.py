@@ -1,4 +1,4 @@
-"""What a user watches: the bar's text, event files across resumes, the picture, the last line."""
+"""Progress of a run: the bar's text, event files across resumes, the picture, the last line."""
 
 import math
 import struct
@@ -62,7 +62,7 @@ def test_the_bars_text_grows_with_what_is_known(folder):
     assert watch.postfix() == "e12 loss 3.22 T1.2 S13 F0.9 c0.0 R1 54.1/55.2/78.4 best 62.6"
 
 
-def test_the_text_protocol_that_selects_is_shown(folder):
+def test_the_selection_text_protocol_is_shown(folder):
     _, results = evaluated(1)
     shown = monitor(folder, "eval.selection_text_protocol=exclude_source_photo", results=results).postfix()
     assert shown == "R1 50.0/55.2/78.4 best 62.6"
@@ -114,7 +114,7 @@ def scalars(folder: RunFolder) -> list[tuple[str, int, float]]:
     return shown
 
 
-def test_no_event_files_unless_asked_for(folder):
+def test_no_event_files_by_default(folder):
     watch = monitor(folder)
     watch.step(step_entry(1))
     watch.close()
@@ -159,7 +159,7 @@ def test_a_killed_and_resumed_run_has_each_step_once(folder):
     assert [value for _, value in losses] == pytest.approx([3.216] * 5 + [5.0] * 2 + [7.0] * 2)
 
 
-def test_a_missing_writer_is_told_with_its_cure(folder, monkeypatch):
+def test_a_missing_writer_names_the_package_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
     with pytest.raises(EnvironmentProblem, match=r"train\.tensorboard=true.*pip install 'ms-unireid\[tensorboard\]'"):
         monitor(folder, "train.tensorboard=true")
@@ -178,7 +178,7 @@ def test_a_full_disk_stops_with_one_line(folder, monkeypatch):
     watch.close()
 
 
-def test_a_file_where_the_folder_should_be_is_told(folder):
+def test_a_file_in_place_of_the_folder(folder):
     (folder.root / "tensorboard").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"tensorboard: event files cannot be written"):
         monitor(folder, "train.tensorboard=true")

@@ -1,4 +1,4 @@
-"""The run folder: used ones refused, continuations checked, states rotated, log and results rewound."""
+"""The run folder: used folders, resumed configs, rotated states, rewound log and results."""
 
 import json
 from dataclasses import replace
@@ -33,7 +33,7 @@ def test_create_writes_config_and_environment(folder, config):
     assert json.loads((folder.root / "environment.json").read_text(encoding="utf-8")) == {"device": "CPU"}
 
 
-def test_a_used_folder_is_refused_and_left_alone(folder):
+def test_a_used_folder_is_an_error_and_stays_unchanged(folder):
     before = folder.config_file.read_bytes()
     with pytest.raises(ConfigError) as caught:
         folder.check_unused()
@@ -83,7 +83,7 @@ def test_the_same_config_and_resumable_keys_continue(folder):
         ("runtime.deterministic=true", "runtime.deterministic: False -> True"),
     ],
 )
-def test_a_changed_value_is_refused_by_name(folder, override, told):
+def test_a_changed_value_is_an_error_with_its_name(folder, override, told):
     with pytest.raises(ConfigError) as caught:
         folder.check_resumable(load_config(folder.config_file, [override]))
     assert str(folder.config_file) in str(caught.value) and f"({told})" in str(caught.value)
@@ -108,7 +108,7 @@ def test_an_unknown_key_cannot_be_allowed(folder):
         folder.check_resumable(load_config(folder.config_file, ["train.allow_changes=[train.seeed]"]))
 
 
-def test_allowed_changes_are_noted_and_become_the_runs_own(folder, config):
+def test_allowed_changes_are_logged_and_saved_in_the_config(folder, config):
     allowed = "train.allow_changes=[train.epochs,model.image_size,train.seed]"
     changed = load_config(
         folder.config_file, ["train.epochs=61", "model.image_size=[96, 48]", "train.log_every=7", allowed]
@@ -172,7 +172,7 @@ def test_states_that_cannot_be_renamed(folder):
         folder.rotate()
 
 
-def test_what_is_no_run_folder_cannot_be_resumed(tmp_path, config):
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path, config):
     with pytest.raises(ConfigError, match="is not a run folder"):
         RunFolder(tmp_path / "nowhere").check_resumable(config)
 
@@ -184,7 +184,7 @@ def test_results_round_trip_to_the_last_digit(folder):
     assert folder.results() == results
 
 
-def test_damaged_results_are_told(folder):
+def test_damaged_results(folder):
     folder.results_file.write_text('{"best"', encoding="utf-8")
     with pytest.raises(UserError, match=r"results\.json: is damaged .* delete it"):
         folder.results()
@@ -250,7 +250,7 @@ def test_rewind_forgets_evaluations_of_epochs_that_are_trained_again(folder):
     }
 
 
-def test_rewind_removes_what_a_kill_left_half_written(folder):
+def test_rewind_removes_files_that_a_kill_left_unfinished(folder):
     leftovers = (".last.partial.ckpt", ".best_text.partial.ckpt", ".log.partial.jsonl", folder.next.name)
     for name in (*leftovers, ".kept", "best_text.ckpt"):
         (folder.root / name).touch()

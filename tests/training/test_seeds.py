@@ -1,4 +1,4 @@
-"""Several seeds: which runs are trained, refused and kept, and their mean and deviation; once through the tool."""
+"""Several seeds: which runs are trained, kept or an error; mean and deviation; once through the tool."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ ROWS = (("text", "exclude_source_photo"), ("sketch", "exclude_source_photo"), ("
 
 
 def result(score: float, epoch: int = 4, last: int = 5, splits: tuple[str, ...] = ("val", "test")) -> dict:
-    """Return what a results.json holds: `score` at the best average, another one at the last epoch."""
+    """Return contents of results.json: `score` at the best average, another one at the last epoch."""
     best = {split: [_row(task, protocol, score) for task, protocol in ROWS] for split in splits}
     evaluations = [{"epoch": epoch, "seconds": 1.0, "splits": best}, {"epoch": last, "seconds": 1.0, "splits": {}}]
     average = {"checkpoint": "best_average.ckpt", "epoch": epoch, "R1": score, "splits": best}
@@ -37,7 +37,7 @@ def config_of(root: Path, *overrides: str) -> Config:
 
 
 class Trained:
-    """Stands for the trainer: leaves a run folder and gives a score that tells the seed."""
+    """Replaces the trainer: writes a run folder and returns a score that depends on the seed."""
 
     def __init__(self, stop_at: int | None = None):
         self.configs: list[Config] = []
@@ -76,7 +76,7 @@ def test_one_run_per_seed_in_its_own_folder(tmp_path):
     assert (tmp_path / "out" / "seeds.md").read_text(encoding="utf-8") == seeds_markdown(report)
 
 
-def test_an_interrupted_series_goes_on_with_what_is_left(tmp_path):
+def test_an_interrupted_series_trains_only_the_missing_seeds(tmp_path):
     with pytest.raises(Interrupted, match=r"in seed 1; repeat the command with train\.resume=auto") as caught:
         train_seeds(config_of(tmp_path), Trained(stop_at=1))
     assert caught.value.signal_number == 15 and not (tmp_path / "seeds.json").exists()
@@ -101,7 +101,7 @@ def test_seeds_can_be_added(tmp_path):
     assert trained.seeds == [7] and report["seeds"] == [3, 1, 2, 7]
 
 
-# 2. What is refused, before anything is trained.
+# 2. Errors before anything is trained.
 
 
 @pytest.mark.parametrize("resume", ["null", "auto"])
@@ -160,7 +160,7 @@ def test_one_seed_has_no_deviation():
     )
 
 
-def test_markdown_tells_seeds_epochs_and_spread():
+def test_markdown_shows_seeds_epochs_and_spread():
     text = seeds_markdown(report_seeds({1: result(50.0, 3), 2: result(52.0, 5)}))
     assert text.startswith("Seeds 1, 2: mean ± sample standard deviation")
     assert "each at its best average R1 on val (epochs 3, 5)" in text
@@ -170,7 +170,7 @@ def test_markdown_tells_seeds_epochs_and_spread():
     assert len(tables) == 2 * (2 + 3) and {line.count("|") for line in tables} == {3 + len(METRICS)}
 
 
-def test_a_split_that_one_run_lacks_is_left_out():
+def test_a_split_missing_in_one_run_is_left_out():
     report = report_seeds({1: result(50.0), 2: result(52.0, splits=("val",))})
     assert list(report["splits"]) == ["val"]
 

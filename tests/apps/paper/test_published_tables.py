@@ -1,4 +1,4 @@
-"""The published numbers, and that every row of them has a config that says so."""
+"""The published numbers, and the config of every row."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A table is filled by its runs and by nothing else; what is finished is not done again."""
+"""A table is filled by its runs only; finished work is not repeated."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ class Evaluated:
 
 @pytest.fixture
 def evaluations(monkeypatch) -> list[tuple[str, str]]:
-    """Stand in for encoding: the metrics are the number that is in the checkpoint; note what was evaluated."""
+    """Replace encoding: the metrics are the number in the checkpoint file; list the evaluated files."""
     seen = []
 
     class Evaluator:
@@ -48,7 +48,7 @@ def evaluations(monkeypatch) -> list[tuple[str, str]]:
 
 
 class Trainer:
-    """Stands in for training: leaves checkpoints that hold a number; may be stopped at a run."""
+    """Replaces training: writes checkpoints that contain a number; can be stopped at a run."""
 
     def __init__(self, stop_at: int | None = None):
         self.trained: list[str] = []
@@ -94,7 +94,7 @@ def test_each_run_once_and_every_line_from_its_own_tasks_best(tmp_path, evaluati
     assert stored["lines"][0]["metrics"]["R1"]["values"] == [10.0, 20.0]
 
 
-def test_stopped_and_started_again_repeats_nothing_that_finished(tmp_path, evaluations):
+def test_a_restart_repeats_nothing_that_finished(tmp_path, evaluations):
     first, second = Trainer(stop_at=3), Trainer()
     with pytest.raises(Stopped):
         run(request(tmp_path, seeds=(1, 2)), first)
@@ -148,7 +148,7 @@ def test_given_checkpoints_are_evaluated_and_nothing_is_trained(tmp_path, evalua
     assert [p.name for p in given.rglob("*")] == ["rstp_reid", "unireid.pth"]
 
 
-def test_what_a_run_leaves_may_be_given(tmp_path, evaluations):
+def test_the_folder_of_runs_may_be_given(tmp_path, evaluations):
     run(request(tmp_path / "trained", rows=("unireid",)), Trainer())
     lines, _ = run(
         request(tmp_path / "out", rows=("unireid",)), Trainer(), CheckpointChoice(checkpoints=tmp_path / "trained")

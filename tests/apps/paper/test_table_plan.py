@@ -1,4 +1,4 @@
-"""Which runs a table needs, each once, and what is left of them."""
+"""The runs of a table, each once, and their remaining steps and time."""
 
 import dataclasses
 import json
@@ -80,12 +80,12 @@ def test_the_synthetic_data_set_has_all_rows_and_no_published_number():
         ({"table": 4, "datasets": ("rstp_reid",)}, "--datasets rstp_reid: expected some of icfg_pedes, synthetic"),
     ],
 )
-def test_what_is_not_in_the_table(values, told):
+def test_names_that_are_not_in_the_table(values, told):
     with pytest.raises(ConfigError, match=told):
         plan_table(request(**{"table": 2, **values}))
 
 
-# What is left.
+# Steps and time left.
 
 
 def planned(tmp_path, *overrides) -> PlannedRun:
@@ -93,7 +93,7 @@ def planned(tmp_path, *overrides) -> PlannedRun:
     return PlannedRun("cuhk_pedes", "unireid", load_config(CONFIGS / "tri_cuhk_pedes/unireid.yaml", overrides))
 
 
-def test_steps_of_the_published_size_where_the_data_set_is_not_there(tmp_path):
+def test_steps_of_the_published_size_if_the_data_set_is_missing(tmp_path):
     found = estimate(planned(tmp_path), rate=1e12)
     assert found.steps == found.steps_left == 60 * -(-PUBLISHED["cuhk_pedes"]["train"]["captions"] // 64)
     assert found.seconds == pytest.approx(found.steps * 64 * operations_per_pair(planned(tmp_path).config) / 1e12)
