@@ -173,7 +173,7 @@ def test_two_checkpoints_on_two_data_sets(checkpoints, data, pku, evaluate, tmp_
     for row, line in zip(written["rows"], lines[1:], strict=True):
         assert line.split()[:3] == [row["checkpoint"], row["trained_on"], row["dataset"]]
     table = (tmp_path / "out.md").read_text(encoding="utf-8").splitlines()
-    assert len(table) == 12 and len({line.count(" | ") for line in table}) == 1
+    assert len(table) == 12 and len({line.count("|") for line in table}) == 1
     first, second = (evaluate("--checkpoint", checkpoint)[0]["rows"] for checkpoint in checkpoints)
     assert first != second
     together = [{key: row[key] for key in first[0]} for row in written["rows"] if row["dataset"] == "cuhk_pedes"]
