@@ -1,4 +1,4 @@
-"""Files are whole or absent."""
+"""Files and folders are written completely or not at all."""
 
 import json
 import os

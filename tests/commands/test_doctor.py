@@ -1,4 +1,4 @@
-"""The doctor through its command line: on this installation, and on a Python that has no package at all."""
+"""The doctor through its command line, with this installation and with a Python without packages."""
 
 import json
 import subprocess

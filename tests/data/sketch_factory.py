@@ -1,4 +1,4 @@
-"""Tiny PKU-Sketch and Market-Sketch-1K, for the tests of parsers and verifier."""
+"""Tiny copies of PKU-Sketch and Market-Sketch-1K for the tests of readers and verifier."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ def build_pku(
     folder: str = "PKUSketchRE-ID_V1",
     put: Put = touch,
 ) -> Path:
-    """Write a PKU-Sketch whose style files say the truth about their number, and return its folder."""
+    """Write a PKU-Sketch with correct counts in the names of its style files, and return its folder."""
     place = root / folder
     for letter in "abcde":
         persons = styles.get(letter, ())

@@ -1,4 +1,4 @@
-"""The cache of decoded pictures: the pixels of a fresh decode, whatever happened to the pictures or to the cache."""
+"""The cache of decoded pictures gives the pixels of a fresh decode, even after pictures or cache changed."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What is evaluated, from each kind of data set: who asks for whom, cameras, trials, and splits that there are not."""
+"""Evaluation sets of each kind of data set: persons of the queries, cameras, trials and missing splits."""
 
 import json
 from pathlib import Path

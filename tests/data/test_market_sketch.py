@@ -1,4 +1,4 @@
-"""The parser of Market-Sketch-1K: what it reads, what it tolerates, what it refuses."""
+"""The reader of Market-Sketch-1K: files it reads, tolerates and refuses."""
 
 import json
 import shutil

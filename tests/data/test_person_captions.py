@@ -1,4 +1,4 @@
-"""Captions by person: two forms of files, and what is refused."""
+"""Captions by person: the two file formats, and files that are refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which photos sketches are drawn from, and who they show."""
+"""Lists of photos, of a data set or a folder, with their persons."""
 
 import pytest
 from data.tri_factory import build, entry, put_picture, touch

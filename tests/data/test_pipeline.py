@@ -1,4 +1,4 @@
-"""Batches through worker threads: the same bytes in the same order, whatever the threads do."""
+"""Batches through worker threads: the same bytes in the same order for any number of threads."""
 
 import numpy as np
 import pytest

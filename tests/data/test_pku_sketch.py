@@ -1,4 +1,4 @@
-"""The parser of PKU-Sketch: what it reads, what it tolerates, what it refuses."""
+"""The reader of PKU-Sketch: files it reads, tolerates and refuses."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The trials of PKU-Sketch: drawn by one rule everywhere, stored, shared and checked."""
+"""The trials of PKU-Sketch: drawn by one rule on every machine, stored, read and checked."""
 
 import hashlib
 import json

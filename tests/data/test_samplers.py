@@ -1,4 +1,4 @@
-"""What each sampler promises about the batches of an epoch."""
+"""The batches of an epoch that each sampler draws."""
 
 import numpy as np
 import pytest

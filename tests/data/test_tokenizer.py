@@ -1,4 +1,4 @@
-"""The tokenizer against known ids, an independent slow one, and texts nobody expects."""
+"""The tokenizer against known ids, an independent slow one, and unusual texts."""
 
 import itertools
 import json

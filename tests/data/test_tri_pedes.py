@@ -1,4 +1,4 @@
-"""The parser of the three Tri data sets: what it reads, what it tolerates, what it refuses."""
+"""The reader of the three Tri data sets: files it reads, tolerates and refuses."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What both one process and several compute, for test_two_processes.py to compare."""
+"""Computations of one process and of several, which test_two_processes.py compares."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Contrast(nn.Cell):
 
 
 class ContrastGradient(nn.Cell):
-    """Its gradient in a cell: what is compiled so goes through more of MindSpore's rewriting than a function."""
+    """Its gradient in a cell, because MindSpore rewrites a compiled cell more than a function."""
 
     def __init__(self, gather: nn.Cell | None = None):
         super().__init__(auto_prefix=False)
@@ -78,7 +78,7 @@ class ContrastGradient(nn.Cell):
 
 
 def evaluate(data: Path, batch_size: int, processes: Processes = ALONE) -> dict[str, np.ndarray]:
-    """Encode the test split with an untrained model; its features, and the progress that was told."""
+    """Encode the test split with an untrained model; return its features and the reported progress."""
     config = Config(
         model=ModelConfig(architecture="tiny", image_size=(32, 16), context_length=24),
         data=DataConfig(root=str(data)),

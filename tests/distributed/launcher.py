@@ -1,4 +1,4 @@
-"""Starts scripts as users start several processes: with msrun, on the loopback."""
+"""Starts scripts in several processes as users do: with msrun, on the loopback interface."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A process that msrun did not start: alone, nothing touched; and one whose companions cannot be found."""
+"""A process that msrun did not start, and one that cannot find the others."""
 
 import numpy as np
 import pytest

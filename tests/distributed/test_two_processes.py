@@ -1,4 +1,4 @@
-"""Two processes under msrun against one process and numpy; they are started once for all tests."""
+"""Two processes under msrun, started once for all tests, against one process and numpy."""
 
 from pathlib import Path
 

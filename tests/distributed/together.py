@@ -1,4 +1,4 @@
-"""What msrun starts for test_two_processes.py: everything that processes do together, on values that tell them apart.
+"""The script that msrun starts for test_two_processes.py: all operations of processes, on a different value in each.
 
 together.py DATA OUTPUT writes OUTPUT/RANK.npz.
 """

@@ -1,4 +1,4 @@
-"""The verifier: each kind of defect planted in a small data set and found with its fix; whole ones found whole."""
+"""The verifier finds each kind of defect in a small data set, with its fix, and nothing in a correct one."""
 
 import io
 import json

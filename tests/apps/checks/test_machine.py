@@ -1,4 +1,4 @@
-"""The doctor's checks, one by one: sick packages, devices, processes and machines, and what is told of them."""
+"""The doctor's checks one by one: wrong packages, devices, child processes and machines, and their findings."""
 
 import importlib.metadata
 import json
