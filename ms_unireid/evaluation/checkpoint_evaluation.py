@@ -80,7 +80,12 @@ class CheckpointEvaluator:
         return meta["config"].get("data", {}).get("name", "unknown") if "epoch" in meta else "unknown"
 
     def evaluate(
-        self, split: str, protocol: str = "paper", data: DataConfig | None = None, reranked: bool = False
+        self,
+        split: str,
+        protocol: str = "paper",
+        data: DataConfig | None = None,
+        reranked: bool = False,
+        load: Callable[[DataConfig, str], EvaluationSet] = load_evaluation_set,
     ) -> Evaluated:
         """Encode and evaluate a split.
 
@@ -89,13 +94,14 @@ class CheckpointEvaluator:
             protocol: As `evaluate_protocol` takes it.
             data: The data set; None takes the config's.
             reranked: Add each row once more with re-ranking.
+            load: Loads the data set.
 
         Raises:
             UserError: If the data set is wrong or lacks what the protocol needs, or the checkpoint does not fit the
                 config's model.
         """
         data = data or self.config.data
-        loaded = load_evaluation_set(data, split)  # before the model is built: mistakes show at once
+        loaded = load(data, split)  # before the model is built: mistakes show at once
         check_protocol(protocol, loaded)
         feats = self.encoder.encode(loaded)
         results = evaluate_features(feats, protocol, self.config.eval, reranked)
@@ -139,11 +145,12 @@ def evaluate_checkpoints(
     """
     for path in checkpoints[1:]:
         open_source(path)
+    load = functools.cache(load_evaluation_set)  # reads each data set once, for all checkpoints
     for number, path in enumerate(checkpoints):
         evaluator = CheckpointEvaluator(path, files, overrides, progress)
         data = parse_targets(targets, evaluator.config) or [evaluator.config.data]
         if number == 0:
             for one in data[1:]:
-                check_protocol(protocol, load_evaluation_set(one, split))
+                check_protocol(protocol, load(one, split))
         for one in data:
-            yield evaluator.evaluate(split, protocol, one, reranked)
+            yield evaluator.evaluate(split, protocol, one, reranked, load)

@@ -279,6 +279,28 @@ def test_training_and_evaluation_read_the_caption_file_once(tmp_path, monkeypatc
     assert [file.name for file in read] == ["reid_raw.json"] * 2
 
 
+def test_several_checkpoints_share_one_reading(tmp_path, monkeypatch):
+    from ms_unireid.evaluation import checkpoint_evaluation
+
+    class Evaluator:
+        def __init__(self, *arguments):
+            self.config = load_config()
+
+        def evaluate(self, split, protocol, data, reranked, load):
+            return len(load(data, split).photos)
+
+    targets = []
+    for name in ("icfg_pedes", "rstp_reid"):
+        build(tmp_path, name, put=put_picture)
+        targets.append(f"{name}={tmp_path}")
+    read = []
+    monkeypatch.setattr(folders, "read_text", lambda file, fix: read.append(file) or file.read_text())
+    monkeypatch.setattr(checkpoint_evaluation, "CheckpointEvaluator", Evaluator)
+    monkeypatch.setattr(checkpoint_evaluation, "open_source", lambda path: None)
+    assert [*checkpoint_evaluation.evaluate_checkpoints(["a", "b"], targets)] == [1, 1, 1, 1]
+    assert len(read) == 2
+
+
 def test_one_listing_serves_many_files(tmp_path):
     folder = build(tmp_path, "rstp_reid", [entry("rstp_reid", "train", i, f"{i}.jpg") for i in range(2000)])
     begin = time.perf_counter()
