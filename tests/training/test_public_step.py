@@ -14,6 +14,7 @@ import pytest
 from mindspore import nn
 
 import ms_unireid as mu
+from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
 from ms_unireid.config import Config, RuntimeConfig, TrainConfig
 from ms_unireid.errors import CheckpointError, ConfigError
 
@@ -74,8 +75,29 @@ def test_a_model_of_another_precision_is_refused():
 
 
 def snippets() -> list[str]:
+    """Return the README's Python examples."""
     section = README.read_text(encoding="utf-8").partition("## In Python")[2].partition("\n## ")[0]
     return re.findall(r"```python\n(.*?)```", section, re.S)
+
+
+def test_the_readmes_loop_and_its_model_run(tmp_path, monkeypatch, capfd, graph):
+    """As they stand there, on a small data set and a tiny model."""
+    monkeypatch.chdir(tmp_path)
+    generate_tri_dataset(Path("FOLDER"), SyntheticConfig(4, 2, 2, photos_per_identity=2, captions_per_photo=1))
+    tiny = [f"{key}={value}" for key, value in {"architecture": "tiny", "image_size": [32, 16]}.items()]
+    changes = [*(f"model.{change}" for change in tiny), "data.batch_size=4", "train.eps=1e-8"]
+    load_config = mu.load_config
+    monkeypatch.setattr(mu, "load_config", lambda name, given: load_config(name, [*given, *changes]), raising=False)
+    search, loop, by_model = snippets()
+    names = {"mu": mu, "ms": ms}
+    exec(loop, names)
+    assert np.isfinite(float(names["result"].loss)) and "temperature" in names["result"].parts
+    before = weights_of(names["model"])
+    exec(by_model, names)
+    assert parity.max_difference(weights_of(names["model"]), before) > 0
+    out = capfd.readouterr().out
+    assert out.count("'loss_fusion'") == 2 and out.count("loss is") == 2
+    compile(search, "README.md", "exec")
 
 
 class Recorded(ms.Callback):
