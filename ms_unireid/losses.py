@@ -55,13 +55,13 @@ def modulation_factor(own: Tensor, other: Tensor) -> Tensor:
 def modulated_loss(losses: Tensor, factor: Tensor, alpha: float, gamma: float) -> Tensor:
     """Eq. 8-9: alpha * (1 + w(i))^gamma * L(i), all (M,).
 
-    Through log1p: MindSpore's CPU Pow with a fractional exponent has the same flaw as its Log, see `log_softmax`.
+    It takes log1p because MindSpore's CPU Pow with a fractional exponent has the flaw of its Log: see `log_softmax`.
     """
     return alpha * exp(gamma * ops.log1p(factor)) * losses
 
 
-def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 10, L_c: align the sketch's similarity distribution Q_S with the text's, P_T.
+def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
+    """Eq. 10, L_c: align the sketch's similarity distribution Q_S with the text's, P_T; mean over queries.
 
     Eq. 10 is a cross-entropy, H(P_T, Q_S) = KL(P_T || Q_S) + H(P_T). Its target P_T is stopped (text teaches, as in the
     authors' code), so H(P_T) is a constant and the gradient of L_c is that of KL(P_T || Q_S). Only the query-to-image
@@ -70,29 +70,31 @@ def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> tuple[Tensor
     Args:
         text_logits: (M, M) from `similarity_logits`, rows captions, columns photos.
         sketch_logits: (M, M), rows sketches, columns photos.
-
-    Returns:
-        L_c and the divergence KL(P_T || Q_S) itself, in nats, both means over queries.
     """
-    log_target = log_softmax(ops.stop_gradient(text_logits))
-    target, log_found = exp(log_target), log_softmax(sketch_logits)
-    return -(target * log_found).sum(-1).mean(), (target * (log_target - ops.stop_gradient(log_found))).sum(-1).mean()
+    target = exp(log_softmax(ops.stop_gradient(text_logits)))
+    return -(target * log_softmax(sketch_logits)).sum(-1).mean()
+
+
+def interaction_divergence(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
+    """Return KL(P_T || Q_S) in nats, L_c without the entropy of P_T; no gradient; arguments as of L_c."""
+    log_target, log_found = (log_softmax(ops.stop_gradient(logits)) for logits in (text_logits, sketch_logits))
+    return (exp(log_target) * (log_target - log_found)).sum(-1).mean()
 
 
 def exp(x: Tensor) -> Tensor:
     """Return e^x to float32's precision, any shape.
 
-    On a CPU MindSpore's Exp, Softmax and LogSoftmax are off by up to 8e-6, a visible share of the loss and of the
-    gradient of a pair that is nearly solved; its Pow is exact.
+    On a CPU MindSpore's Exp, Softmax and LogSoftmax are off by up to 8e-6, which shows in the loss and the gradient
+    of a pair that is nearly solved; its Pow is exact.
     """
     return ops.pow(E, x)
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Return the logarithm of the softmax over the last axis; see `exp` for why not MindSpore's.
+    """Return the logarithm of the softmax over the last axis; `exp` says why it is not MindSpore's.
 
-    Through log1p: MindSpore's CPU Log rounds by where its loop is cut, and the cut is searched for by timing during
-    a process's first launches, so that a resumed run would differ from a straight one. The sum is at least 1.
+    It takes log1p of the sum, which is at least 1. MindSpore's CPU Log rounds by how its loop is split over threads, and
+    the split is chosen by timing in a process's first launches: a resumed run would differ from a straight one.
     """
     shifted = logits - ops.stop_gradient(logits.max(-1, keepdims=True))
     return shifted - ops.log1p(exp(shifted).sum(-1, keepdims=True) - 1)
@@ -152,9 +154,9 @@ class Objective(nn.Cell):
         for task in self.tasks[1:]:
             loss = loss + losses[task].mean()
         if self.interacts:
-            interaction, divergence = interaction_loss(logits["text"], logits["sketch"])
+            interaction = interaction_loss(logits["text"], logits["sketch"])
             loss = loss + self.config.interaction_weight * interaction
-            parts = (*parts, interaction, divergence)
+            parts = (*parts, interaction, interaction_divergence(logits["text"], logits["sketch"]))
         return loss, (*parts, 1 / scale)
 
     def _modulate(self, losses: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:

@@ -1,8 +1,8 @@
-"""The towers in the form to encode with: the same numbers, ready sooner than the graph of the whole model.
+"""The towers compiled for encoding: the numbers of the whole model, with less compilation.
 
-As one graph the visual tower is compiled block by block, and on a CPU each block's kernels take ten batches to choose
-their threads. So two blocks are compiled and serve all but the last ones, two at a time. The text tower is one graph,
-which takes captions of any length; such a graph of two blocks would cost each call an eighth more.
+In one graph every block of the visual tower would be compiled, and on a CPU the kernels of each block take ten batches
+to choose their threads. So one graph of two blocks serves all blocks but the last, two at a time. The text tower is one
+graph for captions of any length; split like the visual tower it would be an eighth slower.
 """
 
 import mindspore as ms
@@ -12,8 +12,8 @@ from ms_unireid.models.transformer import ResidualAttentionBlock
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.models.vision import VisionTransformer
 
-# Blocks of a piece. On two cores MindSpore runs graphs of fewer than a hundred kernels, such as one block, in the
-# calling thread, which then spins while others compute: a fifth slower.
+# Blocks of a graph. On two cores MindSpore runs a graph of under a hundred kernels, such as one block, in the calling
+# thread, which then spins while others compute: a fifth slower.
 _PIECE = 2
 
 

@@ -1,4 +1,4 @@
-"""Three ways to a batch's gradient: at once, summed over parts, or exact with the memory of a part."""
+"""The network with its objective, and three ways to a batch's gradient: whole, accumulated over parts, or chunked."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ class TaskEncoders(nn.Cell):
     def construct(self, images: Tensor, sketches: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
         """Encode pictures (B, 3, H, W) and token_ids (B, L) as un-normalised features (B, D), one for each modality."""
         if self.uses_sketch:
-            # Both through the shared tower at once, photos first.
+            # Both go through the shared tower at once, photos first.
             feats = ops.split(self.model.encode_image(ops.concat((images, sketches), 0)), images.shape[0], 0)
         else:
             feats = (self.model.encode_image(images),)
@@ -61,7 +61,7 @@ class FeatureObjective(nn.Cell):
     def construct(self, loss_scale: Tensor, *feats: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the loss times `loss_scale`, a scalar, and the loss itself followed by its parts."""
         if self.gathers:
-            # One exchange for all modalities: several could meet another process's in another order.
+            # One exchange for all modalities: several could run in another order in another process.
             feats = ops.split(self.gather(ops.concat(feats, 1)), feats[0].shape[1], 1)
         sketch = None if self.sketch_index is None else feats[self.sketch_index]
         text = None if self.text_index is None else feats[self.text_index]
@@ -92,10 +92,6 @@ class NetworkWithObjective(nn.Cell):
         """
         kept = [] if self.encoders.uses_text else ["base_model.visual.", "logit_scale"]
         return [p for p in self.model.trainable_params() if not kept or p.name.startswith(tuple(kept))]
-
-
-# A batch on the device: photos, sketches (B, 3, H, W) and token ids (B, L).
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class BatchGradient(nn.Cell):
@@ -148,7 +144,7 @@ class SplitGradient:
         self.sums = params.clone(prefix="summed", init="zeros")
         self.add_gradient = _AddedGradient(BatchGradient(network, params), self.sums)
 
-    def __call__(self, batch: Batch, loss_scale: float) -> tuple[Tensor, ...]:
+    def __call__(self, batch: tuple[Tensor, ...], loss_scale: float) -> tuple[Tensor, ...]:
         """Return (loss, *parts), weighted by pairs, and leave the gradients of loss * loss_scale in `sums`."""
         _clear(self.sums)
         count = len(batch[0])
@@ -229,7 +225,7 @@ class CachedGradient:
         gradient = _ProjectedGradient(network.encoders, ParameterTuple(towers))
         self.add_gradient = _AddedGradient(gradient, [by_name[p.name] for p in towers])
 
-    def __call__(self, batch: Batch, loss_scale: float) -> tuple[Tensor, ...]:
+    def __call__(self, batch: tuple[Tensor, ...], loss_scale: float) -> tuple[Tensor, ...]:
         """Return (loss, *parts) and leave the gradients of loss * loss_scale in `sums`."""
         _clear(self.sums)
         starts = range(0, len(batch[0]), self.chunk)

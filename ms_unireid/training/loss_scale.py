@@ -1,6 +1,6 @@
-"""The scale that keeps float16 gradients from vanishing, and what happens when they overflow.
+"""The scale that keeps float16 gradients from vanishing, and the handling of overflows.
 
-MindSpore's own scaler is marked experimental and keeps no count of overflows; this one is a few numbers on the host.
+MindSpore's own scaler is marked experimental and counts no overflows.
 """
 
 from ms_unireid.config import RuntimeConfig
@@ -9,7 +9,7 @@ FACTOR = 2.0
 
 
 class TooManyOverflows(Exception):
-    """Half precision does not work for this run."""
+    """Too many steps in a row overflowed in half precision."""
 
 
 class LossScale:
@@ -61,6 +61,6 @@ class LossScale:
         return {name: getattr(self, name) for name in ("value", "steps", "overflows", "in_a_row")}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Take up where `state` was saved."""
+        """Restore what `state` returned."""
         for name, value in state.items():
             setattr(self, name, value)

@@ -1,4 +1,4 @@
-"""Adam with PyTorch's semantics, the per-parameter rules and the schedule of the authors' code."""
+"""From gradients to new weights, and the schedule: Adam as in PyTorch, with the authors' rules for parameters."""
 
 from collections.abc import Sequence
 
@@ -89,13 +89,15 @@ _EPS = 1e-6
 
 
 class ReduceGradients(nn.Cell):
-    """Make one gradient of a step's: mean over processes, loss scale taken out, norm computed.
+    """Average gradients over processes, divide them by the loss scale, compute their norm.
+
+    Gradients are single arguments: MindSpore compiles anew for each tuple that it is given.
 
     Args:
-        scaled: Whether there is a loss scale to take out.
+        scaled: Whether there is a loss scale.
         reducer: Averages gradients over processes; None with a single one.
-        sums: Where the gradients were added up; None if they are given to `construct`.
-        fast: Square by matrix products, which on a CPU takes a third of the time.
+        sums: The parameters that hold the gradients; None if they are given to `construct`.
+        fast: Square by matrix products, which takes a third of the time on a CPU.
     """
 
     def __init__(
@@ -129,9 +131,9 @@ class ReduceGradients(nn.Cell):
 
 
 class MovingAverage(nn.Cell):
-    """An exponential moving average of the weights, which starts as their first values.
+    """An exponential moving average of the weights, which starts at their first values.
 
-    Not MindCV's: it lives in MindCV's own training step, and its decay changes as training goes on.
+    MindCV's average is part of its own training step, and its decay changes during training.
     """
 
     def __init__(self, params: ParameterTuple, decay: float):
