@@ -39,7 +39,12 @@ def caption_batches(token_ids: np.ndarray, size: int) -> list[tuple[np.ndarray, 
     ends = token_ids.argmax(1) + 1
     rows = np.argsort(ends, kind="stable")
     blocks = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size)]).reshape(-1, size)
-    return [(block, min(max(int(ends[block].max()), SHORTEST), token_ids.shape[1])) for block in blocks]
+    return [(block, _cut_length(token_ids[block])) for block in blocks]
+
+
+def _cut_length(token_ids: np.ndarray) -> int:
+    """Return the number of tokens that a batch (B, L) is cut to."""
+    return min(max(int(token_ids.argmax(1).max()) + 1, SHORTEST), token_ids.shape[1])
 
 
 class Encoder:
@@ -70,6 +75,10 @@ class Encoder:
     def pixels(self, images: np.ndarray) -> np.ndarray:
         """Encode one batch of prepared pictures (B, 3, H, W) float32; un-normalised features (B, D) float32."""
         return self.image_encoder(Tensor(images)).asnumpy()
+
+    def tokens(self, token_ids: np.ndarray) -> np.ndarray:
+        """Encode one batch of token ids (B, L) int32; un-normalised features (B, D) float32."""
+        return self.text_encoder(Tensor(token_ids[:, : _cut_length(token_ids)])).asnumpy()
 
     def pictures(self, paths: Sequence[Path]) -> np.ndarray:
         """Encode photos or sketches; un-normalised features (N, D) float32 in the order given.

@@ -276,7 +276,7 @@ def describe_index(folder: Path) -> dict[str, Any]:
 
 def model_overrides(about: dict[str, Any]) -> list[str]:
     """Return the `model.key=value` strings that build the model of an index from its checkpoint."""
-    return [f"model.{key}={'null' if value is None else value}" for key, value in about["model"].items()]
+    return [f"model.{key}={json.dumps(value)}" for key, value in about["model"].items()]
 
 
 def map_features(folder: Path, about: dict[str, Any], count: int) -> np.ndarray:

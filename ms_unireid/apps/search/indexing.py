@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor
 
 from ms_unireid.apps.search.index import DTYPES, MANIFEST, Photo, Skipped, Source, describe_index, model_overrides
 from ms_unireid.apps.search.index_writer import IndexWriter
@@ -24,7 +23,6 @@ from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.files import sha256
-from ms_unireid.models.encoders import ImageEncoder
 
 # Called with (step, done, total) during the work.
 Progress = Callable[[str, int, int], None]
@@ -106,7 +104,7 @@ def build_index(
 def update_index(
     folder: Path,
     about: dict[str, Any],
-    extractor: Encoder,
+    encoder: Encoder,
     sources: Sequence[Source] = (),
     removed: Sequence[Path] = (),
     progress: Progress | None = None,
@@ -116,7 +114,7 @@ def update_index(
     Args:
         folder: The index.
         about: The result of `describe_model`.
-        extractor: The model.
+        encoder: Encodes the photos.
         sources: Folders or splits to add or to compare again; empty compares all sources of the index.
         removed: Folders to remove from the index.
         progress: Called during the work.
@@ -140,7 +138,7 @@ def update_index(
             writer.rearrange(changes.photos, changes.rows, dropped)  # one transaction: a source goes with its photos
         with writer.manifest.transaction():
             writer.manifest.replace_skipped(changes.skipped)
-        encoded = _encode_new(writer, folders, changes, extractor, progress)
+        encoded = _encode_new(writer, folders, changes, encoder, progress)
         skipped = {str(folders[one.source] / one.name): one.reason for one in writer.manifest.skipped()}
         return IndexReport(
             photos=writer.manifest.count(),
@@ -209,18 +207,18 @@ def _encode_new(
     writer: IndexWriter,
     folders: Mapping[int, Path],
     changes: Changes,
-    extractor: Encoder,
+    encoder: Encoder,
     progress: Progress,
 ) -> int:
     """Encode and store the new photos batch by batch; return their number."""
-    config = extractor.config
+    config = encoder.config
     source = _NewPhotos(folders, changes.new, config.eval.batch_size, config.model.image_size)
     done = encoded = 0
     for number, (pictures,) in enumerate(iterate(source, config.runtime) if changes.new else ()):
         found = source.found.pop(number)
         good = [place for place, one in enumerate(found) if isinstance(one, Photo)]
         if good:
-            feats = _features(extractor.image_encoder, pictures, writer.folder)
+            feats = _features(encoder, pictures, writer.folder)
             writer.append([found[place] for place in good], feats[good])
         with writer.manifest.transaction():
             writer.manifest.add_skipped(one for one in found if isinstance(one, Skipped))
@@ -229,9 +227,9 @@ def _encode_new(
     return encoded
 
 
-def _features(encoder: ImageEncoder, pictures: np.ndarray, folder: Path) -> np.ndarray:
+def _features(encoder: Encoder, pictures: np.ndarray, folder: Path) -> np.ndarray:
     try:
-        return normalize_rows(encoder(Tensor(pictures)).asnumpy())
+        return normalize_rows(encoder.pixels(pictures))
     except ValueError as error:
         raise DataError(f"{folder}: nothing was added ({error}); use another checkpoint") from error
 

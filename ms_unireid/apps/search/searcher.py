@@ -32,7 +32,7 @@ class Searcher:
     Attributes:
         index: The index.
         model: The model.
-        config: Config of the model, for one query at a time.
+        config: The model's config.
 
     Raises:
         DataError: If the index is missing or damaged, or its approximate index is missing or out of date.
@@ -43,9 +43,7 @@ class Searcher:
         self.index = index if isinstance(index, PhotoIndex) else PhotoIndex(index)
         engine = ApproximateIndex(self.index).search if approximate else None
         self._find = engine or functools.partial(exact_search, self.index.features)
-        # Queries are encoded one at a time; a larger batch would be padded, and slower.
-        values = {"model": self.index.about["model"], "eval": {"batch_size": 1}}
-        self.config = config_from_dict(values, str(self.index.folder))
+        self.config = config_from_dict({"model": self.index.about["model"]}, str(self.index.folder))
         self._encoder = Encoder(model, self.config)
         self._model_lock = threading.Lock()
 
@@ -71,8 +69,8 @@ class Searcher:
         """
         index = index if isinstance(index, PhotoIndex) else PhotoIndex(index)
         path = _find_checkpoint(index, checkpoint)
-        model = open_model(path, [*model_overrides(index.about), *overrides]).model
-        return cls(model, index, approximate)
+        opened = open_model(path, [*model_overrides(index.about), *overrides])
+        return cls(opened.model, index, approximate)
 
     def search(
         self,
@@ -154,7 +152,7 @@ class Searcher:
 
     def _encode_text(self, text: str) -> np.ndarray:
         with self._model_lock:
-            return self._encoder.captions([text])[0]
+            return self._encoder.tokens(self._encoder.tokenizer([text]))[0]
 
     def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
         index = self.index

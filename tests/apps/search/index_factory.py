@@ -1,7 +1,6 @@
 """Small indexes: photos of one colour each, and an encoder whose feature is the mean colour."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -23,18 +22,19 @@ DIM = 32
 
 
 class MeanColour:
-    """Replaces the model's image encoder; counts the pictures."""
+    """Replaces the model's encoder; counts the pictures."""
+
+    config = CONFIG
 
     def __init__(self):
         self.encoded = 0
 
-    def __call__(self, pictures):
-        pixels = np.asarray(pictures.asnumpy() if hasattr(pictures, "asnumpy") else pictures)
-        self.encoded += len(pixels)
-        means = pixels.mean(axis=(2, 3))
-        feats = np.zeros((len(pixels), DIM), np.float32)
-        feats[:, :3], feats[:, 3] = means, 1
-        return SimpleNamespace(asnumpy=lambda: feats)
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """Return the mean colours, a one and zeros, (B, DIM)."""
+        self.encoded += len(images)
+        feats = np.zeros((len(images), DIM), np.float32)
+        feats[:, :3], feats[:, 3] = images.mean(axis=(2, 3)), 1
+        return feats
 
 
 def put_photo(path: Path, colour: tuple[int, int, int]) -> Path:
@@ -61,15 +61,10 @@ def checkpoint(folder: Path, content: bytes = b"weights") -> Path:
     return path
 
 
-def extractor() -> SimpleNamespace:
-    """Make the model that `update_index` encodes with."""
-    return SimpleNamespace(config=CONFIG, image_encoder=MeanColour())
-
-
 def update(index: Path, *folders: Path, dtype: str = "float16", content: bytes = b"weights", **options) -> IndexReport:
     """Bring an index up to date."""
     about = describe_model(checkpoint(index.parent, content), CONFIG, dtype)
-    return update_index(index, about, options.pop("using", extractor()), [photo_source(f) for f in folders], **options)
+    return update_index(index, about, options.pop("using", MeanColour()), [photo_source(f) for f in folders], **options)
 
 
 def expected(path: Path) -> np.ndarray:
@@ -78,7 +73,7 @@ def expected(path: Path) -> np.ndarray:
     from ms_unireid.data.transforms import evaluation_transform
 
     pixels = evaluation_transform(load_picture(path), CONFIG.model.image_size)
-    return normalize_rows(MeanColour()(pixels[None]).asnumpy())[0]
+    return normalize_rows(MeanColour().pixels(pixels[None]))[0]
 
 
 def check(index: Path, photos) -> PhotoIndex:

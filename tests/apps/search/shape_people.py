@@ -74,14 +74,12 @@ def make_checkpoint(path: Path) -> Path:
     config = load_config(None, [*sizes, "runtime.device=CPU", "runtime.graph_mode=false"])
     prepare(config.runtime)
     model = build_model(config.model)
-    extractor = Encoder(model, config)
+    encoder = Encoder(model, config)
     pictures = [[*(drawing(c, *shift) for shift in _SHIFTS), *(photo(c, i) for i in _TRAINING)] for c in PEOPLE]
     pixels = np.stack([evaluation_transform(picture, IMAGE_SIZE) for group in pictures for picture in group])
     captions = [caption(c, kind) for c in PEOPLE for kind in (0, 1)]
-    from mindspore import Tensor
-
-    _solve(model.base_model.visual.proj, lambda: extractor.image_encoder(Tensor(pixels)).asnumpy())
-    _solve(model.base_model.text_projection, lambda: extractor.captions(captions))
+    _solve(model.base_model.visual.proj, lambda: encoder.pixels(pixels))
+    _solve(model.base_model.text_projection, lambda: encoder.captions(captions))
     save_checkpoint(path, model.get_parameters(), {"config": to_dict(config)})
     return path
 

@@ -1,5 +1,6 @@
 """An index on disk: created, updated, interrupted, damaged."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from apps.search.index_factory import check, colour_of, expected, extractor, put_photo, put_photos, update
+from apps.search.index_factory import MeanColour, check, colour_of, expected, put_photo, put_photos, update
 from PIL import Image
 
 from ms_unireid.apps.search import index_writer, indexing
-from ms_unireid.apps.search.index import MANIFEST, Manifest, PhotoIndex, describe_index
+from ms_unireid.apps.search.index import MANIFEST, Manifest, PhotoIndex, describe_index, model_overrides
 from ms_unireid.apps.search.index_writer import IndexWriter
+from ms_unireid.config import config_from_dict, to_dict
 from ms_unireid.errors import ConfigError, DataError, UserError
 
 
@@ -40,9 +42,9 @@ def test_every_photo_gets_its_feature(photos, index, dtype):
 def test_unchanged_photos_are_not_read_again(photos, index):
     update(index, photos)
     before = (index / "features.1.float16").stat().st_mtime_ns
-    using = extractor()
+    using = MeanColour()
     report = update(index, using=using)
-    assert (report.photos, report.encoded, report.kept) == (10, 0, 10) and using.image_encoder.encoded == 0
+    assert (report.photos, report.encoded, report.kept) == (10, 0, 10) and using.encoded == 0
     assert (index / "features.1.float16").stat().st_mtime_ns == before
 
 
@@ -58,10 +60,10 @@ def test_added_changed_removed_moved_and_touched(photos, index):
     second.rename(first)
     (photos / "x.png").rename(second)
     os.utime(photos / "006.png", ns=(1, 1))
-    using = extractor()
+    using = MeanColour()
     report = update(index, photos, using=using)
     assert (report.encoded, report.copied, report.kept, report.removed) == (2, 3, 5, 5)
-    assert using.image_encoder.encoded == 4  # one batch
+    assert using.encoded == 4  # one batch
     check(index, photos.rglob("*.png"))
     assert sorted(p.name for p in index.iterdir()) == [".lock", "features.2.float16", MANIFEST]
     assert update(index).kept == 10
@@ -136,11 +138,11 @@ def test_bad_photos_are_skipped_listed_and_tried_again_when_changed(photos, inde
     (photos / "empty.png").write_bytes(b"")
     (photos / "broken.jpg").write_bytes((photos / "000.png").read_bytes()[:60])
     (photos / "text.png").write_text("no picture")
-    using = extractor()
+    using = MeanColour()
     report = update(index, photos, using=using)
     assert report.photos == 10 and {Path(p).name for p in report.skipped} == {"empty.png", "broken.jpg", "text.png"}
     assert "empty" in report.skipped[str(photos / "empty.png")]
-    again = update(index, photos, using=extractor())
+    again = update(index, photos, using=MeanColour())
     assert again.skipped == report.skipped and again.encoded == 0
     put_photo(photos / "text.png", colour_of(50))
     fixed = update(index, photos)
@@ -200,7 +202,7 @@ def test_a_shortened_or_missing_features_file_is_repaired(photos, index):
     os.truncate(file, 7 * 64 + 10)
     with pytest.raises(DataError, match="repairs the index"):
         PhotoIndex.open(index)
-    using = extractor()
+    using = MeanColour()
     report = update(index, photos, using=using)
     assert (report.repaired, report.encoded, report.kept) == (3, 3, 7)
     check(index, photos.glob("*.png"))
@@ -236,15 +238,8 @@ def test_an_index_of_a_later_format(photos, index):
 
 
 def test_features_that_are_not_finite_are_refused(photos, index):
-    using = extractor()
-    broken = extractor().image_encoder
-    using.image_encoder = type(
-        "Broken",
-        (),
-        {
-            "__call__": lambda self, x: type("T", (), {"asnumpy": lambda self: broken(x).asnumpy() * np.nan})(),
-        },
-    )()
+    using, encode = MeanColour(), MeanColour().pixels
+    using.pixels = lambda images: encode(images) * np.nan
     with pytest.raises(DataError, match="NaN or infinity"):
         update(index, photos, using=using)
     assert PhotoIndex.open(index).count == 0
@@ -314,7 +309,6 @@ def test_killed_at_any_moment(what, tmp_path, monkeypatch):
     """After a kill at any statement, flush or removal the index is consistent, and the next run completes it."""
     # A forked process must not use libraries with threads.
     monkeypatch.setattr(indexing, "iterate", lambda source, runtime: (source[i] for i in range(len(source))))
-    monkeypatch.setattr(indexing, "Tensor", np.asarray)
     moment, kills = 0, 0
     while True:
         place = tmp_path / str(moment)
@@ -340,16 +334,15 @@ def test_killed_at_any_moment(what, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_run_continues_with_the_next_batch(photos, index):
-    using = extractor()
-    encode = using.image_encoder
+    using = MeanColour()
+    encode = using.pixels
 
-    class Interrupting:
-        def __call__(self, pictures):
-            if encode.encoded >= 8:
-                raise KeyboardInterrupt
-            return encode(pictures)
+    def interrupting(images: np.ndarray) -> np.ndarray:
+        if using.encoded >= 8:
+            raise KeyboardInterrupt
+        return encode(images)
 
-    using.image_encoder = Interrupting()
+    using.pixels = interrupting
     with pytest.raises(KeyboardInterrupt):
         update(index, photos, using=using)
     assert PhotoIndex.open(index).count == 8
@@ -371,3 +364,14 @@ def test_indexing_does_not_change_the_photos(photos, index):
     assert {path: path.read_bytes() for path in photos.iterdir()} == before
     with Image.open(photos / "000.png") as picture:
         assert picture.size == (10, 20)
+
+
+def test_the_overrides_of_an_index_give_its_model_again():
+    sizes = {"width": 64, "layers": 2, "heads": 2}
+    architecture = {"vision": sizes, "text": sizes, "patch_size": 16, "embed_dim": 32, "vocabulary_size": 49408}
+    for name in ("tiny", architecture):
+        values = {"architecture": name, "image_size": [32, 16], "context_length": 24}
+        model = to_dict(config_from_dict({"model": values}, "test"))["model"]
+        kept = {key: model[key] for key in ("architecture", "image_size", "stride", "context_length", "activation")}
+        again = config_from_dict({}, "test", model_overrides(json.loads(json.dumps({"model": kept}))))
+        assert to_dict(again)["model"] == model
