@@ -16,19 +16,22 @@ MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 32
 _MAX_DIGITS = 18
 _PREFIX = 8
-_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
 _METADATA = "__metadata__"
+# The safetensors package writes wide elements first, so that all tensors are aligned.
+_CODES = {
+    "int64": "I64",
+    "float64": "F64",
+    "float32": "F32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+_DTYPES = {code: name for name, code in _CODES.items()}
+_ORDER = list(_CODES)
 
 
 def looks_like_safetensors(head: bytes) -> bool:
@@ -125,22 +128,6 @@ def _array(name: str, entry: dict[str, Any], data: np.ndarray) -> np.ndarray:
 
 def _damaged(what: str) -> InvalidFile:
     return InvalidFile(f"is damaged: in its header, {what}; download or copy it again")
-
-
-# The safetensors package writes wide elements first, so that all tensors are aligned.
-_CODES = {
-    "int64": "I64",
-    "float64": "F64",
-    "float32": "F32",
-    "int32": "I32",
-    "bfloat16": "BF16",
-    "float16": "F16",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-_ORDER = list(_CODES)
 
 
 def write_safetensors(file: Path, entries: Sequence[Entry], metadata: Mapping[str, str] = {}) -> None:

@@ -16,7 +16,7 @@ MAX_REPEATED_BYTES = 1 << 26
 _MAX_DIMENSIONS = 32
 _MAX_INDEX = 1 << 60
 
-_STORAGES = {
+STORAGES = {
     "Double": "float64",
     "Float": "float32",
     "Half": "float16",
@@ -33,7 +33,7 @@ _STORAGES = {
     "QUInt8": "quint8",
     "QInt32": "qint32",
 }
-_STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in _STORAGES.items()} | {
+_STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in STORAGES.items()} | {
     "torch.storage.UntypedStorage": "uint8",
     "torch.UntypedStorage": "uint8",
 }

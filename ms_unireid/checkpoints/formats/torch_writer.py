@@ -13,19 +13,9 @@ import numpy as np
 
 from ms_unireid.checkpoints.formats.dtypes import dtype_name
 from ms_unireid.checkpoints.formats.tensor_file import Entry, Scalar, check_unique, prefetched
+from ms_unireid.checkpoints.formats.torch_objects import STORAGES
 
-_STORAGES = {
-    "float64": "DoubleStorage",
-    "float32": "FloatStorage",
-    "float16": "HalfStorage",
-    "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage",
-    "int32": "IntStorage",
-    "int16": "ShortStorage",
-    "int8": "CharStorage",
-    "uint8": "ByteStorage",
-    "bool": "BoolStorage",
-}
+_KINDS = {dtype: kind for kind, dtype in STORAGES.items()}
 _FOLDER = "archive"
 _ALIGNMENT = 64
 _LOCAL_HEADER = 30
@@ -99,7 +89,7 @@ def _content(entries: Sequence[Entry], wrap: str | None, values: Mapping[str, Sc
 
 def _tensor(index: int, entry: Entry) -> bytes:
     count = entry.nbytes // entry.dtype.itemsize
-    kind = _global("torch", _STORAGES[dtype_name(entry.dtype)])
+    kind = _global("torch", f"{_KINDS[dtype_name(entry.dtype)]}Storage")
     storage = _tuple([_text("storage"), kind, _text(str(index)), _text("cpu"), _integer(count)]) + b"Q"
     shape, strides = (_tuple(map(_integer, numbers)) for numbers in (entry.shape, _strides(entry.shape)))
     requires_grad, hooks = _scalar(False), _ordered_dict([])
