@@ -12,7 +12,7 @@ from tool_runner import CONFIGS
 from ms_unireid.apps.checks import machine as doctor
 from ms_unireid.apps.checks import machine_child as doctor_child
 from ms_unireid.apps.checks import packages as doctor_packages
-from ms_unireid.config import load_config
+from ms_unireid.config import ModelConfig, load_config
 from ms_unireid.data.findings import Finding, to_json, to_table
 
 PAPER = CONFIGS / "tri_cuhk_pedes" / "unireid.yaml"
@@ -326,12 +326,12 @@ def test_a_missing_data_set_and_missing_weights_name_the_fix(monkeypatch, tmp_pa
 
 
 def test_weights_of_another_architecture_are_refused(monkeypatch):
-    found = SimpleNamespace(kind="openai_clip", model=SimpleNamespace(architecture="ViT-B/32"))
+    found = SimpleNamespace(kind="openai_clip", model=ModelConfig("ViT-B/32"))
     monkeypatch.setattr("ms_unireid.checkpoints.recognition.open_source", lambda path, **_: found)
     wanted = config("model.pretrained=x.pt")
     refused = doctor._guarded("weights", "problem", lambda: doctor.check_pretrained(wanted))
     assert refused.detail == "x.pt: is a ViT-B/32, expected ViT-B/16" and "ViT-B/32" in refused.fix
-    found.model.architecture = "ViT-B/16"
+    found.model = ModelConfig("ViT-B/16")
     assert doctor.check_pretrained(wanted) == Finding("model.pretrained", "ok", "x.pt: openai_clip, ViT-B/16")
 
 
