@@ -1,27 +1,22 @@
-"""Draw sketches of photos: a Tri data set from any text-image data set, or from a plain folder.
-
-python tools/build_sketches.py --dataset cuhk_pedes --root DIR --preview sheet.png
-python tools/build_sketches.py --dataset cuhk_pedes --root DIR
-"""
+"""Draw sketches of photos: of a text-image data set, which becomes a Tri data set, or of any folder."""
 
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ms_unireid.apps.sketch.background import BACKGROUNDS
-from ms_unireid.apps.sketch.build import build_sketches
+from ms_unireid.apps.sketch.build import build_sketches, merge_sketches
 from ms_unireid.apps.sketch.contact_sheet import draw_contact_sheet
-from ms_unireid.apps.sketch.merging import merge_sketches
-from ms_unireid.apps.sketch.quality import measure_references, measure_sketches, summarize
-from ms_unireid.apps.sketch.recipe import DEFAULT_SIZE, Recipe, make_recipe
-from ms_unireid.apps.sketch.sketch_file import find_sketch, sketch_names
-from ms_unireid.apps.sketch.synthesis import STYLES
+from ms_unireid.apps.sketch.pictures import read_grey
+from ms_unireid.apps.sketch.quality import measure, measure_sketches, summarize
+from ms_unireid.apps.sketch.recipe import DEFAULT_SIZE, STYLES, Recipe, make_recipe
+from ms_unireid.apps.sketch.sketch_folder import find_sketch, sketch_names
+from ms_unireid.commands.progress import progress_bar
 from ms_unireid.data.photo_sets import PhotoSet, dataset_photos, folder_photos
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError, DataError
@@ -33,37 +28,41 @@ _SHOWN = 10
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Draw sketches of photos. A summary goes to stdout, sketches.json into the folder of the sketches.",
-        epilog="example: python tools/build_sketches.py --photos photos --output sketches --style lines",
+        description="Draw sketches of photos and print a summary. Failures are listed in sketches.json.",
+        epilog="example: %(prog)s --photos photos --output sketches --style lines",
     )
     photos = parser.add_mutually_exclusive_group(required=True)
     photos.add_argument("--photos", type=Path, help="any folder of photos")
-    photos.add_argument("--dataset", choices=tuple(DATASETS), help="a data set; takes the photos its captions name")
-    parser.add_argument("--root", type=Path, help="folder of the data set, with --dataset")
-    parser.add_argument("--output", type=Path, help="folder of the sketches; with --dataset where the parsers look")
-    parser.add_argument("--background", default="mediapipe", choices=tuple(BACKGROUNDS), help="what removes it")
+    photos.add_argument("--dataset", choices=tuple(DATASETS), help="a data set: the photos that its captions name")
+    parser.add_argument("--root", type=Path, help="with --dataset: folder of the data set")
+    parser.add_argument("--output", type=Path, help="folder of the sketches (default: the data set's sketch folder)")
+    parser.add_argument("--background", default="mediapipe", choices=tuple(BACKGROUNDS), help="how to remove it")
     parser.add_argument("--background-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
     parser.add_argument("--style", default="pencil", choices=tuple(STYLES), help="how to draw")
     parser.add_argument("--style-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
-    parser.add_argument("--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--variations", type=int, default=1, help="sketches per photo, by as many hands")
-    parser.add_argument("--seed", type=int, default=1, help="of all random draws, those of --preview too")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--redo", action="store_true", help="draw anew what was drawn with other options")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("HEIGHT", "WIDTH"), help="size in pixels"
+    )
+    parser.add_argument("--variations", type=int, default=1, help="sketches of each photo")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random draws, those of --preview too")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of processes")
+    parser.add_argument("--redo", action="store_true", help="draw again what was drawn with other options")
     job = parser.add_mutually_exclusive_group()
-    job.add_argument("--preview", type=Path, metavar="FILE", help="only a contact sheet of 12 random photos (PNG)")
-    job.add_argument("--merge", type=Path, metavar="FOLDER", help="only average the sketches of each identity into it")
-    job.add_argument("--evaluate", action="store_true", help="only measure the sketches that are there")
+    job.add_argument("--preview", type=Path, metavar="FILE", help="only draw a contact sheet of 12 random photos (PNG)")
+    job.add_argument("--merge", type=Path, metavar="FOLDER", help="only average each identity's sketches, into FOLDER")
+    job.add_argument("--evaluate", action="store_true", help="only measure existing sketches")
     parser.add_argument("--identity-pattern", metavar="REGEX", help="with --photos: its first group names the person")
     parser.add_argument("--reference", type=Path, help="with --evaluate: hand-drawn sketches to compare with")
-    parser.add_argument("--checkpoint", type=Path, help="with --evaluate: S->R accuracy of this model")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="with --checkpoint")
-    parser.add_argument("--json", type=Path, help="write the summary as JSON")
+    parser.add_argument("--checkpoint", type=Path, help="with --evaluate: also search the photos with this model")
+    parser.add_argument(
+        "--split", default="test", choices=("train", "val", "test"), help="with --checkpoint: the photos to search"
+    )
+    parser.add_argument("--json", type=Path, help="write the summary to this file as JSON")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the command with these arguments."""
     options = _parse(arguments)
     photos, output = _places(options)
     recipe = make_recipe(
@@ -100,7 +99,7 @@ def _places(options: argparse.Namespace) -> tuple[PhotoSet, Path]:
     else:
         photos = folder_photos(options.photos, options.identity_pattern)
     if not photos.names:
-        raise DataError(f"{photos.folder}: there is no photo in it")
+        raise DataError(f"{photos.folder}: has no photos; give a folder of picture files")
     output = options.output or photos.sketches
     if output is None and not options.preview:
         raise ConfigError("--photos needs --output, the folder of the sketches")
@@ -108,9 +107,8 @@ def _places(options: argparse.Namespace) -> tuple[PhotoSet, Path]:
 
 
 def _build(photos: PhotoSet, output: Path, recipe: Recipe, options: argparse.Namespace) -> tuple[dict, dict[str, str]]:
-    report = build_sketches(
-        photos.folder, photos.names, output, recipe, options.workers, options.redo, _bar("photo", "drawing")
-    )
+    with progress_bar("photo", "drawing") as show:
+        report = build_sketches(photos.folder, photos.names, output, recipe, options.workers, options.redo, show)
     failed, noted = len(report.failures), len(report.notes)
     counts = {"drawn": report.drawn, "there already": report.kept, "failed": failed, "noted": noted}
     return {"folder": str(output), **counts}, report.failures
@@ -118,34 +116,28 @@ def _build(photos: PhotoSet, output: Path, recipe: Recipe, options: argparse.Nam
 
 def _merge(photos: PhotoSet, output: Path, target: Path) -> dict[str, Any]:
     if not photos.identities:
-        raise ConfigError("--merge needs to know who is who: give --dataset, or --identity-pattern with --photos")
-    return {
-        "folder": str(target),
-        "identities": merge_sketches(output, photos.identities, target, _bar("identity", "merging")),
-    }
+        raise ConfigError("--merge needs identities: use --dataset, or --identity-pattern with --photos")
+    with progress_bar("identity", "merging") as show:
+        return {"folder": str(target), "identities": merge_sketches(output, photos.identities, target, show)}
 
 
 def _evaluate(photos: PhotoSet, output: Path, recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
-    found = {
-        photo: path
-        for photo, sketch in sketch_names(photos.names).items()
-        if (path := find_sketch(output, photo, sketch)) is not None
-    }
-    if not found:
-        raise DataError(f"{output}: holds no sketch of these photos; draw them first, without --evaluate")
-    measures = measure_sketches(photos.folder, found, recipe, _bar("sketch", "measuring"))
-    drawn_by_hand = (
-        [options.reference / name for name in folder_photos(options.reference).names] if options.reference else []
-    )
-    summary = summarize(measures, measure_references(drawn_by_hand))
-    summary["photos_without_sketch"] = len(photos.names) - len(found)
+    names = sketch_names(photos.names).items()
+    sketches = {photo: path for photo, sketch in names if (path := find_sketch(output, photo, sketch)) is not None}
+    if not sketches:
+        raise DataError(f"{output}: has no sketches of these photos; draw them first, without --evaluate")
+    with progress_bar("sketch", "measuring") as show:
+        measures = measure_sketches(photos.folder, sketches, recipe, show)
+    by_hand = folder_photos(options.reference).names if options.reference else ()
+    summary = summarize(measures, [measure(read_grey(options.reference / name)) for name in by_hand])
+    summary["photos_without_sketch"] = len(photos.names) - len(sketches)
     if options.checkpoint:
-        summary["retrieval"] = _retrieve(photos, found, options)
+        summary["retrieval"] = _retrieve(photos, sketches, options)
     return summary
 
 
 def _retrieve(photos: PhotoSet, sketches: dict[str, Path], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Search the photos by their sketches with a trained model."""
+    """Search the photos by their sketches with a trained model; return the rows of the evaluation."""
     names = [name for name in sketches if photos.splits.get(name, options.split) == options.split]
     if not photos.identities or not names:
         raise ConfigError("--checkpoint needs photos with identities: --dataset and --split, or --identity-pattern")
@@ -167,17 +159,3 @@ def _retrieve(photos: PhotoSet, sketches: dict[str, Path], options: argparse.Nam
     feats = CheckpointEvaluator(options.checkpoint).encode(drawn)
     rules = ("exclude_source_photo", "full_gallery")
     return to_json({("sketch", rule): evaluate_row("sketch", rule, feats) for rule in rules})
-
-
-def _bar(unit: str, what: str) -> Callable[[int, int], None]:
-    """Return a progress callback; its bar shows up with the first call, so not for what is refused."""
-    bars: list[tqdm] = []
-
-    def show(done: int, total: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, unit=unit, desc=what, mininterval=0.5))
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
-
-    return show

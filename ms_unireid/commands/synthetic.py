@@ -1,52 +1,40 @@
-"""Make a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout.
-
-python tools/make_synthetic.py --output data/synthetic --workers 2
-"""
+"""Make a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
 from ms_unireid.apps.synthetic.drawing import SKETCH_STYLES
+from ms_unireid.commands.progress import progress_bar
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     default = SyntheticConfig()
     parser = argparse.ArgumentParser(
         description="Make a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout.",
-        epilog="example: python tools/make_synthetic.py --output data/synthetic --workers 2",
+        epilog="example: %(prog)s --output data/synthetic --workers 2",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder that will hold CUHK-PEDES/")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write CUHK-PEDES/ into")
     parser.add_argument("--train-identities", type=int, default=default.train_identities, help="people to train on")
     parser.add_argument("--val-identities", type=int, default=default.val_identities, help="people to validate on")
     parser.add_argument("--test-identities", type=int, default=default.test_identities, help="people to test on")
     parser.add_argument("--photos", type=int, default=default.photos_per_identity, help="photos of each person")
     parser.add_argument("--captions", type=int, default=default.captions_per_photo, help="captions of each photo")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of all random draws")
+    parser.add_argument("--seed", type=int, default=default.seed, help="seed of all random draws")
     parser.add_argument("--sketch-style", choices=SKETCH_STYLES, help="draw the sketches from the photos in this style")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument("--force", action="store_true", help="replace an existing synthetic data set")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the command with these arguments."""
     options = _parse(arguments)
     identities = (options.train_identities, options.val_identities, options.test_identities)
     config = SyntheticConfig(*identities, options.photos, options.captions, options.seed, options.sketch_style)
-    bars = []
-
-    def show(done: int, total: int) -> None:
-        if not bars:  # no bar for a data set that is refused or already there
-            bars.append(tqdm(total=total, unit="identity", mininterval=1.0))
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
-
-    folder = generate_tri_dataset(options.output, config, options.workers, show, options.force)
+    with progress_bar("identity") as show:
+        folder = generate_tri_dataset(options.output, config, options.workers, show, options.force)
     print(json.dumps({"folder": str(folder), **config.counts(), "seed": config.seed}))

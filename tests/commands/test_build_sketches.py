@@ -86,8 +86,8 @@ def test_a_failure_gives_exit_code_two_and_one_line(root):
         (["--variations", "0"], "variations must be at least 1"),
         (["--style", "command"], "give the program with --style-option"),
         (["--style", "onnx", "--style-option", "description=none.yaml"], "none.yaml: cannot be read"),
-        (["--merge", "merged"], "--merge needs to know who is who"),
-        (["--evaluate"], "holds no sketch of these photos"),
+        (["--merge", "merged"], "--merge needs identities"),
+        (["--evaluate"], "has no sketches of these photos"),
     ],
 )
 def test_mistakes_are_told_and_leave_nothing(root, others, told):

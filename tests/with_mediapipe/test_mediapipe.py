@@ -12,7 +12,7 @@ from PIL import Image
 
 from ms_unireid.apps.sketch.background import MediaPipe
 from ms_unireid.apps.sketch.pictures import read_photo
-from ms_unireid.apps.sketch.quality import BLANK, FULL, measure
+from ms_unireid.apps.sketch.quality import BLANK_BELOW, FULL_ABOVE, measure
 
 pytest.importorskip("mediapipe")
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "build_sketches.py"
@@ -71,7 +71,7 @@ def test_real_photos_get_sketches_that_are_neither_blank_nor_blots(real_root, tm
     assert contents(folders[0]) == contents(folders[1])
     sketches = list(folders[0].glob("*.png"))
     assert len(sketches) == 10
-    assert all(BLANK < measure(np.asarray(Image.open(sketch))).coverage < FULL for sketch in sketches)
+    assert all(BLANK_BELOW < measure(np.asarray(Image.open(sketch))).coverage < FULL_ABOVE for sketch in sketches)
     done = run_tool("--photos", tmp_path / "photos", "--output", folders[0], "--evaluate")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outside_mask_percent"]["max"] < 5

@@ -1,1 +1,1 @@
-"""Sketches from photos: background removal, line drawing, whole folders of it, and measures of the result."""
+"""Sketches from photos: remove the background, draw lines, fill whole folders, measure the result."""

@@ -1,4 +1,4 @@
-"""One photo after the other through a recipe: read, mask, cut out, draw."""
+"""From one photo to its sketches: read it, find the person, put the person on white, draw."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_unireid.apps.sketch.background import Masker
-from ms_unireid.apps.sketch.pictures import LEAST_COVER, cut_out, read_photo, resize
+from ms_unireid.apps.sketch.background import MaskFunction
+from ms_unireid.apps.sketch.pictures import MIN_MASK_COVERAGE, put_on_white, read_photo, resize
 from ms_unireid.apps.sketch.recipe import Recipe
+from ms_unireid.apps.sketch.style import DrawFunction
 
-KEPT_WHOLE = "the mask showed nobody; the whole photo was kept"
+KEPT_WHOLE = "the mask showed nobody; the whole photo was kept"  # stored in sketches: never change the words
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class CutOut:
 
     Attributes:
         picture: uint8 (H, W, 3).
-        mask: Opacity, float32 (H, W), 0-1.
-        note: What went otherwise than usual, or nothing.
+        mask: Opacity of the person, float32 (H, W), 0-1.
+        note: What is unusual about the photo, or "".
     """
 
     picture: np.ndarray
@@ -30,60 +31,56 @@ class CutOut:
 
 
 class Artist:
-    """Makes sketches by a recipe; networks are loaded at the first photo, in the process that uses them.
-
-    Args:
-        recipe: What to do.
-    """
+    """Makes sketches by a recipe. Networks are loaded at the first photo, in the process that uses them."""
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
 
     @cached_property
-    def _masker(self) -> Masker:
+    def _find_person(self) -> MaskFunction:
         return self.recipe.masking.load()
 
     @cached_property
-    def _pen(self):
+    def _draw_plain(self) -> DrawFunction:
         return self.recipe.drawing.load()
 
     def prepare(self) -> None:
-        """Load networks and check parameters now.
+        """Check the options and load networks now.
 
         Raises:
-            UserError: If a package or a file is missing, or a parameter makes no sense.
+            UserError: If a package or a file is missing, or an option is out of range.
         """
-        _ = self._masker, self._pen
+        _ = self._find_person, self._draw_plain
 
     def cut_out(self, photo: Path, name: str) -> CutOut:
-        """Read a photo and take its background away; where the mask finds nobody, all of it is kept.
+        """Read a photo and remove its background; keep the whole photo where the mask finds nobody.
 
         Raises:
             DataError: If the photo or its mask cannot be read.
         """
         pixels = read_photo(photo)
-        mask, note = self._masker(pixels, name), ""
-        if mask.mean() < LEAST_COVER:
+        mask, note = self._find_person(pixels, name), ""
+        if mask.mean() < MIN_MASK_COVERAGE:
             mask, note = np.ones_like(mask), KEPT_WHOLE
         mask = resize(mask, self.recipe.size).clip(0, 1)
-        return CutOut(cut_out(resize(pixels, self.recipe.size), mask), mask, note)
+        return CutOut(put_on_white(resize(pixels, self.recipe.size), mask), mask, note)
 
     def draw(self, cut: CutOut, name: str, variation: int = 1) -> np.ndarray:
         """Draw a cut-out: uint8 (H, W).
 
         Args:
-            cut: What to draw.
+            cut: The person to draw.
             name: The photo's relative name; with seed and variation it decides the random draws.
-            variation: 1 is the style as given, each further one another hand.
+            variation: 1 is the style as given; any other changes its options at random.
 
         Raises:
-            DataError: If a program that draws fails.
+            DataError: If an external program fails.
         """
         digits = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]
         rng = np.random.default_rng((self.recipe.seed, variation, int.from_bytes(digits, "big")))
-        pen = self._pen if variation == 1 else self._varied(rng)
-        return pen(cut.picture, cut.mask, rng)
+        draw = self._draw_plain if variation == 1 else self._draw_varied(rng)
+        return draw(cut.picture, cut.mask, rng)
 
-    def _varied(self, rng: np.random.Generator):
+    def _draw_varied(self, rng: np.random.Generator) -> DrawFunction:
         style = self.recipe.drawing.varied(rng)
-        return self._pen if style == self.recipe.drawing else style.load()
+        return self._draw_plain if style == self.recipe.drawing else style.load()

@@ -1,4 +1,4 @@
-"""A contact sheet: photo, cut-out and sketches of a few random pictures, to look at before a long run."""
+"""A contact sheet: photo, cut-out and sketches of a few random photos, to check before a long run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,32 +12,29 @@ from ms_unireid.apps.sketch.recipe import Recipe
 from ms_unireid.errors import DataError
 from ms_unireid.files import replacing
 
-COUNT = 12
+_COUNT = 12
 _HEIGHT, _GAP, _LABEL = 384, 6, 16
 
 
-def draw_contact_sheet(
-    photos: Path, names: Sequence[str], recipe: Recipe, path: Path, count: int = COUNT
-) -> dict[str, str]:
-    """Draw the sheet, one column per photo; the recipe's seed picks them.
+def draw_contact_sheet(photos: Path, names: Sequence[str], recipe: Recipe, path: Path) -> dict[str, str]:
+    """Draw 12 photos that the recipe's seed picks, a column each, with a row for each variation.
 
     Args:
         photos: Folder of the photos.
         names: Relative paths of its photos.
-        recipe: How to draw; each variation gets a row.
+        recipe: How to draw.
         path: PNG to write.
-        count: Photos shown.
 
     Returns:
-        The photos that failed, with the reason; their columns stay empty.
+        The reason of each photo that failed, by name; its column stays empty.
 
     Raises:
-        UserError: If nothing can be drawn at all, or the sheet cannot be written.
+        UserError: If the recipe cannot be used, or the sheet cannot be written.
     """
     artist, failures = Artist(recipe), {}
     artist.prepare()
     rng = np.random.default_rng(recipe.seed)
-    chosen = sorted(names[int(i)] for i in rng.choice(len(names), min(count, len(names)), replace=False))
+    chosen = sorted(names[int(i)] for i in rng.choice(len(names), min(_COUNT, len(names)), replace=False))
     width = round(recipe.size[1] * _HEIGHT / recipe.size[0])
     rows = 2 + recipe.variations
     sheet = Image.new("RGB", (len(chosen) * (width + _GAP), rows * (_HEIGHT + _GAP) + _LABEL), "white")

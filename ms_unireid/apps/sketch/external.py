@@ -1,4 +1,4 @@
-"""Styles that others draw: a user's ONNX network, or any program that takes a photo file and writes a sketch file."""
+"""Styles drawn by others: a user's ONNX network, or any program that reads a photo file and writes a sketch file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from PIL import Image
 from ms_unireid.apps.optional import versions
 from ms_unireid.apps.sketch.onnx_model import OnnxModel, fingerprint
 from ms_unireid.apps.sketch.pictures import read_grey, resize
-from ms_unireid.apps.sketch.strokes import NOMINAL_HEIGHT, to_grey, wander
+from ms_unireid.apps.sketch.style import NOMINAL_HEIGHT, DrawFunction, Style, shift_lines, to_uint8
 from ms_unireid.errors import ConfigError, DataError, EnvironmentProblem
 
 
 @dataclass(frozen=True)
-class OnnxDrawing:
+class OnnxStyle(Style):
     """A user's line-drawing network, see ``onnx_model``.
 
     Attributes:
         description: The YAML file that describes it.
-        wander: How far the lines are moved, in pixels of a drawing 384 high; for variations.
+        wander: How far lines are shifted at random, in pixels of a drawing 384 high.
     """
 
     description: str = ""
@@ -38,12 +38,12 @@ class OnnxDrawing:
         """Return onnxruntime's version and the network's fingerprint."""
         return {**versions(("onnxruntime",)), "drawing network": fingerprint(Path(self.description))}
 
-    def varied(self, rng: np.random.Generator) -> OnnxDrawing:
-        """Return the same drawing by a less steady hand."""
+    def varied(self, rng: np.random.Generator) -> OnnxStyle:
+        """Return the style with a less steady hand."""
         return replace(self, wander=self.wander + float(rng.uniform(0.5, 2.0)))
 
-    def load(self):
-        """Return a function that draws.
+    def load(self) -> DrawFunction:
+        """Return a function that runs the network.
 
         Raises:
             UserError: As `OnnxModel`.
@@ -53,38 +53,30 @@ class OnnxDrawing:
         def draw(cutout: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             drawing = model.run(cutout)
             unit = cutout.shape[0] / NOMINAL_HEIGHT
-            return to_grey(wander(drawing, self.wander * unit, rng) if self.wander else drawing)
+            return to_uint8(shift_lines(drawing, self.wander * unit, rng) if self.wander else drawing)
 
         return draw
 
 
 @dataclass(frozen=True)
-class Command:
-    """A program, started once per photo without a shell; for web services and other people's code.
+class CommandStyle(Style):
+    """A program, started once for each sketch, without a shell.
 
     Attributes:
-        run: The command line; `{photo}` becomes the cut-out (PNG, RGB), `{sketch}` the picture it must write,
-            `{seed}` a number that differs between variations.
-        timeout: Seconds that it may take.
+        run: The command line. `{photo}` becomes the cut-out (PNG, RGB), `{sketch}` the file to write, `{seed}` a
+            number that differs between variations.
+        timeout: Seconds that one call may take.
     """
 
     run: str = ""
     timeout: float = 60.0
 
-    def versions(self) -> dict[str, str]:
-        """Return nothing: what the program depends on is not known here."""
-        return {}
-
-    def varied(self, rng: np.random.Generator) -> Command:
-        """Return itself: the program gets another seed."""
-        return self
-
-    def load(self):
-        """Check the command line and return a function that draws; it raises DataError when the program fails.
+    def load(self) -> DrawFunction:
+        """Check the command line and return a function that draws; it raises DataError if the program fails.
 
         Raises:
-            ConfigError: If the command line cannot be split or lacks a placeholder.
-            EnvironmentProblem: If there is no such program.
+            ConfigError: If the command line cannot be split, or a placeholder is missing.
+            EnvironmentProblem: If the program does not exist.
         """
         words = self._words()
         if shutil.which(words[0]) is None:
@@ -99,7 +91,7 @@ class Command:
                 values = {"{photo}": str(photo), "{sketch}": str(sketch), "{seed}": str(int(rng.integers(2**31)))}
                 self._call([_filled(word, values) for word in words])
                 if not sketch.is_file():
-                    raise DataError(f"the command {words[0]} ended well, but wrote no {{sketch}}")
+                    raise DataError(f"the command {words[0]} ended with exit code 0, but wrote no {{sketch}}")
                 return resize(read_grey(sketch), cutout.shape[:2])
 
         return draw
@@ -121,13 +113,13 @@ class Command:
             words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
         try:
-            _, told = started.communicate(timeout=self.timeout)
+            _, errors = started.communicate(timeout=self.timeout)
         except subprocess.TimeoutExpired as error:
             raise DataError(f"the command {words[0]} took more than {self.timeout:g} s") from error
         finally:
             _end(started)
         if started.returncode:
-            last = told.decode(errors="replace").strip().splitlines()[-1:] or ["without a word"]
+            last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise DataError(f"the command {words[0]} failed with exit code {started.returncode}: {last[0][:200]}")
 
 
@@ -144,7 +136,7 @@ def _filled(word: str, values: dict[str, str]) -> str:
 
 
 def _end(started: subprocess.Popen) -> None:
-    """End the program and what it started."""
+    """End the program and all processes that it started."""
     if started.poll() is None:
         if hasattr(os, "killpg"):
             os.killpg(started.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A user's ONNX network, described by a small YAML file: picture in, one grey picture out.
+"""A user's ONNX network, described by a YAML file: it takes a picture and gives one grey picture.
 
     model: drawer.onnx            # beside this file
     input: {size: [512, 512], layout: NCHW, channels: RGB, range: [0, 1], mean: [0.485, 0.456, 0.406],
@@ -22,21 +22,21 @@ from ms_unireid.config import overridden
 from ms_unireid.errors import ConfigError
 from ms_unireid.installation import install_extra
 
-INSTALL = f"install it with: {install_extra('onnx')}"
+_INSTALL = f"install it with: {install_extra('onnx')}"
 
 
 @dataclass(frozen=True)
 class OnnxInput:
-    """What the network takes.
+    """The input of the network.
 
     Attributes:
-        name: Of the input; null takes the first.
+        name: Name of the input; null takes the first.
         size: Height and width in pixels.
         layout: Order of the axes.
-        channels: Colour order, or one grey channel.
-        range: Values that black and white become, before mean and deviation.
-        mean: Subtracted, one value or one per channel.
-        std: Divided by, one value or one per channel.
+        channels: Order of the colours, or one grey channel.
+        range: Values of black and white, before mean and deviation.
+        mean: Subtracted, one value or one for each channel.
+        std: Divided by, one value or one for each channel.
         fit: `pad` keeps the photo's proportions and repeats its edges; `stretch` does not keep them.
     """
 
@@ -52,15 +52,15 @@ class OnnxInput:
 
 @dataclass(frozen=True)
 class OnnxOutput:
-    """What the network gives: for a background the probability of person, for a style the lightness of the drawing.
+    """The output of the network: the probability of person for a background, the lightness for a style.
 
     Attributes:
-        name: Of the output; null takes the first.
-        channel: Which one of several, counted from 0.
-        activation: Applied to it; softmax over the channels.
-        range: Values that become 0 and 1; null takes the picture's own least and greatest.
+        name: Name of the output; null takes the first.
+        channel: Number of the channel, from 0.
+        activation: Applied to the output; softmax runs over the channels.
+        range: Values that become 0 and 1; null takes the least and the greatest value of each picture.
         invert: Swap 0 and 1, for a network that draws white on black.
-        threshold: From here on 1, below 0; null keeps the values.
+        threshold: Values from here on become 1, those below 0; null keeps the values.
     """
 
     name: str | None = None
@@ -81,10 +81,10 @@ class OnnxDescription:
 
 
 def read_description(path: Path) -> OnnxDescription:
-    """Read the YAML file.
+    """Read and check the YAML file.
 
     Raises:
-        ConfigError: If it cannot be read, has an unknown key or a wrong value, or the network is not there.
+        ConfigError: If it cannot be read, has an unknown key or a wrong value, or names no network file.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -95,16 +95,11 @@ def read_description(path: Path) -> OnnxDescription:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from error
     description = overridden(OnnxDescription(), values, str(path))
-    if not description.model or not model_file(path, description).is_file():
+    if not description.model or not (path.parent / description.model).is_file():
         raise ConfigError(f"{path}: model: expected the name of an ONNX file beside it, found {description.model!r}")
     if min(description.input.size) < 1 or 0 in description.input.std:
         raise ConfigError(f"{path}: input: size must be positive and std not 0")
     return description
-
-
-def model_file(path: Path, description: OnnxDescription) -> Path:
-    """Return the path of the network that a description names."""
-    return path.parent / description.model
 
 
 def fingerprint(path: Path) -> str:
@@ -113,7 +108,7 @@ def fingerprint(path: Path) -> str:
     Raises:
         ConfigError: As `read_description`.
     """
-    network = model_file(path, read_description(path))
+    network = path.parent / read_description(path).model
     return hashlib.sha256(path.read_bytes() + network.read_bytes()).hexdigest()[:16]
 
 
@@ -121,52 +116,46 @@ class OnnxModel:
     """A loaded network on one CPU thread.
 
     Args:
-        path: Its description.
-        user: What needs it, for messages.
+        path: The YAML file that describes it.
+        user: What needs the network, for messages.
 
     Raises:
-        ConfigError: If description and network do not fit, or the network cannot be loaded.
-        EnvironmentProblem: Without onnxruntime.
+        ConfigError: If the network cannot be loaded or does not fit its description.
+        EnvironmentProblem: If onnxruntime is missing.
     """
 
     def __init__(self, path: Path, user: str):
-        runtime = need("onnxruntime", user, INSTALL)
+        runtime = need("onnxruntime", user, _INSTALL)
         self.path, self.description = path, read_description(path)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # the worker processes share the cores
         options.log_severity_level = 3
-        file = model_file(path, self.description)
+        file = path.parent / self.description.model
         try:
             self.session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a class of its own for each status
+        except Exception as error:  # onnxruntime has a class for each status, without a common base
             raise ConfigError(f"{file}: not an ONNX network that onnxruntime can run ({_short(error)})") from error
         self.input = self._named(self.description.input.name, [i.name for i in self.session.get_inputs()], "input")
         self.output = self._named(self.description.output.name, [o.name for o in self.session.get_outputs()], "output")
 
     def run(self, photo: np.ndarray) -> np.ndarray:
-        """Apply the network.
-
-        Args:
-            photo: uint8 (H, W, 3).
-
-        Returns:
-            float32 (H, W), 0-1.
+        """Apply the network to uint8 (H, W, 3); return float32 (H, W), 0-1.
 
         Raises:
-            ConfigError: If the network refuses its input or gives something that is no picture.
+            ConfigError: If the network refuses its input, or its output is not a picture.
         """
-        wanted = self.description.input
-        if wanted.fit == "pad":
-            picture, place = pad_to(photo, wanted.size)
+        spec = self.description.input
+        if spec.fit == "pad":
+            picture, place = pad_to(photo, spec.size)
         else:
-            picture, place = resize(photo, wanted.size), (slice(None), slice(None))
+            picture, place = resize(photo, spec.size), (slice(None), slice(None))
         try:
-            (result,) = self.session.run([self.output], {self.input: encode(picture, wanted)})
+            (result,) = self.session.run([self.output], {self.input: to_network(picture, spec)})
         except Exception as error:
             raise ConfigError(
-                f"{self.path}: the network refuses its input ({_short(error)}); correct input:"
+                f"{self.path}: the network refuses its input ({_short(error)}); correct the section input"
             ) from error
-        grey = resize(decode(result, self.description, self.path), wanted.size)
+        grey = resize(from_network(result, self.description, self.path), spec.size)
         return resize(np.ascontiguousarray(grey[place]), photo.shape[:2]).clip(0, 1)
 
     def _named(self, name: str | None, found: list[str], what: str) -> str:
@@ -177,27 +166,27 @@ class OnnxModel:
         return name
 
 
-def encode(picture: np.ndarray, wanted: OnnxInput) -> np.ndarray:
-    """Turn uint8 (H, W, 3) into the network's float32 input with a batch axis."""
+def to_network(picture: np.ndarray, spec: OnnxInput) -> np.ndarray:
+    """Turn uint8 (H, W, 3) into the network's float32 input, with a batch axis."""
     channels = picture.astype(np.float32)
-    if wanted.channels == "grey":
+    if spec.channels == "grey":
         channels = channels @ np.array([[0.299], [0.587], [0.114]], np.float32)
-    elif wanted.channels == "BGR":
+    elif spec.channels == "BGR":
         channels = channels[..., ::-1]
-    low, high = wanted.range
+    low, high = spec.range
     values = channels / 255 * (high - low) + low
-    values = (values - np.array(wanted.mean, np.float32)) / np.array(wanted.std, np.float32)
-    axes = (2, 0, 1) if wanted.layout == "NCHW" else (0, 1, 2)
+    values = (values - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    axes = (2, 0, 1) if spec.layout == "NCHW" else (0, 1, 2)
     return np.ascontiguousarray(values.transpose(axes)[None], np.float32)
 
 
-def decode(result: Any, description: OnnxDescription, path: Path) -> np.ndarray:
+def from_network(result: Any, description: OnnxDescription, path: Path) -> np.ndarray:
     """Turn the network's output into float32 (H, W), 0-1.
 
     Raises:
-        ConfigError: If it is not one picture of finite numbers, or lacks the channel.
+        ConfigError: If it is not one picture of finite numbers, or the channel is missing.
     """
-    wanted, array = description.output, np.asarray(result, np.float32)
+    spec, array = description.output, np.asarray(result, np.float32)
     array = array[0] if array.ndim == 4 or (array.ndim == 3 and array.shape[0] == 1) else array
     if array.ndim == 2:
         array = array[None]
@@ -206,21 +195,21 @@ def decode(result: Any, description: OnnxDescription, path: Path) -> np.ndarray:
     if array.ndim != 3 or not array.size or not np.isfinite(array).all():
         shape = np.shape(result)
         raise ConfigError(f"{path}: output: expected a picture of finite numbers, found shape {list(shape)}")
-    if not 0 <= wanted.channel < len(array):
-        raise ConfigError(f"{path}: output.channel {wanted.channel}: the network gives {len(array)} channels")
-    grey = _activated(array, wanted)
-    low, high = (float(grey.min()), float(grey.max())) if wanted.range is None else wanted.range
+    if not 0 <= spec.channel < len(array):
+        raise ConfigError(f"{path}: output.channel {spec.channel}: the network gives {len(array)} channels")
+    grey = _activated(array, spec)
+    low, high = (float(grey.min()), float(grey.max())) if spec.range is None else spec.range
     grey = np.clip((grey - low) / (high - low if high != low else 1.0), 0, 1)
-    grey = 1 - grey if wanted.invert else grey
-    return np.ascontiguousarray(grey if wanted.threshold is None else grey >= wanted.threshold, np.float32)
+    grey = 1 - grey if spec.invert else grey
+    return np.ascontiguousarray(grey if spec.threshold is None else grey >= spec.threshold, np.float32)
 
 
-def _activated(array: np.ndarray, wanted: OnnxOutput) -> np.ndarray:
-    if wanted.activation == "softmax":
+def _activated(array: np.ndarray, spec: OnnxOutput) -> np.ndarray:
+    if spec.activation == "softmax":
         powers = np.exp(array - array.max(axis=0))
-        return powers[wanted.channel] / powers.sum(axis=0)
-    grey = array[wanted.channel]
-    return 1 / (1 + np.exp(-grey.clip(-60, 60))) if wanted.activation == "sigmoid" else grey
+        return powers[spec.channel] / powers.sum(axis=0)
+    grey = array[spec.channel]
+    return 1 / (1 + np.exp(-grey.clip(-60, 60))) if spec.activation == "sigmoid" else grey
 
 
 def _short(error: Exception) -> str:

@@ -1,50 +1,48 @@
-"""Photos of any kind as RGB arrays, masks and sketches as grey ones; resizing and padding of both."""
+"""Photos as RGB arrays, masks and sketches as grey ones: reading, resizing, padding, cutting out a person."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import scipy
 from PIL import Image, ImageOps
-from scipy import ndimage
 
 from ms_unireid.data.pictures import DECODE_ERRORS, FIX, UnusableError, describe, opened
 from ms_unireid.errors import DataError
 
-# No method here gains from more; a photo of 4,000 pixels is reduced to this before anything looks at it.
-LARGEST_SIDE = 1024
+MAX_SIDE = 1024  # pixels; more does not improve masks or sketches
+# A pedestrian photo shows a person: a mask that covers a smaller share of it is wrong.
+MIN_MASK_COVERAGE = 0.03
+_MIN_ISLAND = 0.002  # share of the picture
 Size = tuple[int, int]  # height, width
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """Read a photo upright, on white where it is transparent, and not larger than ``LARGEST_SIDE``.
+    """Read a photo upright, on white where it is transparent, reduced to at most ``MAX_SIDE`` pixels a side.
 
-    Grey, palette, CMYK and 16-bit pictures become RGB of 8 bits; an orientation tag is applied.
+    Grey, palette, CMYK and 16-bit pictures become 8-bit RGB.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        DataError: If the file is missing, damaged, of an unknown format or unreasonably large.
+        DataError: If the file is missing, damaged, too large or of an unknown format.
     """
     return np.asarray(_read(path, _to_rgb))
 
 
 def decode_photo(picture: Image.Image) -> Image.Image:
-    """Decode an opened picture as `read_photo` does.
-
-    Returns:
-        The picture in mode RGB.
+    """Decode an opened picture as `read_photo` does, in mode RGB.
 
     Raises:
-        One of ``picture_files.DECODE_ERRORS``: If it is damaged; `picture_files.describe` words them.
+        One of ``data.pictures.DECODE_ERRORS``: If it is damaged.
     """
     return _decode(picture, _to_rgb)
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Read a sketch or a mask as grey of 8 bits; of a picture with transparency, its opacity.
-
-    Services hand masks out in both forms: as white on black, and as a cut-out person on nothing.
+    """Read a sketch or a mask as 8-bit grey; of a picture with transparency, read the opacity.
 
     Returns:
         uint8 (H, W).
@@ -56,22 +54,22 @@ def read_grey(path: Path) -> np.ndarray:
 
 
 def resize(array: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 (H, W, 3) or (H, W), or float32 (H, W), to (height, width) with an antialiased cubic filter."""
+    """Resize uint8 (H, W, 3) or (H, W), or float32 (H, W), with an antialiased cubic filter."""
     if array.shape[:2] == size:
         return array
     return np.asarray(Image.fromarray(array).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def pad_to(photo: np.ndarray, size: Size, fill: float = 1.0) -> tuple[np.ndarray, tuple[slice, slice]]:
-    """Scale a photo to fit into a size with its proportions kept, and repeat its edges to fill the rest.
+    """Scale a photo to fit into a size, proportions kept, and repeat its edges to fill the rest.
 
     Args:
         photo: uint8 (H, W, 3).
-        size: Height and width.
+        size: Height and width of the result.
         fill: Share of the size that the photo may take, 0-1.
 
     Returns:
-        uint8 (height, width, 3), and where in it the photo lies.
+        uint8 (height, width, 3), and the photo's rows and columns in it.
     """
     height, width = photo.shape[:2]
     scale = min(size[0] / height, size[1] / width) * fill
@@ -82,7 +80,37 @@ def pad_to(photo: np.ndarray, size: Size, fill: float = 1.0) -> tuple[np.ndarray
     return np.pad(resize(photo, inner), margins, mode="edge"), place
 
 
-def _read(path: Path, convert) -> Image.Image:
+def opacity(probability: np.ndarray, unsure: float, sure: float) -> np.ndarray:
+    """Turn the probability of person into opacity; an uncertain limb of a certain body is kept.
+
+    Connected areas that never reach `sure`, and tiny ones, are dropped.
+
+    Args:
+        probability: float32 (H, W), 0-1.
+        unsure: Probability up to which a pixel is background.
+        sure: Probability from which on a pixel is kept in full; between the two it fades.
+
+    Returns:
+        float32 (H, W), 0-1.
+    """
+    kept = np.clip((probability - unsure) / max(sure - unsure, 1e-6), 0, 1).astype(np.float32)
+    islands, count = scipy.ndimage.label(kept > 0, np.ones((3, 3)))
+    if count == 0:
+        return kept
+    area, peak = np.bincount(islands.ravel()), np.zeros(count + 1, np.float32)
+    np.maximum.at(peak, islands.ravel(), kept.ravel())
+    whole = (area >= _MIN_ISLAND * kept.size) & (peak >= 1)
+    whole[0] = False
+    return kept * whole[islands]
+
+
+def put_on_white(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Blend a photo, uint8 (H, W, 3), with white by its mask, float32 (H, W), 0-1; return uint8 (H, W, 3)."""
+    kept = mask[..., None].astype(np.float32)
+    return np.rint(photo * kept + 255 * (1 - kept)).clip(0, 255).astype(np.uint8)
+
+
+def _read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with opened(path) as picture:
             return _decode(picture, convert)
@@ -90,16 +118,13 @@ def _read(path: Path, convert) -> Image.Image:
         raise DataError(f"{path}: {describe(error)}. {FIX}") from error
 
 
-def _decode(picture: Image.Image, convert) -> Image.Image:
+def _decode(picture: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on tags and palettes
-        picture.draft("RGB", (LARGEST_SIDE, LARGEST_SIDE))  # JPEG only: decodes a large one at a smaller scale
-        return _limited(convert(ImageOps.exif_transpose(picture)))
-
-
-def _limited(picture: Image.Image) -> Image.Image:
-    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BICUBIC)
-    return picture
+        warnings.simplefilter("ignore")  # Pillow warns of tags and palettes
+        picture.draft("RGB", (MAX_SIDE, MAX_SIDE))  # JPEG only: decodes a large one at a smaller scale
+        converted = convert(ImageOps.exif_transpose(picture))
+        converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BICUBIC)
+        return converted
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -122,47 +147,3 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray((np.asarray(picture).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
-
-
-# A pedestrian photo shows a person: a mask of less than this share of it has missed them.
-LEAST_COVER = 0.03
-_SPECK = 0.002  # of the picture
-
-
-def opacity(probability: np.ndarray, unsure: float, sure: float) -> np.ndarray:
-    """Turn the probability of person into opacity, in favour of the person.
-
-    Below `unsure` is background, above `sure` is person, and between them the photo fades. Islands that are nowhere
-    sure, and specks, are dropped: a limb hangs on a body.
-
-    Args:
-        probability: float32 (H, W), 0-1.
-        unsure: Probability up to which a pixel is background.
-        sure: Probability from which on it is kept in full.
-
-    Returns:
-        float32 (H, W), 0-1.
-    """
-    kept = np.clip((probability - unsure) / max(sure - unsure, 1e-6), 0, 1).astype(np.float32)
-    islands, count = ndimage.label(kept > 0, np.ones((3, 3)))
-    if count == 0:
-        return kept
-    area, peak = np.bincount(islands.ravel()), np.zeros(count + 1, np.float32)
-    np.maximum.at(peak, islands.ravel(), kept.ravel())
-    whole = (area >= _SPECK * kept.size) & (peak >= 1)
-    whole[0] = False
-    return kept * whole[islands]
-
-
-def cut_out(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Lay the person on white.
-
-    Args:
-        photo: uint8 (H, W, 3).
-        mask: float32 (H, W), 0-1.
-
-    Returns:
-        uint8 (H, W, 3).
-    """
-    kept = mask[..., None].astype(np.float32)
-    return np.rint(photo * kept + 255 * (1 - kept)).clip(0, 255).astype(np.uint8)

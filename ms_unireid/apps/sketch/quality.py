@@ -1,30 +1,30 @@
-"""Measures of sketches: how much is inked, how much of it beside the person, how wide the strokes are."""
+"""Measures of sketches: coverage with ink, stroke width, and ink beside the person."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from ms_unireid.apps.sketch.artist import Artist
 from ms_unireid.apps.sketch.pictures import read_grey, resize
 from ms_unireid.apps.sketch.recipe import DEFAULT_SIZE, Recipe
 
-INK_BELOW = 128  # mid-grey: strokes count, the smear around them does not
-BLANK, FULL = 2.0, 40.0  # percent of coverage between which a sketch is neither blank nor a blot
-_WIDTHS_PER_SKETCH = 400  # so that each sketch has the same say
+BLANK_BELOW, FULL_ABOVE = 2.0, 40.0  # percent of coverage
+_INK_BELOW = 128  # mid-grey: strokes count, the smear around them does not
+_WIDTHS_PER_SKETCH = 400  # the same number for each sketch, so that all have the same weight
 _TOLERANCE = 2  # pixels beside the mask in which an outline may lie
 
 
 @dataclass(frozen=True)
 class SketchMeasures:
-    """Of one sketch.
+    """Measures of one sketch.
 
     Attributes:
         coverage: Share of inked pixels, percent 0-100.
-        widths: Stroke widths in pixels of a drawing 384 high, a sorted sample of equal size for each sketch.
+        widths: Sorted stroke widths in pixels of a drawing 384 high, 400 of them; none without ink.
         outside: Share of the ink that lies beside the person, percent 0-100; None without a mask.
     """
 
@@ -40,21 +40,18 @@ def measure(sketch: np.ndarray, mask: np.ndarray | None = None) -> SketchMeasure
         sketch: uint8 (H, W), black on white, of any size; it is measured at 384x128.
         mask: Opacity of the person, float32 (h, w), 0-1.
     """
-    ink = resize(sketch, DEFAULT_SIZE) < INK_BELOW
+    ink = resize(sketch, DEFAULT_SIZE) < _INK_BELOW
     outside = None
     if mask is not None:
-        person = ndimage.binary_dilation(resize(mask, DEFAULT_SIZE) > 0.05, iterations=_TOLERANCE)
+        person = scipy.ndimage.binary_dilation(resize(mask, DEFAULT_SIZE) > 0.05, iterations=_TOLERANCE)
         outside = 100 * float((ink & ~person).sum() / max(ink.sum(), 1))
     return SketchMeasures(100 * float(ink.mean()), stroke_widths(ink), outside)
 
 
 def stroke_widths(ink: np.ndarray) -> np.ndarray:
-    """Return the widths of strokes along their middle lines, in pixels, sorted; empty without ink.
-
-    The middle line is where the distance to the paper is greatest among the neighbours; twice of it is the width.
-    """
-    distance = ndimage.distance_transform_edt(np.pad(ink, 1))[1:-1, 1:-1]
-    middle = ink & (distance == ndimage.maximum_filter(distance, 3))
+    """Return the sorted widths of strokes in pixels: twice the distance to the paper along their middle lines."""
+    distance = scipy.ndimage.distance_transform_edt(np.pad(ink, 1))[1:-1, 1:-1]
+    middle = ink & (distance == scipy.ndimage.maximum_filter(distance, 3))
     widths = np.sort(2 * distance[middle] - 1)
     if len(widths) == 0:
         return widths
@@ -67,12 +64,12 @@ def measure_sketches(
     recipe: Recipe,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, SketchMeasures]:
-    """Measure the sketches of photos, with the mask that the recipe's background gives, if it gives any.
+    """Measure the sketches of photos, by photo; `outside` is measured unless the recipe's background is `none`.
 
     Args:
         photos: Folder of the photos.
-        sketches: By relative path of each photo, the file of its sketch.
-        recipe: Its background tells what is beside the person; `none` leaves that out.
+        sketches: The file of each photo's sketch, by the photo's relative path.
+        recipe: Its background finds the person.
         progress: Called with (sketches done, sketches in all).
 
     Raises:
@@ -89,20 +86,11 @@ def measure_sketches(
     return measures
 
 
-def measure_references(files: Iterable[Path]) -> list[SketchMeasures]:
-    """Measure other drawings, for example those of artists.
-
-    Raises:
-        DataError: If one cannot be read.
-    """
-    return [measure(read_grey(file)) for file in files]
-
-
 def summarize(measures: Mapping[str, SketchMeasures], references: Sequence[SketchMeasures] = ()) -> dict[str, Any]:
-    """Sum measures up; with references, tell the distance between the distributions.
+    """Summarize measures; with references, add the distances between the two distributions.
 
-    The distance is the first Wasserstein distance: how far ink coverage (in percentage points) or stroke width (in
-    pixels) must be moved on average to turn one distribution into the other.
+    The distance is the first Wasserstein distance: how far coverage (percentage points) or stroke width (pixels) must
+    move on average to turn one distribution into the other.
     """
     values = list(measures.values())
     coverage = {name: value.coverage for name, value in measures.items()}
@@ -110,21 +98,20 @@ def summarize(measures: Mapping[str, SketchMeasures], references: Sequence[Sketc
     result: dict[str, Any] = {
         "sketches": len(values),
         "coverage_percent": _spread(list(coverage.values())),
-        "nearly_blank": sorted(name for name, share in coverage.items() if share < BLANK),
-        "nearly_full": sorted(name for name, share in coverage.items() if share > FULL),
+        "nearly_blank": sorted(name for name, share in coverage.items() if share < BLANK_BELOW),
+        "nearly_full": sorted(name for name, share in coverage.items() if share > FULL_ABOVE),
         "stroke_width_pixels": _spread(_pooled(values)),
         "outside_mask_percent": _spread(outside) if outside else None,
     }
     if references:
-        from scipy.stats import wasserstein_distance  # slow to import
-
         theirs = [reference.coverage for reference in references]
+        distance = scipy.stats.wasserstein_distance
         result["reference"] = {
             "sketches": len(references),
             "coverage_percent": _spread(theirs),
             "stroke_width_pixels": _spread(_pooled(references)),
-            "coverage_distance": round(float(wasserstein_distance(list(coverage.values()), theirs)), 3),
-            "stroke_width_distance": round(float(wasserstein_distance(_pooled(values), _pooled(references))), 3),
+            "coverage_distance": round(float(distance(list(coverage.values()), theirs)), 3),
+            "stroke_width_distance": round(float(distance(_pooled(values), _pooled(references))), 3),
         }
     return result
 

@@ -1,4 +1,4 @@
-"""How sketches are made, as plain values: what `sketches.json` records and what a change is told by."""
+"""How sketches are made: background removal, style, size and seed, as `sketches.json` records them."""
 
 import hashlib
 import json
@@ -8,27 +8,31 @@ from typing import Any
 
 from ms_unireid.apps.optional import versions
 from ms_unireid.apps.sketch.background import BACKGROUNDS, Background
-from ms_unireid.apps.sketch.synthesis import STYLES, Style
+from ms_unireid.apps.sketch.external import CommandStyle, OnnxStyle
+from ms_unireid.apps.sketch.lines import Lines
+from ms_unireid.apps.sketch.pencil import Pencil
+from ms_unireid.apps.sketch.style import Style
 from ms_unireid.config import overridden
 from ms_unireid.errors import ConfigError
 
-DRAWING_VERSION = 1  # raise when the same recipe would give other pixels
-DEFAULT_SIZE = (384, 128)  # what the paper's model reads; strokes then keep their width whatever the photo's size
+STYLES: dict[str, Style] = {"pencil": Pencil(), "lines": Lines(), "onnx": OnnxStyle(), "command": CommandStyle()}
+DEFAULT_SIZE = (384, 128)  # height and width that the paper's model reads
+_DRAWING_VERSION = 1  # raise when the same recipe gives other pixels
 _SMALLEST, _LARGEST = 16, 4096
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a sketch beside its photo.
+    """Everything that a sketch depends on beside its photo.
 
     Attributes:
         background: A name in ``BACKGROUNDS``.
         style: A name in ``STYLES``.
-        masking: That background with its parameters.
-        drawing: That style with its parameters.
-        size: Height and width of the sketches in pixels; the photo is stretched, as training stretches it.
-        variations: Sketches per photo, drawn by as many hands; the first is the style as given.
-        seed: Of all random draws; not negative.
+        masking: That background with its options.
+        drawing: That style with its options.
+        size: Height and width of the sketches in pixels; photos are stretched to it, as in training.
+        variations: Sketches of each photo; the first is the style as given.
+        seed: Seed of all random draws; not negative.
     """
 
     background: str
@@ -47,7 +51,7 @@ class Recipe:
             raise ConfigError("sketches: variations must be at least 1 and the seed not negative")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe with all versions that its sketches depend on."""
+        """Return the recipe with the versions of all that its sketches depend on."""
         return {
             "background": {"name": self.background, **asdict(self.masking)},
             "style": {"name": self.style, **asdict(self.drawing)},
@@ -55,7 +59,7 @@ class Recipe:
             "variations": self.variations,
             "seed": self.seed,
             "versions": {
-                "drawing": DRAWING_VERSION,
+                "drawing": _DRAWING_VERSION,
                 **versions(("numpy", "pillow", "scipy")),
                 **self.masking.versions(),
                 **self.drawing.versions(),
@@ -63,10 +67,7 @@ class Recipe:
         }
 
     def digest(self) -> str:
-        """Return 16 hexadecimal digits that stand for `to_json`, without the count of variations.
-
-        More variations leave the earlier ones as they are.
-        """
+        """Return 16 hexadecimal digits of the SHA-256 of `to_json` without the number of variations."""
         decisive = {key: value for key, value in self.to_json().items() if key != "variations"}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -78,17 +79,17 @@ def make_recipe(
     style_options: Sequence[str] = (),
     **others: Any,
 ) -> Recipe:
-    """Put a recipe together from names and `key=value` texts.
+    """Make a recipe from names and options.
 
     Args:
         background: A name in ``BACKGROUNDS``.
         style: A name in ``STYLES``.
-        background_options: Parameters of the background.
-        style_options: Parameters of the style.
+        background_options: Options of the background, `key=value` each.
+        style_options: Options of the style, `key=value` each.
         **others: `size`, `variations` and `seed` of the recipe.
 
     Raises:
-        ConfigError: For an unknown name, key or a wrong value.
+        ConfigError: For an unknown name or key, or a wrong value.
     """
     masking, drawing = _named(background, BACKGROUNDS, "background"), _named(style, STYLES, "style")
     return Recipe(

@@ -1,4 +1,4 @@
-"""Many jobs in a few processes, where a job may take its process down without taking the others with it."""
+"""Runs jobs in several processes; a job that crashes its process fails alone."""
 
 import multiprocessing
 import os
@@ -11,54 +11,54 @@ from typing import Any
 
 from ms_unireid.errors import EnvironmentProblem
 
-# Numeric libraries would start a thread per core in each process; they read these when they are imported.
+# Numeric libraries start a thread for each core in every process; they read these variables when they are imported.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_DEATHS_IN_A_ROW = 5
+_CRASHES_IN_A_ROW = 5
 
 
-class ProcessDied(Exception):
-    """The process that did a job ended in the middle of it: a crash in a library, or no memory left."""
+class WorkerDied(Exception):
+    """The process that ran a job ended before the job did."""
 
 
-def each(
+def run_jobs(
     work: Callable[[Any], Any], jobs: Sequence[Any], workers: int, start: Callable[..., None], *arguments: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """Do jobs in any order and yield (job, result or ProcessDied).
+    """Run jobs in any order and yield (job, result or WorkerDied).
 
-    With one worker all is done in this process. More are spawned, so a calling script needs an
-    ``if __name__ == "__main__"``; they end with this process, even if it is killed.
+    One worker runs in this process. More are spawned, so a calling script needs an ``if __name__ == "__main__"``; they
+    end with this process, even if it is killed.
 
     Args:
         work: Called with a job; a function of a module.
-        jobs: What to do; plain values.
-        workers: Processes, at least one.
-        start: Called first in each process, with the arguments; cheap and without failure.
-        *arguments: Plain values.
+        jobs: Values that can be pickled.
+        workers: Number of processes, at least 1.
+        start: Called first in each process, with the arguments; must be quick and not fail.
+        *arguments: Values that can be pickled.
 
     Raises:
-        EnvironmentProblem: If the processes die whatever their job is.
-        Exception: What `work` raised.
+        EnvironmentProblem: If several processes die one after the other.
+        Exception: Any exception that `work` raises.
     """
     if workers == 1:
         start(*arguments)
         yield from ((job, work(job)) for job in jobs)
         return
-    waiting, deaths = deque(jobs), 0
+    waiting, crashes = deque(jobs), 0
     while waiting:
         suspects: list[Any] = []
-        yield from _until_a_death(work, waiting, workers, suspects, start, arguments)
-        for job in suspects:  # one of them did it: each gets a process of its own
-            result = _alone(work, job, start, arguments)
-            deaths = deaths + 1 if isinstance(result, ProcessDied) else 0
-            if deaths >= _DEATHS_IN_A_ROW:
+        yield from _run_until_crash(work, waiting, workers, suspects, start, arguments)
+        for job in suspects:  # one of them caused the crash: each gets a process of its own
+            result = _run_alone(work, job, start, arguments)
+            crashes = crashes + 1 if isinstance(result, WorkerDied) else 0
+            if crashes >= _CRASHES_IN_A_ROW:
                 raise EnvironmentProblem(
-                    f"{deaths} worker processes died one after the other; is there memory for them? Take fewer "
-                    "--workers, or --workers 1 to see what happens"
+                    f"{crashes} worker processes died one after the other, perhaps for lack of memory; use fewer "
+                    "--workers, or --workers 1 to see the error"
                 )
             yield job, result
 
 
-def _until_a_death(work, waiting: deque, workers: int, suspects: list, start, arguments) -> Iterator[tuple[Any, Any]]:
+def _run_until_crash(work, waiting: deque, workers: int, suspects: list, start, arguments) -> Iterator[tuple[Any, Any]]:
     pool = _pool(workers, start, arguments)
     running: dict[Future, Any] = {}
     try:
@@ -72,7 +72,7 @@ def _until_a_death(work, waiting: deque, workers: int, suspects: list, start, ar
                     suspects.append(job)
                 else:
                     yield job, future.result()
-    except BrokenProcessPool:  # it died before the next job was handed over
+    except BrokenProcessPool:  # a process died before the next job was submitted
         pass
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -83,12 +83,12 @@ def _until_a_death(work, waiting: deque, workers: int, suspects: list, start, ar
             suspects.append(job)
 
 
-def _alone(work, job: Any, start, arguments) -> Any:
+def _run_alone(work, job: Any, start, arguments) -> Any:
     with _pool(1, start, arguments) as pool:
         try:
             return pool.submit(work, job).result()
         except BrokenProcessPool:
-            return ProcessDied("the process that drew it died: a crash in a library, or no memory left")
+            return WorkerDied("the process that drew it died: a crash in a library, or no memory left")
 
 
 def _pool(workers: int, start, arguments) -> ProcessPoolExecutor:

@@ -1,1 +1,1 @@
-"""The synthetic Tri data set: persons, captions, photos and sketches, drawn."""
+"""A synthetic Tri data set: made-up people with captions, photos and sketches."""

@@ -1,7 +1,7 @@
-"""English captions of a synthetic person: varied in wording, true, and each telling only a part.
+"""English captions of a synthetic person, varied in wording. Each is true and mentions a part of the attributes.
 
-Captions name colours and kinds of things; of patterns they give the family only ("striped", not how), and a logo's
-shape, the hem and the cut are left to sketches.
+Captions name colours and kinds of things, and of a pattern only its family ("striped"). Only sketches and photos show
+the direction of stripes, the shape of a logo and the cut of clothes.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _garment(rng: np.random.Generator, kind: str, colour: str, surface: str, acc
 
 
 def _worn(rng: np.random.Generator, person: Person) -> list[str]:
-    """Return the things worn, as noun phrases, in a random order with clothes first, some left out."""
+    """Return what the person wears as noun phrases: clothes first, each part in random order, some left out."""
     clothes, extras = [], []
     if rng.random() < 0.97:
         clothes.append(_garment(rng, person.upper, person.upper_colour, person.surface, person.accent_colour))
@@ -130,7 +130,7 @@ def _subject(rng: np.random.Generator, person: Person) -> str:
 
 
 def _carried(rng: np.random.Generator, person: Person) -> str:
-    """Return e.g. "a yellow backpack" or "" when there is no bag or it goes unmentioned."""
+    """Return e.g. "a yellow backpack", or "" without a bag or if it is not mentioned."""
     if person.bag == "none" or rng.random() > 0.88:
         return ""
     side = f" on the {person.bag_side} side" if person.bag_side and rng.random() < 0.4 else ""
@@ -144,7 +144,7 @@ def _join(phrases: list[str]) -> str:
 
 
 def write_caption(rng: np.random.Generator, person: Person) -> str:
-    """Write one caption of one or two sentences that mentions a random part of the person's attributes."""
+    """Write one caption of one or two sentences about a random part of the person's attributes."""
     worn = _worn(rng, person) or [f"{_colour(rng, person.shoes_colour)} {_pick(rng, NOUNS[person.shoes])}"]
     bag, pronoun = _carried(rng, person), PRONOUNS[person.gender]
     first = worn[: int(rng.integers(1, len(worn) + 1))]

@@ -1,9 +1,7 @@
-"""A synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout, made from a seed in seconds.
+"""Writes a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout.
 
-It lets the whole project run without any download: drawn pedestrians whose colours are told by captions, whose shapes
-and patterns are shown by sketches and whose photos show both. Nothing in it comes from a real data set. This file lays
-out the folder. Who the people are is in ``synthetic_person.py``, what is said of them in ``synthetic_captions.py``, how
-they look in ``synthetic_figure.py`` (on ``synthetic_outlines.py``), how they are pictured in ``synthetic_drawing.py``.
+The project runs on it without any download. Captions give the colours of drawn pedestrians, sketches their shapes and
+patterns, photos both. Nothing in it comes from a real data set.
 """
 
 from __future__ import annotations
@@ -27,16 +25,16 @@ from ms_unireid.apps.synthetic.figure import Figure
 from ms_unireid.apps.synthetic.person import Person, draw_people
 from ms_unireid.errors import DataError
 
-DATASET_FOLDER = "CUHK-PEDES"
-MANIFEST = "synthetic.json"
-GENERATOR_VERSION = 1  # raise when the same seed would give other pictures or captions
-SUBFOLDER = "synthetic"
+_DATASET_FOLDER = "CUHK-PEDES"
+_MANIFEST = "synthetic.json"
+_VERSION = 1  # raise when the same seed gives other pictures or captions
+_SUBFOLDER = "synthetic"
 _SCENE, _CAPTIONS, _PENCIL = 0, 1, 2  # independent random streams of one photo
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """How much to make; the same values give the same bytes.
+    """How much to make. The same values give the same bytes.
 
     Attributes:
         train_identities: People in the train split.
@@ -44,9 +42,9 @@ class SyntheticConfig:
         test_identities: People in the test split.
         photos_per_identity: Photos of each person, each with one sketch.
         captions_per_photo: Captions of each photo.
-        seed: Of all random draws; not negative.
-        sketch_style: None draws each sketch from the figure behind the photo; `pencil` or `lines` draw it from the
-            photo, as `tools/build_sketches.py` does, with the figure's true mask.
+        seed: Seed of all random draws; not negative.
+        sketch_style: `pencil` or `lines` draw each sketch from its photo, with the figure's true mask; None draws it
+            from the figure, without the photo.
     """
 
     train_identities: int = 600
@@ -58,7 +56,7 @@ class SyntheticConfig:
     sketch_style: str | None = None
 
     def __post_init__(self):
-        """Raise DataError for counts that make no data set, and for an unknown style."""
+        """Raise DataError for counts out of range or an unknown style."""
         if self.sketch_style not in (None, *SKETCH_STYLES):
             raise DataError(f"synthetic data: sketch_style must be one of {', '.join(SKETCH_STYLES)}, or none")
         for name, value in asdict(self).items():
@@ -68,7 +66,7 @@ class SyntheticConfig:
             if value < least:
                 raise DataError(f"synthetic data: {name} must be at least {least}, not {value}")
         if self.identities == 0:
-            raise DataError("synthetic data: there must be at least one identity in all")
+            raise DataError("synthetic data: expected at least one identity in all splits together")
 
     @property
     def identities(self) -> int:
@@ -101,37 +99,37 @@ def generate_tri_dataset(
 ) -> Path:
     """Write ``root/CUHK-PEDES`` (reid_raw.json, imgs/, imgs-sketch2/, synthetic.json) unless it is already there.
 
-    The files do not depend on ``workers``. Everything is written into a hidden sibling folder that is renamed at the
-    end, so that a run that is killed leaves no half data set.
+    The files do not depend on ``workers``. They are written into a hidden folder that is renamed at the end, so that a
+    killed run leaves no half data set.
 
     Args:
-        root: Folder to hold ``CUHK-PEDES``; made if absent.
-        config: What to make.
-        workers: Processes; more than one are spawned, so a calling script needs an ``if __name__ == "__main__"``.
+        root: Folder to write ``CUHK-PEDES`` into; made if absent.
+        config: How much to make.
+        workers: Number of processes; two or more are spawned, so a script needs an ``if __name__ == "__main__"``.
         progress: Called with (identities done, identities in all).
-        force: Replace an existing synthetic data set; a folder without our manifest is never replaced.
+        force: Replace an existing synthetic data set. Any other folder is never replaced.
 
     Returns:
         The folder ``root/CUHK-PEDES``.
 
     Raises:
-        DataError: That folder exists and is not this data set, or ``root`` cannot be written.
+        DataError: If that folder is not this data set, or cannot be written.
     """
     if workers < 1:
         raise DataError(f"synthetic data: workers must be at least 1, not {workers}")
-    target = Path(root) / DATASET_FOLDER
+    target = Path(root) / _DATASET_FOLDER
     try:
         if _is_reusable(target, config, force):
             return target
         people = draw_people(config.identities, config.seed)
         with _replacing(target, force) as folder:
             for name in ("imgs", "imgs-sketch2"):
-                (folder / name / SUBFOLDER).mkdir(parents=True)
+                (folder / name / _SUBFOLDER).mkdir(parents=True)
             _write_json(folder / "reid_raw.json", _write_people(folder, people, config, workers, progress))
-            _write_json(folder / MANIFEST, _manifest(config))
+            _write_json(folder / _MANIFEST, _manifest(config))
     except OSError as error:
-        quicker = error.errno in (errno.ENOTEMPTY, errno.EEXIST) and _is_reusable(target, config, force=False)
-        if quicker:  # another process made the same data set meanwhile
+        taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+        if taken and _is_reusable(target, config, force=False):  # another process has made the same data set
             return target
         raise DataError(f"{target}: cannot write the synthetic data set ({error}); choose another folder") from error
     return target
@@ -140,24 +138,24 @@ def generate_tri_dataset(
 def _manifest(config: SyntheticConfig) -> dict:
     return {
         "generator": "ms_unireid.data.synthetic",
-        "version": GENERATOR_VERSION,
-        # Left out where it is not used: the manifests of all earlier data sets stay what they are.
+        "version": _VERSION,
+        # Values of None are left out, so that data sets made before they existed are still recognised.
         "config": {name: value for name, value in asdict(config).items() if value is not None},
         **config.counts(),
     }
 
 
 def _is_reusable(target: Path, config: SyntheticConfig, force: bool) -> bool:
-    """Tell whether the target is complete already; raise DataError if it must not be replaced."""
+    """Return whether the target is complete; raise DataError if it is something else and must not be replaced."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
-    found = _read_manifest(target / MANIFEST)
+    found = _read_manifest(target / _MANIFEST)
     if found is None:
         raise DataError(f"{target}: exists and is not a synthetic data set; choose another folder or move it away")
     if found != _manifest(config):
-        problem = "holds a synthetic data set of another configuration or version"
+        problem = "is a synthetic data set of another configuration or version"
     elif not _is_complete(target, config):
-        problem = "holds this synthetic data set, but files are missing"
+        problem = "is this synthetic data set, but files are missing"
     else:
         return not force
     if not force:
@@ -166,7 +164,7 @@ def _is_reusable(target: Path, config: SyntheticConfig, force: bool) -> bool:
 
 
 def _read_manifest(path: Path) -> dict | None:
-    """Return the manifest if it is one of ours, else None."""
+    """Return the manifest of a synthetic data set, or None."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -177,13 +175,13 @@ def _read_manifest(path: Path) -> dict | None:
 
 def _is_complete(target: Path, config: SyntheticConfig) -> bool:
     photos = config.counts()["photos"]
-    folders = (target / name / SUBFOLDER for name in ("imgs", "imgs-sketch2"))
+    folders = (target / name / _SUBFOLDER for name in ("imgs", "imgs-sketch2"))
     return (target / "reid_raw.json").is_file() and all(len(list(f.glob("*.png"))) == photos for f in folders)
 
 
 @contextmanager
 def _replacing(target: Path, force: bool) -> Iterator[Path]:
-    """Yield a new hidden sibling folder that takes the target's place when the block ends well."""
+    """Yield a new hidden folder beside the target that replaces it if the block raises nothing."""
     fresh, old = (target.parent / f".{target.name}.{os.getpid()}.{word}" for word in ("partial", "old"))
     try:
         for leftover in (fresh, old):
@@ -227,7 +225,7 @@ def _write_person(folder: Path, config: SyntheticConfig, job: tuple[int, Person]
         scene, words, pencil = (
             np.random.default_rng((config.seed, identity, photo, stream)) for stream in (_SCENE, _CAPTIONS, _PENCIL)
         )
-        name = f"{SUBFOLDER}/{identity:04d}{photo:03d}.png"
+        name = f"{_SUBFOLDER}/{identity:04d}{photo:03d}.png"
         view = draw_view(scene, person)
         parts = Figure(person, view.pose).parts()
         picture = draw_photo(scene, parts, view)

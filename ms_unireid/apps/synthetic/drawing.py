@@ -1,4 +1,4 @@
-"""Turn a synthetic person into pictures: a photo by some camera, and the pencil sketch of that photo."""
+"""Pictures of a synthetic person: the photo of a random camera, and a pencil sketch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ms_unireid.apps.sketch.pictures import cut_out, resize
-from ms_unireid.apps.sketch.synthesis import STYLES
+from ms_unireid.apps.sketch.pictures import put_on_white, resize
+from ms_unireid.apps.sketch.recipe import STYLES
 from ms_unireid.apps.synthetic.figure import Part, Pose, draw_pose
 from ms_unireid.apps.synthetic.person import Person, Rgb
 
-SKETCH_STYLES = ("pencil", "lines")  # those that need nothing of the user's
+SKETCH_STYLES = ("pencil", "lines")  # the others need a user's network or program
 SIZE = (64, 192)  # width, height in pixels of photos and sketches
-SUPERSAMPLING = 2
-CANVAS = (SIZE[0] * SUPERSAMPLING, SIZE[1] * SUPERSAMPLING)
-BODY_HEIGHT = {"short": 0.78, "medium": 0.85, "tall": 0.92}  # of the picture's height
-BACKDROPS: tuple[Rgb, ...] = (
+_SUPERSAMPLING = 2
+_CANVAS = (SIZE[0] * _SUPERSAMPLING, SIZE[1] * _SUPERSAMPLING)
+_BODY_HEIGHT = {"short": 0.78, "medium": 0.85, "tall": 0.92}  # share of the picture's height
+_BACKDROPS: tuple[Rgb, ...] = (
     *((196, 190, 178), (150, 152, 156), (112, 120, 110), (206, 208, 212), (128, 108, 90), (90, 96, 108)),
     *((168, 184, 160), (186, 168, 150), (146, 166, 184), (74, 78, 74), (216, 204, 184), (160, 132, 124)),
 )
@@ -27,7 +27,7 @@ BACKDROPS: tuple[Rgb, ...] = (
 
 @dataclass(frozen=True)
 class View:
-    """Where the person stands in the picture and how."""
+    """Pose, size and place of a person in a picture."""
 
     pose: Pose
     unit: float  # canvas pixels per body unit
@@ -39,15 +39,15 @@ class View:
 
 
 def draw_view(rng: np.random.Generator, person: Person) -> View:
-    """Draw pose, distance and place at random; the soles stay near the lower edge."""
-    unit = CANVAS[1] * BODY_HEIGHT[person.height] * rng.uniform(0.985, 1.015)
-    ground = CANVAS[1] * rng.uniform(0.963, 0.978)
-    x = CANVAS[0] * (0.5 + rng.uniform(-0.02, 0.02))
+    """Draw pose, size and place at random; the soles stay near the lower edge."""
+    unit = _CANVAS[1] * _BODY_HEIGHT[person.height] * rng.uniform(0.985, 1.015)
+    ground = _CANVAS[1] * rng.uniform(0.963, 0.978)
+    x = _CANVAS[0] * (0.5 + rng.uniform(-0.02, 0.02))
     return View(draw_pose(rng), float(unit), (float(x), float(ground - unit)))
 
 
 def _pattern_mask(pattern: str, view: View, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Return where in the pixel box the accent colour shows: bool (H, W)."""
+    """Return where a pixel box (left, top, right, bottom) shows the accent colour: bool (H, W)."""
     left, top, right, bottom = box
     x = ((np.arange(left, right) - view.origin[0]) / view.unit)[None, :] + 10.0
     y = ((np.arange(top, bottom) - view.origin[1]) / view.unit)[:, None] + 10.0
@@ -65,15 +65,15 @@ def _pattern_mask(pattern: str, view: View, box: tuple[int, int, int, int]) -> n
 
 
 def _hatching(box: tuple[int, int, int, int]) -> np.ndarray:
-    """Return where slanting pencil strokes show in the pixel box: bool (H, W)."""
+    """Return where a pixel box shows slanting pencil strokes: bool (H, W)."""
     left, top, right, bottom = box
     return (np.arange(left, right)[None, :] + 0.4 * np.arange(top, bottom)[:, None]) % 5 < 2
 
 
 def _fill(canvas: Image.Image, points: np.ndarray, ink, shows: Callable[[tuple], np.ndarray]) -> None:
-    """Ink those pixels inside an outline that ``shows`` (pixel box -> bool (H, W)) picks."""
+    """Ink the pixels inside an outline for which ``shows`` (pixel box -> bool (H, W)) is true."""
     low = np.maximum(points.min(0).astype(int), 0)
-    high = np.minimum(points.max(0).astype(int) + 2, CANVAS)
+    high = np.minimum(points.max(0).astype(int) + 2, _CANVAS)
     if (high <= low).any():
         return
     inside = Image.new("L", tuple((high - low).tolist()))
@@ -83,8 +83,8 @@ def _fill(canvas: Image.Image, points: np.ndarray, ink, shows: Callable[[tuple],
 
 
 def _paint_figure(parts: list[Part], view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Paint the person in colour: float32 (H, W, 3) of 0-255 and coverage (H, W, 1) of 0-1, at final size."""
-    figure, cover = Image.new("RGB", CANVAS), Image.new("L", CANVAS)
+    """Paint the person in colour, at final size: float32 (H, W, 3), 0-255, and coverage (H, W, 1), 0-1."""
+    figure, cover = Image.new("RGB", _CANVAS), Image.new("L", _CANVAS)
     colour, mask = ImageDraw.Draw(figure), ImageDraw.Draw(cover)
     for part in parts:
         points = view.pixels(part.points)
@@ -100,15 +100,15 @@ def _paint_figure(parts: list[Part], view: View) -> tuple[np.ndarray, np.ndarray
             _fill(figure, points, part.accent, partial(_pattern_mask, part.pattern, view))
         if part.outlined:
             colour.line(outline + outline[:2], tuple(int(0.55 * c) for c in part.colour), 2)
-    small = np.asarray(figure.reduce(SUPERSAMPLING), np.float32)
-    coverage = np.asarray(cover.reduce(SUPERSAMPLING), np.float32)[..., None] / 255
+    small = np.asarray(figure.reduce(_SUPERSAMPLING), np.float32)
+    coverage = np.asarray(cover.reduce(_SUPERSAMPLING), np.float32)[..., None] / 255
     return small, coverage
 
 
 def _paint_background(rng: np.random.Generator) -> np.ndarray:
-    """Paint a wall, a pavement and some clutter: float32 (H, W, 3) of 0-255."""
+    """Paint a wall, a pavement and some clutter: float32 (H, W, 3), 0-255."""
     (width, height), horizon = SIZE, int(SIZE[1] * rng.uniform(0.45, 0.85))
-    wall, ground, other = (np.array(BACKDROPS[i]) for i in rng.choice(len(BACKDROPS), 3, replace=False))
+    wall, ground, other = (np.array(_BACKDROPS[i]) for i in rng.choice(len(_BACKDROPS), 3, replace=False))
     picture = Image.new("RGB", SIZE, tuple(wall.tolist()))
     draw = ImageDraw.Draw(picture)
     kind = rng.integers(4)
@@ -118,7 +118,7 @@ def _paint_background(rng: np.random.Generator) -> np.ndarray:
             draw.line([(0, y), (width, y)], tuple((wall * 0.8).astype(int).tolist()))
             for x in range((k % 2) * step, width, 2 * step):
                 draw.line([(x, y), (x, y + step)], tuple((wall * 0.8).astype(int).tolist()))
-    elif kind < 3:  # doors, posters, passers-by's blur
+    elif kind < 3:  # doors, posters, people behind
         for _ in range(int(rng.integers(1, 5))):
             x, y = rng.integers(-10, width), rng.integers(-20, horizon)
             shade = tuple((other * rng.uniform(0.7, 1.1)).clip(0, 255).astype(int).tolist())
@@ -132,7 +132,7 @@ def _paint_background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _expose(rng: np.random.Generator, scene: np.ndarray) -> Image.Image:
-    """Take the picture: tint, brightness, contrast, blur and noise of one camera."""
+    """Apply tint, brightness, contrast, blur and noise of a random camera."""
     gain = (rng.uniform(0.92, 1.08, 3) * rng.uniform(0.8, 1.15)).astype(np.float32)
     scene = (scene - 128) * rng.uniform(0.8, 1.12) + 128
     picture = Image.fromarray((scene * gain).clip(0, 255).astype(np.uint8))
@@ -142,7 +142,7 @@ def _expose(rng: np.random.Generator, scene: np.ndarray) -> Image.Image:
 
 
 def draw_photo(rng: np.random.Generator, parts: list[Part], view: View) -> Image.Image:
-    """Take a photo of a figure: RGB, ``SIZE``."""
+    """Take a photo of a figure: mode RGB, ``SIZE``."""
     figure, coverage = _paint_figure(parts, view)
     side = rng.uniform(-0.22, 0.22)
     light = 1 + side * np.linspace(-1, 1, SIZE[0], dtype=np.float32)[None, :, None]
@@ -151,9 +151,9 @@ def draw_photo(rng: np.random.Generator, parts: list[Part], view: View) -> Image
 
 
 def _wander(strength: np.ndarray, count: int) -> np.ndarray:
-    """Return the hand's slow wandering along a line of ``count`` points: (count, 2) canvas pixels.
+    """Return the unsteadiness of a hand along a line of ``count`` points: (count, 2) canvas pixels.
 
-    ``strength``, (3, 2), is how far the line is shifted and waved once and twice along its way.
+    ``strength``, (3, 2), is the size of a shift, of one wave and of two waves along the line.
     """
     turns = np.arange(count)[:, None] * (2 * np.pi / max(count - 1, 1))
     shift, once, twice = strength
@@ -161,14 +161,14 @@ def _wander(strength: np.ndarray, count: int) -> np.ndarray:
 
 
 def _shade(colour: Rgb) -> int:
-    """Return the grey a pencil gives to a colour: its lightness, held back so that outlines stay darker."""
+    """Return the grey of a colour in a sketch, brightened so that outlines stay darker."""
     red, green, blue = colour
     return round(255 - 0.75 * (255 - (0.3 * red + 0.59 * green + 0.11 * blue)))
 
 
 def draw_sketch(rng: np.random.Generator, parts: list[Part], view: View) -> Image.Image:
-    """Draw a figure in pencil on white paper, shaded but without colour or background: grey ("L"), ``SIZE``."""
-    paper = Image.new("L", CANVAS, 255)
+    """Draw a shaded pencil sketch of a figure on white: mode L, ``SIZE``."""
+    paper = Image.new("L", _CANVAS, 255)
     draw = ImageDraw.Draw(paper)
     pencil, width = int(rng.integers(30, 85)), int(rng.integers(3, 5))
     for part, strength in zip(parts, rng.normal(0, 0.45, (len(parts), 3, 2)), strict=True):
@@ -184,7 +184,7 @@ def draw_sketch(rng: np.random.Generator, parts: list[Part], view: View) -> Imag
             _fill(paper, points, pencil + 35, _hatching)
         if part.outlined:
             draw.line(outline + outline[:2], pencil, width)
-    small = np.asarray(paper.reduce(SUPERSAMPLING), np.float32)
+    small = np.asarray(paper.reduce(_SUPERSAMPLING), np.float32)
     grain = rng.standard_normal(small.shape, np.float32) * 14 * (small < 235)  # pencil on rough paper
     return Image.fromarray((small + grain).clip(0, 255).astype(np.uint8))
 
@@ -192,8 +192,8 @@ def draw_sketch(rng: np.random.Generator, parts: list[Part], view: View) -> Imag
 def draw_from_photo(
     rng: np.random.Generator, photo: Image.Image, parts: list[Part], view: View, style: str
 ) -> Image.Image:
-    """Draw a photo of a figure in one of ``SKETCH_STYLES``, with the figure's true mask: grey ("L"), ``SIZE``."""
-    width, height = CANVAS
+    """Draw the sketch of a photo in one of ``SKETCH_STYLES``, with the figure's true mask: mode L, ``SIZE``."""
+    width, height = _CANVAS
     mask = resize(_paint_figure(parts, view)[1][..., 0], (height, width)).clip(0, 1)
-    cut = cut_out(resize(np.asarray(photo), (height, width)), mask)
-    return Image.fromarray(STYLES[style].load()(cut, mask, rng)).reduce(SUPERSAMPLING)
+    cut = put_on_white(resize(np.asarray(photo), (height, width)), mask)
+    return Image.fromarray(STYLES[style].load()(cut, mask, rng)).reduce(_SUPERSAMPLING)

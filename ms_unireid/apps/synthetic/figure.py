@@ -1,7 +1,6 @@
 """The shape of a synthetic person in a pose: a list of coloured parts, back to front, in body units.
 
-Body units: x to the right from the body's axis, y downward, 0 at the crown and 1 at the soles. How parts become a
-photo or a sketch is in ``synthetic_drawing.py``.
+Body units: x to the right from the body's axis; y downward, 0 at the crown and 1 at the soles.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ HEAD_X, HEAD_Y, HEAD_MIDDLE = 0.056, 0.074, 0.078
 
 @dataclass(frozen=True)
 class Pose:
-    """One moment of walking; angles in radians from the vertical, outward positive, as (image left, image right)."""
+    """One moment of walking. Angles are in radians from the vertical, outward positive: (image left, image right)."""
 
     back: bool  # seen from behind
     turn: float  # -1 faces image left, 1 image right
@@ -60,10 +59,10 @@ def draw_pose(rng: np.random.Generator) -> Pose:
 
 
 class Figure:
-    """Builds the parts of one person in one pose; ``parts()`` is the only thing to call."""
+    """Builds the parts of one person in one pose."""
 
     def __init__(self, person: Person, pose: Pose):
-        """Work out the body's main measures and joints."""
+        """Compute the body's measures and joints."""
         self.person, self.pose = person, pose
         self.w = WIDTHS[person.build]
         woman = person.gender == "woman"
@@ -78,7 +77,7 @@ class Figure:
         self.legs = {side: self._leg_joints(side) for side in (-1, 1)}
 
     def parts(self) -> list[Part]:
-        """Return all parts, the hindmost first, leaned as the pose says."""
+        """Return all parts, from back to front."""
         behind = self._hair_behind() if not self.pose.back else []
         pack = self._backpack() if self.person.bag == "backpack" else []
         bag = self._side_bag() if self.person.bag not in ("none", "backpack") else []
@@ -111,7 +110,7 @@ class Figure:
         return hip, np.array((0.5 * (hip[0] + spread) + 0.012 * self.pose.turn, KNEE)), ankle
 
     def _leg(self, side: int, top_width: float, end_width: float, until: float, colour: Rgb, **look) -> Part:
-        """Cover a leg from the hip down to the fraction ``until`` of the way to the ankle."""
+        """Cover a leg from the hip to the fraction ``until`` of the way to the ankle."""
         hip, knee, ankle = self.legs[side]
         end = ankle * until + (hip if until < 0.6 else knee) * (1 - until)
         middle = knee if until >= 0.6 else 0.5 * (hip + end)
@@ -198,7 +197,7 @@ class Figure:
         return [Part(limb((0, 0.12), (0, 0.19), 0.026, 0.03), self.person.skin)]
 
     def _front_details(self) -> list[Part]:
-        """Draw what tells garments apart from the front: zips, lapels, pockets, strings, belts."""
+        """Draw zips, lapels, pockets, strings and belts."""
         kind, dark = self.person.upper, tuple(int(0.45 * c) for c in self.upper)
         if kind == "jacket":
             collar = [[(0, 0.24), (s * 0.055, 0.18), (s * 0.03, 0.155)] for s in (-1, 1)]
@@ -265,13 +264,13 @@ class Figure:
         return parts + self._lines([[(face_x - 0.016, 0.122), (face_x + 0.016, 0.122)]], (150, 60, 60), 0.009)
 
     def _hair_top(self) -> list[Part]:
-        """Cover the crown and forehead, with the outline of the style."""
+        """Cover the crown and the forehead."""
         fringe = [(HEAD_X * 0.9, 0.062), (0.02, 0.045), (-0.02, 0.05), (-HEAD_X * 0.9, 0.062)]
         crown = np.concatenate((ellipse(0, 0.07, HEAD_X + 0.006, HEAD_Y + 0.004, 180, 360), fringe))
         return [Part(crown, self.hair, hatched=True)]
 
     def _hair_behind(self) -> list[Part]:
-        """Draw the part of the style that hangs or stands around the head."""
+        """Draw the hair that hangs or stands around the head."""
         style, away = self.person.hair_style, -np.sign(self.pose.turn)
         if style == "spiky":
             radius = np.where(np.arange(13) % 2, 1.55, 0.95)[:, None]
@@ -312,7 +311,7 @@ class Figure:
         return colour, tuple(int(0.5 * c) for c in colour)
 
     def _backpack(self) -> list[Part]:
-        """Draw the pack: whole from behind, its edges beside the body from the front."""
+        """Draw the whole pack seen from behind, or its edges beside the body seen from the front."""
         colour, dark = self._bag_colour()
         half = 0.085 * (0.4 + 0.6 * self.w) if self.pose.back else self.shoulder + 0.045
         body = symmetric([(half * 0.7, 0.165), (half, 0.19), (half, 0.44)])

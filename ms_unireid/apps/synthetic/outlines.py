@@ -1,4 +1,4 @@
-"""Closed outlines from which a figure is put together: (N, 2) arrays of x to the right and y downward."""
+"""Closed outlines of simple shapes: arrays (N, 2) of x to the right and y downward."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def rounded(points, passes: int = 2) -> np.ndarray:
-    """Cut the corners of a closed outline (Chaikin)."""
+    """Round a closed outline by cutting its corners (Chaikin)."""
     points = np.asarray(points, float)
     for _ in range(passes):
         following = np.roll(points, -1, axis=0)
@@ -24,19 +24,19 @@ def arc(start: float, end: float, count: int) -> np.ndarray:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, start: float = 0.0, end: float = 360.0) -> np.ndarray:
-    """Outline an ellipse, or an arc of it between two angles in degrees (90 points down)."""
+    """Outline an ellipse, or its arc between two angles in degrees (90 points down)."""
     return arc(start, end, 20) * (rx, ry) + (x, y)
 
 
 def box(x: float, y: float, half_width: float, half_height: float, spread: float = 0.0) -> np.ndarray:
-    """Outline a box around a point, its corners cut once; ``spread`` widens the bottom."""
+    """Outline a box around a point, with rounded corners; ``spread`` widens the bottom."""
     low = half_width + spread
     corners = [(-half_width, -half_height), (half_width, -half_height), (low, half_height), (-low, half_height)]
     return rounded(np.asarray(corners) + (x, y), 1)
 
 
 def limb(start, end, start_width: float, end_width: float) -> np.ndarray:
-    """Outline a tapered limb between two points (widths are half widths)."""
+    """Outline a tapered limb between two points; widths are half widths."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     along = (end - start) / max(np.linalg.norm(end - start), 1e-6)
     across = np.array((-along[1], along[0]))

@@ -1,7 +1,4 @@
-"""Who walks through the synthetic data set: the attributes of a person and how they are drawn at random.
-
-Colours are told by captions only, most shapes and patterns best by sketches; photos show both.
-"""
+"""The people of the synthetic data set: their attributes, drawn at random."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ HAIR_STYLES = ("short", "spiky", "bob", "long", "ponytail", "bun", "curly")
 HAIR_STYLES_UNDER_HAT = ("short", "bob", "long", "ponytail", "curly")
 HATS = ("none", "cap", "beanie", "sun hat")
 UPPERS = ("t-shirt", "tank top", "sweater", "jacket", "hoodie", "poncho", "coat", "dress")
-LONG_UPPERS = ("coat", "dress")  # they hide shorts and short skirts
+LONG_UPPERS = ("coat", "dress")  # hide shorts and short skirts
 PATTERNS = ("broad stripes", "narrow stripes", "vertical stripes", "diagonal stripes", "checks", "dots")
 LOGOS = ("circle", "star", "square", "triangle", "cross", "heart")
 LOWERS = ("jeans", "wide trousers", "shorts", "short skirt", "long skirt")
@@ -51,7 +48,7 @@ HEIGHTS = ("short", "medium", "tall")
 
 @dataclass(frozen=True)
 class Person:
-    """One identity; an absent thing has the colour or side "" so that equal looks are equal tuples."""
+    """One identity. A thing that is absent has the colour and side "", so that people who look the same are equal."""
 
     gender: str
     skin: Rgb
@@ -78,17 +75,11 @@ class Person:
     bag_side: str  # the person's own left or right; "" without a bag and for a backpack
 
     def shape_key(self) -> tuple:
-        """Return what a colourless sketch can show of this person."""
+        """Return the attributes that a colourless sketch can show."""
         return (
             *(self.height, self.build, self.hair_style, self.hat, self.glasses, bool(self.scarf_colour)),
             *(self.upper, self.surface, self.lower, self.lower_pattern, self.shoes, self.bag, self.bag_side),
         )
-
-    def colours(self) -> set[str]:
-        """Return the names of all colours that this person shows."""
-        names = {self.hair_colour, self.hat_colour, self.scarf_colour, self.upper_colour, self.accent_colour}
-        names |= {self.lower_colour, self.lower_accent, self.shoes_colour, self.bag_colour}
-        return names - {""}
 
 
 def _choose(rng: np.random.Generator, options, weights=None):
@@ -97,7 +88,7 @@ def _choose(rng: np.random.Generator, options, weights=None):
 
 
 def _contrasting(rng: np.random.Generator, colour: str) -> str:
-    """Choose a colour whose lightness is far from the given one, so that a pattern is seen from afar."""
+    """Choose a colour of clearly different lightness, so that the pattern can be seen."""
     light = {name: 0.3 * r + 0.59 * g + 0.11 * b for name, (r, g, b) in COLOURS.items()}
     return _choose(rng, [name for name in COLOURS if abs(light[name] - light[colour]) > 70])
 
@@ -156,10 +147,7 @@ def draw_person(rng: np.random.Generator) -> Person:
 
 
 def draw_people(count: int, seed: int) -> list[Person]:
-    """Draw identities 1..count; no two share what a sketch shows, and so no two share all attributes.
-
-    Identity k is the same person whatever the count.
-    """
+    """Draw identities 1..count, of which no two have the same `shape_key`; a larger count only adds people."""
     people, taken = [], set()
     for identity in range(1, count + 1):
         rng = np.random.default_rng((seed, identity))

@@ -10,11 +10,11 @@ from apps.sketch.photo_factory import contents, person, photo_folder
 from PIL import Image
 
 from ms_unireid.apps.sketch import build as build_module
-from ms_unireid.apps.sketch import workers
 from ms_unireid.apps.sketch.artist import KEPT_WHOLE
 from ms_unireid.apps.sketch.build import build_sketches
 from ms_unireid.apps.sketch.recipe import make_recipe
-from ms_unireid.apps.sketch.sketch_file import find_sketch, finished, sketch_names, sketch_path
+from ms_unireid.apps.sketch.sketch_folder import find_sketch, note_of_finished, sketch_names, sketch_path
+from ms_unireid.apps.sketch.workers import WorkerDied, run_jobs
 from ms_unireid.errors import ConfigError, DataError, UserError
 
 
@@ -80,16 +80,16 @@ def test_a_sketch_of_another_photo_or_recipe_is_not_taken_for_done(root):
     draw(root)
     path = root / "sketches" / "cam" / "0.png"
     digest = recipe_for(root).digest()
-    assert finished(path, (384, 128), "cam/0.png", digest) is not None
-    assert finished(path, (384, 128), "cam/1.png", digest) is None
-    assert finished(path, (384, 128), "cam/0.png", recipe_for(root, seed=2).digest()) is None
-    assert finished(path, (192, 64), "cam/0.png", digest) is None
+    assert note_of_finished(path, (384, 128), "cam/0.png", digest) is not None
+    assert note_of_finished(path, (384, 128), "cam/1.png", digest) is None
+    assert note_of_finished(path, (384, 128), "cam/0.png", recipe_for(root, seed=2).digest()) is None
+    assert note_of_finished(path, (192, 64), "cam/0.png", digest) is None
 
 
 def test_changed_options_are_refused_until_redo(root):
     draw(root)
     before = contents(root / "sketches")
-    with pytest.raises(DataError, match=r"sketches\.json: was drawn in another way .*seed was 1, now 2.*--redo"):
+    with pytest.raises(DataError, match=r"sketches\.json: drawn with other options .*seed was 1, now 2.*--redo"):
         draw(root, seed=2)
     assert contents(root / "sketches") == before
     assert draw(root, seed=2, redo=True).drawn == 6
@@ -150,7 +150,7 @@ def test_files_that_are_not_ours_are_never_touched(root):
     person().save(theirs / "0.png")
     before = contents(root / "imgs-sketch2")
     for redo in (False, True):
-        with pytest.raises(DataError, match="was not drawn by this tool"):
+        with pytest.raises(DataError, match="this tool did not draw them"):
             draw(root, "imgs-sketch2", redo=redo)
     assert contents(root / "imgs-sketch2") == before
 
@@ -217,15 +217,15 @@ def start():
 
 def test_a_job_that_takes_its_process_down_fails_alone():
     jobs = [*"abc", "dies", *"defgh"]
-    results = dict(workers.each(work, jobs, 2, start))
+    results = dict(run_jobs(work, jobs, 2, start))
     assert results.keys() == set(jobs)
-    assert isinstance(results.pop("dies"), workers.ProcessDied)
+    assert isinstance(results.pop("dies"), WorkerDied)
     assert all(result == job * 2 for job, result in results.items())
 
 
 def test_what_a_job_raises_ends_the_run():
     with pytest.raises(ConfigError, match="no"):
-        list(workers.each(work, ["a", "refuses", "b"], 2, start))
+        list(run_jobs(work, ["a", "refuses", "b"], 2, start))
 
 
 def test_names_that_are_no_text_everywhere(root):

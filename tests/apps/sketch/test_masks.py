@@ -9,7 +9,7 @@ from PIL import Image
 
 from ms_unireid.apps.sketch.artist import KEPT_WHOLE, Artist
 from ms_unireid.apps.sketch.background import BACKGROUNDS, MaskFolder, MediaPipe, Rembg
-from ms_unireid.apps.sketch.pictures import cut_out, opacity
+from ms_unireid.apps.sketch.pictures import opacity, put_on_white
 from ms_unireid.apps.sketch.recipe import make_recipe
 from ms_unireid.errors import ConfigError, DataError, EnvironmentProblem
 
@@ -38,7 +38,7 @@ def test_islands_that_are_nowhere_sure_and_specks_are_dropped():
 def test_background_becomes_white_and_the_person_stays():
     photo = np.asarray(person())
     mask = np.asarray(person_mask(), np.float32) / 255
-    cut = cut_out(photo, mask)
+    cut = put_on_white(photo, mask)
     assert (cut[mask == 0] == 255).all() and (cut[mask == 1] == photo[mask == 1]).all()
 
 

@@ -6,8 +6,16 @@ import yaml
 from apps.sketch.photo_factory import person
 
 from ms_unireid.apps.sketch.background import OnnxBackground
-from ms_unireid.apps.sketch.external import OnnxDrawing
-from ms_unireid.apps.sketch.onnx_model import OnnxModel, OnnxOutput, decode, encode
+from ms_unireid.apps.sketch.external import OnnxStyle
+from ms_unireid.apps.sketch.onnx_model import (
+    OnnxDescription,
+    OnnxInput,
+    OnnxModel,
+    OnnxOutput,
+    from_network,
+    to_network,
+)
+from ms_unireid.config import overridden
 from ms_unireid.errors import ConfigError
 
 onnx = pytest.importorskip("onnx")
@@ -52,16 +60,13 @@ def test_identity_gives_the_channel_back(tmp_path, layout, order, channel):
 def test_range_mean_and_deviation():
     picture = np.full((2, 3, 3), 255, np.uint8)
     wanted = read_values({"range": [0, 255], "mean": [100.0, 0.0, 5.0], "std": [10.0, 1.0, 5.0]})
-    assert encode(picture, wanted)[0, :, 0, 0].tolist() == [15.5, 255.0, 50.0]
+    assert to_network(picture, wanted)[0, :, 0, 0].tolist() == [15.5, 255.0, 50.0]
     wanted = read_values({"range": [-1, 1], "channels": "grey"})
-    assert encode(picture, wanted).shape == (1, 1, 2, 3)
-    assert encode(picture, wanted) == pytest.approx(1, abs=1e-5)
+    assert to_network(picture, wanted).shape == (1, 1, 2, 3)
+    assert to_network(picture, wanted) == pytest.approx(1, abs=1e-5)
 
 
 def read_values(values):
-    from ms_unireid.apps.sketch.onnx_model import OnnxInput
-    from ms_unireid.config import overridden
-
     return overridden(OnnxInput(), values, "test")
 
 
@@ -76,19 +81,15 @@ def read_values(values):
     ],
 )
 def test_what_the_output_means(output, wanted):
-    from ms_unireid.apps.sketch.onnx_model import OnnxDescription
-
     result = np.array([[[[0.0, 0.5, 2.0]]]], np.float32)
-    assert decode(result, OnnxDescription(output=output), None)[0] == pytest.approx(wanted, abs=1e-3)
+    assert from_network(result, OnnxDescription(output=output), None)[0] == pytest.approx(wanted, abs=1e-3)
 
 
 def test_own_range_and_softmax():
-    from ms_unireid.apps.sketch.onnx_model import OnnxDescription
-
     result = np.array([[[[1.0, 2.0, 3.0]], [[1.0, 1.0, 1.0]]]], np.float32)
-    own = decode(result, OnnxDescription(output=OnnxOutput(range=None)), None)
+    own = from_network(result, OnnxDescription(output=OnnxOutput(range=None)), None)
     assert own[0].tolist() == [0.0, 0.5, 1.0]
-    soft = decode(result, OnnxDescription(output=OnnxOutput(activation="softmax", channel=1)), None)
+    soft = from_network(result, OnnxDescription(output=OnnxOutput(activation="softmax", channel=1)), None)
     assert soft[0] == pytest.approx([0.5, 0.2689, 0.1192], abs=1e-3)
 
 
@@ -97,12 +98,12 @@ def test_background_and_style_use_it(tmp_path):
     photo = np.asarray(person())
     mask = OnnxBackground(str(path)).load()(photo, "a.png")
     assert mask.shape == (160, 60) and 0 < mask.mean() <= 1
-    style = OnnxDrawing(str(path))
+    style = OnnxStyle(str(path))
     sketch = style.load()(photo, mask, np.random.default_rng(1))
     assert sketch.shape == (160, 60) and sketch.dtype == np.uint8
     other = style.varied(np.random.default_rng(2)).load()(photo, mask, np.random.default_rng(2))
     assert (other != sketch).any()
-    assert len(OnnxDrawing(str(path)).versions()["drawing network"]) == 16
+    assert len(OnnxStyle(str(path)).versions()["drawing network"]) == 16
 
 
 @pytest.mark.parametrize(

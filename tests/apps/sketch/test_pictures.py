@@ -5,7 +5,7 @@ import pytest
 from apps.sketch.photo_factory import person
 from PIL import Image
 
-from ms_unireid.apps.sketch.pictures import LARGEST_SIDE, pad_to, read_grey, read_photo, resize
+from ms_unireid.apps.sketch.pictures import MAX_SIDE, pad_to, read_grey, read_photo, resize
 from ms_unireid.errors import DataError
 
 
@@ -56,7 +56,7 @@ def test_orientation_tags_are_applied(tmp_path, orientation, corner):
 def test_sizes(tmp_path, size):
     person(size).save(tmp_path / "a.jpg")
     height, width, _ = read_photo(tmp_path / "a.jpg").shape
-    assert max(height, width) == min(max(size), LARGEST_SIDE)
+    assert max(height, width) == min(max(size), MAX_SIDE)
     assert abs(width / height - size[0] / size[1]) < 0.02
 
 

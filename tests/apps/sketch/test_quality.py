@@ -6,9 +6,8 @@ from apps.sketch.photo_factory import person, photo_folder
 from PIL import Image
 from scipy.stats import wasserstein_distance
 
-from ms_unireid.apps.sketch.build import build_sketches
+from ms_unireid.apps.sketch.build import build_sketches, merge_sketches
 from ms_unireid.apps.sketch.contact_sheet import draw_contact_sheet
-from ms_unireid.apps.sketch.merging import merge_sketches
 from ms_unireid.apps.sketch.quality import measure, stroke_widths, summarize
 from ms_unireid.apps.sketch.recipe import make_recipe
 from ms_unireid.errors import DataError

@@ -7,10 +7,10 @@ import pytest
 from apps.sketch.photo_factory import person, person_mask
 from PIL import Image
 
-from ms_unireid.apps.sketch.external import Command
+from ms_unireid.apps.sketch.external import CommandStyle
 from ms_unireid.apps.sketch.lines import Lines
 from ms_unireid.apps.sketch.pencil import Pencil
-from ms_unireid.apps.sketch.pictures import cut_out, resize
+from ms_unireid.apps.sketch.pictures import put_on_white, resize
 from ms_unireid.apps.sketch.quality import stroke_widths
 from ms_unireid.errors import ConfigError, DataError, EnvironmentProblem
 
@@ -25,7 +25,7 @@ def rng(seed: int = 1) -> np.random.Generator:
 @pytest.fixture(scope="module")
 def cut():
     mask = resize(np.asarray(person_mask(), np.float32) / 255, SIZE).clip(0, 1)
-    return cut_out(resize(np.asarray(person()), SIZE), mask), mask
+    return put_on_white(resize(np.asarray(person()), SIZE), mask), mask
 
 
 def trousers(sketch: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ def program(tmp_path):
 
 
 def test_a_program_gets_the_cut_out_and_its_sketch_is_fitted(cut, program):
-    sketch = Command(f"{program} draw").load()(*cut, rng())
+    sketch = CommandStyle(f"{program} draw").load()(*cut, rng())
     grey = np.asarray(Image.fromarray(cut[0]).convert("L"), float)
     assert sketch.shape == SIZE and np.abs(sketch - grey).mean() < 15
 
@@ -127,19 +127,19 @@ def test_a_program_gets_the_cut_out_and_its_sketch_is_fitted(cut, program):
 )
 def test_a_programs_failure_is_the_photos(cut, program, what, told):
     with pytest.raises(DataError, match=told):
-        Command(f"{program} {what}", timeout=1).load()(*cut, rng())
+        CommandStyle(f"{program} {what}", timeout=1).load()(*cut, rng())
 
 
 def test_commands_that_cannot_work_are_refused_at_once():
     with pytest.raises(EnvironmentProblem, match="no program 'no-such-program'"):
-        Command("no-such-program {photo} {sketch}").load()
+        CommandStyle("no-such-program {photo} {sketch}").load()
     for line in ("", "draw {photo}", "draw '{photo} {sketch}"):
         with pytest.raises(ConfigError, match="the style command"):
-            Command(line).load()
+            CommandStyle(line).load()
 
 
 def test_no_shell_reads_the_command(tmp_path, cut, program):
     mark = tmp_path / "mark"
     with pytest.raises(DataError):
-        Command(f"{program} fail ; touch {mark}").load()(*cut, rng())
+        CommandStyle(f"{program} fail ; touch {mark}").load()(*cut, rng())
     assert not mark.exists()

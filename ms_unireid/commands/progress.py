@@ -1,0 +1,21 @@
+"""The progress bar of the command lines, on stderr."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from tqdm import tqdm
+
+
+@contextlib.contextmanager
+def progress_bar(unit: str, what: str | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback (done, total). The bar appears at its first call: there is none for input that is refused."""
+    with contextlib.ExitStack() as stack:
+        bars: list[tqdm] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(tqdm(total=total, unit=unit, desc=what, mininterval=0.5)))
+            bars[0].total = total
+            bars[0].update(done - bars[0].n)
+
+        yield show
