@@ -1,8 +1,6 @@
-"""Measure against PyTorch or the naive way: both in the same call, in turns, in processes of their own.
+"""Measure speed and memory beside PyTorch or a simple implementation; both run in turns, each in its own process.
 
-Each sub-command is a module of tools/benchmarks; `memory` and `sketches` have nothing to be measured against.
-
-python tools/benchmark.py conversion --rounds 5 --json conversion.json
+Each sub-command is a module of ``apps.benchmarks``. `memory` and `sketches` compare with nothing.
 """
 
 import argparse
@@ -44,22 +42,25 @@ JOBS = {name: job for module in COMMANDS.values() for name, job in module.JOBS.i
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure; ratios go to stdout. Less than 1 means that ours is faster.")
+    parser = argparse.ArgumentParser(
+        description="Measure speed and memory, and print ratios. A ratio below 1 means that ours is faster.",
+        epilog="example: %(prog)s conversion --rounds 5 --json conversion.json",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for module in COMMANDS.values():
         module.add_command(commands)
-    single = commands.add_parser("run-one", help="what the other commands call: one run, measured, as JSON")
+    single = commands.add_parser("run-one", help="measure one run and print JSON; the other commands call this")
     single.add_argument("job", choices=tuple(JOBS))
     single.add_argument("arguments", nargs="+")
     written = commands.add_parser("document", help="write docs/performance.md from the other commands' JSON files")
-    written.add_argument("files", type=Path, nargs="+", help="named after their commands")
-    written.add_argument("--notes", type=Path, help="Markdown that says what the figures mean")
-    written.add_argument("--output", type=Path, default=Path("docs/performance.md"))
+    written.add_argument("files", type=Path, nargs="+", help="JSON files, named after their commands")
+    written.add_argument("--notes", type=Path, help="Markdown file that explains the figures")
+    written.add_argument("--output", type=Path, default=Path("docs/performance.md"), help="file to write")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the command with these arguments."""
     options = _parse(arguments)
     if options.command == "run-one":
         print(json.dumps(JOBS[options.job](*options.arguments)))

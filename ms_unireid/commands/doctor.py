@@ -1,7 +1,4 @@
-"""Check packages, devices, memory, disk, data and weights before a run, with the fix for each problem.
-
-python tools/doctor.py --config configs/tri_cuhk_pedes/unireid.yaml data.root=/data model.pretrained=ViT-B-16.pt
-"""
+"""Check packages, devices, memory, disk, data and weights before a run; report the fix of each problem."""
 
 import argparse
 import sys
@@ -17,23 +14,23 @@ from ms_unireid.files import write_json
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Check what a run needs; the table goes to stdout. Exit code 2 if something is a problem.",
-        epilog="example: python tools/doctor.py --config configs/synthetic/demo.yaml --json doctor.json",
+        description="Check everything that a run needs and print a table. The exit code is 2 if there is a problem.",
+        epilog="example: %(prog)s --config configs/synthetic/demo.yaml --json doctor.json",
     )
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
-        help="YAML file of the run, may be given again as in tools/train.py; without any, what the paper's run lacks "
-        "is a warning only",
+        help="config file of the run (YAML); repeatable, a later file wins. Without it the paper's run is checked, and "
+        "missing data and weights are only warnings",
     )
-    parser.add_argument("--json", type=Path, help="write the findings as JSON")
+    parser.add_argument("--json", type=Path, help="write the findings to this file as JSON")
     parser.add_argument(
         "--limit",
         type=float,
         default=300,
         metavar="SECONDS",
-        help="time for each of the processes that try a device; an accelerator may compile for minutes at first",
+        help="time limit of each device test; the first one on an accelerator may compile for minutes",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
@@ -48,7 +45,7 @@ def _config_of(options: argparse.Namespace) -> Any:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the command with these arguments."""
     options = _parse(arguments)
     asked = bool(options.config or options.overrides)
     findings = []

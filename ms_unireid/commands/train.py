@@ -1,7 +1,4 @@
-"""Train a UNIReID and evaluate it as it goes.
-
-python tools/train.py --config configs/tri_cuhk_pedes/unireid.yaml data.root=/data train.output=runs/cuhk
-"""
+"""Train a UNIReID, with evaluations during training."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,23 +10,23 @@ from ms_unireid.runtime import check_packages, describe, prepare
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train a UNIReID; progress goes to stderr, the final table to stdout, files to train.output.",
-        epilog="example: python tools/train.py --config configs/synthetic/demo.yaml train.epochs=2 "
-        "train.output=runs/short; go on after a stop: python tools/train.py train.resume=runs/short",
+        description="Train a UNIReID and print the final table. Checkpoints and logs go to train.output.",
+        epilog="example: %(prog)s --config configs/synthetic/demo.yaml train.epochs=2 train.output=runs/short; "
+        "to resume: %(prog)s train.resume=runs/short",
     )
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
-        help="YAML file; may be given again, a later file wins, as in --config configs/devices/gpu.yaml; may be left "
-        "out with train.resume=RUN",
+        help="config file (YAML); repeatable, a later file wins, such as configs/devices/gpu.yaml; not needed with "
+        "train.resume=RUN",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the command with these arguments."""
     options = _parse(arguments)
     config_file = options.config
     if config_file is None:

@@ -1,4 +1,4 @@
-"""Sketches through the command line: a data set ready to train, a kill in the middle, what failed, what is measured."""
+"""tools/build_sketches.py as users run it: killed and resumed, failures, merging, measures, training on the result."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_a_kill_at_any_moment_and_another_start_end_with_the_same_bytes(root):
+def test_a_killed_and_resumed_run_ends_with_the_same_bytes(root):
     assert run_tool("build_sketches.py", *arguments(root, "straight", "--variations=2", "--workers=1")).returncode == 0
     line = command("build_sketches.py", *arguments(root, "killed", "--variations=2", "--workers=2"))
     for wanted in (1, 30):  # files on disk at which to kill
@@ -40,7 +40,7 @@ def test_a_kill_at_any_moment_and_another_start_end_with_the_same_bytes(root):
         deadline = time.monotonic() + LIMIT
         while started.poll() is None and time.monotonic() < deadline:
             if len(list((root / "killed").rglob("*.png"))) >= wanted:
-                os.kill(started.pid, signal.SIGKILL)  # the parent alone: its workers have to notice
+                os.kill(started.pid, signal.SIGKILL)  # only the parent: its workers must notice
                 break
             time.sleep(0.005)
         assert started.wait(LIMIT) == -signal.SIGKILL
@@ -53,7 +53,7 @@ def test_a_kill_at_any_moment_and_another_start_end_with_the_same_bytes(root):
 
 
 def workers_end(session: int) -> bool:
-    """Wait until nothing of a killed run is left; a worker that is asleep must end as well."""
+    """Wait until no process of a killed run is left, idle workers included."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
@@ -77,7 +77,7 @@ def test_a_failure_gives_exit_code_two_and_one_line(root):
 
 
 @pytest.mark.parametrize(
-    ("others", "told"),
+    ("others", "message"),
     [
         (["--background-option", "foldr=x"], "did you mean 'folder'"),
         (["--style-option", "thicknes=2"], "unknown key 'thicknes'; did you mean 'thickness'"),
@@ -90,14 +90,14 @@ def test_a_failure_gives_exit_code_two_and_one_line(root):
         (["--evaluate"], "has no sketches of these photos"),
     ],
 )
-def test_mistakes_are_told_and_leave_nothing(root, others, told):
+def test_mistakes_are_reported_and_leave_nothing(root, others, message):
     tool = load_tool("build_sketches.py")
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(message)):
         tool.main([str(word) for word in arguments(root, "sketches", "--workers=1", *others)])
     assert not (root / "sketches").exists()
 
 
-def test_a_missing_extra_is_told_in_one_line(root):
+def test_a_missing_extra_is_reported_in_one_line(root):
     if importlib.util.find_spec("rembg"):
         pytest.skip("rembg is installed here")
     done = run_tool("build_sketches.py", "--photos", root / "photos", "--output", root / "s", "--background", "rembg")
@@ -106,7 +106,7 @@ def test_a_missing_extra_is_told_in_one_line(root):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_read_only_folder_is_told(root):
+def test_a_read_only_folder_is_reported(root):
     if os.geteuid() == 0:
         target = "/proc/sketches"  # where even root cannot write
     else:
@@ -117,7 +117,7 @@ def test_a_read_only_folder_is_told(root):
 
 
 def test_a_data_set_without_sketches_becomes_one_to_train_on(data, tmp_path):
-    """Photos and captions of the synthetic set as from a download; built, merged, trained on, evaluated."""
+    """Draw, merge, train and evaluate, starting from the photos and captions of the synthetic data set."""
     source, root = data / "CUHK-PEDES", tmp_path / "CUHK-PEDES"
     root.mkdir()
     (root / "reid_raw.json").write_bytes((source / "reid_raw.json").read_bytes())

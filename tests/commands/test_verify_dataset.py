@@ -36,7 +36,7 @@ def test_a_data_set_with_problems(tmp_path):
     assert json.loads(file.read_text(encoding="utf-8"))["usable"] is False
 
 
-def test_nothing_there(tmp_path):
+def test_a_missing_folder(tmp_path):
     done = verify("--dataset", "market_sketch", "--root", tmp_path / "nowhere", "--quick")
     assert done.returncode == 2 and "market_sketch: not found" in done.stdout and "Traceback" not in done.stderr
 
@@ -51,7 +51,7 @@ def test_wrong_arguments(tmp_path):
 def test_an_interruption_leaves_nothing_half_written(tmp_path):
     folder = build(tmp_path / "data", "cuhk_pedes", [])
     picture = tmp_path / "picture.png"
-    # So large that a minute's work is ahead when the signal comes, however late that is.
+    # Large enough for a minute of work, so that the signal always comes in the middle.
     Image.effect_noise((900, 900), 90).convert("RGB").save(picture)
     (folder / "imgs/cam").mkdir(parents=True)
     for index in range(6000):
@@ -64,10 +64,10 @@ def test_an_interruption_leaves_nothing_half_written(tmp_path):
         text=True,
     )
     try:
-        told = ""
-        while "picture" not in told:  # the progress bar: pictures are being decoded
-            told += started.stderr.read(1)
-            assert started.poll() is None, told
+        shown = ""
+        while "picture" not in shown:  # the progress bar: pictures are being decoded
+            shown += started.stderr.read(1)
+            assert started.poll() is None, shown
         os.kill(started.pid, signal.SIGINT)
         out, err = started.communicate(timeout=LIMIT)
     finally:

@@ -41,7 +41,7 @@ def test_masks_are_the_same_in_any_order(masker):
 
 
 def test_real_people_are_found_whole(real_root, masker):
-    """Head, trunk and legs are where a pedestrian crop has them; the upper corners are background."""
+    """Head, trunk and legs are at their usual place in a pedestrian photo; the upper corners are background."""
     masks = [
         np.asarray(Image.fromarray(masker(read_photo(p), p.name)).resize((30, 80))) for p in some_real(real_root, 24)
     ]
@@ -50,7 +50,7 @@ def test_real_people_are_found_whole(real_root, masker):
     assert max(mean[:6, :4].mean(), mean[:6, -4:].mean()) < 0.35
 
 
-def test_refinement_keeps_what_was_sure(real_root, masker):
+def test_refinement_keeps_certain_pixels(real_root, masker):
     refined = MediaPipe(refine=True).load()
     for path in some_real(real_root, 3):
         photo = read_photo(path)

@@ -66,12 +66,9 @@ class Artist:
         return CutOut(put_on_white(resize(pixels, self.recipe.size), mask), mask, note)
 
     def draw(self, cut: CutOut, name: str, variation: int = 1) -> np.ndarray:
-        """Draw a cut-out: uint8 (H, W).
+        """Draw a cut-out as uint8 (H, W); variations above 1 change the options of the style at random.
 
-        Args:
-            cut: The person to draw.
-            name: The photo's relative name; with seed and variation it decides the random draws.
-            variation: 1 is the style as given; any other changes its options at random.
+        Seed, photo name and variation decide all random draws.
 
         Raises:
             DataError: If an external program fails.

@@ -17,13 +17,7 @@ _HEIGHT, _GAP, _LABEL = 384, 6, 16
 
 
 def draw_contact_sheet(photos: Path, names: Sequence[str], recipe: Recipe, path: Path) -> dict[str, str]:
-    """Draw 12 photos that the recipe's seed picks, a column each, with a row for each variation.
-
-    Args:
-        photos: Folder of the photos.
-        names: Relative paths of its photos.
-        recipe: How to draw.
-        path: PNG to write.
+    """Draw 12 photos that the recipe's seed picks, a column each, and write a PNG.
 
     Returns:
         The reason of each photo that failed, by name; its column stays empty.

@@ -19,12 +19,7 @@ Size = tuple[int, int]  # height, width
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """Read a photo upright, on white where it is transparent, reduced to at most ``MAX_SIDE`` pixels a side.
-
-    Grey, palette, CMYK and 16-bit pictures become 8-bit RGB.
-
-    Returns:
-        uint8 (H, W, 3).
+    """Read a photo of any mode as uint8 (H, W, 3): upright, on white, at most ``MAX_SIDE`` pixels a side.
 
     Raises:
         DataError: If the file is missing, damaged, too large or of an unknown format.
@@ -42,10 +37,7 @@ def decode_photo(picture: Image.Image) -> Image.Image:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Read a sketch or a mask as 8-bit grey; of a picture with transparency, read the opacity.
-
-    Returns:
-        uint8 (H, W).
+    """Read a sketch or a mask as uint8 (H, W): its grey, or its opacity if the picture has transparency.
 
     Raises:
         DataError: As `read_photo`.
@@ -61,12 +53,7 @@ def resize(array: np.ndarray, size: Size) -> np.ndarray:
 
 
 def pad_to(photo: np.ndarray, size: Size, fill: float = 1.0) -> tuple[np.ndarray, tuple[slice, slice]]:
-    """Scale a photo to fit into a size, proportions kept, and repeat its edges to fill the rest.
-
-    Args:
-        photo: uint8 (H, W, 3).
-        size: Height and width of the result.
-        fill: Share of the size that the photo may take, 0-1.
+    """Scale uint8 (H, W, 3) to fit into a share `fill` of a size, and repeat its edges to fill the rest.
 
     Returns:
         uint8 (height, width, 3), and the photo's rows and columns in it.
@@ -83,15 +70,9 @@ def pad_to(photo: np.ndarray, size: Size, fill: float = 1.0) -> tuple[np.ndarray
 def opacity(probability: np.ndarray, unsure: float, sure: float) -> np.ndarray:
     """Turn the probability of person into opacity; an uncertain limb of a certain body is kept.
 
-    Connected areas that never reach `sure`, and tiny ones, are dropped.
+    It rises from 0 at `unsure` to 1 at `sure`. Connected areas that never reach `sure`, and tiny ones, are dropped.
 
-    Args:
-        probability: float32 (H, W), 0-1.
-        unsure: Probability up to which a pixel is background.
-        sure: Probability from which on a pixel is kept in full; between the two it fades.
-
-    Returns:
-        float32 (H, W), 0-1.
+    `probability` and the result are float32 (H, W), 0-1.
     """
     kept = np.clip((probability - unsure) / max(sure - unsure, 1e-6), 0, 1).astype(np.float32)
     islands, count = scipy.ndimage.label(kept > 0, np.ones((3, 3)))

@@ -34,12 +34,7 @@ class SketchMeasures:
 
 
 def measure(sketch: np.ndarray, mask: np.ndarray | None = None) -> SketchMeasures:
-    """Measure a sketch.
-
-    Args:
-        sketch: uint8 (H, W), black on white, of any size; it is measured at 384x128.
-        mask: Opacity of the person, float32 (h, w), 0-1.
-    """
+    """Measure a sketch, uint8 (H, W), at 384x128; `mask` is the opacity of the person, float32 (h, w), 0-1."""
     ink = resize(sketch, DEFAULT_SIZE) < _INK_BELOW
     outside = None
     if mask is not None:
@@ -64,12 +59,12 @@ def measure_sketches(
     recipe: Recipe,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, SketchMeasures]:
-    """Measure the sketches of photos, by photo; `outside` is measured unless the recipe's background is `none`.
+    """Measure the sketch of each photo; the recipe's background finds the person, unless it is `none`.
 
     Args:
         photos: Folder of the photos.
         sketches: The file of each photo's sketch, by the photo's relative path.
-        recipe: Its background finds the person.
+        recipe: Only its background is used.
         progress: Called with (sketches done, sketches in all).
 
     Raises:

@@ -79,14 +79,7 @@ def make_recipe(
     style_options: Sequence[str] = (),
     **others: Any,
 ) -> Recipe:
-    """Make a recipe from names and options.
-
-    Args:
-        background: A name in ``BACKGROUNDS``.
-        style: A name in ``STYLES``.
-        background_options: Options of the background, `key=value` each.
-        style_options: Options of the style, `key=value` each.
-        **others: `size`, `variations` and `seed` of the recipe.
+    """Make a recipe from names, options in the form `key=value`, and `size`, `variations` and `seed`.
 
     Raises:
         ConfigError: For an unknown name or key, or a wrong value.

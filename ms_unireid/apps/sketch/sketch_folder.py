@@ -40,10 +40,10 @@ def find_sketch(folder: Path, photo: str, sketch: str) -> Path | None:
 
 
 def write_sketch(path: Path, sketch: np.ndarray, photo: str, recipe: str, note: str = "") -> None:
-    """Write a sketch, uint8 (H, W), whole or not at all; the same arguments give the same bytes.
+    """Write a sketch, uint8 (H, W), as PNG; the same arguments give the same bytes.
 
     Args:
-        path: PNG to write, whatever its suffix.
+        path: File to write; it may have any suffix.
         sketch: uint8 (H, W).
         photo: Relative path of the photo.
         recipe: `Recipe.digest`.

@@ -45,13 +45,9 @@ def lightness(cutout: np.ndarray) -> np.ndarray:
 
 
 def reveal_edges(light: np.ndarray, mask: np.ndarray, detail: float, outline: float) -> np.ndarray:
-    """Lift the details of dark clothes, and set the person off from the paper.
+    """Lift dark details by the exponent `detail`, and make the person darker than paper by `outline`, 0-1.
 
-    Args:
-        light: float32 (H, W), 0-1.
-        mask: Opacity of the person, float32 (H, W), 0-1.
-        detail: Exponent; below 1 it lifts dark details.
-        outline: How much darker than paper the person is at least, 0-1, so that white clothes get an outline.
+    `light`, `mask` and the result are float32 (H, W), 0-1.
     """
     return light**detail * (1 - outline * mask)
 

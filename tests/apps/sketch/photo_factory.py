@@ -1,4 +1,4 @@
-"""Photos for the sketch tests: a drawn pedestrian in any mode and size, and a folder of them."""
+"""Photos for the sketch tests: a drawn pedestrian of any size, its mask, and a folder of both."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 
 def person(size: tuple[int, int] = (60, 160)) -> Image.Image:
-    """Return a dark-trousered figure before a mid-grey wall with a bright pavement, RGB; size is width, height."""
+    """Return a dark-trousered figure in front of a grey wall on a bright pavement, RGB; size is width, height."""
     big = Image.new("RGB", (120, 320), (150, 150, 145))
     draw = ImageDraw.Draw(big)
     draw.rectangle((0, 250, 120, 320), (190, 188, 180))

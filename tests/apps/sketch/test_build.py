@@ -1,4 +1,4 @@
-"""Whole folders: layout, resume with the same bytes, torn files, failures of one photo and of everything."""
+"""Drawing a whole folder: layout, the same bytes after a resume, damaged files, failures."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_the_bytes_do_not_depend_on_the_processes(root):
     assert contents(root / "other") == contents(root / "sketches")
 
 
-def test_what_is_there_is_kept_and_what_is_torn_is_redrawn(root):
+def test_finished_sketches_are_kept_and_damaged_ones_are_drawn_again(root):
     draw(root)
     whole = contents(root / "sketches")
     files = [root / "sketches" / "cam" / f"{i}.png" for i in range(5)]
@@ -69,14 +69,14 @@ def test_what_is_there_is_kept_and_what_is_torn_is_redrawn(root):
     files[1].write_bytes(data[:-200] + bytes(100) + data[-100:])  # zeroed blocks, as after a power cut
     files[2].unlink()
     files[3].write_bytes(b"")
-    person((128, 384)).convert("L").save(files[4])  # whole, but of someone else's making
+    person((128, 384)).convert("L").save(files[4])  # undamaged, but drawn by another tool
     (root / "sketches" / "cam" / ".0.partial.png").write_bytes(b"left by a kill")
     report = draw(root)
     assert (report.drawn, report.kept) == (5, 1)
     assert contents(root / "sketches") == whole
 
 
-def test_a_sketch_of_another_photo_or_recipe_is_not_taken_for_done(root):
+def test_a_sketch_of_another_photo_or_recipe_is_not_finished(root):
     draw(root)
     path = root / "sketches" / "cam" / "0.png"
     digest = recipe_for(root).digest()
@@ -97,7 +97,7 @@ def test_changed_options_are_refused_until_redo(root):
     assert contents(root / "sketches") == contents(root / "fresh")
 
 
-def test_variations_are_folders_of_their_own_and_may_come_later(root):
+def test_variations_have_their_own_folders_and_can_be_added_later(root):
     draw(root)
     plain = contents(root / "sketches" / "cam")
     assert draw(root, variations=3).drawn == 6
@@ -114,7 +114,7 @@ def test_variations_are_folders_of_their_own_and_may_come_later(root):
         draw(root)
 
 
-def test_a_failing_photo_is_told_and_stops_nothing(root):
+def test_a_failing_photo_is_reported_and_does_not_stop_the_run(root):
     (root / "photos" / "cam" / "1.png").write_bytes(b"junk")
     (root / "masks" / "cam" / "2.png").unlink()
     Image.new("L", (60, 160)).save(root / "masks" / "cam" / "3.png")
@@ -127,24 +127,24 @@ def test_a_failing_photo_is_told_and_stops_nothing(root):
     found = manifest(root)
     assert found["failures"]["cam/1.png"].startswith("cam/1.png: not a picture") and found["failed"] == 2
     assert found["notes"] == {"cam/3.png": KEPT_WHOLE}
-    again = draw(root)  # notes are not lost with what is kept
+    again = draw(root)  # notes of kept sketches are kept
     assert (again.kept, again.notes, again.failures) == (4, report.notes, report.failures)
     person().save(root / "photos" / "cam" / "1.png")
     assert draw(root).drawn == 1 and manifest(root)["failed"] == 1
 
 
-def test_a_library_that_stumbles_over_one_photo_fails_that_photo(root, monkeypatch):
-    class Stumbling(build_module.Artist):
+def test_an_exception_of_a_library_fails_only_that_photo(root, monkeypatch):
+    class Failing(build_module.Artist):
         def cut_out(self, photo, name):
             if name == "cam/2.png":
                 raise RuntimeError("no idea")
             return super().cut_out(photo, name)
 
-    monkeypatch.setattr(build_module, "Artist", Stumbling)
+    monkeypatch.setattr(build_module, "Artist", Failing)
     assert draw(root).failures == {"cam/2.png": "cam/2.png: RuntimeError: no idea"}
 
 
-def test_files_that_are_not_ours_are_never_touched(root):
+def test_files_of_others_are_never_changed(root):
     theirs = root / "imgs-sketch2" / "cam"
     theirs.mkdir(parents=True)
     person().save(theirs / "0.png")
@@ -155,7 +155,7 @@ def test_files_that_are_not_ours_are_never_touched(root):
     assert contents(root / "imgs-sketch2") == before
 
 
-def test_places_that_cannot_be(root):
+def test_folders_that_cannot_be_used(root):
     with pytest.raises(DataError, match="lies inside the photo folder"):
         draw(root, "photos/sketches")
     (root / "file").write_text("x")
@@ -166,7 +166,7 @@ def test_places_that_cannot_be(root):
     assert not (root / "photos" / "sketches").exists()
 
 
-def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(root, monkeypatch):
+def test_a_full_disk_stops_the_run_and_the_next_run_resumes(root, monkeypatch):
     draw(root, "straight")
     real, written = os.fsync, []
 
@@ -185,13 +185,13 @@ def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(root, monkeypatch):
     assert contents(root / "sketches") == contents(root / "straight")
 
 
-def test_an_output_that_cannot_be_made_is_told(root):
+def test_an_output_folder_that_cannot_be_made_is_reported(root):
     (root / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
         draw(root, "file/sketches")
 
 
-def test_photos_that_differ_in_the_ending_keep_their_names(root):
+def test_photos_that_differ_only_in_the_suffix_keep_their_names(root):
     person().save(root / "photos" / "cam" / "0.jpg")
     names = sketch_names(names_of(root / "photos"))
     assert names["cam/0.jpg"] == "cam/0.jpg" and names["cam/0.png"] == "cam/0.png"
@@ -215,7 +215,7 @@ def start():
     pass
 
 
-def test_a_job_that_takes_its_process_down_fails_alone():
+def test_a_job_that_crashes_its_process_fails_alone():
     jobs = [*"abc", "dies", *"defgh"]
     results = dict(run_jobs(work, jobs, 2, start))
     assert results.keys() == set(jobs)
@@ -223,12 +223,12 @@ def test_a_job_that_takes_its_process_down_fails_alone():
     assert all(result == job * 2 for job, result in results.items())
 
 
-def test_what_a_job_raises_ends_the_run():
+def test_an_exception_of_a_job_ends_the_run():
     with pytest.raises(ConfigError, match="no"):
         list(run_jobs(work, ["a", "refuses", "b"], 2, start))
 
 
-def test_names_that_are_no_text_everywhere(root):
+def test_file_names_that_are_not_utf_8(root):
     name = "cam/ü 名 \udcff.png" if sys.platform == "linux" else "cam/ü 名.png"
     person().save(root / "photos" / "x.png")
     os.rename(root / "photos" / "x.png", root / "photos" / name)

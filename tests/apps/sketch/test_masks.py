@@ -1,4 +1,4 @@
-"""Masks: keep rather than cut, white background, methods that need no network, and what says what is missing."""
+"""Masks: which pixels are kept, the white background, ready masks, and missing packages."""
 
 import sys
 
@@ -20,14 +20,14 @@ def body() -> np.ndarray:
     return probability
 
 
-def test_an_unsure_limb_on_a_sure_body_is_kept():
+def test_an_uncertain_limb_of_a_certain_body_is_kept():
     probability = body()
     probability[40:50, 40:55] = 0.25
     kept = opacity(probability, 0.1, 0.4)
     assert (kept[40:50, 40:55] == pytest.approx(0.5)) and (kept[20:90, 20:40] == 1).all()
 
 
-def test_islands_that_are_nowhere_sure_and_specks_are_dropped():
+def test_uncertain_islands_and_specks_are_dropped():
     probability = body()
     probability[5:15, 45:58] = 0.3  # large, unsure
     probability[95, 5] = 1.0  # sure, a speck
@@ -42,7 +42,7 @@ def test_background_becomes_white_and_the_person_stays():
     assert (cut[mask == 0] == 255).all() and (cut[mask == 1] == photo[mask == 1]).all()
 
 
-def test_a_mask_of_nobody_keeps_the_whole_photo_and_says_so(tmp_path):
+def test_an_empty_mask_keeps_the_whole_photo_and_leaves_a_note(tmp_path):
     for folder, picture in (("photos", person()), ("masks", Image.new("L", (60, 160)))):
         (tmp_path / folder).mkdir()
         picture.save(tmp_path / folder / "a.png")
@@ -64,15 +64,15 @@ def test_masks_of_a_folder_are_found_under_the_photos_name_or_as_png(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "module"), [("mediapipe", "mediapipe"), ("rembg", "rembg"), ("onnx", "onnxruntime")])
-def test_a_missing_package_is_named_with_what_to_install(monkeypatch, tmp_path, name, module):
+def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch, tmp_path, name, module):
     monkeypatch.setitem(sys.modules, module, None)  # import raises ModuleNotFoundError
     method = BACKGROUNDS[name]
     with pytest.raises(EnvironmentProblem, match=rf"needs the package {module}, .*pip install"):
         method.load()
 
 
-def test_rembg_is_asked_for_the_mask_alone(monkeypatch):
-    """Against a stand-in with rembg's interface: its weights cannot be had where the tests run."""
+def test_rembg_gives_only_the_mask(monkeypatch):
+    """Uses a stand-in with rembg's interface, because the tests do not download its weights."""
 
     class Module:
         @staticmethod

@@ -1,4 +1,4 @@
-"""A user's networks through onnxruntime: what the YAML declares is what happens; what does not fit is told."""
+"""A user's network in onnxruntime: every key of the YAML file, and errors where file and network do not fit."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from onnx import TensorProto, helper  # noqa: E402
 
 
 def write_network(folder, operator="Identity", channels=3, size=(64, 48), layout="NCHW", **attributes):
-    """Write a network of one operator and a description of it."""
+    """Write a network of one operator, and its description."""
     shape = [1, channels, *size] if layout == "NCHW" else [1, *size, channels]
     node = helper.make_node(operator, ["picture"], ["drawing"], **attributes)
     values = [
@@ -49,7 +49,7 @@ def grey_of(photo: np.ndarray, channel: int) -> np.ndarray:
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(("order", "channel"), [("RGB", 0), ("BGR", 2)])
-def test_identity_gives_the_channel_back(tmp_path, layout, order, channel):
+def test_an_identity_network_returns_the_channel(tmp_path, layout, order, channel):
     write_network(tmp_path, layout=layout, size=(160, 120))
     path = describe(tmp_path, {"size": [160, 120], "layout": layout, "channels": order})
     photo = np.asarray(person())
@@ -59,14 +59,14 @@ def test_identity_gives_the_channel_back(tmp_path, layout, order, channel):
 
 def test_range_mean_and_deviation():
     picture = np.full((2, 3, 3), 255, np.uint8)
-    wanted = read_values({"range": [0, 255], "mean": [100.0, 0.0, 5.0], "std": [10.0, 1.0, 5.0]})
+    wanted = input_spec({"range": [0, 255], "mean": [100.0, 0.0, 5.0], "std": [10.0, 1.0, 5.0]})
     assert to_network(picture, wanted)[0, :, 0, 0].tolist() == [15.5, 255.0, 50.0]
-    wanted = read_values({"range": [-1, 1], "channels": "grey"})
+    wanted = input_spec({"range": [-1, 1], "channels": "grey"})
     assert to_network(picture, wanted).shape == (1, 1, 2, 3)
     assert to_network(picture, wanted) == pytest.approx(1, abs=1e-5)
 
 
-def read_values(values):
+def input_spec(values):
     return overridden(OnnxInput(), values, "test")
 
 
@@ -80,7 +80,7 @@ def read_values(values):
         (OnnxOutput(activation="sigmoid"), [0.5, 0.6225, 0.8808]),
     ],
 )
-def test_what_the_output_means(output, wanted):
+def test_output_keys(output, wanted):
     result = np.array([[[[0.0, 0.5, 2.0]]]], np.float32)
     assert from_network(result, OnnxDescription(output=output), None)[0] == pytest.approx(wanted, abs=1e-3)
 
@@ -107,7 +107,7 @@ def test_background_and_style_use_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda folder: (folder / "net.onnx").write_bytes(b"junk"), "net.onnx: not an ONNX network"),
         (lambda folder: (folder / "net.onnx").unlink(), "expected the name of an ONNX file beside it"),
@@ -121,16 +121,16 @@ def test_background_and_style_use_it(tmp_path):
         (lambda folder: describe(folder, {"size": [64, 48]}, {"channel": 7}), "the network gives 3 channels"),
     ],
 )
-def test_what_does_not_fit_is_told(tmp_path, spoil, told):
+def test_a_network_that_does_not_fit_is_reported(tmp_path, spoil, message):
     path = write_network(tmp_path)
     spoil(tmp_path)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         OnnxModel(path, "test").run(np.asarray(person()))
 
 
-def test_an_output_that_is_no_picture_is_told(tmp_path):
+def test_an_output_that_is_not_a_picture_is_reported(tmp_path):
     path = write_network(tmp_path, "GlobalAveragePool")
-    assert OnnxModel(path, "test").run(np.asarray(person())).shape == (160, 60)  # 1x1 is a picture still
+    assert OnnxModel(path, "test").run(np.asarray(person())).shape == (160, 60)  # 1x1 is still a picture
     write_network(tmp_path, "ReduceMax", keepdims=0)
     with pytest.raises(ConfigError, match="expected a picture of finite numbers"):
         OnnxModel(path, "test").run(np.asarray(person()))

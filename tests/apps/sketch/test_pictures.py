@@ -1,4 +1,4 @@
-"""Photos of every kind become upright RGB of 8 bits; what cannot be read is named."""
+"""Photos of every mode become upright 8-bit RGB; unreadable files are named."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     assert read_photo(tmp_path / "a.png")[0, :, 0].tolist() == [0, 100, 255]
 
 
-def test_transparency_is_white_in_a_photo_and_the_mask_itself_in_a_mask(tmp_path):
+def test_transparency_is_white_in_a_photo_and_the_mask_in_a_mask(tmp_path):
     pixels = np.zeros((4, 2, 4), np.uint8)
     pixels[:2, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -61,7 +61,7 @@ def test_sizes(tmp_path, size):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n", None])
-def test_what_cannot_be_read_is_named(tmp_path, content):
+def test_unreadable_files_are_named(tmp_path, content):
     path = tmp_path / "bad.png"
     if content is None:
         person().save(path)
@@ -79,7 +79,7 @@ def test_floating_point_pictures_are_refused(tmp_path):
 
 @pytest.mark.parametrize("size", [(60, 160), (13, 34), (160, 60), (1, 500)])
 @pytest.mark.parametrize("fill", [1.0, 0.65])
-def test_padding_is_cut_back_exactly(size, fill):
+def test_padding_can_be_removed_exactly(size, fill):
     photo = np.asarray(person(size))
     padded, place = pad_to(photo, (384, 288), fill)
     assert padded.shape == (384, 288, 3)

@@ -1,4 +1,4 @@
-"""Measures against drawings whose coverage and stroke width are known, averages of an identity, contact sheets."""
+"""Measures of drawings with known coverage and stroke width; averages of an identity; contact sheets."""
 
 import numpy as np
 import pytest
@@ -72,14 +72,14 @@ def test_merging_averages_each_identity(drawn):
         assert np.abs(merged - stack[3 * (i // 3) : 3 * (i // 3) + 3].mean(axis=0)).max() <= 0.5
 
 
-def test_merging_refuses_what_it_cannot_use(drawn):
+def test_merging_refuses_folders_it_cannot_use(drawn):
     with pytest.raises(DataError, match="merge into another one"):
         merge_sketches(drawn / "sketches", {NAMES[0]: 1}, drawn / "sketches")
     with pytest.raises(DataError, match="draw the sketches first"):
         merge_sketches(drawn / "photos", {NAMES[0]: 1}, drawn / "merged")
 
 
-def test_contact_sheet_shows_what_the_seed_picks(drawn):
+def test_the_seed_picks_the_photos_of_a_contact_sheet(drawn):
     recipe = make_recipe("none", "pencil", variations=2)
     (drawn / "photos" / "cam" / "2.png").write_bytes(b"junk")
     failures = draw_contact_sheet(drawn / "photos", NAMES, recipe, drawn / "sheet.png")

@@ -1,4 +1,4 @@
-"""The styles: black lines on white, tone for dark clothes, thin strokes, other hands, and programs that draw."""
+"""The styles: black lines on white, hatched dark clothes, thin strokes, variations, external programs."""
 
 import sys
 
@@ -42,18 +42,18 @@ def test_ink_is_on_the_person_and_paper_elsewhere(cut, style):
 
 
 @pytest.mark.parametrize("style", STYLES, ids=["pencil", "lines"])
-def test_the_same_seed_draws_the_same_and_another_hand_something_else(cut, style):
+def test_the_same_seed_draws_the_same_and_a_variation_differs(cut, style):
     first, again = (style.load()(*cut, rng()) for _ in range(2))
     assert (first == again).all()
     others = [style.varied(rng(seed)).load()(*cut, rng(seed)) for seed in (2, 3)]
     for one, two in ((first, others[0]), (others[0], others[1])):
         assert np.abs(one.astype(int) - two).mean() > 2
-    for other in others:  # still this person: the blurred drawings agree
+    for other in others:  # still the same person: the blurred drawings agree
         small = [resize(255 - picture, (48, 16)).astype(float).ravel() for picture in (first, other)]
         assert np.corrcoef(small)[0, 1] > 0.7
 
 
-def test_pencil_tones_dark_clothes_and_not_bright_ones(cut):
+def test_pencil_hatches_dark_clothes_and_not_bright_ones(cut):
     sketch = Pencil().load()(*cut, rng())
     plain = Pencil(tone=0.0).load()(*cut, rng())
     skin = sketch[30:55, 55:73]
@@ -87,7 +87,7 @@ def test_other_sizes(size, style):
 
 
 @pytest.mark.parametrize("style", [Pencil(thickness=0), Pencil(tone=2), Lines(scale=0), Lines(strong=0.001)])
-def test_parameters_without_sense_are_refused(style):
+def test_options_out_of_range_are_refused(style):
     with pytest.raises(ConfigError, match="the style"):
         style.load()
 
@@ -110,14 +110,14 @@ def program(tmp_path):
     return f"{sys.executable} '{tmp_path / 'draw it.py'}' {{photo}} {{sketch}}"
 
 
-def test_a_program_gets_the_cut_out_and_its_sketch_is_fitted(cut, program):
+def test_a_program_gets_the_cut_out_and_its_sketch_is_resized(cut, program):
     sketch = CommandStyle(f"{program} draw").load()(*cut, rng())
     grey = np.asarray(Image.fromarray(cut[0]).convert("L"), float)
     assert sketch.shape == SIZE and np.abs(sketch - grey).mean() < 15
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "message"),
     [
         ("fail", "failed with exit code 1: no credit left"),
         ("silent", "wrote no {sketch}"),
@@ -125,12 +125,12 @@ def test_a_program_gets_the_cut_out_and_its_sketch_is_fitted(cut, program):
         ("sleep", "took more than 1 s"),
     ],
 )
-def test_a_programs_failure_is_the_photos(cut, program, what, told):
-    with pytest.raises(DataError, match=told):
+def test_a_failing_program_fails_the_photo(cut, program, what, message):
+    with pytest.raises(DataError, match=message):
         CommandStyle(f"{program} {what}", timeout=1).load()(*cut, rng())
 
 
-def test_commands_that_cannot_work_are_refused_at_once():
+def test_impossible_commands_are_refused_at_once():
     with pytest.raises(EnvironmentProblem, match="no program 'no-such-program'"):
         CommandStyle("no-such-program {photo} {sketch}").load()
     for line in ("", "draw {photo}", "draw '{photo} {sketch}"):

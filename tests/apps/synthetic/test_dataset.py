@@ -1,4 +1,4 @@
-"""The synthetic Tri data set: layout, determinism, true captions, pictures, and what happens to existing folders."""
+"""The synthetic Tri data set: layout, determinism, true captions, pictures, existing folders."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def colours_in(caption: str) -> set[str]:
-    """Name the colours that a caption mentions, the longest wording first ("dark blue" is not "blue")."""
+    """Return the colours that a caption mentions, longest wording first ("dark blue" is not "blue")."""
     wordings = [(wording, name) for name, words in COLOUR_WORDS.items() for wording in words]
     found, text = set(), caption.lower()
     for wording, name in sorted(wordings, key=lambda pair: -len(pair[0])):
@@ -130,7 +130,7 @@ def test_every_kind_of_person_can_be_built():
 
 def test_captions_are_true_and_partial():
     rng = np.random.default_rng(0)
-    told, shown = 0, 0
+    mentioned, shown = 0, 0
     for person in draw_people(300, seed=2):
         caption = write_caption(rng, person)
         assert caption[0].isupper() and caption.endswith(".") and "  " not in caption
@@ -138,11 +138,11 @@ def test_captions_are_true_and_partial():
         for bag in ("backpack", "suitcase", "handbag"):
             assert person.bag == bag or not any(word in caption for word in NOUNS[bag]), caption
         assert bool(person.scarf_colour) or "scarf" not in caption
-        told, shown = told + len(colours_in(caption)), shown + len(colours_of(person))
-    assert 0.6 < told / shown < 0.92
+        mentioned, shown = mentioned + len(colours_in(caption)), shown + len(colours_of(person))
+    assert 0.6 < mentioned / shown < 0.92
 
 
-def test_captions_vary_in_wording_within_a_modest_vocabulary():
+def test_captions_vary_in_wording_with_a_small_vocabulary():
     rng = np.random.default_rng(0)
     people = draw_people(300, seed=2)
     assert len({write_caption(rng, people[0]) for _ in range(20)}) > 15
@@ -158,7 +158,7 @@ def test_an_existing_data_set_is_reused(dataset):
     assert (dataset / "reid_raw.json").stat().st_mtime_ns == before
 
 
-def test_a_foreign_folder_is_refused_even_with_force(tmp_path):
+def test_a_folder_of_others_is_refused_even_with_force(tmp_path):
     mine = tmp_path / "CUHK-PEDES" / "reid_raw.json"
     mine.parent.mkdir()
     mine.write_text("[]")
@@ -212,7 +212,7 @@ def test_tool_makes_refuses_and_forces(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["CUHK-PEDES"]
 
 
-def test_missing_files_are_noticed(tmp_path):
+def test_missing_files_are_detected(tmp_path):
     config = SyntheticConfig(1, 0, 0)
     folder = generate_tri_dataset(tmp_path, config)
     next((folder / "imgs-sketch2").rglob("*.png")).unlink()
@@ -224,7 +224,7 @@ def test_missing_files_are_noticed(tmp_path):
 
 @pytest.mark.parametrize("style", ["pencil", "lines"])
 def test_sketches_can_be_drawn_from_the_photos_instead(dataset, tmp_path, style):
-    """Photos and captions stay as they are; the manifest of the default does not know of styles."""
+    """Photos and captions stay as they are, and so does the manifest without a style."""
     config = replace(CONFIG, sketch_style=style)
     drawn = contents(generate_tri_dataset(tmp_path, config, workers=1))
     usual = contents(dataset)
