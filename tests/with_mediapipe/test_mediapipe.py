@@ -1,25 +1,20 @@
 """The default background, in the environment that has MediaPipe: `make test-sketch`. Skipped where it is missing."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from apps.sketch.photo_factory import contents, person
 from PIL import Image
+from tool_runner import run_tool
 
 from ms_unireid.apps.sketch.background import MediaPipe
 from ms_unireid.apps.sketch.pictures import read_photo
 from ms_unireid.apps.sketch.quality import BLANK_BELOW, FULL_ABOVE, measure
 
 pytest.importorskip("mediapipe")
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "build_sketches.py"
-
-
-def run_tool(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, timeout=240)
+TOOL = "build_sketches.py"
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +60,15 @@ def test_real_photos_get_sketches_that_are_neither_blank_nor_blots(real_root, tm
         (tmp_path / "photos" / path.name).symlink_to(path)
     folders = [tmp_path / f"sketches{workers}" for workers in (1, 2)]
     for workers, folder in enumerate(folders, 1):
-        done = run_tool("--photos", tmp_path / "photos", "--output", folder, "--style", style, "--workers", workers)
+        done = run_tool(
+            TOOL, "--photos", tmp_path / "photos", "--output", folder, "--style", style, "--workers", workers
+        )
         assert done.returncode == 0, done.stderr
         assert "XNNPACK" not in done.stderr  # the progress bar alone
     assert contents(folders[0]) == contents(folders[1])
     sketches = list(folders[0].glob("*.png"))
     assert len(sketches) == 10
     assert all(BLANK_BELOW < measure(np.asarray(Image.open(sketch))).coverage < FULL_ABOVE for sketch in sketches)
-    done = run_tool("--photos", tmp_path / "photos", "--output", folders[0], "--evaluate")
+    done = run_tool(TOOL, "--photos", tmp_path / "photos", "--output", folders[0], "--evaluate")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outside_mask_percent"]["max"] < 5

@@ -93,7 +93,7 @@ def check_folder(output: Path, recipe: Recipe, redo: bool) -> None:
     changed = _differences(found.get("recipe"), recipe.to_json())
     if changed and not redo:
         raise DataError(
-            f"{output / MANIFEST}: these sketches were drawn with other options ({'; '.join(changed[:4])}); use the "
+            f"{output / MANIFEST}: drawn with other options ({'; '.join(changed[:4])}); use the "
             "same options, choose another --output, or draw all again with --redo"
         )
 

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tool_runner import command, run_tool
 
 from ms_unireid.apps.synthetic.captions import COLOUR_WORDS, NOUNS, caption_tokens, write_caption
 from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
@@ -18,7 +18,7 @@ from ms_unireid.apps.synthetic.figure import Figure, draw_pose
 from ms_unireid.apps.synthetic.person import Person, draw_people
 from ms_unireid.errors import DataError
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_synthetic.py"
+TOOL = "make_synthetic.py"
 CONFIG = SyntheticConfig(train_identities=5, val_identities=2, test_identities=3, photos_per_identity=3, seed=7)
 SMALL = ("--train-identities", "1", "--val-identities", "1", "--test-identities", "1", "--photos", "2")
 
@@ -31,10 +31,6 @@ def dataset(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def records(dataset) -> list[dict]:
     return json.loads((dataset / "reid_raw.json").read_text(encoding="utf-8"))
-
-
-def run_tool(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, timeout=60)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -184,7 +180,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path):
 
 
 def test_a_killed_run_leaves_no_half_data_set(tmp_path):
-    process = subprocess.Popen([sys.executable, TOOL, "--output", tmp_path], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(TOOL, "--output", tmp_path), stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30
         while not list(tmp_path.rglob("*.png")) and time.monotonic() < deadline:
@@ -197,17 +193,17 @@ def test_a_killed_run_leaves_no_half_data_set(tmp_path):
 
 
 def test_tool_makes_refuses_and_forces(tmp_path):
-    made = run_tool("--output", tmp_path, *SMALL)
+    made = run_tool(TOOL, "--output", tmp_path, *SMALL)
     assert made.returncode == 0 and "3/3" in made.stderr
     counts = json.loads(made.stdout)
     assert (counts["identities"], counts["photos"], counts["sketches"], counts["captions"]) == (3, 6, 6, 12)
 
-    refused = run_tool("--output", tmp_path, *SMALL, "--seed", "9")
+    refused = run_tool(TOOL, "--output", tmp_path, *SMALL, "--seed", "9")
     assert refused.returncode == 2 and refused.stdout == ""
     assert re.fullmatch(r"error: .*CUHK-PEDES: .*--force.*\n", refused.stderr)
 
     before = contents(tmp_path / "CUHK-PEDES")
-    assert run_tool("--output", tmp_path, *SMALL, "--seed", "9", "--force").returncode == 0
+    assert run_tool(TOOL, "--output", tmp_path, *SMALL, "--seed", "9", "--force").returncode == 0
     assert contents(tmp_path / "CUHK-PEDES") != before
     assert [p.name for p in tmp_path.iterdir()] == ["CUHK-PEDES"]
 
