@@ -1,7 +1,4 @@
-"""Convert a checkpoint: any CLIP, UNIReID or IRRA file to MindSpore, or back to PyTorch; neither needs PyTorch.
-
-python tools/convert_checkpoint.py ViT-B-16.pt clip.ckpt --image-size 384 128
-"""
+"""Convert a checkpoint: any CLIP, UNIReID or IRRA file to MindSpore, or back to PyTorch; neither needs PyTorch."""
 
 import argparse
 import contextlib
@@ -22,7 +19,7 @@ from ms_unireid.runtime import prepare
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Convert a checkpoint; the table of its tensors goes to stdout.",
-        epilog="example: python tools/convert_checkpoint.py runs/cuhk/best_average.ckpt unireid.pth --verify",
+        epilog="example: %(prog)s runs/cuhk/best_average.ckpt unireid.pth --verify",
     )
     parser.add_argument("input", type=Path, nargs="?", help="a checkpoint file, or a Hugging Face folder")
     parser.add_argument("output", type=Path, help="a file that ends in .ckpt, .safetensors, .pth, .pt or .bin")
@@ -67,7 +64,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job with these arguments of its command line."""
+    """Run the command with these arguments."""
     options = _parse(arguments)
     if (options.input is None) == (options.source is None):
         raise CheckpointError("give either INPUT or --source mindnlp:NAME; see --help")

@@ -1,8 +1,4 @@
-"""Evaluate checkpoints on a split of their own data set or of other ones.
-
-python tools/evaluate.py --checkpoint runs/cuhk/best_average.ckpt --split test --figure ranked.png
-python tools/evaluate.py --checkpoint runs/cuhk/best_average.ckpt --target icfg_pedes=DIR --target pku_sketch=DIR
-"""
+"""Evaluate checkpoints on a split of their own data set or of other ones."""
 
 import argparse
 from collections.abc import Sequence
@@ -19,7 +15,7 @@ from ms_unireid.runtime import check_packages
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Evaluate checkpoints and print a table to stdout. Every checkpoint is evaluated on every target.",
-        epilog="example: python tools/evaluate.py --checkpoint runs/demo/best_average.ckpt --split val --json out.json",
+        epilog="example: %(prog)s --checkpoint runs/demo/best_average.ckpt --split val --json out.json",
     )
     parser.add_argument(
         "--checkpoint",

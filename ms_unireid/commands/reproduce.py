@@ -1,8 +1,4 @@
-"""Train and evaluate the runs of a table of the paper, and print our numbers beside the paper's.
-
-python tools/reproduce_tables.py --table 2 --data-root DIR --pretrained ViT-B-16.pt --output runs/tables
-python tools/reproduce_tables.py --table 2 --datasets synthetic --seeds 1 2 3
-"""
+"""Train and evaluate the runs of a table of the paper, and print our numbers beside the paper's."""
 
 import argparse
 import sys
@@ -18,7 +14,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Reproduce a table of the paper. The table goes to stdout and, as Markdown, CSV, LaTeX and JSON, "
         "to the output folder. The same command again keeps finished runs and resumes interrupted ones.",
-        epilog="example: python tools/reproduce_tables.py --table 2 --rows text unireid --datasets cuhk_pedes "
+        epilog="example: %(prog)s --table 2 --rows text unireid --datasets cuhk_pedes "
         "--data-root data --pretrained ViT-B-16.pt --dry-run",
     )
     parser.add_argument("--table", type=int, required=True, help="2 to 6")

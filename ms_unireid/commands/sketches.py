@@ -142,8 +142,9 @@ def _retrieve(photos: PhotoSet, sketches: dict[str, Path], options: argparse.Nam
     if not photos.identities or not names:
         raise ConfigError("--checkpoint needs photos with identities: --dataset and --split, or --identity-pattern")
     check_packages()
+    from ms_unireid.checkpoints.checkpoint import open_model
     from ms_unireid.data.evaluation_sets import EvaluationSet
-    from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
+    from ms_unireid.evaluation.encoder import Encoder
     from ms_unireid.evaluation.evaluator import to_json
     from ms_unireid.evaluation.protocols import evaluate_row
 
@@ -156,6 +157,7 @@ def _retrieve(photos: PhotoSet, sketches: dict[str, Path], options: argparse.Nam
         styles=("",) * len(names),
         caption_photos=np.zeros(0, int),
     )
-    feats = CheckpointEvaluator(options.checkpoint).encode(drawn)
+    opened = open_model(options.checkpoint)
+    feats = Encoder(opened.model, opened.config).encode(drawn)
     rules = ("exclude_source_photo", "full_gallery")
     return to_json({("sketch", rule): evaluate_row("sketch", rule, feats) for rule in rules})
