@@ -50,9 +50,9 @@ class CLIP(nn.Cell):
         """
         batch, length = token_ids.shape
         x = self.transformer(self.embed(token_ids))
-        position = self.eot_index(token_ids)
-        rows = ops.arange(0, batch * length, length) + position
-        return self.read_out(ops.gather(x.reshape(batch * length, -1), rows, 0), x, position)
+        eot_index = self.eot_index(token_ids)
+        rows = ops.arange(0, batch * length, length) + eot_index
+        return self.pool(ops.gather(x.reshape(batch * length, -1), rows, 0), x, eot_index)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Make the text tower's first block's input of token_ids (B, L) int32: (B, L, width)."""
@@ -62,12 +62,12 @@ class CLIP(nn.Cell):
         """Find the end-of-text token of token_ids (B, L) int32, whose id is the largest: (B,) int32."""
         return self.argmax(token_ids.astype("float32"))
 
-    def read_out(self, token: Tensor, x: Tensor, position: Tensor) -> Tensor:
+    def pool(self, token: Tensor, x: Tensor, eot_index: Tensor) -> Tensor:
         """Turn the last block's input into features (B, D).
 
         Args:
             token: The end-of-text tokens of x, (B, width).
             x: The last block's input, (B, L, width).
-            position: Where the end-of-text tokens are, (B,) int32.
+            eot_index: Where the end-of-text tokens are, (B,) int32.
         """
-        return self.product(self.ln_final(self.transformer.read_out(token, x, position)), self.text_projection)
+        return self.product(self.ln_final(self.transformer.read_out(token, x, eot_index)), self.text_projection)

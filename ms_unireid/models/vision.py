@@ -61,7 +61,7 @@ class VisionTransformer(nn.Cell):
     def construct(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) float32 as un-normalised features (B, D)."""
         x = self.transformer(self.embed(images))
-        return self.read_out(x[:, 0], x)
+        return self.pool(x[:, 0], x)
 
     def embed(self, images: Tensor) -> Tensor:
         """Make the first block's input of images (B, 3, H, W): class token and patches, (B, 1 + patches, width)."""
@@ -69,6 +69,6 @@ class VisionTransformer(nn.Cell):
         first = ops.tile(self.class_embedding.reshape(1, 1, -1), (images.shape[0], 1, 1))
         return self.ln_pre(ops.concat((first, patches), 1) + self.positional_embedding)
 
-    def read_out(self, token: Tensor, x: Tensor) -> Tensor:
+    def pool(self, token: Tensor, x: Tensor) -> Tensor:
         """Turn the last block's input (B, 1 + patches, width) and its class tokens (B, width) into features (B, D)."""
         return self.product(self.ln_post(self.transformer.read_out(token, x)), self.proj)

@@ -55,7 +55,7 @@ class ExportedImageEncoder(nn.Cell):
         class_token = tower.class_embedding.reshape(1, -1) + positions[:1]
         x = self.make_room(tower.conv1(images)) + ops.concat((class_token, positions[1:]), 0)
         x = tower.transformer(tower.ln_pre(x))
-        feats = tower.read_out(ops.gather(x, self.first, 1), x)
+        feats = tower.pool(ops.gather(x, self.first, 1), x)
         return (self.output(feats), feats) if self.normalized else feats
 
 
@@ -81,7 +81,7 @@ class ExportedTextEncoder(nn.Cell):
         x = clip.transformer(clip.embed(token_ids))
         end = clip.eot_index(token_ids)
         at_end = (self.places == end.expand_dims(1)).astype("float32").expand_dims(1)  # (B, 1, L), a one in each row
-        feats = clip.read_out(self.pick(at_end, x).squeeze(1), x, end)
+        feats = clip.pool(self.pick(at_end, x).squeeze(1), x, end)
         return (self.output(feats), feats) if self.normalized else feats
 
 
