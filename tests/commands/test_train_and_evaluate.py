@@ -127,7 +127,8 @@ def test_evaluation_gives_the_same_numbers_to_the_last_digit(finished, tmp_path)
     header, *lines = done.stdout.splitlines()
     assert header.startswith(HEADER) and len(lines) == 4
     table = files["markdown"].read_text(encoding="utf-8").splitlines()
-    assert len(table) == 6 and all(line.startswith("| ") and line.endswith(" |") for line in table)
+    assert len(table) == 6 and {(line.count("|"), line[0], line[-1]) for line in table} == {(11, "|", "|")}
+    assert [rule.endswith("-:") for rule in table[1].strip("|").split("|")] == [False] * 2 + [True] * 8
     with Image.open(files["png"]) as figure:
         figure.load()
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in files.values())
