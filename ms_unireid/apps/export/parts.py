@@ -133,11 +133,9 @@ def make_parts(model: UNIReID, samples: Samples, normalized: bool) -> tuple[Part
     fused = model.fuse(Tensor(sketches), Tensor(texts)).asnumpy()
     fusion_inputs = {"sketch_feats": sketches, "text_feats": texts}
     return (
-        _part("image_encoder", ExportedImageEncoder(model, normalized), {"images": samples.images}, images, normalized),
-        _part(
-            "text_encoder", ExportedTextEncoder(model, normalized), {"token_ids": samples.token_ids}, texts, normalized
-        ),
-        _part("fusion", ExportedFusion(model, normalized), fusion_inputs, fused, normalized),
+        _part("image_encoder", ExportedImageEncoder, model, {"images": samples.images}, images, normalized),
+        _part("text_encoder", ExportedTextEncoder, model, {"token_ids": samples.token_ids}, texts, normalized),
+        _part("fusion", ExportedFusion, model, fusion_inputs, fused, normalized),
     )
 
 
