@@ -169,6 +169,31 @@ def test_base_chain_is_relative_to_each_file_and_later_wins(tmp_path, monkeypatc
     assert load_config("deep/top.yaml").train.epochs == 3
 
 
+def test_an_installed_config_goes_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = load_config("tri_cuhk_pedes/unireid")
+    assert named == load_config(CONFIGS / "tri_cuhk_pedes" / "unireid.yaml")
+    assert load_config(Path("tri_cuhk_pedes/unireid.yaml")) == named
+    assert load_config(["tri_cuhk_pedes/unireid", "devices/cpu"]).runtime.device == "CPU"
+    own = write(tmp_path / "own.yaml", "base: tri_rstp_reid/text\ntrain: {epochs: 3}")
+    assert (load_config(own).data.name, load_config(own).train.epochs) == ("rstp_reid", 3)
+
+
+def test_a_file_that_exists_wins_over_an_installed_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoke").mkdir()
+    assert load_config("smoke").model.architecture == "tiny"
+    write(tmp_path / "smoke.yaml", "train: {epochs: 7}")
+    assert load_config("smoke.yaml").train.epochs == 7
+
+
+@pytest.mark.parametrize("name", ["tri_cuhk_pedes/unired", "configs/tri_cuhk_pedes/unireid.yml"])
+def test_a_wrong_name_is_refused_with_the_nearest_names(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refusal(Path(name))
+    assert message.startswith(f"{name}: no such file") and "tri_cuhk_pedes/unireid" in message and "\n" not in message
+
+
 def test_of_several_files_the_later_wins_key_by_key(tmp_path):
     first = write(tmp_path / "row.yaml", "train: {epochs: 1, seed: 11}")
     second = write(tmp_path / "device.yaml", "train: {epochs: 2}\nruntime: {workers: 5}")
@@ -220,9 +245,9 @@ def test_circular_base_is_refused(tmp_path):
 
 
 def test_missing_file_and_missing_base_are_named(tmp_path):
-    assert f"{tmp_path / 'no.yaml'}: cannot read" in refusal(tmp_path / "no.yaml")
+    assert f"{tmp_path / 'no.yaml'}: no such file" in refusal(tmp_path / "no.yaml")
     top = write(tmp_path / "top.yaml", "base: gone.yaml")
-    assert "gone.yaml: cannot read" in refusal(top)
+    assert "gone.yaml: no such file" in refusal(top)
     assert "cannot read" in refusal(tmp_path)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ms_unireid import __version__
 from ms_unireid.commands.main import JOBS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +76,21 @@ def test_every_job_is_found_and_says_how_it_is_called():
     for job in JOBS:
         done = unireid(job, "--help")
         assert done.returncode == 0 and done.stdout.startswith(f"usage: unireid {job} "), done.stderr
-        assert set(unireid("--help").stdout.split()) >= {job}
+    assert set(unireid("--help").stdout.split()) >= set(JOBS)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_imports_nothing_heavy(job):
+    command = [sys.executable, "-X", "importtime", "-m", "ms_unireid.commands.main", job, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    heavy = {"mindspore", "torch", "matplotlib", "nicegui", "mediapipe", "onnxruntime", "scipy.stats"}
+    assert "ms_unireid.errors" in loaded and not loaded & heavy
+
+
+def test_the_version():
+    done = unireid("--version")
+    assert (done.returncode, done.stdout) == (0, f"unireid {__version__}\n")
 
 
 def test_an_unknown_job_is_one_line_and_the_list():
