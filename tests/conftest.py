@@ -13,6 +13,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 TESTS = Path(__file__).resolve().parent
+# `make check` runs the tests of these files; one of them that takes more than three seconds is marked slow.
+FAST = (
+    "test_",
+    "apps/checks",
+    "apps/paper",
+    "apps/synthetic",
+    "checkpoints/formats",
+    "commands/test_main",
+    "data",
+    "evaluation",
+    "reference",
+)
 # Where most of the time goes: begun first, so that no worker is left with a long file at the end.
 SLOW_FIRST = (
     "commands/test_train_and_evaluate",
@@ -26,7 +38,10 @@ SLOW_FIRST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with what is slow where tests are dealt to workers."""
+    """Mark what `make check` leaves out; begin with what is slow where several workers share the tests."""
+    for item in items:
+        if not str(item.path.relative_to(TESTS)).startswith(FAST):
+            item.add_marker("slow")
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: _turn(str(item.path.relative_to(TESTS))))
 
