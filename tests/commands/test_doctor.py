@@ -34,5 +34,5 @@ def test_without_any_package_it_says_what_to_install():
 def test_several_configs_are_read_as_training_reads_them():
     tool = load_tool("doctor.py")
     files = [str(CONFIGS / "tri_icfg_pedes" / "unireid.yaml"), str(CONFIGS / "devices" / "cpu.yaml")]
-    config = tool.config_of(tool.parse(["--config", files[0], "--config", files[1], "train.epochs=2"]))
+    config = tool._config_of(tool._parse(["--config", files[0], "--config", files[1], "train.epochs=2"]))
     assert (config.data.name, config.runtime.device, config.train.epochs) == ("icfg_pedes", "CPU", 2)
