@@ -81,4 +81,4 @@ def test_mistakes_are_one_line(tmp_path, wrong, told):
 
 def test_help_has_an_example():
     done = subprocess.run([sys.executable, command("reproduce_tables.py")[1], "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "example: python tools/reproduce_tables.py --table 2" in done.stdout
+    assert done.returncode == 0 and "example: reproduce_tables.py --table 2" in done.stdout
