@@ -28,7 +28,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--config",
         type=Path,
         action="append",
-        help="YAML file instead of the config saved in the checkpoint; repeatable, a later one wins",
+        help="YAML file or name of a config, instead of the one saved in the checkpoint; repeatable, a later one wins",
     )
     parser.add_argument(
         "--target",

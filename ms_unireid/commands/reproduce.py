@@ -44,7 +44,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME=DIR",
         help="a data set that is only evaluated on; repeatable",
     )
-    parser.add_argument("--config", type=Path, action="append", default=[], help="YAML file for every run; repeatable")
+    parser.add_argument(
+        "--config", type=Path, action="append", default=[], help="file or name, for every run; repeatable"
+    )
     parser.add_argument(
         "--select",
         choices=("task", "average", "last"),

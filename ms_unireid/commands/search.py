@@ -40,7 +40,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     index.add_argument("--checkpoint", type=Path, help="the model; not needed for an existing index")
     index.add_argument("--output", type=Path, required=True, help="folder of the index")
     index.add_argument("--dtype", choices=DTYPES, help="of the stored features (default float16)")
-    index.add_argument("--config", type=Path, action="append", help="YAML file; default: the config in the checkpoint")
+    index.add_argument("--config", type=Path, action="append", help="file or name; default: the checkpoint's own")
     index.add_argument("--json", type=Path, help="write the summary as JSON")
     index.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     query = commands.add_parser("query", help="search an index; prints the ranked photos")

@@ -18,7 +18,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--config",
         type=Path,
         action="append",
-        help="config file (YAML); repeatable, a later file wins, such as configs/devices/gpu.yaml; not needed with "
+        help="YAML file or name of a config; repeatable, a later one wins, such as devices/gpu; not needed with "
         "train.resume=RUN",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
