@@ -21,7 +21,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--config",
         type=Path,
         action="append",
-        help="YAML file or name of the run's config; repeatable, a later one wins. Without it the paper's run is checked, and "
+        help="YAML file or name of the run's config; repeatable, a later one wins. Without it the paper's run is checked: "
         "missing data and weights are only warnings",
     )
     parser.add_argument("--json", type=Path, help="write the findings to this file as JSON")
