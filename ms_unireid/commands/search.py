@@ -139,7 +139,7 @@ def _approximate(options: argparse.Namespace) -> None:
         raise ConfigError(f"--recall {options.recall}: expected more than 0, at most 1")
     queries = read_queries(options.queries) if options.queries else _synthetic_queries()
     check_packages()
-    from ms_unireid.apps.search.engines import build_approximate, sample_photos
+    from ms_unireid.apps.search.approximate import build_approximate, sample_photos
     from ms_unireid.apps.search.searcher import Searcher
 
     searcher = Searcher.open(options.index, options.checkpoint)

@@ -12,8 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_unireid.apps.benchmarks.runs import MIB, Run, in_turns, measured, spread, summary
-from ms_unireid.apps.search.engines import exact_search
-from ms_unireid.evaluation.similarity import normalize_rows
+from ms_unireid.evaluation.similarity import exact_search, normalize_rows
 from ms_unireid.runtime import describe
 
 DIM, TOP = 512, 10

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor
 from PIL import Image
 
-from ms_unireid.apps.search.engines import ApproximateIndex, exact_search
+from ms_unireid.apps.search.approximate import ApproximateIndex
 from ms_unireid.apps.search.index import PhotoIndex, model_overrides
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
@@ -17,6 +17,7 @@ from ms_unireid.config import config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, QueryError
 from ms_unireid.evaluation.encoder import Encoder
+from ms_unireid.evaluation.similarity import exact_search
 from ms_unireid.models.rollout import attention_rollout
 from ms_unireid.models.unireid import UNIReID
 

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 from apps.search.index_factory import put_photos, update
 
-from ms_unireid.apps.search.engines import (
+from ms_unireid.apps.search.approximate import (
     FAISS_ABOUT,
     FAISS_FILE,
     ApproximateIndex,
     build_approximate,
-    exact_search,
     sample_photos,
 )
 from ms_unireid.apps.search.index import Photo, PhotoIndex, describe_index
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.errors import DataError
-from ms_unireid.evaluation.similarity import normalize_rows
+from ms_unireid.evaluation.similarity import exact_search, normalize_rows
 
 ROWS, DIM = 3000, 32
 
