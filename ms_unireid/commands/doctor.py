@@ -21,8 +21,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--config",
         type=Path,
         action="append",
-        help="YAML file or name of the run's config; repeatable, a later one wins. Without it the paper's run is checked: "
-        "missing data and weights are only warnings",
+        help="YAML file or name of the run's config; repeatable, a later one wins. Without it the paper's run is "
+        "checked, and missing data and weights are only warnings",
     )
     parser.add_argument("--json", type=Path, help="write the findings to this file as JSON")
     parser.add_argument(
