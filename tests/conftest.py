@@ -1,6 +1,8 @@
 """Fixtures of every test, the execution mode and the slice of real data; and how tests are dealt to workers."""
 
+import json
 import os
+import sys
 from pathlib import Path
 
 # Without it a compiled step keeps one of the cores busy waiting; it must be set before MindSpore is imported.
@@ -11,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from tool_runner import SMALL_DATA, run_tool
 
 TESTS = Path(__file__).resolve().parent
 # `make check` runs the tests of these files; one of them that takes more than three seconds is marked slow.
@@ -66,6 +69,26 @@ def pytest_xdist_make_scheduler(config, log):
 
 def _turn(name):
     return next((i for i, start in enumerate(SLOW_FIRST) if name.startswith(start)), len(SLOW_FIRST))
+
+
+@pytest.fixture(autouse=True)
+def execution_mode():
+    """Put back the mode that a command's `main` sets in this process."""
+    before = sys.modules["mindspore"].get_context("mode") if "mindspore" in sys.modules else None
+    yield
+    if "mindspore" in sys.modules:
+        ms = sys.modules["mindspore"]
+        ms.set_context(mode=ms.PYNATIVE_MODE if before is None else before)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Return the root of a tiny synthetic data set."""
+    root = tmp_path_factory.mktemp("data")
+    done = run_tool("make_synthetic.py", "--output", root, *SMALL_DATA)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["identities"] == 20
+    return root
 
 
 @pytest.fixture(params=["graph", "pynative"])

@@ -1,29 +1,9 @@
-"""Fixtures of the tools' tests: a tiny synthetic data set, and the execution mode put back."""
+"""An index that tests of the command line and of the page search."""
 
-import json
 from pathlib import Path
 
 import pytest
-from tool_runner import SMALL_DATA, run_tool
-
-
-@pytest.fixture(autouse=True)
-def execution_mode():
-    """Put back the mode that a tool's `main` sets in this process."""
-    import mindspore as ms
-
-    before = ms.get_context("mode")
-    yield
-    ms.set_context(mode=before)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    done = run_tool("make_synthetic.py", "--output", root, *SMALL_DATA)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["identities"] == 20
-    return root
+from tool_runner import run_tool
 
 
 @pytest.fixture(scope="session")
