@@ -51,10 +51,10 @@ def main(arguments: Sequence[str]) -> None:
     from ms_unireid.apps.export.exporting import export_checkpoint
 
     formats = options.formats or (["onnx"] if options.precision == "int8" else FORMATS)
-    wanted = ExportOptions(tuple(dict.fromkeys(formats)), options.precision, options.normalised, options.redo)
+    export_options = ExportOptions(tuple(dict.fromkeys(formats)), options.precision, options.normalised, options.redo)
     with progress_bar("step", "exporting") as show:
         description = export_checkpoint(
-            options.checkpoint, options.output, wanted, options.pictures, options.overrides, show
+            options.checkpoint, options.output, export_options, options.pictures, options.overrides, show
         )
     print(_to_text(description))
 

@@ -1,4 +1,4 @@
-"""tools/export_model.py: files that give what the checkpoint gives in any batch, a true description, or nothing."""
+"""tools/export_model.py: files that give the checkpoint's features in any batch, their description, and errors."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from tool_runner import ROOT, load_tool, run_tool
 
 from ms_unireid.apps.export import exporting, onnx_files
 from ms_unireid.apps.export.runner import open_exported
-from ms_unireid.apps.export.verification import Agreement, check, compare, run_in_fresh_process
+from ms_unireid.apps.export.verification import Agreement, check_tolerance, compare, run_in_fresh_process
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem, ExportError, UserError
@@ -109,28 +109,28 @@ def test_files_give_the_models_features_in_every_batch(exported, model, stem, ki
 
 def test_the_description(exported, checkpoint):
     folder, printed = exported
-    told = read(folder)
-    assert {path.name for path in folder.iterdir()} == {*told["files"], SPECIFICATION, VOCABULARY}
-    assert told["files"].keys() == {f"{stem}.{kind}" for stem in STEMS for kind in ("onnx", "mindir")}
-    for name, file in told["files"].items():
+    description = read(folder)
+    assert {path.name for path in folder.iterdir()} == {*description["files"], SPECIFICATION, VOCABULARY}
+    assert description["files"].keys() == {f"{stem}.{kind}" for stem in STEMS for kind in ("onnx", "mindir")}
+    for name, file in description["files"].items():
         content = (folder / name).read_bytes()
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["bytes"])
         assert file["largest_difference"] <= 1e-4 and file["precision"] == "float32"
         (line,) = (line for line in printed.splitlines() if line.startswith(f"{name} "))
         assert f"largest difference {file['largest_difference']:.1e}" in line
         assert ("opset" in file) == name.endswith(".onnx")
-    assert told["checkpoint"] == {
+    assert description["checkpoint"] == {
         "file": "best_average.ckpt",
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "epoch": 7,
     }
-    assert told["comparison"]["inputs"] == "the test split of cuhk_pedes"
+    assert description["comparison"]["inputs"] == "the test split of cuhk_pedes"
     vocabulary = hashlib.sha256((folder / VOCABULARY).read_bytes()).hexdigest()
-    assert told["inputs"]["token_ids"]["vocabulary_sha256"] == vocabulary
-    assert told["outputs"]["normalised"] is False and told["versions"]["mindspore"]
+    assert description["inputs"]["token_ids"]["vocabulary_sha256"] == vocabulary
+    assert description["outputs"]["normalised"] is False and description["versions"]["mindspore"]
 
 
-def test_files_and_folder_are_as_open_as_others(exported, tmp_path):
+def test_files_and_folder_have_the_usual_permissions(exported, tmp_path):
     (tmp_path / "folder").mkdir()
     assert exported[0].stat().st_mode == (tmp_path / "folder").stat().st_mode
     assert all(path.stat().st_mode & 0o600 == 0o600 for path in exported[0].iterdir())
@@ -177,10 +177,10 @@ def test_the_examples_of_the_documentation(exported, model, tmp_path, library):
 
 
 def test_normalised_features(checkpoint, model, tmp_path):
-    told = export(checkpoint, tmp_path / "out", "--normalised")
-    assert told["outputs"]["normalised"] is True
-    assert told["outputs"]["files"]["image_encoder"] == ["normalized_feats", "feats"]
-    assert told["outputs"]["files"]["fusion"] == ["normalized_feats"]
+    description = export(checkpoint, tmp_path / "out", "--normalised")
+    assert description["outputs"]["normalised"] is True
+    assert description["outputs"]["files"]["image_encoder"] == ["normalized_feats", "feats"]
+    assert description["outputs"]["files"]["fusion"] == ["normalized_feats"]
     for stem, inputs in random_inputs(3).items():
         found = open_exported(tmp_path / "out" / f"{stem}.onnx")(inputs)
         expected = of_model(model, stem, inputs)
@@ -189,10 +189,10 @@ def test_normalised_features(checkpoint, model, tmp_path):
 
 
 def test_int8(checkpoint, model, exported, tmp_path):
-    told = export(checkpoint, tmp_path / "out", "--precision", "int8")
-    assert [file["precision"] for file in told["files"].values()] == ["int8", "int8", "float32"]
-    assert told["comparison"]["allowed"]["int8"] == {"least_cosine": 0.99}
-    assert all(told["files"][f"{stem}.onnx"]["least_cosine"] >= 0.99 for stem in STEMS)
+    description = export(checkpoint, tmp_path / "out", "--precision", "int8")
+    assert [file["precision"] for file in description["files"].values()] == ["int8", "int8", "float32"]
+    assert description["comparison"]["allowed"]["int8"] == {"least_cosine": 0.99}
+    assert all(description["files"][f"{stem}.onnx"]["least_cosine"] >= 0.99 for stem in STEMS)
     inputs = random_inputs(8)["image_encoder"]
     (found,) = open_exported(tmp_path / "out" / "image_encoder.onnx")(inputs)
     expected = of_model(model, "image_encoder", inputs)
@@ -208,14 +208,14 @@ def test_pictures_given_no_data_set_and_an_earlier_export(checkpoint, tmp_path):
     output.mkdir()
     for name in (SPECIFICATION, "image_encoder.mindir"):
         (output / name).write_text("{}", encoding="utf-8")
-    told = export(checkpoint, output, "--redo", "--pictures", tmp_path / "one.png", "--", "data.root=nowhere")
-    assert told["comparison"]["inputs"] == "pictures given, captions of drawn persons"
-    assert told["files"].keys() == {f"{stem}.onnx" for stem in STEMS}
-    assert {path.name for path in output.iterdir()} == {*told["files"], SPECIFICATION, VOCABULARY}
+    description = export(checkpoint, output, "--redo", "--pictures", tmp_path / "one.png", "--", "data.root=nowhere")
+    assert description["comparison"]["inputs"] == "pictures given, captions of drawn persons"
+    assert description["files"].keys() == {f"{stem}.onnx" for stem in STEMS}
+    assert {path.name for path in output.iterdir()} == {*description["files"], SPECIFICATION, VOCABULARY}
     assert {path.name for path in tmp_path.iterdir()} == {"out", "one.png"}
 
 
-# 2. What is refused, with nothing left.
+# 2. Errors leave no files.
 
 
 def change_a_weight(file: Path) -> None:
@@ -246,23 +246,23 @@ def test_a_file_cut_short_cannot_be_loaded_again(exported, tmp_path, kind):
     whole = exported[0] / f"image_encoder.{kind}"
     short = tmp_path / whole.name
     short.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    with pytest.raises(ExportError, match=rf"^image_encoder\.{kind}: was written, and cannot be loaded and run \(.+\)"):
+    with pytest.raises(ExportError, match=rf"^image_encoder\.{kind}: the written file cannot be loaded and run \(.+\)"):
         run_in_fresh_process([short], random_inputs(8))
 
 
 def test_values_of_another_shape_or_not_finite():
     feats = np.ones((8, 4), np.float32)
-    with pytest.raises(ExportError, match=r"gives arrays of shapes \[\(8, 3\)\]"):
+    with pytest.raises(ExportError, match=r"outputs have shapes \[\(8, 3\)\]"):
         compare(Path("x.onnx"), [feats[:, :3]], [feats])
     with pytest.raises(ExportError, match="not finite"):
         compare(Path("x.onnx"), [feats * np.nan], [feats])
     agreement = compare(Path("x.onnx"), [feats * 1.5], [feats])
     assert agreement == Agreement(0.5, pytest.approx(1))
     with pytest.raises(ExportError, match=r"largest difference .* is 5\.0e-01, more than 1e-04"):
-        check(Path("x.onnx"), agreement, "float32")
-    check(Path("x.onnx"), agreement, "int8")
+        check_tolerance(Path("x.onnx"), agreement, "float32")
+    check_tolerance(Path("x.onnx"), agreement, "int8")
     with pytest.raises(ExportError, match=r"least cosine similarity .* 0\.9000, less than 0\.99"):
-        check(Path("x.onnx"), Agreement(0.5, 0.9), "int8")
+        check_tolerance(Path("x.onnx"), Agreement(0.5, 0.9), "int8")
 
 
 def test_an_existing_folder(exported, checkpoint, tmp_path):
@@ -272,7 +272,7 @@ def test_an_existing_folder(exported, checkpoint, tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in exported[0].iterdir()} == before
     (tmp_path / "letter.txt").write_text("dear reader", encoding="utf-8")
     for more in ((), ("--redo",)):
-        with pytest.raises(UserError, match="is no export of ours"):
+        with pytest.raises(UserError, match="the folder is not an export"):
             export(checkpoint, tmp_path, *more)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
@@ -286,7 +286,7 @@ def test_an_unreadable_checkpoint(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.ckpt"]
 
 
-def test_what_is_asked_for_wrongly(checkpoint, tmp_path, monkeypatch):
+def test_wrong_arguments(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="give --formats onnx"):
         export(checkpoint, tmp_path / "out", "--formats", "mindir", "--precision", "int8")
     with pytest.raises(DataError, match=r"none\.png"):

@@ -1,1 +1,1 @@
-"""A trained model as files for other programs: MindIR, ONNX and the description of what goes in and comes out."""
+"""Exports a trained model for other programs: MindIR and ONNX files and a description of their inputs and outputs."""

@@ -1,4 +1,4 @@
-"""A checkpoint to a folder of exported files and their description: whole, and compared with it, or not at all."""
+"""Exports a checkpoint to a folder: MindIR and ONNX files, each compared with the checkpoint, and a description."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import mindspore as ms
 
 from ms_unireid.apps.export import onnx_files, specification, verification
-from ms_unireid.apps.export.parts import Part, make_parts, open_inputs
+from ms_unireid.apps.export.parts import Part, input_placeholders, make_parts
 from ms_unireid.apps.export.samples import find_samples
 from ms_unireid.apps.export.specification import ExportOptions
 from ms_unireid.checkpoints.checkpoint import OpenedModel, checkpoint_digest, open_model
@@ -22,8 +22,8 @@ from ms_unireid.files import replacing_folder, sha256, write_json
 from ms_unireid.models.positions import model_grid
 
 _READABLE = 0o644
-# What is exported and what files are compared with: plain operations in float32, on the CPU.
-_AS_EXPORTED = (
+# The form of the model that is exported, and that the files are compared with.
+_EXPORTED_FORM = (
     "runtime.device=CPU",
     "runtime.precision=fp32",
     "runtime.fused_ops=plain",
@@ -39,27 +39,24 @@ def export_checkpoint(
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Export a checkpoint and compare every file with it.
+    """Export a checkpoint, compare every file with it, and return the description that is written to the folder.
 
     Args:
-        path: A checkpoint of ours, or any other file that holds a whole model.
-        output: The folder to make.
-        options: What to write.
-        pictures: Picture files to compare on; else those of the checkpoint's data set, or drawn persons.
-        overrides: `section.key=value` strings on top of the checkpoint's config.
-        progress: Called with (steps done, steps in all): each file written, each format compared.
-
-    Returns:
-        The description, as it is in the folder.
+        path: A checkpoint, or another file that holds a whole model.
+        output: The new folder; it appears only when every file has passed.
+        options: Formats and precision.
+        pictures: Pictures to compare on, instead of the data set's or drawn ones.
+        overrides: `section.key=value` strings.
+        progress: Called with (steps done, all steps).
 
     Raises:
-        ExportError: If a file cannot be written, or does not give what the checkpoint gives; nothing is left then.
-        UserError: If checkpoint, pictures, packages or folder are wrong.
+        ExportError: If a file cannot be written or its outputs differ from the checkpoint's.
+        UserError: If the checkpoint, a picture, a package or the folder is wrong.
     """
-    _check(output, options)
+    _check_request(output, options)
     for picture in pictures:
         load_picture(picture)
-    opened = open_model(path, [*overrides, *_AS_EXPORTED])
+    opened = open_model(path, [*overrides, *_EXPORTED_FORM])
     samples = find_samples(opened.config, pictures)
     parts = make_parts(opened.model, samples, options.normalized)
     with replacing_folder(output) as folder:
@@ -70,18 +67,17 @@ def export_checkpoint(
     return description
 
 
-def _check(output: Path, options: ExportOptions) -> None:
-    """Refuse what cannot be done before anything is read."""
+def _check_request(output: Path, options: ExportOptions) -> None:
     if options.precision == "int8" and options.formats != ("onnx",):
-        raise ConfigError("--precision int8 is for ONNX files alone; give --formats onnx")
+        raise ConfigError("--precision int8 writes ONNX files only; give --formats onnx")
     if "onnx" in options.formats:
         onnx_files.need_onnx()
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / specification.FILE_NAME).is_file():
-        raise UserError(f"{output}: exists and is no export of ours; choose another folder or move it away")
+        raise UserError(f"{output}: the folder is not an export; choose another folder or move this one away")
     if not options.redo:
-        raise UserError(f"{output}: holds an export; choose another folder, or replace it with --redo")
+        raise UserError(f"{output}: the folder holds an export; choose another folder, or replace it with --redo")
 
 
 def _write_all(
@@ -91,7 +87,7 @@ def _write_all(
     options: ExportOptions,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, dict[str, Any]]:
-    """Write and compare every file; return what there is to say of each."""
+    """Write and compare every file; return the description of each by its name."""
     jobs = [(kind, part) for kind in options.formats for part in parts]
     batch, steps = onnx_files.marker_batch_size(_sizes(opened)), len(jobs) + len(options.formats)
     for done, (kind, part) in enumerate(jobs, 1):
@@ -107,28 +103,26 @@ def _write_all(
 
 
 def _sizes(opened: OpenedModel) -> set[int]:
-    """List every length that an axis of the model's tensors can have, or that is a factor of one."""
+    """Return the sizes whose products are the lengths of the axes of the model's tensors."""
     config = opened.config.model
     return {size for p in opened.model.get_parameters() for size in p.shape} | {*config.image_size, *model_grid(config)}
 
 
 def _precision(part: Part, options: ExportOptions) -> str:
-    """Return the precision of one network: fusion has no weights that could be rounded."""
-    return "float32" if part.name == "fusion" else options.precision
+    return "float32" if part.name == "fusion" else options.precision  # fusion has no weights
 
 
 def _compare_all(folder: Path, kind: str, parts: Sequence[Part], options: ExportOptions) -> dict[str, dict[str, Any]]:
-    """Compare the files of one format; return what there is to say of each."""
     files = {folder / f"{part.name}.{kind}": part for part in parts}
-    found = verification.run_in_fresh_process(list(files), {part.name: part.inputs for part in parts})
-    told = {}
+    outputs = verification.run_in_fresh_process(list(files), {part.name: part.inputs for part in parts})
+    descriptions = {}
     for file, part in files.items():
-        agreement, precision = verification.compare(file, found[file], part.expected), _precision(part, options)
-        verification.check(file, agreement, precision)
+        agreement, precision = verification.compare(file, outputs[file], part.expected), _precision(part, options)
+        verification.check_tolerance(file, agreement, precision)
         opset = {"opset": onnx_files.opset(file)} if kind == "onnx" else {}
         about = {"sha256": sha256(file.open("rb")), "bytes": file.stat().st_size, "precision": precision}
-        told[file.name] = about | opset | asdict(agreement)
-    return told
+        descriptions[file.name] = about | opset | asdict(agreement)
+    return descriptions
 
 
 def _write(file: Path, part: Part, batch: int, precision: str) -> None:
@@ -138,25 +132,25 @@ def _write(file: Path, part: Part, batch: int, precision: str) -> None:
             _write_mindir(file, part)
         else:
             _write_onnx(file, part, batch, precision)
-    except (RuntimeError, TypeError, ValueError) as error:  # whatever MindSpore's exporters end with
+    except (RuntimeError, TypeError, ValueError) as error:  # MindSpore's exporters raise any of them
         reason = " ".join(str(error).split())[:200]
         raise ExportError(f"{file.name}: cannot be written ({type(error).__name__}: {reason})") from error
-    # MindSpore closes file and folder to all others, and the file to writing.
+    # MindSpore takes away the rights of others, and the right to write the file.
     file.chmod(_READABLE)
     file.parent.chmod(folder_mode)
 
 
 def _write_mindir(file: Path, part: Part) -> None:
-    ms.export(part.cell, *open_inputs(part, None), file_name=str(file), file_format="MINDIR")
+    ms.export(part.cell, *input_placeholders(part, None), file_name=str(file), file_format="MINDIR")
 
 
 def _write_onnx(file: Path, part: Part, batch: int, precision: str) -> None:
-    inputs = open_inputs(part, batch)
-    if importlib.util.find_spec("mindspore.onnx"):  # from 2.7.1 on, where the other way is announced to go
+    inputs = input_placeholders(part, batch)
+    if importlib.util.find_spec("mindspore.onnx"):  # since 2.7.1, where ms.export as ONNX is deprecated
         importlib.import_module("mindspore.onnx").export(part.cell, *inputs, file_name=str(file))
     else:
         ms.export(part.cell, *inputs, file_name=str(file), file_format="ONNX")
-    file.chmod(_READABLE)  # it is written anew
+    file.chmod(_READABLE)  # open_batch rewrites it
     onnx_files.open_batch(file, batch, list(part.inputs), part.outputs)
     if precision == "int8":
         exact = file.with_suffix(".float32.onnx")

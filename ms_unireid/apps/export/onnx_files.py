@@ -1,7 +1,7 @@
-"""What MindSpore's ONNX files need before they are of use: an open batch size, names, and int8 weights if asked.
+"""Edits MindSpore's ONNX files: any batch size, names of inputs and outputs, int8 weights.
 
-MindSpore writes ONNX for one batch size only, as numbers in the target shapes of `Reshape`. Written for a batch size
-that is a prime and divides no size of the model, those numbers can be told from all others.
+MindSpore writes ONNX for one batch size, as numbers in the target shapes of `Reshape`. The files are therefore written
+for a prime batch size that divides no size of the model, so that these numbers can be found and replaced.
 """
 
 import math
@@ -14,7 +14,7 @@ from ms_unireid.apps.optional import need
 from ms_unireid.errors import ExportError
 from ms_unireid.installation import install_extra
 
-OPEN = "batch"
+_BATCH_AXIS = "batch"
 INSTALL = f"install it with: {install_extra('onnx')}"
 _FIRST_CANDIDATE = 11
 
@@ -25,11 +25,11 @@ def need_onnx() -> tuple[ModuleType, ModuleType]:
     Raises:
         EnvironmentProblem: If one is not installed.
     """
-    return need("onnx", "the export as ONNX", INSTALL), need("onnxruntime", "the check of ONNX files", INSTALL)
+    return need("onnx", "the ONNX export", INSTALL), need("onnxruntime", "the check of ONNX files", INSTALL)
 
 
 def marker_batch_size(sizes: Iterable[int]) -> int:
-    """Return the least prime, from 11 on, that divides none of the sizes, and so no product of them."""
+    """Return the smallest prime from 11 on that divides none of the sizes, and so no product of them."""
     sizes = set(sizes)
     number = _FIRST_CANDIDATE
     while not all(number % d for d in range(2, math.isqrt(number) + 1)) or not all(size % number for size in sizes):
@@ -38,16 +38,12 @@ def marker_batch_size(sizes: Iterable[int]) -> int:
 
 
 def open_batch(path: Path, batch: int, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Rewrite an ONNX file of one batch size for any, and name what goes in and comes out.
+    """Rewrite an ONNX file for any batch size, and name its inputs and outputs in order.
 
-    Args:
-        path: The file.
-        batch: Batch size that it was written for, from `marker_batch_size`.
-        inputs: Names of the inputs, in order.
-        outputs: Names of the outputs, in order.
+    `batch` is the size that the file was written for, from `marker_batch_size`.
 
     Raises:
-        ExportError: If the batch size is in the file in a way that cannot be opened.
+        ExportError: If a shape holds the batch size in a way that cannot be replaced.
     """
     onnx, _ = need_onnx()
     model = onnx.load(str(path))
@@ -58,22 +54,22 @@ def open_batch(path: Path, batch: int, inputs: Sequence[str], outputs: Sequence[
     for name, value in zip(outputs, model.graph.output, strict=True):
         _rename(model.graph, value, name)
     for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = OPEN
+        value.type.tensor_type.shape.dim[0].dim_param = _BATCH_AXIS
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Write an ONNX file once more, its matrix products of activations and weights in int8.
+    """Write a copy of an ONNX file whose matrix products of activations and weights are int8; the rest stays float32.
 
-    Weights have a scale for each output channel, activations one that is taken from each batch as it comes (so a
-    row's features depend a little on the rows beside it). Normalisation, softmax and attention stay float32.
+    Weights have a scale per output channel. Activations have a scale per batch, so a row's features depend a little on
+    the other rows.
     """
     need_onnx()
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    # It computes beforehand what depends on weights alone: the last block's projection taken apart.
+    # Folds constants: the parts of the last block's projection become weights.
     quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
     quantize_dynamic(
         str(target), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
@@ -81,7 +77,7 @@ def quantize(source: Path, target: Path) -> None:
 
 
 def opset(path: Path) -> int:
-    """Return the version of the operator set that an ONNX file is written in."""
+    """Return the version of an ONNX file's operator set."""
     onnx, _ = need_onnx()
     model = onnx.load(str(path), load_external_data=False)
     return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -94,7 +90,7 @@ def _inferred_shapes(onnx: ModuleType, model: Any) -> dict[str, list[int]]:
 
 
 def _open_reshapes(onnx: ModuleType, graph: Any, shapes: dict[str, list[int]], batch: int, path: Path) -> None:
-    """Replace the target of each Reshape that holds the batch size by one that leaves it open."""
+    """Replace the batch size in the target shape of each Reshape by -1."""
     constants = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}
     for number, node in enumerate(list(graph.node)):
         if node.op_type != "Reshape":
@@ -104,7 +100,7 @@ def _open_reshapes(onnx: ModuleType, graph: Any, shapes: dict[str, list[int]], b
         if opened == shape and shape:
             continue
         if node.input[1] not in constants or opened.count(-1) != 1 or 0 in opened:
-            raise ExportError(f"{path.name}: {node.name} has shape {shape}, whose batch size cannot be left open")
+            raise ExportError(f"{path.name}: cannot open the batch size in the shape {shape} of {node.name}")
         target = onnx.helper.make_tensor(f"open_shape_{number}", onnx.TensorProto.INT64, [len(opened)], opened)
         graph.initializer.append(target)
         node.input[1] = target.name

@@ -1,8 +1,8 @@
-"""The three exported networks, in forms that MindSpore's exporters can write with an open batch size.
+"""The three exported networks: image encoder, text encoder and fusion, in forms that export with any batch size.
 
-They have the parameters of `UNIReID` and give the same numbers. Two steps differ in form, because theirs would fix the
-batch size in the file: the class token is added by padding instead of tiling, and the features of the class and
-end-of-text tokens are picked without slices and without row numbers that count through the batch.
+They share the parameters of `UNIReID` and give the same numbers. Two steps differ, because MindSpore's exporters would
+write the batch size into the file: the class token is added by padding instead of tiling, and the class and end-of-text
+tokens are picked without slices.
 """
 
 from collections.abc import Mapping
@@ -34,17 +34,12 @@ class _Output(nn.Cell):
 
 
 class ExportedImageEncoder(nn.Cell):
-    """The tower of photos and sketches.
-
-    Args:
-        model: Whose parameters are taken.
-        normalized: Give features of unit length, and the un-normalised ones, which fusion takes, as second output.
-    """
+    """The encoder of photos and sketches; `normalized` adds the un-normalised features as a second output."""
 
     def __init__(self, model: UNIReID, normalized: bool = False):
         super().__init__(auto_prefix=False)
         self.tower, self.normalized = model.base_model.visual, normalized
-        self.make_room = ops.Pad(((0, 0), (1, 0), (0, 0)))
+        self.pad_first = ops.Pad(((0, 0), (1, 0), (0, 0)))
         self.first = Tensor(0, ms.int32)
         self.output = _Output(normalized)
 
@@ -53,25 +48,20 @@ class ExportedImageEncoder(nn.Cell):
         tower = self.tower
         positions = tower.positional_embedding
         class_token = tower.class_embedding.reshape(1, -1) + positions[:1]
-        x = self.make_room(tower.conv1(images)) + ops.concat((class_token, positions[1:]), 0)
+        x = self.pad_first(tower.conv1(images)) + ops.concat((class_token, positions[1:]), 0)
         x = tower.transformer(tower.ln_pre(x))
         feats = tower.pool(ops.gather(x, self.first, 1), x)
         return (self.output(feats), feats) if self.normalized else feats
 
 
 class ExportedTextEncoder(nn.Cell):
-    """The tower of captions.
-
-    Args:
-        model: Whose parameters are taken.
-        normalized: As in `ExportedImageEncoder`.
-    """
+    """The encoder of captions; outputs as in `ExportedImageEncoder`."""
 
     def __init__(self, model: UNIReID, normalized: bool = False):
         super().__init__(auto_prefix=False)
         self.clip, self.normalized = model.base_model, normalized
         length = self.clip.positional_embedding.shape[0]
-        self.places = Tensor(np.arange(length, dtype=np.int32)[None])
+        self.positions = Tensor(np.arange(length, dtype=np.int32)[None])
         self.pick = ops.BatchMatMul()
         self.output = _Output(normalized)
 
@@ -80,18 +70,13 @@ class ExportedTextEncoder(nn.Cell):
         clip = self.clip
         x = clip.transformer(clip.embed(token_ids))
         end = clip.eot_index(token_ids)
-        at_end = (self.places == end.expand_dims(1)).astype("float32").expand_dims(1)  # (B, 1, L), a one in each row
+        at_end = (self.positions == end.expand_dims(1)).astype("float32").expand_dims(1)  # (B, 1, L), a one in each row
         feats = clip.pool(self.pick(at_end, x).squeeze(1), x, end)
         return (self.output(feats), feats) if self.normalized else feats
 
 
 class ExportedFusion(nn.Cell):
-    """Sketch and text features to the features of both.
-
-    Args:
-        model: Whose rule is taken.
-        normalized: Give features of unit length; what goes in is un-normalised either way.
-    """
+    """The fusion of un-normalised sketch and text features."""
 
     def __init__(self, model: UNIReID, normalized: bool = False):
         super().__init__(auto_prefix=False)
@@ -108,14 +93,14 @@ FEATS, NORMALIZED = "feats", "normalized_feats"
 
 @dataclass(frozen=True)
 class Part:
-    """One network.
+    """One exported network.
 
     Attributes:
-        name: Of its files, without the suffix.
-        cell: What is exported.
-        inputs: Name to sample, rows first.
-        outputs: Names, in order.
-        expected: What the checkpoint's own model gives for the samples, (N, D) float32 for each output.
+        name: Stem of its files.
+        cell: The network.
+        inputs: Sample inputs by name, N rows each.
+        outputs: Output names, in order.
+        expected: The checkpoint's outputs for the samples, (N, D) float32 each.
     """
 
     name: str
@@ -126,7 +111,7 @@ class Part:
 
 
 def make_parts(model: UNIReID, samples: Samples, normalized: bool) -> tuple[Part, ...]:
-    """Set up the three networks; the samples' second half of pictures are the sketches of the fusion."""
+    """Build the three networks; fusion pairs each caption with a picture from the other half of the samples."""
     images = model.encode_image(Tensor(samples.images)).asnumpy()
     texts = model.encode_text(Tensor(samples.token_ids)).asnumpy()
     sketches = np.roll(images, len(images) // 2, 0)
@@ -139,8 +124,8 @@ def make_parts(model: UNIReID, samples: Samples, normalized: bool) -> tuple[Part
     )
 
 
-def open_inputs(part: Part, batch: int | None) -> list[Tensor]:
-    """Return what the exporter takes for inputs: types and shapes, without values; None leaves the batch size open."""
+def input_placeholders(part: Part, batch: int | None) -> list[Tensor]:
+    """Return inputs of type and shape, without values, for the exporter; None leaves the batch size open."""
     types = {"float32": ms.float32, "int32": ms.int32}
     return [Tensor(shape=(batch, *a.shape[1:]), dtype=types[a.dtype.name]) for a in part.inputs.values()]
 

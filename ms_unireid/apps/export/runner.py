@@ -1,4 +1,4 @@
-"""Runs exported files, as another program would; `verification` does so in a process of its own.
+"""Runs exported files as another program would; `verification` starts it in a process of its own.
 
 python -m ms_unireid.apps.export.runner INPUTS OUTPUTS 1,2,5 image_encoder.onnx text_encoder.onnx
 """
@@ -9,40 +9,35 @@ from pathlib import Path
 
 import numpy as np
 
-# Inputs by name, in the file's order, to the outputs in the file's order.
+# Maps inputs by name to a list of outputs, both in the file's order.
 Run = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 
 def open_exported(path: Path, threads: int = 0) -> Run:
-    """Load a `.mindir` file with MindSpore, any other with onnxruntime, on the CPU.
-
-    Args:
-        path: The file.
-        threads: That onnxruntime may use; 0 leaves it to onnxruntime.
-    """
+    """Load a `.mindir` file with MindSpore, any other with onnxruntime, on the CPU; 0 threads is its default."""
     return _open_mindir(path) if path.suffix == ".mindir" else _open_onnx(path, threads)
 
 
 def run_batches(run: Run, inputs: Mapping[str, np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
-    """Run the rows of the inputs in batches of the sizes given, which add up to their number; return all rows."""
+    """Run the inputs in batches of the given sizes, which add up to their rows, and join the outputs."""
     starts = np.cumsum([0, *sizes[:-1]])
-    places = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-    parts = [run({name: array[place] for name, array in inputs.items()}) for place in places]
-    return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+    batches = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    outputs = [run({name: array[batch] for name, array in inputs.items()}) for batch in batches]
+    return [np.concatenate(rows) for rows in zip(*outputs, strict=True)]
 
 
 def _open_mindir(path: Path) -> Run:
     import mindspore as ms
     from mindspore import Tensor, nn
 
-    if ms.get_context("device_target") != "CPU":  # MindSpore may refuse to be told twice
+    if ms.get_context("device_target") != "CPU":  # MindSpore may refuse a second call
         ms.set_device("CPU")
     ms.set_context(mode=ms.GRAPH_MODE)
     cell = nn.GraphCell(ms.load(str(path)))
 
     def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        found = cell(*(Tensor(np.ascontiguousarray(array)) for array in inputs.values()))
-        return [one.asnumpy() for one in (found if isinstance(found, (tuple, list)) else (found,))]
+        outputs = cell(*(Tensor(np.ascontiguousarray(array)) for array in inputs.values()))
+        return [output.asnumpy() for output in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
 
     return run
 
@@ -57,13 +52,13 @@ def _open_onnx(path: Path, threads: int) -> Run:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run files on arrays: those of INPUTS/STEM.npz go in, numbered ones come out in OUTPUTS/NAME.npz."""
+    """Run each file on the arrays of INPUTS/STEM.npz and write its numbered outputs to OUTPUTS/NAME.npz."""
     inputs, outputs, sizes, *files = arguments
     for file in map(Path, files):
         print(f"running {file.name}", flush=True)
         with np.load(Path(inputs) / f"{file.stem}.npz") as arrays:
-            found = run_batches(open_exported(file), dict(arrays), [int(size) for size in sizes.split(",")])
-        np.savez(Path(outputs) / f"{file.name}.npz", **{str(number): array for number, array in enumerate(found)})
+            results = run_batches(open_exported(file), dict(arrays), [int(size) for size in sizes.split(",")])
+        np.savez(Path(outputs) / f"{file.name}.npz", **{str(number): array for number, array in enumerate(results)})
 
 
 if __name__ == "__main__":

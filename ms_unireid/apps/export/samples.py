@@ -1,4 +1,4 @@
-"""Real inputs to compare an exported file on: a few pictures and captions, as the network takes them."""
+"""Sample inputs for the comparison of exported files: eight pictures and captions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,13 +25,7 @@ _SPLIT, _SEED = "test", 1
 
 @dataclass(frozen=True)
 class Samples:
-    """What the comparison is made on.
-
-    Attributes:
-        source: Where pictures and captions are from.
-        images: (8, 3, H, W) float32.
-        token_ids: (8, L) int32.
-    """
+    """Inputs of both encoders: images (8, 3, H, W) float32, token_ids (8, L) int32, and where they are from."""
 
     source: str
     images: np.ndarray
@@ -39,22 +33,20 @@ class Samples:
 
 
 def find_samples(config: Config, pictures: Sequence[Path] = ()) -> Samples:
-    """Take half photos and half sketches, and captions, of the config's data set, or of drawn persons without it.
+    """Take photos, sketches and captions from the config's data set, or draw persons if it cannot be read.
 
-    Args:
-        config: Data set, picture size and context length.
-        pictures: Picture files to take instead of the data set's: the first 8, again and again if they are fewer.
+    The first eight of `pictures`, repeated if there are fewer, replace the photos and sketches.
 
     Raises:
         DataError: If one of `pictures` cannot be read.
     """
     try:
-        source, found, captions = _of_data_set(config)
+        source, samples, captions = _of_data_set(config)
     except DataError:
-        source, found, captions = _drawn()
+        source, samples, captions = _drawn()
     if pictures:
-        source, found = f"pictures given, captions of {source}", [load_picture(path) for path in pictures[:COUNT]]
-    images = [evaluation_transform(picture, config.model.image_size) for picture in islice(cycle(found), COUNT)]
+        source, samples = f"pictures given, captions of {source}", [load_picture(path) for path in pictures[:COUNT]]
+    images = [evaluation_transform(picture, config.model.image_size) for picture in islice(cycle(samples), COUNT)]
     texts = list(islice(cycle(captions), COUNT))
     return Samples(source, np.stack(images), Tokenizer(config.model.context_length)(texts))
 
@@ -68,13 +60,12 @@ def _of_data_set(config: Config) -> tuple[str, list[Image.Image], list[str]]:
 
 
 def _spread(paths: Sequence[Path]) -> list[Path]:
-    """Take half of `COUNT` from all over the split."""
+    """Take `COUNT / 2` files at equal distances."""
     return [paths[i * len(paths) // (COUNT // 2)] for i in range(COUNT // 2)]
 
 
 def _drawn() -> tuple[str, list[Image.Image], list[str]]:
-    shown = list(_draw())
-    photos, sketches, captions = zip(*shown, strict=True)
+    photos, sketches, captions = zip(*_draw(), strict=True)
     return "drawn persons", [*photos[::2], *sketches[1::2]], list(captions)
 
 

@@ -1,4 +1,4 @@
-"""The description beside exported files: all that a program needs to feed them and to read what they give."""
+"""The description beside exported files: what a program must know about their inputs and outputs."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,11 +11,30 @@ from ms_unireid.data.transforms import MEAN, STD
 
 FILE_NAME = "input_specification.json"
 FORMAT_VERSION = 1
+FORMATS = ("mindir", "onnx")
+PRECISIONS = ("float32", "int8")
 _PACKAGES = ("ms-unireid", "mindspore", "onnx", "onnxruntime", "numpy", "pillow", "tokenizers", "ftfy")
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        formats: One or both of `FORMATS`.
+        precision: One of `PRECISIONS`; int8 needs ONNX and applies to the two encoders.
+        normalized: Give features of unit length.
+        redo: Replace an earlier export in the folder.
+    """
+
+    formats: tuple[str, ...] = FORMATS
+    precision: str = "float32"
+    normalized: bool = False
+    redo: bool = False
+
+
 def describe_model(model: ModelConfig) -> dict[str, Any]:
-    """Describe the network itself."""
+    """Describe the architecture and its sizes."""
     keys = ("architecture", "image_size", "context_length", "activation")
     values = asdict(model)
     return {key: values[key] for key in keys} | {
@@ -25,7 +44,7 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
 
 
 def describe_inputs(model: ModelConfig) -> dict[str, Any]:
-    """Describe what pictures, captions and features have to be."""
+    """Describe the inputs: pictures, token ids and features."""
     height, width = model.image_size
     feats = {"dtype": "float32", "shape": ["batch", model.sizes.embed_dim]}
     return {
@@ -66,13 +85,7 @@ def describe_inputs(model: ModelConfig) -> dict[str, Any]:
 
 
 def describe_outputs(outputs: Mapping[str, tuple[str, ...]], normalized: bool, dim: int) -> dict[str, Any]:
-    """Describe what comes out.
-
-    Args:
-        outputs: File to the names of its outputs, in order.
-        normalized: Whether the first of them has unit length.
-        dim: Width of the features.
-    """
+    """Describe the outputs: names by file, in order, and width of the features."""
     return {
         "files": {file: list(names) for file, names in outputs.items()},
         "dtype": "float32",
@@ -84,26 +97,5 @@ def describe_outputs(outputs: Mapping[str, tuple[str, ...]], normalized: bool, d
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of what had a part in the files."""
+    """Return the versions of the packages that the files depend on."""
     return versions(_PACKAGES)
-
-
-FORMATS = ("mindir", "onnx")
-PRECISIONS = ("float32", "int8")
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to write.
-
-    Attributes:
-        formats: Of `FORMATS`.
-        precision: Of `PRECISIONS`; int8 is for ONNX and for the two encoders, fusion has no weights.
-        normalized: Give features of unit length.
-        redo: Replace an earlier export in the folder.
-    """
-
-    formats: tuple[str, ...] = FORMATS
-    precision: str = "float32"
-    normalized: bool = False
-    redo: bool = False

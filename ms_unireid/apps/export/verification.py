@@ -1,4 +1,4 @@
-"""Exported files beside the checkpoint: loaded in a fresh process, run on real inputs in batches of several sizes."""
+"""Compares exported files with the checkpoint: run in a fresh process, in batches of several sizes."""
 
 import re
 import subprocess
@@ -14,9 +14,9 @@ from ms_unireid.errors import ExportError
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.installation import child_command
 
-# As many rows as there are samples; none of them is what a file is written for.
+# They add up to the number of samples; none is the batch size that a file is written for.
 BATCH_SIZES = (1, 2, 5)
-# Largest absolute difference of a float32 file, least cosine similarity of an int8 one.
+# Limits: the absolute difference of a float32 file, the cosine similarity of an int8 file.
 TOLERANCE, LEAST_COSINE = 1e-4, 0.99
 _END = "nothing is kept"
 _EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Fail|InvalidProtobuf|InvalidGraph|InvalidArgument)\b.*: ")
@@ -24,33 +24,23 @@ _EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Fail|InvalidProtobuf|InvalidGra
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near a file comes to the checkpoint, over all sampled rows and outputs.
-
-    Attributes:
-        largest_difference: Between two values, absolute.
-        least_cosine: Cosine similarity between two features of one row.
-    """
+    """Largest absolute difference and least cosine similarity between a file's features and the checkpoint's."""
 
     largest_difference: float
     least_cosine: float
 
 
 def compare(file: Path, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> Agreement:
-    """Compare what a file gave with what the checkpoint gives.
-
-    Args:
-        file: The exported file.
-        found: Its outputs, (N, D) float32 each.
-        expected: The checkpoint's.
+    """Compare a file's outputs, (N, D) float32 each, with the checkpoint's.
 
     Raises:
-        ExportError: If the file gave something of another shape, or values that are no numbers.
+        ExportError: If the shapes differ or a value is not finite.
     """
-    shapes, wanted = [array.shape for array in found], [array.shape for array in expected]
-    if shapes != wanted:
-        raise ExportError(f"{file.name}: gives arrays of shapes {shapes}, not {wanted}; {_END}")
+    shapes, expected_shapes = [array.shape for array in found], [array.shape for array in expected]
+    if shapes != expected_shapes:
+        raise ExportError(f"{file.name}: its outputs have shapes {shapes}, expected {expected_shapes}; {_END}")
     if not all(np.isfinite(array).all() for array in found):
-        raise ExportError(f"{file.name}: gives values that are not finite; {_END}")
+        raise ExportError(f"{file.name}: its outputs are not finite; {_END}")
     pairs = list(zip(found, expected, strict=True))
     return Agreement(
         largest_difference=max(float(np.abs(a - b).max()) for a, b in pairs),
@@ -61,14 +51,12 @@ def compare(file: Path, found: Sequence[np.ndarray], expected: Sequence[np.ndarr
 def run_in_fresh_process(
     files: Sequence[Path], inputs: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[Path, list[np.ndarray]]:
-    """Run files of one format, all in one new process, in batches of `BATCH_SIZES`; return the outputs of each.
+    """Run files of one format in one new process, in batches of `BATCH_SIZES`; return the outputs of each.
 
-    Args:
-        files: The exported files.
-        inputs: Stem of a file to its inputs by name, sum(BATCH_SIZES) rows each.
+    `inputs` maps the stem of a file to its inputs by name, sum(BATCH_SIZES) rows each.
 
     Raises:
-        ExportError: If the process fails; the message names the file that it was at.
+        ExportError: If a file cannot be loaded and run.
     """
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "inputs", Path(folder) / "outputs"
@@ -76,20 +64,15 @@ def run_in_fresh_process(
         found.mkdir()
         for file in files:
             np.savez(given / f"{file.stem}.npz", **inputs[file.stem])
-        arguments = [given, found, ",".join(map(str, BATCH_SIZES)), *files]
-        command = child_command(runner.__name__, *arguments)
+        command = child_command(runner.__name__, given, found, ",".join(map(str, BATCH_SIZES)), *files)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ExportError(_failure(files, done))
         return {file: _arrays(found / f"{file.name}.npz") for file in files}
 
 
-def check(file: Path, agreement: Agreement, precision: str) -> None:
-    """Hold a file to its tolerance.
-
-    Raises:
-        ExportError: If it differs from the checkpoint by more.
-    """
+def check_tolerance(file: Path, agreement: Agreement, precision: str) -> None:
+    """Raise an ExportError if a file differs too much from the checkpoint."""
     if precision == "int8":
         if not agreement.least_cosine >= LEAST_COSINE:
             cosine = f"{agreement.least_cosine:.4f}, less than {LEAST_COSINE}"
@@ -105,10 +88,10 @@ def _arrays(file: Path) -> list[np.ndarray]:
 
 
 def _failure(files: Sequence[Path], done: subprocess.CompletedProcess) -> str:
-    """Word how the child ended: at which file, and with which exception; MindSpore prints more behind that."""
+    """Name the file that failed and the first exception; MindSpore prints more after it."""
     begun = [file.name for file in files if f"running {file.name}" in done.stdout]
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if _EXCEPTION.match(line)]
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
-    reason = (errors or lines or ["it said nothing"])[0][:200]
-    return f"{(begun or [files[0].name])[-1]}: was written, and cannot be loaded and run ({how}: {reason})"
+    reason = (errors or lines or ["no error message"])[0][:200]
+    return f"{(begun or [files[0].name])[-1]}: the written file cannot be loaded and run ({how}: {reason}); {_END}"
