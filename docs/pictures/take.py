@@ -1,4 +1,4 @@
-"""Take the pictures of the search page, which `make app` must have opened.
+"""Takes the screenshots of the search page; start it with `make app` first.
 
 python docs/pictures/take.py --address http://127.0.0.1:8080
 """
@@ -15,7 +15,7 @@ TEXT = "The woman wears a grey and white striped coat and sky blue boots. She ca
 
 
 def arc(x: float, y: float, width: float, height: float, start: float = 0, end: float = 2) -> list:
-    """Return points of an ellipse's arc; start and end in half turns."""
+    """Return the points of an arc of an ellipse; start and end are in half turns."""
     angles = [math.pi * (start + (end - start) * i / 24) for i in range(25)]
     return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
 
@@ -37,32 +37,32 @@ WOMAN = [
 
 
 def fill(page: Page) -> None:
-    """Describe and draw a person, and search."""
+    """Type a description, draw a person and search."""
     page.get_by_label("Describe the person").fill(TEXT)
     sheet = page.locator(".paper").bounding_box()
     scale = sheet["width"] / 128
     for stroke in WOMAN:
-        places = [(sheet["x"] + x * scale, sheet["y"] + y * scale) for x, y in stroke]
-        page.mouse.move(*places[0])
+        points = [(sheet["x"] + x * scale, sheet["y"] + y * scale) for x, y in stroke]
+        page.mouse.move(*points[0])
         page.mouse.down()
-        for place in places[1:]:
-            page.mouse.move(*place, steps=3)
+        for point in points[1:]:
+            page.mouse.move(*point, steps=3)
         page.mouse.up()
     page.get_by_role("button", name="Search", exact=True).click()
     page.locator(".card img").first.wait_for()
-    page.wait_for_function("() => [...document.querySelectorAll('.card img')].slice(0, 4).every(one => one.complete)")
+    page.wait_for_function("() => [...document.querySelectorAll('.card img')].slice(0, 4).every(i => i.complete)")
     page.wait_for_timeout(2000)  # the button's spinner fades
 
 
 def main() -> None:
-    """Take one picture at a desk's width and one at a phone's."""
+    """Take one screenshot at desktop width and one at phone width."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="http://127.0.0.1:8080")
     address = parser.parse_args().address
     folder = Path(__file__).parent
     with sync_playwright() as playwright:
-        found = shutil.which("chromium") or shutil.which("google-chrome")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        executable = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         for name, width, height in (("search_page", 1200, 860), ("search_page_phone", 360, 760)):
             page = browser.new_page(viewport={"width": width, "height": height})
             page.goto(address)

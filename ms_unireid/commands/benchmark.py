@@ -43,12 +43,14 @@ JOBS = {name: job for module in COMMANDS.values() for name, job in module.JOBS.i
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measure speed and memory, and print ratios. A ratio below 1 means that ours is faster.",
+        description="Measure speed and memory, and print ratios. A time ratio below 1 means that ours is faster.",
         epilog="example: %(prog)s conversion --rounds 5 --json conversion.json",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in COMMANDS.values():
-        module.add_command(commands)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.__doc__.splitlines()[0])
+        module.add_options(command)
+        command.add_argument("--json", type=Path, help="write the measurements as JSON")
     single = commands.add_parser("run-one", help="measure one run and print JSON; the other commands call this")
     single.add_argument("job", choices=tuple(JOBS))
     single.add_argument("arguments", nargs="+")

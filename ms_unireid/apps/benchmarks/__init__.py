@@ -1,1 +1,1 @@
-"""What `tools/benchmark.py` measures, one module for a sub-command."""
+"""Benchmarks of speed and memory: one module per sub-command of `tools/benchmark.py`."""

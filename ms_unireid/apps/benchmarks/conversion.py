@@ -1,4 +1,4 @@
-"""Converting a ViT-B/16 of random weights, beside torch.load and mindspore.save_checkpoint.
+"""Conversion of a ViT-B/16 with random weights, beside torch.load and mindspore.save_checkpoint.
 
 python tools/benchmark.py conversion --rounds 5 --json conversion.json
 """
@@ -10,23 +10,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ms_unireid.apps.benchmarks.runs import MIB, alone, measured, spread, summary
-from ms_unireid.config_schema import ARCHITECTURES
+from ms_unireid.apps.benchmarks.runs import MIB, alone, figure, measured, ratio, spread, summary
+from ms_unireid.config import ModelConfig
 from ms_unireid.runtime import describe
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser(
-        "conversion", help="converting a ViT-B/16 of random weights, beside torch.load and mindspore.save_checkpoint"
-    )
-    parser.add_argument("--source", choices=("archive", "state-dict"), default="archive", help="of float16 tensors")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
+    parser.add_argument("--source", choices=("archive", "state-dict"), default="archive", help="kind of float16 file")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Convert by both ways, in turns."""
+    """Convert both ways, in turns."""
     with tempfile.TemporaryDirectory() as folder:
         return _measure(Path(folder), options.source, options.rounds)
 
@@ -40,13 +36,12 @@ def _measure(folder: Path, source: str, rounds: int) -> dict[str, Any]:
     for _ in tqdm(range(rounds), unit="round"):
         for name, (source_file, output) in jobs.items():
             runs[name].append(alone(f"convert-{name}", source_file, output))
-            output.unlink()  # the next one starts anew: to write over a file is faster than to make one
-    ratios = [ours["seconds"] / theirs["seconds"] for ours, theirs in zip(runs["ours"], runs["baseline"], strict=True)]
+            output.unlink()  # overwriting a file would be faster than making one
     return {
         "what": f"conversion of a float16 ViT-B/16 {source} of {size / MIB:.0f} MiB to a float32 .ckpt",
         "baseline": "torch.load (torch.jit.load of an archive) and mindspore.save_checkpoint",
-        "ratio": summary(ratios),
-        "seconds": {name: summary([one["seconds"] for one in found]) for name, found in runs.items()},
+        "ratio": ratio(runs["ours"], runs["baseline"]),
+        "seconds": {name: figure(found) for name, found in runs.items()},
         "peak_memory_per_file_size": {
             name: summary([one["peak_bytes"] / size for one in found]) for name, found in runs.items()
         },
@@ -56,7 +51,7 @@ def _measure(folder: Path, source: str, rounds: int) -> dict[str, Any]:
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements for a terminal."""
+    """Format the measurements as text."""
     ours, theirs = (result["peak_memory_per_file_size"][name] for name in ("ours", "baseline"))
     seconds = result["seconds"]
     return "\n".join(
@@ -70,21 +65,21 @@ def to_text(result: dict[str, Any]) -> str:
 
 
 def convert_ours(file: str, output: str) -> dict[str, float]:
-    """Convert by ours."""
+    """Convert with this project."""
     from ms_unireid.checkpoints.conversion import Options, convert
 
     return measured(lambda: convert(Path(file), Path(output), Options()))
 
 
 def convert_baseline(file: str, output: str) -> dict[str, float]:
-    """Load by PyTorch, save by MindSpore."""
+    """Load with PyTorch and save with MindSpore."""
     import mindspore as ms
     import torch
 
     def work() -> None:
         try:
             tensors = torch.load(file, map_location="cpu", weights_only=True)
-        except RuntimeError:  # a TorchScript archive, which is ours: running what it holds is safe
+        except RuntimeError:  # a TorchScript archive; this benchmark wrote it, so it is safe to run
             tensors = torch.jit.load(file, map_location="cpu").state_dict()
         pairs = [{"name": name, "data": ms.Tensor(value.float().numpy())} for name, value in tensors.items()]
         ms.save_checkpoint(pairs, output)
@@ -93,25 +88,25 @@ def convert_baseline(file: str, output: str) -> dict[str, float]:
 
 
 def random_state() -> dict[str, Any]:
-    """Make a state dict of a CLIP."""
+    """Draw the state dict of a CLIP ViT-B/16, float16."""
     import torch
 
     from ms_unireid.checkpoints.clip_names import clip_shapes
 
     generator = torch.Generator().manual_seed(1)
-    shapes = clip_shapes(ARCHITECTURES["ViT-B/16"], 77, 14 * 14)
+    shapes = clip_shapes(ModelConfig().sizes, 77, 14 * 14)
     return {name: torch.randn(shape, generator=generator).half() for name, shape in shapes.items()}
 
 
 def make_state_dict(file: str) -> dict[str, float]:
-    """Save it as PyTorch does."""
+    """Write the state dict as PyTorch does."""
     import torch
 
     return measured(lambda: torch.save(random_state(), file))
 
 
 def make_archive(file: str) -> dict[str, float]:
-    """Save it as a TorchScript archive, OpenAI's form."""
+    """Write it as a TorchScript archive, the form of OpenAI's checkpoints."""
     import torch
 
     root = torch.nn.Module()

@@ -1,4 +1,4 @@
-"""docs/performance.md, from what the other commands wrote as JSON.
+"""Writes docs/performance.md from the JSON files of the benchmarks.
 
 python tools/benchmark.py document docs/measurements/*.json --notes docs/measurements/notes.md
 """
@@ -14,22 +14,17 @@ from ms_unireid.errors import ConfigError, DataError
 _HEAD = """# Performance
 
 Written by `tools/benchmark.py document` from the files in `docs/measurements`, which the commands below wrote.
-Each measures ours and a baseline in the same call, in turns. A ratio is one of two runs that followed each other; it is
-given as median [least..most]. Seconds are of the machine named with them and say little about another.
+Each measures ours and a baseline in the same call, in turns. A ratio compares two runs of the same round and is given
+as median [least..most]. Seconds hold only for the machine named with them.
 """
 
 
 def document(files: Sequence[Path], commands: Mapping[str, ModuleType], notes: str = "") -> str:
-    """Lay out measurements as Markdown.
-
-    Args:
-        files: Each named after its command, with what distinguishes it behind a dot.
-        commands: The tool's.
-        notes: Markdown that goes before them: what the figures mean.
+    """Format measurements as Markdown, after `notes` that explain them; each file is named COMMAND.json.
 
     Raises:
-        ConfigError: If a file's name is no command's.
-        DataError: If a file cannot be read.
+        ConfigError: If a file is not named after a command.
+        DataError: If a file is not a measurement of its command.
     """
     return "\n".join([_HEAD, *([notes] if notes else []), *(_section(file, commands) for file in sorted(files))])
 
@@ -37,13 +32,13 @@ def document(files: Sequence[Path], commands: Mapping[str, ModuleType], notes: s
 def _section(file: Path, commands: Mapping[str, ModuleType]) -> str:
     name = file.name.split(".")[0]
     if name not in commands:
-        raise ConfigError(f"{file}: expected a name such as {next(iter(commands))}.json, after the command it is of")
+        raise ConfigError(f"{file}: name the file after its command, for example {next(iter(commands))}.json")
     module = commands[name]
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
         text = module.to_text(result)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{file}: holds no measurement of {name} ({error!r}); measure again") from error
+        raise DataError(f"{file}: not a measurement of {name} ({error!r}); measure again with --json") from error
     about = module.__doc__.splitlines()[0]
     return f"## {name}\n\n{about}\n\n{_as_markdown(text)}\n\n{_machine(result['machine'])}\n"
 

@@ -1,4 +1,4 @@
-"""The encoders and the evaluation of a test split beside PyTorch's, full size and with random weights.
+"""The encoders and the evaluation of a test split, beside PyTorch: ViT-B/16 with random weights.
 
 python tools/benchmark.py encode --root FOLDER --rounds 5 --json encode.json
 """
@@ -14,11 +14,13 @@ from ms_unireid.apps.benchmarks.runs import (
     WARM_UP,
     Run,
     Standby,
+    figure,
     in_turns,
     measured,
+    random_encoder,
+    ratio,
     spread,
     stand_by,
-    summary,
     work_in_turns,
 )
 from ms_unireid.config import Config, load_config
@@ -36,15 +38,13 @@ WARM_UPS = {"image": WARM_UP, "text": 0}  # a split of captions is many batches
 EVALUATION = "the split's evaluation from reading to scores, compilation included"
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser("encode", help="encoders of the full-size ViT-B/16 and a test split's evaluation")
-    parser.add_argument("--root", required=True, help="the folder that holds CUHK-PEDES, its test split is evaluated")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
+    parser.add_argument("--root", required=True, help="folder of CUHK-PEDES; its test split is evaluated")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--evaluations", type=int, default=1, help="rounds of the evaluation, minutes each; 0 for none")
-    parser.add_argument("--threads", type=int, default=2, help="PyTorch's; MindSpore's follow the cores it may run on")
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the configuration")
+    parser.add_argument("--evaluations", type=int, default=1, help="rounds of the evaluation, which take minutes")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch; MindSpore uses all cores it may run on")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -67,18 +67,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _row(runs: dict[str, list[Run]]) -> dict[str, Any]:
-    pairs = list(zip(runs["ours"], runs["pytorch"], strict=True))
-    ratios = {kind: summary([a[kind] / b[kind] for a, b in pairs]) for kind in ("seconds", "cpu_seconds")}
     return {
-        "rounds": len(pairs),
-        "ratio": ratios["seconds"],
-        "cpu_ratio": ratios["cpu_seconds"],
-        "seconds": {name: summary([run["seconds"] for run in found]) for name, found in runs.items()},
+        "rounds": len(runs["ours"]),
+        "ratio": ratio(runs["ours"], runs["pytorch"]),
+        "cpu_ratio": ratio(runs["ours"], runs["pytorch"], "cpu_seconds"),
+        "seconds": {name: figure(found) for name, found in runs.items()},
     }
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements for a terminal."""
+    """Format the measurements as text."""
     lines = [f"{result['what']}; median [least..most], ours / PyTorch's"]
     for row in result["rows"]:
         lines.append(f"{row['work']}: {spread(row['ratio'])}, in CPU time {spread(row['cpu_ratio'])}")
@@ -96,36 +94,24 @@ def _pictures(config: Config) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((16, 3, *config.model.image_size), dtype=np.float32)
 
 
-def _our_extractor(config: Config) -> Any:
-    from ms_unireid.evaluation.encoder import Encoder
-    from ms_unireid.models.unireid import build_model
-    from ms_unireid.runtime import prepare
-
-    prepare(config.runtime)
-    return Encoder(build_model(config.model, 1, config.runtime), config)
-
-
 def encode_ours(_: str, *overrides: str) -> Run:
-    """Stand by to encode by ours."""
-    from mindspore import Tensor
-
+    """Wait for requests to encode with this project."""
     config, data = _load(overrides)
-    extractor, pictures, captions = _our_extractor(config), _pictures(config), list(dict.fromkeys(data.captions))
-    image = lambda: extractor.image_encoder(Tensor(pictures)).asnumpy()  # noqa: E731
-    return stand_by({"image": image, "text": lambda: extractor.captions(captions)})
+    encoder, pictures, captions = random_encoder(config), _pictures(config), list(dict.fromkeys(data.captions))
+    return stand_by({"image": lambda: encoder.pixels(pictures), "text": lambda: encoder.captions(captions)})
 
 
 def evaluate_ours(_: str, *overrides: str) -> Run:
-    """Evaluate the split by ours."""
+    """Evaluate the split with this project."""
     from ms_unireid.evaluation.evaluator import evaluate_features
 
     config, data = _load(overrides)
-    extractor = _our_extractor(config)
-    return measured(lambda: evaluate_features(extractor.encode(data)))
+    encoder = random_encoder(config)
+    return measured(lambda: evaluate_features(encoder.encode(data)))
 
 
 def encode_pytorch(threads: str, *overrides: str) -> Run:
-    """Stand by to encode by PyTorch."""
+    """Wait for requests to encode with PyTorch."""
     import torch
 
     config, data = _load(overrides)
@@ -185,13 +171,13 @@ def _their_pictures(model: Any, paths: Sequence[Path], config: Config) -> Any:
     def read(path: Path) -> Any:
         return torch.from_numpy(evaluation_transform(load_picture(path), config.model.image_size))
 
-    loader = DataLoader(list(paths), config.eval.batch_size, collate_fn=lambda some: torch.stack([*map(read, some)]))
+    loader = DataLoader(list(paths), config.eval.batch_size, collate_fn=lambda batch: torch.stack([*map(read, batch)]))
     with torch.no_grad():
         return torch.cat([model.base_model.visual(batch) for batch in loader])
 
 
 def _their_scores(similarity: Any, persons: Any, gallery: Any, leaves_out: bool) -> dict[str, float]:
-    """Score ranked matches; a photo that is left out comes last and matches nobody."""
+    """Score ranked matches; a photo that is left out is ranked last and never matches."""
     import torch
 
     order = similarity.argsort(1, descending=True)

@@ -1,4 +1,4 @@
-"""Scores of features of the paper's sizes, beside the loop over queries that the authors' evaluation is.
+"""Scores from features of the paper's sizes, beside the authors' loop over queries.
 
 python tools/benchmark.py evaluation --sizes cuhk rstp icfg --rounds 5 --json evaluation.json
 """
@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.apps.benchmarks.runs import MIB, Run, alone, in_turns, measured, spread, summary
+from ms_unireid.apps.benchmarks.runs import MIB, Run, alone, figure, in_turns, measured, ratio, spread
 from ms_unireid.evaluation.metrics import Gallery, Queries, QueryScores, average, score_queries
 from ms_unireid.evaluation.similarity import QUERIES_AT_ONCE, similarity_blocks
 from ms_unireid.runtime import describe
 
 DIM = 512
 RULES = ("full_gallery", "exclude_source_photo")
-# A run of the loops takes all queries up to this many similarities, above it one block of them.
+# Above this number of similarities the loops score only one block of queries.
 LOOPED_SIMILARITIES = 10**8
 BASELINES = {
     "loop": "the loop as the authors write it: whole order, then per query a mask, running hits, one division a photo",
@@ -30,7 +30,7 @@ BASELINES = {
 
 @dataclass(frozen=True)
 class Size:
-    """Captions, photos and persons of a test split."""
+    """Numbers of captions, photos and persons of a test split."""
 
     queries: int
     photos: int
@@ -44,12 +44,10 @@ SIZES = {
 }
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser("evaluation", help="scoring features of the paper's sizes, beside the authors' loop")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=["cuhk", "rstp", "icfg"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements for a terminal."""
+    """Format the measurements as text."""
     lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
     for row in result["rows"]:
         sample = "" if row["looped"] == row["queries"] else f", the loops' from {row['looped']} of the queries"
@@ -87,7 +85,7 @@ def to_text(result: dict[str, Any]) -> str:
 
 
 def make_features(size: Size) -> dict[str, np.ndarray]:
-    """Make persons with several photos, and queries that are nearer to the photo they were made from."""
+    """Draw features of photos, several per person, and of queries, each nearest to its source photo."""
     rng = np.random.default_rng(1)
     person_ids = np.sort(rng.integers(0, size.persons, size.photos))
     sources = np.arange(size.queries) * size.photos // size.queries
@@ -109,14 +107,14 @@ def loop_scores(
     running_precision: Callable[[np.ndarray], np.ndarray],
     kind: str | None = None,
 ) -> QueryScores:
-    """Score one query after the other from the whole order of its gallery, as the authors' evaluation goes about it.
+    """Score query by query from the sorted gallery, as the authors' evaluation does.
 
     Args:
         similarity: (Q, G).
         queries: Their persons and source photos.
         gallery: Its persons.
-        running_precision: Gives the number of hits up to each rank over the rank, (G,) int to (G,) float.
-        kind: Of `np.argsort`; None is its default, which the authors' code uses and which leaves open where ties go.
+        running_precision: Divides the hits up to each rank by the rank, (G,) int to (G,) float.
+        kind: Of `np.argsort`; the authors' code uses its default, which does not define the order of ties.
     """
     order = np.argsort(-similarity, axis=1, kind=kind)
     matches = gallery.person_ids[order] == queries.person_ids[:, None]
@@ -135,12 +133,12 @@ def loop_scores(
 
 
 def one_by_one(running: np.ndarray) -> np.ndarray:
-    """Divide hits by ranks as Python numbers, one photo at a time."""
-    return np.asarray([hits / (place + 1.0) for place, hits in enumerate(running)])
+    """Divide hits by ranks, one photo at a time."""
+    return np.asarray([hits / (index + 1.0) for index, hits in enumerate(running)])
 
 
 def at_once(running: np.ndarray) -> np.ndarray:
-    """Divide hits by ranks as arrays."""
+    """Divide hits by ranks in one array operation."""
     return running / np.arange(1, len(running) + 1)
 
 
@@ -162,7 +160,7 @@ def _measure_one(name: str, rule: str, file: Path, rounds: int) -> dict[str, Any
         "R1": runs["ours"][0]["R1"],
         "times_as_fast": {baseline: _times_as_fast(runs["ours"], runs[baseline]) for baseline in BASELINES},
         **{
-            kind: {job: summary([run[kind] for run in found]) for job, found in runs.items()}
+            kind: {job: figure(found, kind) for job, found in runs.items()}
             for kind in ("seconds", "cpu_seconds", "extra_bytes")
         },
         "largest_difference": _largest_difference(ours, literal, looped),
@@ -170,8 +168,7 @@ def _measure_one(name: str, rule: str, file: Path, rounds: int) -> dict[str, Any
 
 
 def _times_as_fast(ours: Sequence[Run], theirs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    pairs = list(zip(ours, theirs, strict=True))
-    return {kind: summary([b[kind] / a[kind] for a, b in pairs]) for kind in ("seconds", "cpu_seconds")}
+    return {kind: ratio(theirs, ours, kind) for kind in ("seconds", "cpu_seconds")}
 
 
 def _largest_difference(ours: Path, literal: Path, looped: slice) -> float:
@@ -180,7 +177,7 @@ def _largest_difference(ours: Path, literal: Path, looped: slice) -> float:
 
 
 def _looped(queries: int, photos: int) -> slice:
-    """Return which queries the loops score: all, or a whole block in the middle, whose similarities are the same."""
+    """Return the queries that the loops score: all, or one block of `similarity_blocks` in the middle."""
     if queries * photos <= LOOPED_SIMILARITIES:
         return slice(0, queries)
     start = queries // 2 // QUERIES_AT_ONCE * QUERIES_AT_ONCE
@@ -198,7 +195,7 @@ def _load(file: str, rule: str) -> tuple[Queries, Gallery]:
 def _loop(
     running_precision: Callable[[np.ndarray], np.ndarray], kind: str | None = None
 ) -> Callable[[Queries, Gallery], QueryScores]:
-    """Return a scorer of features: products as ours, then the loop."""
+    """Return a scorer of features: similarities as in this project, then the loop."""
 
     def score(queries: Queries, gallery: Gallery) -> QueryScores:
         rows = _looped(len(queries.feats), len(gallery.feats))
@@ -211,11 +208,11 @@ def _loop(
 
 
 def _job(scorer: Callable[[Queries, Gallery], QueryScores]) -> Callable[..., Run]:
-    """Return a job that scores saved features under a rule, and saves the scores if told where."""
+    """Return a job that scores saved features under a rule and can save the scores."""
 
     def run(file: str, rule: str, result: str = "") -> Run:
         queries, gallery = _load(file, rule)
-        # Libraries start their threads at the first product that is worth it.
+        # Libraries start their threads at the first large product.
         scorer(Queries(queries.feats[:99], queries.person_ids[:99]), gallery)
         found: list[QueryScores] = []
         figures = measured(lambda: found.append(scorer(queries, gallery)))

@@ -1,4 +1,4 @@
-"""Batches of training pairs, with and without the cache of decoded pictures, beside a loop in one thread.
+"""Batches of training pairs, with and without the cache of decoded pictures, beside a single-threaded loop.
 
 python tools/benchmark.py input --root FOLDER --rounds 5 --json input.json
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ms_unireid.apps.benchmarks.runs import Run, alone, in_turns, measured, spread, summary
+from ms_unireid.apps.benchmarks.runs import Run, alone, figure, in_turns, measured, ratio, spread, summary
 from ms_unireid.config import AugmentConfig, RuntimeConfig
 from ms_unireid.data.annotations import Pair
 from ms_unireid.data.decoded_cache import pixel_loader
@@ -23,7 +23,7 @@ from ms_unireid.runtime import describe
 GIB = 1 << 30
 SIZE, BATCH, SEED = (384, 128), 64, 1
 AUGMENT = AugmentConfig()
-# The training split of CUHK-PEDES: captions, each a pair, and pictures, a photo and a sketch each.
+# The training split of CUHK-PEDES: a pair per caption; photos and sketches.
 EPOCH_PAIRS, EPOCH_PICTURES = 68_126, 2 * 34_054
 BASELINES = {
     "loop": "one thread: PIL opens, resizes, flips, pads and crops; numpy normalises, erases and stacks",
@@ -32,22 +32,20 @@ BASELINES = {
 STEP_KINDS = {"busy": "a step that takes every core", "waiting": "a step that leaves the cores alone, as on a device"}
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser("input", help="batches of training pairs, beside a loop in one thread")
-    parser.add_argument("--root", type=Path, help="folder of CUHK-PEDES or a part of it; else pictures are drawn")
-    parser.add_argument("--pairs", type=int, default=512, help="pairs of a run")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
+    parser.add_argument("--root", type=Path, help="folder of CUHK-PEDES or a part of it (default: drawn pictures)")
+    parser.add_argument("--pairs", type=int, default=512, help="pairs per run")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--step-seconds", type=float, nargs="+", default=[1.0, 4.0], help=f"steps of {BATCH} pairs")
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+    parser.add_argument("--step-seconds", type=float, nargs="+", default=[1.0, 4.0], help=f"of steps of {BATCH} pairs")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure every way to the same batches, in turns."""
-    with tempfile.TemporaryDirectory() as place:
-        root = options.root or _draw_data(Path(place) / "data", options.pairs)
-        return _measure(root, Path(place) / "cache", options)
+    """Make the same batches in every way, in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = options.root or _draw_data(Path(folder) / "data", options.pairs)
+        return _measure(root, Path(folder) / "cache", options)
 
 
 def _measure(root: Path, cache: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -70,21 +68,18 @@ def _measure(root: Path, cache: Path, options: argparse.Namespace) -> dict[str, 
         "rounds": options.rounds,
         "pairs_per_second": {name: summary([pairs / run["seconds"] for run in found]) for name, found in runs.items()},
         "times_as_fast_as_the_loop": {
-            name: summary([b["seconds"] / a["seconds"] for a, b in zip(found, runs["loop"], strict=True)])
-            for name, found in runs.items()
-            if name != "loop"
+            name: ratio(runs["loop"], found) for name, found in runs.items() if name != "loop"
         },
         "cpu_milliseconds_per_pair": {
             name: summary([1000 * run["cpu_seconds"] / pairs for run in found])
             for name, found in runs.items()
-            if name != "torch"  # its workers' time is not its own
+            if name != "torch"  # the process does not see its workers' time
         },
         "epoch_seconds": {
             name: summary([EPOCH_PAIRS * run["seconds"] / pairs for run in found]) for name, found in runs.items()
         },
         "step_with_input_to_constant_batch": {
-            name: summary([run["ratio"] for run in found])
-            for name, found in in_turns(steps, options.rounds, "steps").items()
+            name: figure(found, "ratio") for name, found in in_turns(steps, options.rounds, "steps").items()
         },
         "cache": {
             "gib": EPOCH_PICTURES * SIZE[0] * SIZE[1] * 3 / GIB,
@@ -96,7 +91,7 @@ def _measure(root: Path, cache: Path, options: argparse.Namespace) -> dict[str, 
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements for a terminal."""
+    """Format the measurements as text."""
     lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
     lines += [f"{name}: {what}" for name, what in result["baselines"].items()]
     for name, speed in result["pairs_per_second"].items():
@@ -106,8 +101,8 @@ def to_text(result: dict[str, Any]) -> str:
         if name in result["cpu_milliseconds_per_pair"]:
             line += f", {spread(result['cpu_milliseconds_per_pair'][name])} ms of CPU a pair"
         lines += [f"{line}; {EPOCH_PAIRS} pairs: {spread(result['epoch_seconds'][name])} s"]
-    for name, ratio in result["step_with_input_to_constant_batch"].items():
-        lines += [f"step ({name}) with input / with a constant batch: {spread(ratio)}"]
+    for name, values in result["step_with_input_to_constant_batch"].items():
+        lines += [f"step ({name}) with input / with a constant batch: {spread(values)}"]
     cache, pixels = result["cache"], result["pixels"]
     lines += [f"cache of {EPOCH_PICTURES} pictures: {cache['gib']:.2f} GiB, filled in {cache['fill_seconds']:.0f} s"]
     differing = f"{pixels['different_pictures']:.0f} differ from PIL's"
@@ -138,7 +133,7 @@ def _pairs(root: str, count: str) -> list[Pair]:
 
 
 def _order(pairs: list[Pair]) -> list[np.ndarray]:
-    """Whole batches of shuffled pairs, around again until there are at least three."""
+    """Return at least three whole batches of shuffled pairs, by repeating epochs."""
     rng, order = np.random.default_rng(SEED), np.zeros(0, int)
     while len(order) < max(len(pairs), 3 * BATCH):
         order = np.concatenate([order, rng.permutation(len(pairs))])
@@ -167,7 +162,7 @@ def fill(root: str, count: str, workers: str, cache: str) -> Run:
 
 
 def check(root: str, count: str, workers: str, cache: str) -> Run:
-    """Compare every picture in the cache with PIL's, and every batch made with it with that made without."""
+    """Compare the cached pictures with PIL's, and batches with and without the cache."""
     pairs = _pairs(root, count)
     cached, decoded = (_source(pairs, _runtime(workers, where)) for where in (cache, "-"))
     paths = {path for pair in pairs for path in (pair.photo, pair.sketch)}
@@ -183,7 +178,7 @@ def check(root: str, count: str, workers: str, cache: str) -> Run:
 
 
 def ours(root: str, count: str, workers: str, cache: str) -> Run:
-    """Go through an epoch's batches."""
+    """Iterate over the batches of this project."""
     from ms_unireid.data.pipeline import iterate
 
     runtime = _runtime(workers, cache)
@@ -192,13 +187,13 @@ def ours(root: str, count: str, workers: str, cache: str) -> Run:
 
 
 def loop(root: str, count: str, workers: str) -> Run:
-    """Go through the same pairs in one thread."""
+    """Iterate over the same pairs in one thread."""
     samples = _Samples(_pairs(root, count))
     return measured(lambda: [_stacked([samples[i] for i in batch]) for batch in samples.order] and None)
 
 
 def torch_loader(root: str, count: str, workers: str) -> Run:
-    """Go through the same pairs with torch's DataLoader."""
+    """Iterate over the same pairs with torch's DataLoader."""
     from torch.utils.data import DataLoader
 
     samples = _Samples(_pairs(root, count))
@@ -207,7 +202,7 @@ def torch_loader(root: str, count: str, workers: str) -> Run:
 
 
 class _Samples:
-    """The pairs as the authors' data set gives them: one at a time, by PIL, token ids included."""
+    """A data set like the authors': one pair at a time, by PIL, with token ids."""
 
     def __init__(self, pairs: list[Pair]):
         from ms_unireid.data.tokenizer import Tokenizer
@@ -245,14 +240,14 @@ def _stacked(samples: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
 
 
 def step_time(root: str, count: str, workers: str, cache: str, kind: str, seconds: str) -> Run:
-    """Take as many steps with a constant batch as with batches that are made meanwhile, and compare their times."""
+    """Compare the time of steps whose batches are made meanwhile with that of steps on a constant batch."""
     from ms_unireid.data.pipeline import iterate
 
     runtime = _runtime(workers, cache)
     source = _source(_pairs(root, count), runtime)
     work = _busy(float(seconds)) if kind == "busy" else lambda: time.sleep(float(seconds))
     constant, batches = source[0], iterate(source, runtime)
-    next(batches)  # an epoch begins with a wait, whoever makes the batches
+    next(batches)  # every epoch starts with a wait for the first batch
     steps = len(source) - 1
     with_input = _timed(batches, work, steps)
     return {"ratio": with_input / _timed(iter([constant] * steps), work, steps), "seconds": with_input / steps}
@@ -267,7 +262,7 @@ def _timed(batches: Iterator[Any], work: Callable[[], None], steps: int) -> floa
 
 
 def _busy(seconds: float) -> Callable[[], None]:
-    """Return work on every core that takes so long when nothing else runs."""
+    """Return work on all cores that takes so many seconds when nothing else runs."""
     a, b = np.random.default_rng(SEED).standard_normal((2, 1024, 1024), np.float32)
     out = np.empty_like(a)
 

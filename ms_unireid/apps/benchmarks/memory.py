@@ -1,4 +1,4 @@
-"""Peak memory of a training step of the full-size ViT-B/16, by batch and by what can be done about it.
+"""Peak memory of a training step of the full-size ViT-B/16, by batch size and memory option.
 
 python tools/benchmark.py memory --batches 8 16 64 --json memory.json
 """
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
 from tqdm import tqdm
 
 from ms_unireid.apps.benchmarks.runs import Run, child, measured
@@ -19,7 +20,7 @@ from ms_unireid.apps.benchmarks.train_step import make_step
 from ms_unireid.runtime import describe
 
 GIB = 1 << 30
-# What a step can be asked to do about its memory; on a CPU, asked nothing, it takes the fast forms.
+# The first uses the fast forms of the operations, the default on a CPU.
 MEMORY_OPTIONS = (
     (),
     ("runtime.fused_ops=plain",),
@@ -29,12 +30,10 @@ MEMORY_OPTIONS = (
 )
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser("memory", help="peak memory of a step of the full-size ViT-B/16, by batch and option")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 64], help="pairs in a step")
-    parser.add_argument("--limit", type=float, default=20, help="GiB that a process may reach before it is given up")
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+    parser.add_argument("--limit", type=float, default=20, help="GiB of memory at which a run is stopped")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def watched(command: list[str], limit: float) -> dict[str, float | None]:
-    """Run one job, ended when its resident memory passes `limit` GiB; None stands for what it did not live to tell."""
+    """Run one job and kill it when its resident memory passes `limit` GiB; its figures are None then."""
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     status = Path(f"/proc/{started.pid}/statm")
     page = os.sysconf("SC_PAGE_SIZE")
@@ -68,18 +67,18 @@ def watched(command: list[str], limit: float) -> dict[str, float | None]:
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements as a Markdown table."""
-    lines = ["| pairs | options | peak GiB | seconds, compilation left out |", "| ---: | --- | ---: | ---: |"]
+    """Format the measurements as a Markdown table."""
+    headings, rows = ("pairs", "options", "peak GiB", "seconds, compilation left out"), []
     for row in result["rows"]:
         peak, seconds = f"more than {result['limit_gib']:g}", ""
         if row["peak_bytes"] is not None:
             peak, seconds = f"{row['peak_bytes'] / GIB:.1f}", f"{row['seconds']:.1f}"
-        lines.append(f"| {row['pairs']} | {row['options']} | {peak} | {seconds} |")
-    return "\n".join(lines)
+        rows.append((row["pairs"], row["options"], peak, seconds))
+    return tabulate(rows, headings, "pipe", disable_numparse=True, colalign=("right", "left", "right", "right"))
 
 
 def train_step(*overrides: str) -> Run:
-    """Take two steps on random data and measure the second, which compiles nothing."""
+    """Measure the second of two steps on random data; the first compiles."""
     step = make_step(*overrides)
     step()
     return measured(step)

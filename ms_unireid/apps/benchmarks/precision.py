@@ -1,4 +1,4 @@
-"""The image encoder in MindSpore and in onnxruntime, float32 and lower: speed on one core, features, accuracy.
+"""The image encoder in MindSpore and onnxruntime, in float32, bfloat16 and int8: speed on one core and accuracy.
 
 python tools/benchmark.py precision --checkpoint runs/cuhk/best_average.ckpt --root DIR --json precision.json
 """
@@ -14,40 +14,36 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.apps.benchmarks.runs import Run, alone, in_turns, measured, spread, summary
+from ms_unireid.apps.benchmarks.runs import Run, alone, in_turns, measured, ratio, spread
 from ms_unireid.apps.export.specification import ExportOptions
 from ms_unireid.runtime import describe
 
-# Measured in turns; each is named after what it computes with: MindSpore in float32 and with products in bfloat16, then
-# onnxruntime.
+# MindSpore in float32 and with products in bfloat16, then onnxruntime.
 KINDS = ("mindspore", "bfloat16", "float32", "int8")
 _EXPORTED = KINDS[2:]
 _BFLOAT16 = {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}
-_REPEATS = 1
 _CLOCKS = ("seconds", "cpu_seconds")
-_Encoder = Callable[[np.ndarray], np.ndarray]
+_Encode = Callable[[np.ndarray], np.ndarray]
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser("precision", help="image encoder in bfloat16, exported, in int8: speed and accuracy")
-    parser.add_argument("--checkpoint", type=Path, help="a trained model; the full size with random weights otherwise")
-    parser.add_argument("--root", help="folder of the data set to compare accuracy on; none otherwise")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
+    parser.add_argument("--checkpoint", type=Path, help="a trained model (default: ViT-B/16 with random weights)")
+    parser.add_argument("--root", help="folder of the data set to compare accuracy on (default: no comparison)")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("--batch", type=int, default=16, help="pictures encoded at once")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--core", type=int, default=0, help="the one that every run is bound to, with one thread")
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+    parser.add_argument("--core", type=int, default=0, help="core of every run, which has one thread")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Export both precisions, time each kind in turns, and compare features and accuracy if there is a data set."""
+    """Export both precisions, time each kind in turns, and compare features and accuracy on a data set if given."""
     from ms_unireid.apps.export.exporting import export_checkpoint
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = options.checkpoint or _random_checkpoint(folder / "random.ckpt")
-        told = {
+        descriptions = {
             precision: export_checkpoint(checkpoint, folder / precision, ExportOptions(("onnx",), precision))
             for precision in _EXPORTED
         }
@@ -56,21 +52,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
         runs = in_turns(jobs, options.rounds, "encoding")
         accuracy = _accuracy(checkpoint, folder, options.root, options.split) if options.root else {}
-    model = told["float32"]["model"]
+    model = descriptions["float32"]["model"]
     return {
         "what": f"image encoder, {model['architecture']} at {list(model['image_size'])}",
         "checkpoint": str(options.checkpoint or "random weights"),
         "batch": options.batch,
         "rounds": options.rounds,
-        "times": {kind: {of: _times(runs, kind, of) for of in _CLOCKS} for kind in KINDS},
-        "files": {precision: description["files"] for precision, description in told.items()},
+        "times": {kind: {clock: ratio(runs[kind], runs[KINDS[0]], clock) for clock in _CLOCKS} for kind in KINDS},
+        "files": {precision: description["files"] for precision, description in descriptions.items()},
         **accuracy,
         "machine": describe("CPU"),
     }
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements for a terminal."""
+    """Format the measurements as text."""
     lines = [f"{result['what']}, batch {result['batch']}, one core, {result['rounds']} rounds, median [least..most]"]
     for kind, times in result["times"].items():
         by_clock = ", in CPU time ".join(spread(times[clock]) for clock in _CLOCKS)
@@ -89,25 +85,23 @@ def to_text(result: dict[str, Any]) -> str:
 
 
 def encode(kind: str, checkpoint: str, folder: str, batch: str, core: str) -> Run:
-    """Encode a batch of random pictures a few times on one core, after a first time that is not measured."""
+    """Encode a batch of random pictures on one core, after one run that is not measured."""
     os.sched_setaffinity(0, {int(core)})
     os.environ["OMP_NUM_THREADS"] = "1"
     if kind == "bfloat16":
         os.environ.update(_BFLOAT16)
-    encoder, (height, width) = _exported(Path(folder)) if kind in _EXPORTED else _mindspore(checkpoint)
+    encode_images, (height, width) = _exported(Path(folder)) if kind in _EXPORTED else _mindspore(checkpoint)
     images = np.random.default_rng(1).standard_normal((int(batch), 3, height, width), dtype=np.float32)
-    encoder(images)
-    return measured(lambda: [encoder(images) for _ in range(_REPEATS)])
+    encode_images(images)
+    return measured(lambda: encode_images(images))
 
 
-def _mindspore(checkpoint: str) -> tuple[_Encoder, tuple[int, int]]:
-    from mindspore import Tensor
-
-    extractor = _extractor(Path(checkpoint))
-    return lambda images: extractor.image_encoder(Tensor(images)).asnumpy(), extractor.config.model.image_size
+def _mindspore(checkpoint: str) -> tuple[_Encode, tuple[int, int]]:
+    encoder = _encoder(Path(checkpoint))
+    return encoder.pixels, encoder.config.model.image_size
 
 
-def _exported(folder: Path) -> tuple[_Encoder, tuple[int, int]]:
+def _exported(folder: Path) -> tuple[_Encode, tuple[int, int]]:
     from ms_unireid.apps.export.runner import open_exported
     from ms_unireid.apps.export.specification import FILE_NAME
 
@@ -126,14 +120,8 @@ def _random_checkpoint(path: Path) -> Path:
     return path
 
 
-def _times(runs: dict[str, list[Run]], kind: str, clock: str) -> dict[str, float]:
-    """Return the time over MindSpore's in the same round."""
-    pairs = zip(runs[kind], runs[KINDS[0]], strict=True)
-    return summary([one[clock] / mindspore[clock] for one, mindspore in pairs])
-
-
-class _Stand:
-    """An exported encoder in the place of an encoder of the feature extractor."""
+class _ExportedEncoder:
+    """An exported file in the place of one of the encoders of `Encoder`."""
 
     def __init__(self, file: Path, name: str, columns: int):
         from ms_unireid.apps.export.runner import open_exported
@@ -141,33 +129,33 @@ class _Stand:
         self.run, self.name, self.columns = open_exported(file), name, columns
 
     def __call__(self, rows: Any) -> Any:
-        """Encode a tensor; captions that were cut behind the longest get their padding back."""
+        """Encode a batch; captions that were cut get their padding back."""
         from mindspore import Tensor
 
-        lacking = self.columns - rows.shape[-1]
-        padded = np.pad(rows.asnumpy(), (*[(0, 0)] * (rows.ndim - 1), (0, lacking)))
+        missing = self.columns - rows.shape[-1]
+        padded = np.pad(rows.asnumpy(), (*[(0, 0)] * (rows.ndim - 1), (0, missing)))
         return Tensor(self.run({self.name: padded})[0])
 
 
 def _accuracy(checkpoint: Path, folder: Path, root: str, split: str) -> dict[str, Any]:
-    """Encode and evaluate a split with each kind; the cosine is that of each feature with MindSpore's."""
+    """Encode and evaluate a split with each kind; cosines are with MindSpore's features in float32."""
     from ms_unireid.evaluation.evaluator import evaluate_features
     from ms_unireid.evaluation.similarity import normalize_rows
 
-    extractor, data = _split(checkpoint, root, split)
-    model, feats = extractor.config.model, {KINDS[0]: extractor.encode(data)}
+    encoder, data = _split(checkpoint, root, split)
+    model, feats = encoder.config.model, {KINDS[0]: encoder.encode(data)}
     alone("encode-bfloat16", checkpoint, root, split, folder / "bfloat16.npz")
     with np.load(folder / "bfloat16.npz") as found:
         feats["bfloat16"] = dataclasses.replace(feats[KINDS[0]], **found)
     for kind in _EXPORTED:
-        extractor.image_encoder = _Stand(folder / kind / "image_encoder.onnx", "images", model.image_size[1])
-        extractor.text_encoder = _Stand(folder / kind / "text_encoder.onnx", "token_ids", model.context_length)
-        feats[kind] = extractor.encode(data)
-    rows = {kind: evaluate_features(found, "all", extractor.config.eval) for kind, found in feats.items()}
+        encoder.image_encoder = _ExportedEncoder(folder / kind / "image_encoder.onnx", "images", model.image_size[1])
+        encoder.text_encoder = _ExportedEncoder(folder / kind / "text_encoder.onnx", "token_ids", model.context_length)
+        feats[kind] = encoder.encode(data)
+    rows = {kind: evaluate_features(found, "all", encoder.config.eval) for kind, found in feats.items()}
     joined = {k: normalize_rows(np.concatenate([f.photo, f.sketch, f.text])) for k, f in feats.items()}
     cosines = {kind: (joined[kind] * joined[KINDS[0]]).sum(1) for kind in KINDS[1:]}
     return {
-        "split": f"{extractor.config.data.name} {split}",
+        "split": f"{encoder.config.data.name} {split}",
         "cosine": {kind: {"mean": float(c.mean()), "min": float(c.min())} for kind, c in cosines.items()},
         "R1": {f"{task} {rule}": {kind: rows[kind][task, rule].R1 for kind in KINDS} for task, rule in rows[KINDS[0]]},
         "mAP": {
@@ -177,23 +165,23 @@ def _accuracy(checkpoint: Path, folder: Path, root: str, split: str) -> dict[str
 
 
 def encode_in_bfloat16(checkpoint: str, root: str, split: str, file: str) -> Run:
-    """Save a split's features; oneDNN reads its variable once, so this is for a process of its own."""
+    """Save a split's features; needs its own process, because oneDNN reads its variable once."""
     os.environ.update(_BFLOAT16)
-    extractor, data = _split(Path(checkpoint), root, split)
-    feats = extractor.encode(data)
+    encoder, data = _split(Path(checkpoint), root, split)
+    feats = encoder.encode(data)
     np.savez(file, photo=feats.photo, sketch=feats.sketch, text=feats.text)
     return {}
 
 
 def _split(checkpoint: Path, root: str, split: str) -> tuple[Any, Any]:
-    """Return what encodes a split, and the split."""
+    """Return the encoder of a checkpoint and a split of the data set."""
     from ms_unireid.data.evaluation_sets import load_evaluation_set
 
-    extractor = _extractor(checkpoint, f"data.root={root}")
-    return extractor, load_evaluation_set(extractor.config.data, split)
+    encoder = _encoder(checkpoint, f"data.root={root}")
+    return encoder, load_evaluation_set(encoder.config.data, split)
 
 
-def _extractor(checkpoint: Path, *overrides: str) -> Any:
+def _encoder(checkpoint: Path, *overrides: str) -> Any:
     from ms_unireid.checkpoints.checkpoint import open_model
     from ms_unireid.evaluation.encoder import Encoder
 

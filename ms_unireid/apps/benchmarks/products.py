@@ -1,32 +1,29 @@
-"""The matrix products of a visual block, MindSpore's beside PyTorch's: the bound of what a step can reach.
+"""The matrix products of a visual block, beside PyTorch's: a bound on the speed of a step.
 
 python tools/benchmark.py products --pairs 8 --rounds 5 --json products.json
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ms_unireid.apps.benchmarks.runs import Run, Standby, spread, stand_by, summary
+from ms_unireid.apps.benchmarks.runs import Run, Standby, ratio, spread, stand_by, summary
 from ms_unireid.runtime import describe
 
 TOKENS, WIDTH = 193, 768
 REPEATS = 5
-# Forward x W^T, its gradient to x, and that to W, of the MLP's first and second map; name to (a^T, b^T).
+# x W^T, its gradient to x and its gradient to W: whether each operand is transposed.
 FORMS = {"forward": (False, True), "to the input": (False, False), "to the weight": (True, False)}
 MAPS = {"c_fc": (WIDTH, 4 * WIDTH), "c_proj": (4 * WIDTH, WIDTH)}
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser("products", help="the matrix products of a step, MindSpore's beside PyTorch's")
-    parser.add_argument("--pairs", type=int, default=8, help="pairs in the step; each has two pictures")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
+    parser.add_argument("--pairs", type=int, default=8, help="pairs in a step; each has two pictures")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2, help="PyTorch's; MindSpore's follow the cores it may run on")
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch; MindSpore uses all cores it may run on")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -45,8 +42,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "what": f"products of {2 * options.pairs * TOKENS} rows, {REPEATS} a round, float32",
         "rounds": options.rounds,
         "threads": options.threads,
-        "ratio": {name: _ratio(found, "seconds") for name, found in runs.items()},
-        "cpu_ratio": {name: _ratio(found, "cpu_seconds") for name, found in runs.items()},
+        "ratio": {name: ratio(found["ours"], found["pytorch"]) for name, found in runs.items()},
+        "cpu_ratio": {name: ratio(found["ours"], found["pytorch"], "cpu_seconds") for name, found in runs.items()},
         "all": summary(
             [
                 sum(found["ours"][i]["seconds"] for found in runs.values())
@@ -59,19 +56,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements for a terminal."""
+    """Format the measurements as text."""
     lines = [f"{result['what']}; {result['rounds']} rounds, time of MindSpore / PyTorch, median [least..most]"]
-    for name, ratio in result["ratio"].items():
-        lines.append(f"{name}: {spread(ratio)}, in CPU time {spread(result['cpu_ratio'][name])}")
+    for name, values in result["ratio"].items():
+        lines.append(f"{name}: {spread(values)}, in CPU time {spread(result['cpu_ratio'][name])}")
     return "\n".join([*lines, f"all together: {spread(result['all'])}"])
 
 
 def _products() -> list[str]:
     return [f"{layer} {form}" for layer in MAPS for form in FORMS]
-
-
-def _ratio(runs: dict[str, list[Run]], kind: str) -> dict[str, float]:
-    return summary([a[kind] / b[kind] for a, b in zip(runs["ours"], runs["pytorch"], strict=True)])
 
 
 def _operands(pairs: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +77,7 @@ def _operands(pairs: str, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def multiply_ours(_: str, pairs: str) -> Run:
-    """Stand by to multiply by MindSpore, compiled as the step is."""
+    """Wait for requests to multiply with MindSpore, compiled as a step is."""
     import mindspore as ms
     from mindspore import Tensor
 
@@ -101,7 +94,7 @@ def multiply_ours(_: str, pairs: str) -> Run:
 
 
 def multiply_pytorch(threads: str, pairs: str) -> Run:
-    """Stand by to multiply by PyTorch."""
+    """Wait for requests to multiply with PyTorch."""
     import torch
 
     torch.set_num_threads(int(threads))

@@ -1,4 +1,4 @@
-"""What every benchmark shares: runs in processes of their own, in turns, and the spread of their figures."""
+"""Shared by the benchmarks: runs in processes of their own, in turns, and summaries of their figures."""
 
 import contextlib
 import json
@@ -10,26 +10,28 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from ms_unireid.config import Config
 from ms_unireid.installation import child_command
 
 MIB = 1 << 20
-# MindSpore runs each kernel on one core for five times and on two for five, and then keeps to the better.
+# MindSpore runs each kernel five times on one core and five times on two, and then keeps the faster way.
 WARM_UP = 10
 
-# Figure to value, of one run.
+# The figures of one run by name.
 Run = dict[str, float]
 
 
 def child(job: str, *arguments: object) -> list[str]:
-    """Return the command of a job in a process of its own."""
+    """Return the command that runs a job in a new process."""
     return child_command("ms_unireid.commands.main", "benchmark", "run-one", job, *arguments)
 
 
 def alone(job: str, *arguments: object) -> Run:
-    """Run one of the tool's jobs in a process of its own."""
+    """Run a job in a new process and return its figures."""
     command = child(job, *arguments)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -38,7 +40,7 @@ def alone(job: str, *arguments: object) -> Run:
 
 
 def in_turns(jobs: Mapping[str, Sequence[object]], rounds: int, what: str) -> dict[str, list[Run]]:
-    """Run every job once a round, so that a busy time of the machine meets all of them."""
+    """Run every job once per round, so that other load on the machine affects all of them."""
     runs: dict[str, list[Run]] = {name: [] for name in jobs}
     for _ in tqdm(range(rounds), desc=what, unit="round"):
         for name, arguments in jobs.items():
@@ -47,14 +49,9 @@ def in_turns(jobs: Mapping[str, Sequence[object]], rounds: int, what: str) -> di
 
 
 class Standby:
-    """A process that gets ready once, works whenever it is told to and sleeps on its pipe in between.
+    """A process that prepares once, which takes minutes, and then works on request and waits in between.
 
-    For what takes minutes to get ready, so that all rounds share it.
-
-    Args:
-        job: One of the tool's jobs that ends in `stand_by`.
-        arguments: The job's.
-        environment: Variables beside this process's own.
+    `job` must end in `stand_by`; `environment` is added to this process's variables.
     """
 
     def __init__(self, job: str, *arguments: object, environment: Mapping[str, str] | None = None):
@@ -69,7 +66,7 @@ class Standby:
         )
 
     def work(self, name: str) -> Run:
-        """Have it do one of its works, and wait."""
+        """Request one of its works and wait for the figures."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(f"{name}\n")
             self.process.stdin.flush()
@@ -89,11 +86,7 @@ class Standby:
 def work_in_turns(
     sides: Mapping[str, Standby], name: str, warm_up: int, rounds: int
 ) -> tuple[dict[str, Run], dict[str, list[Run]]]:
-    """Have every side do a work once a round, after some rounds that do not count.
-
-    Returns:
-        Each side's first run ever, and its runs that count.
-    """
+    """Request a work of every side once per round; return each side's first run and those after the warm-up rounds."""
     first = {side: standby.work(name) for side, standby in sides.items()}
     runs: dict[str, list[Run]] = {side: [] for side in sides}
     for done in tqdm(range(warm_up + rounds), desc=name, unit="round"):
@@ -105,18 +98,18 @@ def work_in_turns(
 
 
 def stand_by(works: Mapping[str, Callable[[], None]]) -> Run:
-    """Do and measure the works named on standard input, one a line."""
+    """Measure the works named on standard input, one per line."""
     for line in sys.stdin:
         print(json.dumps(measured(works[line.strip()])), flush=True)
     return {}
 
 
 def measured(work: Callable[[], None]) -> Run:
-    """Time some work; memory is the process's peak, and how far the work's own peak lies above what was held before."""
-    os.sync()  # nobody pays for what another wrote
+    """Measure a call: time, the peak memory of the process, and the memory added by the call."""
+    os.sync()  # earlier writes must not delay this run
     earlier_peak = _peak()
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # forgets it
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     start, cpu_start = time.perf_counter(), time.process_time()
     work()
@@ -134,10 +127,30 @@ def _peak() -> int:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Return median, least and most."""
+    """Return median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def figure(runs: Sequence[Run], name: str = "seconds") -> dict[str, float]:
+    """Summarise one figure of several runs."""
+    return summary([run[name] for run in runs])
+
+
+def ratio(runs: Sequence[Run], others: Sequence[Run], name: str = "seconds") -> dict[str, float]:
+    """Summarise one figure divided by that of the other side in the same round."""
+    return summary([run[name] / other[name] for run, other in zip(runs, others, strict=True)])
+
+
+def random_encoder(config: Config) -> Any:
+    """Build the `Encoder` of a model with random weights."""
+    from ms_unireid.evaluation.encoder import Encoder
+    from ms_unireid.models.unireid import build_model
+    from ms_unireid.runtime import prepare
+
+    prepare(config.runtime)
+    return Encoder(build_model(config.model, 1, config.runtime), config)
+
+
 def spread(values: Mapping[str, float]) -> str:
-    """Lay out a `summary`."""
+    """Format a `summary` as median [min..max]."""
     return f"{values['median']:.2f} [{values['min']:.2f}..{values['max']:.2f}]"

@@ -1,4 +1,4 @@
-"""Exact search for the ten nearest of a million photos, beside a plain numpy matrix product.
+"""Exact search for the ten nearest of a million photos, beside a matrix product in numpy.
 
 python tools/benchmark.py search --photos 1000000 --rounds 5 --json search.json
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ms_unireid.apps.benchmarks.runs import MIB, Run, in_turns, measured, spread, summary
+from ms_unireid.apps.benchmarks.runs import MIB, Run, figure, in_turns, measured, ratio, spread
 from ms_unireid.evaluation.similarity import exact_search, normalize_rows
 from ms_unireid.runtime import describe
 
@@ -23,16 +23,14 @@ BASELINES = {
 }
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser("search", help="the ten nearest of many photos, beside a plain numpy product")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
     parser.add_argument("--photos", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure one query, after another one has warmed up."""
+    """Measure one query, after a warm-up query."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "features.float16"
         make_features(file, options.photos)
@@ -44,29 +42,26 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "baselines": BASELINES,
         "rounds": options.rounds,
         "same_answer": len(answers) == 1,
-        "seconds": {name: summary([run["seconds"] for run in done]) for name, done in runs.items()},
-        "peak_bytes": {name: summary([run["peak_bytes"] for run in done]) for name, done in runs.items()},
-        "times_as_fast": {
-            name: summary([b["seconds"] / o["seconds"] for o, b in zip(runs["ours"], runs[name], strict=True)])
-            for name in BASELINES
-        },
+        "seconds": {name: figure(done) for name, done in runs.items()},
+        "peak_bytes": {name: figure(done, "peak_bytes") for name, done in runs.items()},
+        "times_as_fast": {name: ratio(runs[name], runs["ours"]) for name in BASELINES},
         "machine": describe("CPU"),
     }
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements for a terminal."""
+    """Format the measurements as text."""
     lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
     for name, seconds in result["seconds"].items():
         peak = result["peak_bytes"][name]["median"] / MIB
         lines.append(f"{name}: {spread(seconds)} s, {peak:.0f} MiB resident at the peak")
-    for name, ratio in result["times_as_fast"].items():
-        lines.append(f"times as fast as {name} ({result['baselines'][name]}): {spread(ratio)}")
+    for name, values in result["times_as_fast"].items():
+        lines.append(f"times as fast as {name} ({result['baselines'][name]}): {spread(values)}")
     return "\n".join([*lines, f"the same answer from all: {'yes' if result['same_answer'] else 'NO'}"])
 
 
 def make_features(file: Path, photos: int) -> None:
-    """Write random features of length 1."""
+    """Write random features of unit length, float16."""
     rng = np.random.default_rng(1)
     with file.open("wb") as stream:
         for start in tqdm(range(0, photos, ROWS_AT_ONCE), desc="features", unit="block"):
@@ -87,12 +82,12 @@ def _search(file: str, photos: str) -> Run:
     return {**run, "rows": found[0].tolist()}
 
 
-def _multiply(file: str, photos: str, held: bool) -> Run:
+def _multiply(file: str, photos: str, in_memory: bool) -> Run:
     features, (warm_up, query) = _open(file, photos)
-    rows = features.astype(np.float32) if held else features
+    rows = features.astype(np.float32) if in_memory else features
 
-    def search(asked: np.ndarray) -> np.ndarray:
-        return np.argsort(-(rows.astype(np.float32, copy=False) @ asked), kind="stable")[:TOP]
+    def search(row: np.ndarray) -> np.ndarray:
+        return np.argsort(-(rows.astype(np.float32, copy=False) @ row), kind="stable")[:TOP]
 
     found: list[np.ndarray] = []
     search(warm_up)
@@ -102,6 +97,6 @@ def _multiply(file: str, photos: str, held: bool) -> Run:
 
 JOBS = {
     "search-ours": _search,
-    "search-numpy": lambda file, photos: _multiply(file, photos, held=False),
-    "search-numpy_in_memory": lambda file, photos: _multiply(file, photos, held=True),
+    "search-numpy": lambda file, photos: _multiply(file, photos, in_memory=False),
+    "search-numpy_in_memory": lambda file, photos: _multiply(file, photos, in_memory=True),
 }

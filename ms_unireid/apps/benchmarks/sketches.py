@@ -1,4 +1,4 @@
-"""How many photos a second one core turns into sketches, and in how much memory; nothing to be measured against.
+"""Sketches drawn per second by one core, and peak memory; there is no baseline.
 
 python tools/benchmark.py sketches --photos FOLDER --count 500
 """
@@ -15,18 +15,16 @@ from tqdm import tqdm
 from ms_unireid.runtime import describe
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser("sketches", help="drawing sketches: photos per second of one core, and memory")
-    parser.add_argument("--photos", type=Path, required=True, help="folder of photos; taken again and again")
-    parser.add_argument("--count", type=int, default=500, help="photos to draw in all")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
+    parser.add_argument("--photos", type=Path, required=True, help="folder of photos, repeated as needed")
+    parser.add_argument("--count", type=int, default=500, help="number of sketches")
     parser.add_argument("--background", default="mediapipe")
     parser.add_argument("--style", default="pencil")
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Draw the folder's photos, again and again, until there are enough."""
+    """Draw the photos of the folder, repeated up to the count."""
     from ms_unireid.apps.sketch.recipe import make_recipe
     from ms_unireid.data.photo_sets import folder_photos
 
@@ -36,7 +34,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements for a terminal."""
+    """Format the measurements as text."""
     return (
         f"{result['what']}: {result['photos_per_second_per_core']:.1f} photos per second of CPU time; peak memory "
         f"{result['peak_mib_after_a_tenth']:.0f} MiB after a tenth of them, {result['peak_mib']:.0f} MiB at the end"
@@ -44,7 +42,7 @@ def to_text(result: dict[str, Any]) -> str:
 
 
 def _draw(folder: Path, photos: list[Path], recipe: Any, count: int) -> dict[str, Any]:
-    """Draw `count` photos in this process through the same call as the tool, links standing for repeated ones."""
+    """Draw `count` photos as the command does; repeated ones are links."""
     from ms_unireid.apps.sketch.artist import Artist
     from ms_unireid.apps.sketch.build import build_sketches
 
@@ -52,7 +50,7 @@ def _draw(folder: Path, photos: list[Path], recipe: Any, count: int) -> dict[str
     names = [f"{i:06d}{photos[i % len(photos)].suffix}" for i in range(count)]
     for i, name in enumerate(names):
         (folder / "photos" / name).symlink_to(photos[i % len(photos)].resolve())
-    Artist(recipe).prepare()  # once per process, however many photos follow
+    Artist(recipe).prepare()  # its cost does not depend on the count
     peaks, start, bar = {}, time.process_time(), tqdm(total=count, unit="photo")
 
     def sample(done: int, total: int) -> None:

@@ -1,7 +1,4 @@
-"""What the steps and encoders are measured against: UNIReID in PyTorch, written as one plainly would.
-
-Parameters have CLIP's names, so that a test can give both sides the same weights.
-"""
+"""The baseline: UNIReID in plain PyTorch, with CLIP's parameter names."""
 
 import math
 
@@ -19,7 +16,7 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply it elementwise."""
+        """Map x to the same shape."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -58,7 +55,7 @@ class Transformer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """CLIP's visual tower, read out at the class token."""
+    """CLIP's visual tower; the features are those of the class token."""
 
     def __init__(self, model: ModelConfig):
         super().__init__()
@@ -133,7 +130,7 @@ def _pair_loss(logits: Tensor) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Adam:
-    """Make PyTorch's Adam, biases in a group of their own."""
+    """Build Adam with a parameter group of its own for biases."""
     train = config.train
     named = list(model.named_parameters())
     groups = [
@@ -148,5 +145,5 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Adam:
 
 
 def to_torch(arrays: tuple[np.ndarray, ...]) -> list[Tensor]:
-    """Turn a batch into tensors, token ids as int64."""
+    """Convert a batch to tensors, int32 to int64."""
     return [torch.from_numpy(a.astype(np.int64) if a.dtype == np.int32 else a) for a in arrays]

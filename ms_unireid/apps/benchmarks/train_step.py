@@ -1,4 +1,4 @@
-"""A whole training step beside PyTorch's: three towers, full objective, gradients, Adam.
+"""A training step beside PyTorch's: encoders, full objective, gradients, Adam.
 
 python tools/benchmark.py train-step --batch 8 --rounds 5 --json train_step.json
 """
@@ -6,17 +6,16 @@ python tools/benchmark.py train-step --batch 8 --rounds 5 --json train_step.json
 import argparse
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ms_unireid.apps.benchmarks.runs import WARM_UP, Run, Standby, spread, stand_by, summary, work_in_turns
+from ms_unireid.apps.benchmarks.runs import WARM_UP, Run, Standby, figure, ratio, spread, stand_by, work_in_turns
 from ms_unireid.config import Config, load_config
 from ms_unireid.runtime import describe
 
 GIB = 1 << 30
-# glibc otherwise gives large blocks back to the system after each use, and clears them again.
+# By default glibc returns large blocks to the system after each use and clears them again.
 TUNED = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(64 * GIB),
@@ -27,20 +26,18 @@ BASELINES = {"pytorch": {}, "pytorch_tuned": TUNED}
 WORDS = {"pytorch": "PyTorch as installed", "pytorch_tuned": f"PyTorch with {TUNED}"}
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command's options."""
-    parser = commands.add_parser("train-step", help="a whole training step of the full-size ViT-B/16, beside PyTorch's")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
     parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="rounds before those, which do not count")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="rounds before them that are not measured")
     parser.add_argument("--baselines", nargs="+", choices=tuple(BASELINES), default=list(BASELINES))
-    parser.add_argument("--threads", type=int, default=2, help="PyTorch's; MindSpore's follow the cores it may run on")
-    parser.add_argument("--json", type=Path, help="write the measurements as JSON")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the configuration")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch; MindSpore uses all cores it may run on")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Take steps in turns."""
+    """Take steps of every side, in turns."""
     arguments = [f"data.batch_size={options.batch}", *options.overrides]
     with contextlib.ExitStack() as stack:
         sides = {"ours": Standby("step-ours", options.threads, *arguments)}
@@ -55,9 +52,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "warm_up": options.warm_up,
         "threads": options.threads,
-        "ratio": {name: _ratio(runs["ours"], runs[name], "seconds") for name in options.baselines},
-        "cpu_ratio": {name: _ratio(runs["ours"], runs[name], "cpu_seconds") for name in options.baselines},
-        "seconds": {name: summary([run["seconds"] for run in found]) for name, found in runs.items()},
+        "ratio": {name: ratio(runs["ours"], runs[name]) for name in options.baselines},
+        "cpu_ratio": {name: ratio(runs["ours"], runs[name], "cpu_seconds") for name in options.baselines},
+        "seconds": {name: figure(found) for name, found in runs.items()},
         "first_step_seconds": {name: run["seconds"] for name, run in first.items()},
         "peak_gib": {name: max(run["peak_bytes"] for run in found) / GIB for name, found in runs.items()},
         "machine": describe("CPU"),
@@ -65,11 +62,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """Lay out the measurements for a terminal."""
+    """Format the measurements as text."""
     lines = [f"{result['what']}; {result['rounds']} rounds after {result['warm_up']}, median [least..most]"]
     for name, words in result["baselines"].items():
-        ratio, cpu = (spread(result[kind][name]) for kind in ("ratio", "cpu_ratio"))
-        lines.append(f"time, ours / {words}: {ratio}, in CPU time {cpu}")
+        time, cpu = (spread(result[kind][name]) for kind in ("ratio", "cpu_ratio"))
+        lines.append(f"time, ours / {words}: {time}, in CPU time {cpu}")
     for name, seconds in result["seconds"].items():
         first, peak = result["first_step_seconds"][name], result["peak_gib"][name]
         lines.append(f"{name}: {spread(seconds)} s, the first {first:.1f} s, peak {peak:.2f} GiB")
@@ -79,12 +76,8 @@ def to_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _ratio(ours: list[Run], theirs: list[Run], kind: str) -> dict[str, float]:
-    return summary([a[kind] / b[kind] for a, b in zip(ours, theirs, strict=True)])
-
-
 def make_batch(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw photos, sketches and token ids."""
+    """Draw photos and sketches (B, 3, H, W) float32 and token ids (B, L) int32."""
     rng, pairs = np.random.default_rng(1), config.data.batch_size
     photos, sketches = rng.standard_normal((2, pairs, 3, *config.model.image_size), dtype=np.float32)
     token_ids = rng.integers(1, 49406, (pairs, config.model.context_length)).astype(np.int32)
@@ -93,7 +86,7 @@ def make_batch(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def make_step(*overrides: str) -> Callable[[], Any]:
-    """Build the model of a configuration; return what takes a step on drawn pairs."""
+    """Build the model of a config; return a function that takes a step on drawn pairs."""
     from ms_unireid.models.unireid import build_model
     from ms_unireid.runtime import prepare
     from ms_unireid.training.train_step import TrainOneStepCell
@@ -102,16 +95,17 @@ def make_step(*overrides: str) -> Callable[[], Any]:
     prepare(config.runtime)
     step, batch = TrainOneStepCell(build_model(config.model, 1, config.runtime), config), make_batch(config)
     step.set_train()
-    return lambda: step(*batch, config.train.learning_rate)
+    # The norm is ready when the weights are updated.
+    return lambda: step(*batch, config.train.learning_rate).gradient_norm.asnumpy()
 
 
 def step_ours(_: str, *overrides: str) -> Run:
-    """Stand by to take a step of ours."""
+    """Wait for requests to take a step of this project."""
     return stand_by({"step": make_step(*overrides)})
 
 
 def step_pytorch(threads: str, *overrides: str) -> Run:
-    """Stand by to take PyTorch's step."""
+    """Wait for requests to take PyTorch's step."""
     import torch
 
     from ms_unireid.apps.benchmarks.torch_unireid import UNIReID, make_optimizer, to_torch

@@ -1,4 +1,4 @@
-"""The benchmarks: their baselines are the definition, and their figures are of real runs."""
+"""The benchmarks: baselines equal the definition, and small runs give figures."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_the_loop_is_the_definition(tool, rules):
         assert_same(tool.evaluation.loop_scores(similarity, queries, gallery, precision, "stable"), expected)
 
 
-def test_features_are_neither_easy_nor_hopeless(tool):
+def test_features_are_neither_too_easy_nor_too_hard(tool):
     feats = tool.evaluation.make_features(tool.evaluation.SIZES["rstp"])
     person_ids, sources = feats["person_ids"], feats["sources"]
     for left_out in (None, sources):
@@ -111,7 +111,7 @@ def test_a_small_measurement_of_the_input(tool, small_input, data, tmp_path, cap
     assert "pictures checked: 10, 0 differ from PIL's" in capsys.readouterr().out
 
 
-def test_other_pixels_are_noticed(tool, small_input, data, tmp_path, monkeypatch):
+def test_different_pixels_are_reported(tool, small_input, data, tmp_path, monkeypatch):
     resized = tool.input._resized
     monkeypatch.setattr(tool.input, "_resized", lambda path: resized(path).point(lambda level: level ^ 1))
     found = tool.input.check(str(data), "10", "1", str(tmp_path))
@@ -129,7 +129,7 @@ def test_the_loop_gives_the_pictures_of_evaluation_where_nothing_is_drawn(tool, 
         np.testing.assert_array_equal(token_ids, Tokenizer(77)([pair.caption])[0])
 
 
-def test_a_size_that_does_not_exist():
+def test_an_unknown_size():
     done = run_tool("benchmark.py", "evaluation", "--sizes", "market")
     assert done.returncode == 2 and "invalid choice: 'market'" in done.stderr
 
@@ -158,7 +158,7 @@ def test_the_performance_notes_are_those_of_the_measurements(tool, tmp_path):
     assert (tmp_path / "performance.md").read_text("utf-8") == (ROOT / "docs" / "performance.md").read_text("utf-8")
 
 
-def test_a_file_that_is_no_measurement(tool, tmp_path):
+def test_a_file_that_is_not_a_measurement(tool, tmp_path):
     for name, content in (("unknown.json", "{}"), ("search.json", "{}"), ("search.json", "{")):
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=name):
