@@ -12,9 +12,9 @@ from ms_unireid.checkpoints.clip_names import lay_out
 from ms_unireid.checkpoints.fitting import Row, fit
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
 from ms_unireid.checkpoints.formats.safetensors_file import write_safetensors
-from ms_unireid.checkpoints.formats.tensor_file import Entry
+from ms_unireid.checkpoints.formats.tensor_file import META, Entry
 from ms_unireid.checkpoints.formats.torch_writer import write_torch
-from ms_unireid.checkpoints.recognition import META, OURS, Source, open_source
+from ms_unireid.checkpoints.recognition import OURS, Source, open_source
 from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
 from ms_unireid.config_schema import Architecture
 from ms_unireid.errors import CheckpointError

@@ -1,6 +1,5 @@
 """Recognise the model in a file by its content, and give its tensors our names. Arrays are read when needed."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +22,6 @@ from ms_unireid.models.positions import model_grid, patch_grid
 
 OURS = "ms_unireid"
 KINDS = ("openai_clip", "huggingface_clip", "open_clip", "unireid", "irra", OURS)
-META = "ms_unireid"
 
 _RecipeOf = Callable[[str], names.Recipe]
 
@@ -67,7 +65,7 @@ class Source:
 
 
 def open_source(
-    path: str | Path,
+    path: str | Path | TensorFile,
     kind: str | None = None,
     image_size: tuple[int, int] | None = None,
     activation: str | None = None,
@@ -76,7 +74,7 @@ def open_source(
     """Open a file and recognise its kind and sizes by its content.
 
     Args:
-        path: A file, or a Hugging Face folder.
+        path: A file, a Hugging Face folder, or an opened file.
         kind: Overrides the recognised kind.
         image_size: Height and width of its position table. The default is the file's own description, then a square,
             then the usual sizes of person re-identification.
@@ -87,8 +85,8 @@ def open_source(
         CheckpointError: If the file cannot be read, or does not contain a dual encoder of this project, or its tensors
             fit several architectures.
     """
-    file = read_tensor_file(Path(path))
-    meta = _meta(file)
+    file = path if isinstance(path, TensorFile) else read_tensor_file(Path(path))
+    meta = file.description()
     anchor, prefix = _find_anchor(file, kind)
     kind = kind or _kind_of(file, anchor, prefix, meta)
     recipe = _recipe_of(file, anchor, prefix)
@@ -103,27 +101,6 @@ def open_source(
         model = replace(model, context_length=_rows(file, entries, names.TEXT_POSITIONS))
     grid, model = _grid(file, model, patches, image_size, meta)
     return Source(file, kind, entries, origins, surplus, model, activation, patches, grid, meta)
-
-
-def _meta(file: TensorFile) -> dict[str, Any]:
-    # MindSpore and safetensors files store our description as metadata, PyTorch files among the tensors.
-    text = file.metadata.get(META) or file.values.get(META)
-    if text is None:
-        return {}
-    meta = _json_object(file, text, META)
-    if not isinstance(meta.get("config"), dict):
-        raise CheckpointError(f"{file.path}: its description has no config; copy the file again or use another")
-    return meta
-
-
-def _json_object(file: TensorFile, text: Any, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (TypeError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file.path}: its {what} is not a JSON object; copy the file again")
-    return found
 
 
 def _find_anchor(file: TensorFile, kind: str | None) -> tuple[str, str]:
@@ -262,7 +239,7 @@ def _what_is(name: str, prefix: str) -> str:
 
 
 def _huggingface_config(file: TensorFile, tower: str = "vision") -> dict[str, Any]:
-    config = _json_object(file, file.metadata.get("config.json", "{}"), "config.json")
+    config = file.parse_json(file.metadata.get("config.json", "{}"), "config.json")
     section = config.get(f"{tower}_config")
     return section if isinstance(section, dict) else {}
 

@@ -22,8 +22,8 @@ from parity import TINY
 
 from ms_unireid.checkpoints.fitting import fit
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
-from ms_unireid.checkpoints.formats.tensor_file import Entry
-from ms_unireid.checkpoints.recognition import META, open_source
+from ms_unireid.checkpoints.formats.tensor_file import META, Entry
+from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
 from ms_unireid.config_schema import ARCHITECTURES, Architecture, TowerSize
 from ms_unireid.errors import CheckpointError, UserError

@@ -1,6 +1,7 @@
 """An opened file of tensors (`TensorFile`) and a tensor to write (`Entry`)."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.checkpoints.formats.dtypes import cast, dtype_name
+from ms_unireid.errors import CheckpointError
 
+META = "ms_unireid"  # the key of the description in a file of ours
 Scalar = bool | int | float | str | None
 _CHUNK = 1 << 20  # elements; the allocator reuses a buffer of this size, but not a larger one
 
@@ -34,6 +37,31 @@ class TensorFile:
     values: dict[str, Scalar] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     parts: tuple[Path, ...] = ()
+
+    def description(self) -> dict[str, Any]:
+        """Return what a file of ours says of itself, with at least `config`; empty for other files.
+
+        Raises:
+            CheckpointError: If it is damaged.
+        """
+        # MindSpore and safetensors files store it as metadata, PyTorch files among the tensors.
+        text = self.metadata.get(META) or self.values.get(META)
+        if text is None:
+            return {}
+        meta = self.parse_json(text, META)
+        if not isinstance(meta.get("config"), dict):
+            raise CheckpointError(f"{self.path}: its description has no config; copy the file again or use another")
+        return meta
+
+    def parse_json(self, text: Any, what: str) -> dict[str, Any]:
+        """Return a JSON object that the file holds as text; CheckpointError if it is not one."""
+        try:
+            found = json.loads(text)
+        except (TypeError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{self.path}: its {what} is not a JSON object; copy the file again")
+        return found
 
 
 @dataclass(frozen=True)
