@@ -114,6 +114,6 @@ def _rename(graph: Any, value: Any, name: str) -> None:
     old, value.name = value.name, name
     for node in graph.node:
         for names in (node.input, node.output):
-            for place, found in enumerate(names):
+            for index, found in enumerate(names):
                 if found == old:
-                    names[place] = name
+                    names[index] = name
