@@ -1,4 +1,4 @@
-"""Checkpoints on any data sets: each model built once, each data set encoded and evaluated."""
+"""Evaluate checkpoints on data sets: each model is built once, each data set is read once."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +21,10 @@ class Evaluated:
     """A checkpoint on one split of a data set.
 
     Attributes:
-        checkpoint: The file.
-        trained_on: The data set that it says it was trained on.
+        trained_on: Name of the data set that the checkpoint was trained on; `unknown` for a foreign file.
         dataset: Name of the data set that it was evaluated on.
-        split: The split.
         data: What was encoded.
-        feats: Its features.
-        results: Its metrics.
+        feats: The features of `data`.
     """
 
     checkpoint: Path
@@ -39,25 +36,22 @@ class Evaluated:
     results: Results
 
     def rows(self) -> list[dict[str, Any]]:
-        """List the rows of `to_json`, with the evaluation that each is of: `LEADING` in evaluator."""
+        """Return the rows of `to_json`, each with the columns `evaluator.LEADING`."""
         about = {"checkpoint": str(self.checkpoint), "trained_on": self.trained_on, "dataset": self.dataset}
         return [about | row for row in to_json(self.results)]
 
 
 class CheckpointEvaluator:
-    """Evaluates one checkpoint.
+    """Evaluates one checkpoint; arguments as of `open_model`.
 
     Args:
-        path: A checkpoint of ours, or any other file that holds a whole model.
-        files: YAML files; None takes the config that is saved in the checkpoint.
-        overrides: `section.key=value` strings.
         progress: Called with (done, total) batches of what is being encoded.
 
     Attributes:
         config: The config in effect.
 
     Raises:
-        UserError: If checkpoint, config, packages or device are wrong.
+        UserError: If checkpoint or config are wrong.
     """
 
     def __init__(
@@ -74,9 +68,9 @@ class CheckpointEvaluator:
 
     @property
     def trained_on(self) -> str:
-        """The data set that the checkpoint says it was trained on; `unknown` for a file of others."""
+        """The data set that the checkpoint was trained on; `unknown` for a foreign file."""
         meta = self.checkpoint.meta
-        # What training did not write has a config of defaults.
+        # A file that training did not write has a config of defaults.
         return meta["config"].get("data", {}).get("name", "unknown") if "epoch" in meta else "unknown"
 
     def evaluate(
@@ -91,17 +85,16 @@ class CheckpointEvaluator:
 
         Args:
             split: train, val or test.
-            protocol: As `evaluate_protocol` takes it.
+            protocol: As in `evaluate_protocol`.
             data: The data set; None takes the config's.
             reranked: Add each row once more with re-ranking.
             load: Loads the data set.
 
         Raises:
-            UserError: If the data set is wrong or lacks what the protocol needs, or the checkpoint does not fit the
-                config's model.
+            UserError: If data set, protocol or device are wrong, or the checkpoint does not fit the config's model.
         """
         data = data or self.config.data
-        loaded = load(data, split)  # before the model is built: mistakes show at once
+        loaded = load(data, split)  # before the model is built, so that mistakes show at once
         check_protocol(protocol, loaded)
         feats = self.encoder.encode(loaded)
         results = evaluate_features(feats, protocol, self.config.eval, reranked)
@@ -109,11 +102,7 @@ class CheckpointEvaluator:
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        """What encodes with the checkpoint's model, which is built here.
-
-        Raises:
-            UserError: If the checkpoint does not fit the config's model, or the device cannot be used.
-        """
+        """The encoder; the model is built at first use."""
         return Encoder(self.checkpoint.build(self.config), self.config, self.progress)
 
 
@@ -127,21 +116,14 @@ def evaluate_checkpoints(
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Evaluated]:
-    """Evaluate each checkpoint on each data set, checkpoint by checkpoint.
+    """Evaluate each checkpoint on each data set; the other arguments are those of `CheckpointEvaluator`.
 
     Args:
-        checkpoints: Their files.
-        targets: `NAME=FOLDER` texts; without any, each checkpoint on the data set of its config.
-        split: train, val or test.
-        protocol: As `evaluate_protocol` takes it.
-        reranked: Add each row once more with re-ranking.
-        files: As `CheckpointEvaluator` takes them.
-        overrides: As there.
-        progress: As there.
+        targets: `NAME=FOLDER` strings; None: each checkpoint on the data set of its config.
 
     Raises:
-        UserError: As `CheckpointEvaluator` and its `evaluate`; before anything is encoded if a checkpoint cannot be
-            read, or a data set of the first one is wrong.
+        UserError: If anything is wrong; before anything is encoded if a checkpoint cannot be read, or a data set of the
+            first one is wrong.
     """
     for path in checkpoints[1:]:
         open_source(path)
