@@ -116,10 +116,9 @@ def evaluate_checkpoints(
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Evaluated]:
-    """Evaluate each checkpoint on each data set; the other arguments are those of `CheckpointEvaluator`.
+    """Evaluate each checkpoint on each data set; arguments are those of `CheckpointEvaluator` and its `evaluate`.
 
-    Args:
-        targets: `NAME=FOLDER` strings; None: each checkpoint on the data set of its config.
+    Targets are `NAME=FOLDER` strings; without any, each checkpoint is evaluated on the data set of its config.
 
     Raises:
         UserError: If anything is wrong; before anything is encoded if a checkpoint cannot be read, or a data set of the
