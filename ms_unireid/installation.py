@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-INSTALL_CORE = "pip install ms-unireid, or -r requirements.txt in a checkout"
+# The package is on no public index: a checkout is what pip installs.
+INSTALL_CORE = "pip install -r requirements.txt, in a checkout of ms_unireid"
 # `python -m` would look in the user's folder first, and not in the checkout.
 _RUN_MODULE = """import sys
 sys.path[:] = [path for path in sys.path if path]
@@ -16,7 +17,7 @@ runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 
 def install_extra(name: str) -> str:
     """Return the command that installs an extra, for messages."""
-    return f"pip install 'ms-unireid[{name}]', or '.[{name}]' in a checkout"
+    return f"pip install '.[{name}]' in a checkout of ms_unireid"
 
 
 def child_command(module: str, *arguments: object) -> list[str]:

@@ -222,7 +222,7 @@ def test_a_name_that_is_not_found_is_refused(tmp_path, monkeypatch):
 
 def test_without_mindnlp_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert_refused("a/clip", tmp_path / "out.safetensors", "ms-unireid[mindnlp]", EnvironmentProblem)
+    assert_refused("a/clip", tmp_path / "out.safetensors", ".[mindnlp]", EnvironmentProblem)
 
 
 @pytest.fixture
