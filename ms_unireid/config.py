@@ -159,7 +159,7 @@ def _plain(value: Any) -> Any:
 
 def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict]]:
     if path.resolve() in seen:
-        raise ConfigError(f"{path}: `base:` leads back to this file; break the circle")
+        raise ConfigError(f"{path}: `base:` leads back to this file; remove the circle")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -170,7 +170,7 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict]]:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())
-        raise ConfigError(f"{path}: is not valid YAML ({detail}); mend the syntax") from error
+        raise ConfigError(f"{path}: is not valid YAML ({detail}); fix the syntax") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected `section:` keys at the top, found a {type(values).__name__}")
