@@ -52,7 +52,7 @@ __all__ = [
 
 # The installed configs; in a checkout a link to the top-level folder.
 CONFIGS = Path(__file__).with_name("configs")
-# (holds, key, what the key must be)
+# (whether the rule holds, key, what the key must be)
 _Rules = Iterator[tuple[bool, str, str]]
 
 
@@ -67,13 +67,13 @@ def load_config(
         overrides: `section.key=value` strings, values in YAML; they win over the file.
 
     Raises:
-        ConfigError: Naming the file or the override, the key and the nearest valid one.
+        ConfigError: For an unknown key or a wrong value; names file or override, the key and the nearest valid one.
     """
     files = [] if path is None else [path] if isinstance(path, (str, Path)) else path
     layers: dict[Path, tuple[str, dict]] = {}
     for file in files:
         for source, values in _read_chain(_find(Path(file)), ()):
-            # A base that several files share counts once, where it first comes: it must not undo what came since.
+            # A base that several files share is read once, at its first place: later it would undo the files between.
             layers.setdefault(Path(source).resolve(), (source, values))
     return _build(list(layers.values()), overrides, [str(file) for file in files])
 
@@ -114,7 +114,7 @@ def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str], file
     config = Config()
     for source, values in layers + changes:
         config = _merge(config, values, source, "")
-    # A combination may come of several layers: name the files that were given and every override.
+    # The values of a wrong combination may come from several layers: name every given file and override.
     _check(config, ", ".join([*files, *(source for source, _ in changes)]) or "defaults")
     return config
 
@@ -123,7 +123,7 @@ def register_architecture(name: str, architecture: Architecture) -> None:
     """Make an architecture known by a name, for configs and for the recognition of checkpoints.
 
     Raises:
-        ConfigError: If the sizes cannot work, or the name stands for other ones.
+        ConfigError: If the sizes cannot work, or the name is registered with other sizes.
     """
     _check_rules(_architecture_rules(architecture), f"architecture '{name}':")
     if ARCHITECTURES.setdefault(name, architecture) != architecture:
@@ -244,7 +244,7 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
 
 
 def _described(values: Any, kind: type, source: str, key: str) -> Any:
-    """Make a dataclass, none of whose values are given yet, from a dictionary."""
+    """Build a dataclass from a dictionary that must hold all of its fields."""
     hints = typing.get_type_hints(kind)
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: '{key}' must hold the keys {', '.join(hints)}, found {values!r}")
@@ -346,10 +346,10 @@ def _train_rules(config: Config) -> _Rules:
     decay = train.ema_decay
     yield decay is None or 0 < decay < 1, "train.ema_decay", "must lie between 0 and 1"
     both = train.accumulation_steps > 1 and train.cache_chunk is not None
-    yield not both, "train.cache_chunk", "needs no train.accumulation_steps: it takes the whole batch in one step"
+    yield not both, "train.cache_chunk", "cannot be combined with train.accumulation_steps: leave one of them out"
     seeds = train.seeds or ()
     yield len(set(seeds)) == len(seeds), "train.seeds", "must name each seed once"
-    yield not (seeds and train.resume not in (None, "auto")), "train.seeds", "go on with train.resume=auto"
+    yield not (seeds and train.resume not in (None, "auto")), "train.seeds", "can only be resumed by train.resume=auto"
     factors = ("warmup_factor", "bias_lr_factor", "weight_decay", "bias_weight_decay", "final_learning_rate")
     for key in ("seed", "warmup_epochs", *factors):
         yield getattr(train, key) >= 0, f"train.{key}", "must not be negative"

@@ -49,7 +49,7 @@ ARCHITECTURES = {
     "ViT-B/16": Architecture(TowerSize(768, 12, 12), TowerSize(512, 12, 8), patch_size=16, embed_dim=512),
     "ViT-B/32": Architecture(TowerSize(768, 12, 12), TowerSize(512, 12, 8), patch_size=32, embed_dim=512),
     "ViT-L/14": Architecture(TowerSize(1024, 24, 16), TowerSize(768, 12, 12), patch_size=14, embed_dim=768),
-    # Not CLIP's: sizes that train from scratch on a laptop, and in a test.
+    # Not a CLIP model: small enough to train from scratch on a laptop or in a test.
     "small": Architecture(TowerSize(128, 4, 4), TowerSize(128, 4, 4), patch_size=8, embed_dim=128),
     "tiny": Architecture(TowerSize(64, 2, 2), TowerSize(48, 2, 3), patch_size=8, embed_dim=32),
 }
@@ -72,9 +72,9 @@ class ModelConfig:
         stride: Distance between patches in pixels; null means the patch size, less makes patches overlap.
         context_length: Length of a caption in tokens, start and end included.
         temperature: Initial tau of Eq. 1-2; the logit scale starts at ln(1 / tau).
-        learnable_temperature: Train the logit scale (as the authors' code) or keep it (as the paper reads).
+        learnable_temperature: Train the logit scale (the authors' code) or keep it fixed (the paper).
         activation: `quick_gelu` (OpenAI's CLIP and the authors' code) or `gelu` (most models of open_clip).
-        pretrained: A file of weights to start from: a checkpoint of ours, CLIP's or another that
+        pretrained: A file of weights to start from: a checkpoint of ms_unireid or CLIP, or another file that
             `tools/convert_checkpoint.py` reads. Its position table is resized; optimizer state is left out.
         pretrained_logit_scale: Take the file's logit scale as well; the authors start from `temperature`.
     """
@@ -96,7 +96,7 @@ class ModelConfig:
 
     @property
     def patch_stride(self) -> int:
-        """The distance between patches that is in effect, in pixels."""
+        """The distance between patches in pixels: `stride`, or the patch size if that is null."""
         return self.sizes.patch_size if self.stride is None else self.stride
 
 
@@ -109,7 +109,7 @@ class AugmentConfig:
         pad: Black border added on every side before a random crop of the original size.
         erase: Probability of random erasing (2-40 % of the area, filled with the CLIP mean after normalisation).
         share_geometry: Give photo and sketch the same flip and crop; the authors draw them independently. Only with
-            `pad: 0`: a border common to both tells the pair apart from every other without looking at the person.
+            `pad: 0`: a border common to both identifies the pair without the person.
     """
 
     flip: float = 0.5
@@ -152,7 +152,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The rows of Table 2.
+    """The losses to train with; each row of Table 2 is one choice.
 
     Attributes:
         tasks: Which of text, sketch and fusion are trained (Eq. 3).
@@ -180,7 +180,7 @@ class TrainConfig:
         epochs: Passes over the training pairs.
         seed: Seeds the initial weights, the sampler and the augmentation.
         learning_rate: Base rate, reached after the warm-up.
-        final_learning_rate: What the cosine tends to.
+        final_learning_rate: The rate that the cosine approaches.
         warmup_epochs: Epochs of linear warm-up; the rate changes once an epoch.
         warmup_factor: The first epoch's share of the base rate.
         bias_lr_factor: Multiplies the rate of every bias.
@@ -189,22 +189,23 @@ class TrainConfig:
         beta1: Adam's decay of the first moment.
         beta2: Adam's decay of the second moment.
         eps: Adam's epsilon, outside the bias-corrected root as in PyTorch.
-        accumulation_steps: Parts that a batch is split into, each contrasted within itself; their gradients are
-            averaged before the update.
-        cache_chunk: Pairs encoded at once, so that a batch needs the memory of a chunk: features first without
-            gradient, then the gradient of each chunk from that of the whole batch's loss. The step's numbers are the
-            plain step's. null encodes the batch at once.
-        clip_norm: Largest global norm of a step's gradient; null leaves it.
-        ema_decay: Decay, per step, of a moving average of the weights that is evaluated and kept in the best
-            checkpoints in place of the weights; null has none.
+        accumulation_steps: Parts that a batch is split into. A pair is contrasted with those of its part only; the
+            gradients of the parts are averaged before the update.
+        cache_chunk: Pairs encoded at once, so that a batch needs the memory of a chunk: all features are computed
+            without gradients, then the gradient of the whole batch's loss is taken back chunk by chunk. The step
+            equals a plain one. null encodes the batch at once.
+        clip_norm: Largest global norm of a step's gradient; null does not clip.
+        ema_decay: Decay per step of a moving average of the weights. The average is evaluated and saved in the best
+            checkpoints in place of the weights; null keeps no average.
         global_batch_objective: With several processes, contrast every pair with those of all processes, as one
-            process with the whole batch would; else each process with its own.
-        scale_learning_rate: Multiply the rate by batch_size / 64 (`linear`) or its root (`sqrt`); the authors do not.
+            process with the whole batch would; false contrasts it with those of its own process.
+        scale_learning_rate: Multiply the rate by batch_size / 64 (`linear`) or its root (`sqrt`); null, as the authors,
+            leaves it.
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every: Steps between saves of last.ckpt within an epoch; null saves at its end only.
         log_every: Steps between lines of log.jsonl.
         tensorboard: Write event files for TensorBoard as well.
-        resume: A run folder to go on with; `auto` goes on with train.output if it holds a run, and starts one if not.
+        resume: A run folder to resume; `auto` resumes train.output if it holds a run, and starts a run otherwise.
         allow_changes: Keys that may differ from the interrupted run's although they change its numbers.
         seeds: Train once with each of these seeds, and report mean and standard deviation.
     """
@@ -242,13 +243,13 @@ class EvalConfig:
     """Evaluation during and after training.
 
     Attributes:
-        splits: Splits to report; null means val and test, as far as the data set has them.
+        splits: Splits to report; null means val and test, or those of the two that the data set has.
         selection_split: Which split chooses the best checkpoints; `auto` is val where one exists, else test.
             The authors choose on test.
         selection_text_protocol: Which text R1 chooses `best_text` and enters the average;
             the authors take the full gallery.
-        multi_query_photos: With protocol `multi_query`: photos of a person whose captions or sketches make its query,
-            where these belong to photos.
+        multi_query_photos: With protocol `multi_query`, if captions and sketches belong to photos: number of photos of
+            each person whose captions or sketches make up the query.
         missing_shares: With protocol `missing_modality`: shares 0-1 of the queries that lose text or sketch.
         batch_size: Pictures or captions encoded at once.
     """
@@ -270,21 +271,21 @@ class RuntimeConfig:
         device_id: Index of the Ascend or GPU device.
         graph_mode: Compile the training step and the encoders; false runs PyNative.
         precision: `fp32`, or `mixed`: matrix products in float16; weights, their update, normalisations, softmax and
-            everything behind the features stay float32.
-        loss_scale: With mixed precision: `dynamic` grows the scale after `loss_scale_window` steps without an
-            overflow and halves it at one; `static` keeps it.
-        initial_loss_scale: What the scale starts from.
+            everything after the features stay float32.
+        loss_scale: With mixed precision: `dynamic` doubles the scale after `loss_scale_window` steps without an
+            overflow and halves it at an overflow; `static` keeps it.
+        initial_loss_scale: Scale of the first step.
         loss_scale_window: Steps without an overflow before the scale doubles.
         max_overflows: Overflows in a row that stop the run; each one skips its step.
         recompute: Compute the blocks' activations again in the backward pass instead of keeping them.
-        fused_ops: The towers' operations: `plain` are MindSpore's with its gradients, `fast` our own forms, with the
-            same values but for rounding of gradients, and with less memory and time on a CPU; `auto` is fast on a CPU,
-            the one device where they were measured, and plain elsewhere. What is exported is plain.
+        fused_ops: Form of the towers' operations. `plain` takes MindSpore's gradients; `fast` has gradients of its
+            own, equal but for rounding, and needs less memory and time on a CPU. `auto` is fast on a CPU, the only
+            device where it was measured, and plain elsewhere. Exported models are plain.
         deterministic: Make two runs with the same seed identical on Ascend and GPU too; on a CPU they are anyway.
         workers: Threads that read and augment batches.
         prefetch: Batches kept ready.
-        decoded_cache: A folder to keep every picture of a training run in, decoded and resized, so that only its first
-            epoch decodes; the pixels are the same. Runs may share it. null decodes a picture whenever it is needed.
+        decoded_cache: A folder for every picture of a training run, decoded and resized, so that only the first epoch
+            decodes; the pixels are the same. Runs may share it. null decodes a picture whenever it is needed.
     """
 
     device: Literal["auto", "Ascend", "GPU", "CPU"] = resumable("auto")
@@ -305,7 +306,7 @@ class RuntimeConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole experiment; see the attributes' classes."""
+    """The whole experiment, one attribute for each section."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,4 +1,4 @@
-"""Operations of the processes that `msrun` starts, on MindSpore's collectives: HCCL, NCCL or, on a CPU, MCCL.
+"""Collective operations of the processes that `msrun` starts, over HCCL, NCCL or, on a CPU, MCCL.
 
 All processes must call each function but `start`, in the same order; a process that calls it alone waits forever.
 """
@@ -19,9 +19,9 @@ from ms_unireid.runtime import ALONE, Processes
 def start() -> Processes:
     """Join the processes that `msrun` started; a process started otherwise is `ALONE`.
 
-    Call it once, with the device selected, before the first tensor and before any file is written: `msrun` also runs
-    the script as its scheduler, which stays in this call until all others have ended, and ends in it. If the processes
-    do not find each other, or one is lost, it raises an EnvironmentProblem.
+    Call it once, after the device is selected and before the first tensor and any written file: `msrun` also runs the
+    script as its scheduler, which waits in this call until all other processes have ended, and then exits. If the
+    processes do not find each other, or one is lost, the call raises an EnvironmentProblem.
     """
     if "MS_ROLE" not in os.environ:
         return ALONE
@@ -44,7 +44,7 @@ class GatherWithGradient(nn.Cell):
     every process computes the same loss of the joined rows, it is `size` times the loss's gradient, and the mean over
     processes of the parameters' gradients is exactly the gradient of the loss.
 
-    It sums blocks padded with zeros, because the gradient of ops.AllGather has no CPU kernel; features are small.
+    The cell sums blocks padded with zeros, because the gradient of ops.AllGather has no CPU kernel; features are small.
     """
 
     def __init__(self, processes: Processes):
@@ -64,7 +64,7 @@ class GatherWithGradient(nn.Cell):
 
 
 def gradient_reducer(params: Sequence[Parameter], processes: Processes) -> nn.Cell | None:
-    """Return the cell that replaces gradients of `params`, a tuple, by their means over processes; alone, None."""
+    """Return a cell that averages the tuple of gradients of `params` over processes; None for a single process."""
     return None if processes.size == 1 else nn.DistributedGradReducer(params, mean=True, degree=processes.size)
 
 

@@ -1,11 +1,11 @@
-"""How the package is installed: what to tell a user to install, and child processes that find the package."""
+"""Commands for messages that name a package to install, and for child processes that import this package."""
 
 import sys
 from pathlib import Path
 
-# The package is on no public index: a checkout is what pip installs.
+# The package is not on a public index, so pip installs it from a checkout.
 INSTALL_CORE = "pip install -r requirements.txt, in a checkout of ms_unireid"
-# `python -m` would look in the user's folder first, and not in the checkout.
+# `python -m` would search the user's current folder first, and would not search the checkout.
 _RUN_MODULE = """import sys
 sys.path[:] = [path for path in sys.path if path]
 if {parent!r} not in sys.path:

@@ -1,4 +1,4 @@
-"""The equations of the paper, one pure function each in its order, and the objective that composes them."""
+"""The equations of the paper in order, one pure function each, and the objective that composes them."""
 
 import math
 
@@ -76,7 +76,7 @@ def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
 
 
 def interaction_divergence(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
-    """Return KL(P_T || Q_S) in nats, L_c without the entropy of P_T; no gradient; arguments as of L_c."""
+    """Return KL(P_T || Q_S) in nats: L_c without the entropy of P_T, and without gradient."""
     log_target, log_found = (log_softmax(ops.stop_gradient(logits)) for logits in (text_logits, sketch_logits))
     return (exp(log_target) * (log_target - log_found)).sum(-1).mean()
 
@@ -91,7 +91,7 @@ def exp(x: Tensor) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Return the logarithm of the softmax over the last axis; `exp` says why it is not MindSpore's.
+    """Return the logarithm of the softmax over the last axis; `exp` explains why MindSpore's is not used.
 
     It takes log1p of the sum, which is at least 1. MindSpore's CPU Log rounds by how its loop is split over threads,
     and the split is chosen by timing in a process's first launches: a resumed run would differ from a straight one.

@@ -1,4 +1,4 @@
-"""What a run runs on: package versions, device, execution mode, and the processes that train together."""
+"""The environment of a run: package versions, device, execution mode, and the processes that train together."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ from ms_unireid.errors import ConfigError, EnvironmentProblem
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
 _LAUNCHED_BY_MSRUN = "MS_ROLE"  # a variable that msrun sets in its processes
-# They change speed or numbers; see docs/hardware.md.
+# These variables change speed or numbers; see docs/hardware.md.
 _REPORTED_VARIABLES = ("MS_DEV_RUNTIME_CONF", "ONEDNN_DEFAULT_FPMATH_MODE")
 _REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "scipy", "pillow", "tokenizers", "ftfy")
 
@@ -38,7 +38,7 @@ class Processes:
         return self.rank == 0
 
     def block(self, count: int) -> slice:
-        """Return this process's part of `count` things: blocks of equal length in rank order, the last ones shorter."""
+        """Return this process's part of `count` items: blocks of equal length in rank order, the last ones shorter."""
         length = -(-count // self.size)
         return slice(min(self.rank * length, count), min((self.rank + 1) * length, count))
 
@@ -97,7 +97,7 @@ def prepare(config: RuntimeConfig) -> str:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Return versions, variables, device and git revision, as a run's environment.json holds them."""
+    """Return versions, variables, device and git revision for a run's environment.json."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -22,7 +22,7 @@ class TokenEmbedding(nn.Cell):
 
 
 class CLIP(nn.Cell):
-    """One visual and one text tower that end in the same feature space."""
+    """One visual and one text tower with a common feature space."""
 
     def __init__(self, config: ModelConfig, rng: np.random.Generator, operations: Operations):
         super().__init__()
@@ -55,7 +55,7 @@ class CLIP(nn.Cell):
         return self.pool(ops.gather(x.reshape(batch * length, -1), rows, 0), x, eot_index)
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """Make the text tower's first block's input of token_ids (B, L) int32: (B, L, width)."""
+        """Embed token_ids (B, L) int32, with positions, as the input of the first block: (B, L, width)."""
         return self.token_embedding(token_ids) + self.positional_embedding[: token_ids.shape[1]]
 
     def eot_index(self, token_ids: Tensor) -> Tensor:

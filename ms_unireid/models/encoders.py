@@ -1,4 +1,4 @@
-"""The towers compiled for encoding: the numbers of the whole model, with less compilation.
+"""The towers compiled for encoding: the same features as the model's, with less compilation.
 
 In one graph every block of the visual tower would be compiled, and on a CPU the kernels of each block take ten batches
 to choose their threads. So one graph of two blocks serves all blocks but the last, two at a time. The text tower is one
@@ -12,7 +12,7 @@ from ms_unireid.models.transformer import ResidualAttentionBlock
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.models.vision import VisionTransformer
 
-# Blocks of a graph. On two cores MindSpore runs a graph of under a hundred kernels, such as one block, in the calling
+# Blocks per graph. On two cores MindSpore runs a graph of under a hundred kernels, such as one block, in the calling
 # thread, which then spins while others compute: a fifth slower.
 _PIECE = 2
 
@@ -49,7 +49,7 @@ class ImageEncoder:
 
 
 class _Embed(nn.Cell):
-    """What comes before the blocks."""
+    """The tower up to its first block."""
 
     def __init__(self, tower: VisionTransformer):
         super().__init__(auto_prefix=False)
@@ -60,7 +60,7 @@ class _Embed(nn.Cell):
 
 
 class _Piece(nn.Cell):
-    """A block's operations on the parameters of several, which are given, so that its graph is that of any."""
+    """Applies several blocks whose parameters are inputs, so that one graph serves every group of blocks."""
 
     def __init__(self, block: ResidualAttentionBlock):
         super().__init__(auto_prefix=False)
@@ -69,7 +69,7 @@ class _Piece(nn.Cell):
         self.ln_2, self.c_fc, self.c_proj = block.ln_2.normalize, block.mlp.c_fc.operation, block.mlp.c_proj.operation
 
     def construct(self, x: Tensor, *given: Tensor) -> Tensor:
-        """Map x (B, L, D) to the same shape as `ResidualAttentionBlock` does; `given` as `_parameters` lists them."""
+        """Map x (B, L, D) to the same shape; `given` holds the blocks' parameters as `_parameters` lists them."""
         batch, length, width = x.shape
         rows = x.reshape(-1, width)
         for i in range(0, len(given), 12):
@@ -82,7 +82,7 @@ class _Piece(nn.Cell):
 
 
 class _Read(nn.Cell):
-    """The blocks that fill no piece, and what comes behind them."""
+    """The remaining blocks, and the tower after them."""
 
     def __init__(self, tower: VisionTransformer, blocks: list[ResidualAttentionBlock]):
         super().__init__(auto_prefix=False)
@@ -95,7 +95,7 @@ class _Read(nn.Cell):
 
 
 def _parameters(block: ResidualAttentionBlock) -> list[Tensor]:
-    """List a block's parameters as tensors of the same memory; as parameters each block's would be compiled in."""
+    """List a block's parameters as tensors of the same memory: a graph is compiled anew for other Parameter objects."""
     attn = block.attn
     found = [block.ln_1.weight, block.ln_1.bias, attn.in_proj_weight, attn.in_proj_bias]
     for cell in (attn.out_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj):

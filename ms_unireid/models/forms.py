@@ -1,8 +1,8 @@
-"""The forms of the towers' operations: plain ones, and fast ones with gradients of their own.
+"""The fast forms of the towers' operations, with gradients of their own, and the choice between plain and fast.
 
 MindSpore derives gradients operation by operation. On a CPU those of bias, LayerNorm and softmax run on one core, and
 every intermediate result is kept for them; each transpose and each broadcast also keeps a list of 8 or 16 bytes for
-every element while the graph lives. A fast form sums and spreads over rows by matrix products, takes heads apart by
+every element while the graph lives. A fast form sums and broadcasts over rows by matrix products, separates heads by
 split and concatenation, and computes cheap values again instead of keeping them.
 """
 
@@ -25,7 +25,7 @@ from ms_unireid.models.ops import (
     QuickGELUAffine,
 )
 
-# oneDNN multiplies fastest by a matrix that is given transposed. To transpose one pays from about so many rows on.
+# oneDNN multiplies fastest by a matrix that is given transposed. From about this many rows on, transposing it pays.
 _MANY_ROWS = 1024
 
 
@@ -69,7 +69,7 @@ class FastQuickGELUAffine(QuickGELUAffine):
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of x, weight and bias."""
-        x = ops.depend(x, dout)  # or it would be activated early, and kept
+        x = ops.depend(x, dout)  # otherwise x would be activated in the forward pass, and the result kept
         steep = SLOPE * x
         gate = ops.sigmoid(steep)
         slope = gate + self.gate_gradient(gate, steep)
@@ -78,7 +78,7 @@ class FastQuickGELUAffine(QuickGELUAffine):
     def _to_weight(self, active: Tensor, dout: Tensor) -> Tensor:
         if dout.shape[0] < _MANY_ROWS:
             return self.affine.to_weight(dout, active)
-        return self.affine.to_weight(active, dout).transpose(1, 0)  # as the product of rows so wide takes twice as long
+        return self.affine.to_weight(active, dout).transpose(1, 0)  # the direct product takes twice as long
 
 
 class FastGELUAffine(GELUAffine):
@@ -88,10 +88,10 @@ class FastGELUAffine(GELUAffine):
 
 
 class FastNormalize(Normalize):
-    """`Normalize` that takes and spreads its means by matrix products, forward and backward."""
+    """`Normalize` that computes and broadcasts its means by matrix products, forward and backward."""
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return as `Normalize`, but for the variances the inverse standard deviations (rows, 1)."""
+        """Return what `Normalize` returns, with inverse standard deviations (rows, 1) in place of the variances."""
         width = x.shape[1]
         average = ops.ones((width, 1), ms.float32) / width
         mean = ops.MatMul()(x, average)
@@ -102,11 +102,11 @@ class FastNormalize(Normalize):
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, ...]:
         """Return the gradients of x, weight and bias."""
         dy, width, product = dout[0], x.shape[1], ops.MatMul()
-        # Or what is spread here would be taken from the forward pass, and kept since then.
+        # Otherwise the compiler would take the broadcast values from the forward pass, which would have to keep them.
         mean, inverse = ops.depend(out[1], dy), ops.depend(out[2], dy)
         centred = x - _spread(mean, width)
         scaled = dy * centred
-        average = weight.reshape(-1, 1) / width  # times it: the mean over a row of what is also times the weight
+        average = weight.reshape(-1, 1) / width  # x @ average is the mean over each row of x * weight
         constant = inverse * product(dy, average)
         slope = inverse * inverse * inverse * product(scaled, average)
         dx = dy * product(inverse, weight.reshape(1, -1)) - centred * _spread(slope, width) - _spread(constant, width)
@@ -124,7 +124,7 @@ class FastAttentionCore(AttentionCore):
         self.transposed_mix = MatMul(batched=True, transpose_a=True, half=half)
 
     def construct(self, qkv: Tensor) -> tuple[Tensor, ...]:
-        """Return as `AttentionCore`, but the weights as (heads * B, L, L); then queries, keys and values by head."""
+        """Return mixed values, attention weights (heads * B, L, L), and queries, keys and values by head."""
         q, k, v = self._by_head(qkv)
         weights = self._attend(q, k)
         mixed = ops.Concat(-1)(self._heads_of(self.mix(weights, v))).reshape(qkv.shape[0], qkv.shape[1], -1)
@@ -157,7 +157,7 @@ class FastAttentionCore(AttentionCore):
         return ops.Concat(0)(pieces).reshape(shape)
 
     def _heads_of(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Take (heads * B, L, D / heads) apart into each head's rows (B * L, D / heads)."""
+        """Split (heads * B, L, D / heads) into each head's rows (B * L, D / heads)."""
         return ops.Split(0, self.heads)(self._rows(x))
 
     def _sums_by_head(self, x: Tensor) -> Tensor:
@@ -195,14 +195,14 @@ class Operations:
 
     @classmethod
     def of(cls, runtime: RuntimeConfig) -> "Operations":
-        """Return what a config asks for; `fused_ops: auto` is fast on a CPU, the device it was measured on."""
+        """Return the operations that a config selects; `fused_ops: auto` is fast on a CPU, where it was measured."""
         form = runtime.fused_ops
         if form == "auto":
             form = "fast" if ms.get_context("device_target") == "CPU" else "plain"
         return cls(form, runtime.precision == "mixed", runtime.recompute)
 
     def make(self, kind: type[nn.Cell], *arguments: Any) -> nn.Cell:
-        """Build an operation, named by its plain form."""
+        """Build an operation in the chosen form; `kind` is its plain form."""
         return _FORMS[self.form].get(kind, kind)(*arguments, half=self.half)
 
     def matmul(self) -> MatMul:

@@ -1,4 +1,4 @@
-"""The operations of the towers as MindSpore writes them; `forms` holds the fast forms and chooses.
+"""The plain form of the towers' operations, with MindSpore's gradients; `forms` holds the fast form and the choice.
 
 Every operation takes `half`: its matrix products are computed in float16. Everything else stays float32.
 """
@@ -91,8 +91,8 @@ class AttentionCore(nn.Cell):
     """Scaled dot-product attention of packed queries, keys and values.
 
     Args:
-        heads: How many.
-        mask: Added to the scores; (L, L) or larger, then its first rows and columns are used. None adds nothing.
+        heads: Number of heads.
+        mask: Added to the scores, (L, L); of a larger one the first rows and columns are used. None adds nothing.
         half: Compute products in float16.
     """
 
@@ -107,7 +107,7 @@ class AttentionCore(nn.Cell):
         """Attend within each sequence of qkv (B, L, 3 D).
 
         Returns:
-            The values mixed, (B, L, D), and the attention weights (B, heads, L, L), which have no gradient.
+            The mixed values, (B, L, D), and the attention weights (B, heads, L, L), which have no gradient.
         """
         q, k, v = self._by_head(qkv)
         weights = self._attend(q, k)
@@ -139,8 +139,8 @@ class ReadoutCore(nn.Cell):
     """Attention from one token of each sequence; it has no fast form because it costs little.
 
     Args:
-        width: Of a token, D.
-        heads: How many.
+        width: Width D of a token.
+        heads: Number of heads.
         mask: As in `AttentionCore`.
         half: Compute products in float16.
     """
@@ -149,7 +149,7 @@ class ReadoutCore(nn.Cell):
         super().__init__()
         self.heads, self.mask, self.masks = heads, mask, mask is not None
         self.scale = (width // heads) ** -0.5
-        # One row a head, 1 at its share of D. A query set out in these rows meets whole keys: none is taken apart.
+        # One row per head, 1 at the head's share of D. A query times these rows meets whole keys, not split by head.
         self.shares = Tensor(np.kron(np.eye(heads, dtype=np.float32), np.ones(width // heads, np.float32)))
         self.scores = MatMul(batched=True, transpose_b=True, half=half)
         self.mix = MatMul(batched=True, half=half)
@@ -159,7 +159,7 @@ class ReadoutCore(nn.Cell):
         """Attend from q (B, D) to k and v (B, L, D); `position` (B,) int32 chooses each token's row of the mask.
 
         Returns:
-            The values mixed, (B, D).
+            The mixed values, (B, D).
         """
         batch, length, width = k.shape
         scores = self.scores((q * self.scale).reshape(batch, 1, width) * self.shares, k)

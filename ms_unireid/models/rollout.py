@@ -1,4 +1,4 @@
-"""Where the visual tower looks: attention rollout (Abnar and Zuidema, "Quantifying Attention Flow in Transformers")."""
+"""Attention rollout of the visual tower (Abnar and Zuidema, "Quantifying Attention Flow in Transformers")."""
 
 import mindspore as ms
 import numpy as np
@@ -9,7 +9,7 @@ from ms_unireid.models.vision import VisionTransformer
 
 
 def attention_rollout(visual: VisionTransformer, images: Tensor) -> np.ndarray:
-    """Follow attention from the class token back to the patches, through all blocks.
+    """Compute how much of the class token comes from each patch, through all blocks.
 
     Each block's attention, averaged over its heads, counts half and the residual connection half; the blocks' matrices
     are multiplied. Runs uncompiled, for pictures to look at.
@@ -19,7 +19,7 @@ def attention_rollout(visual: VisionTransformer, images: Tensor) -> np.ndarray:
         images: (B, 3, H, W) float32.
 
     Returns:
-        (B, rows, columns) float32, one value a patch, each picture's adding up to 1.
+        (B, rows, columns) float32, one value per patch; the values of a picture add up to 1.
     """
     before = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
@@ -38,7 +38,7 @@ def attention_rollout(visual: VisionTransformer, images: Tensor) -> np.ndarray:
 
 
 def _through(block: ResidualAttentionBlock, x: Tensor) -> np.ndarray:
-    """Return how far each token of x (B, L, D) comes from each one through a block, (B, L, L)."""
+    """Return the share of each input token in each output token of a block, (B, L, L), for input x (B, L, D)."""
     return (_attention(block.attn, block.ln_1(x)).mean(axis=1) + np.eye(x.shape[1], dtype=np.float32)) / 2
 
 

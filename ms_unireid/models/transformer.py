@@ -31,7 +31,7 @@ class LayerNorm(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """A linear map of rows, possibly of an activation of them; `weight` is (out, in) as in PyTorch."""
+    """A linear map of rows, after an activation if `operation` has one; `weight` is (out, in) as in PyTorch."""
 
     def __init__(self, inputs: int, outputs: int, std: float, rng: np.random.Generator, operation: nn.Cell):
         super().__init__()
@@ -52,7 +52,7 @@ class Attention(nn.Cell):
         out_std: Standard deviation of the initial output projection.
         rng: Draws the weights.
         operations: Form and precision.
-        core: What attends.
+        core: Attention of the projected queries, keys and values.
     """
 
     def __init__(
@@ -156,14 +156,14 @@ class ReadoutBlock(ResidualAttentionBlock):
         Args:
             token: The tokens that are read out.
             x: The block's input.
-            position: Where in its sequence each token is, (B,) int32; needed with a mask.
+            position: Position of each token in its sequence, (B,) int32; needed with a mask.
         """
         token = token + self.attn(self.ln_1(token), self.ln_1(x), position)
         return token + self.mlp(self.ln_2(token))
 
 
 class Transformer(nn.Cell):
-    """A stack of blocks, the last one a `ReadoutBlock`, initialised as CLIP's text tower; arguments as of a block."""
+    """Blocks, the last one a `ReadoutBlock`, initialised as CLIP's text tower; see `ResidualAttentionBlock`."""
 
     def __init__(
         self,
@@ -187,5 +187,5 @@ class Transformer(nn.Cell):
         return x
 
     def read_out(self, token: Tensor, x: Tensor, position: Tensor | None = None) -> Tensor:
-        """Map the tokens that are read out, (B, D), through the last block; arguments as of `ReadoutBlock`."""
+        """Map the tokens that are read out, (B, D), through the last block; arguments as in `ReadoutBlock`."""
         return self.resblocks[-1](token, x, position)

@@ -12,7 +12,7 @@ from ms_unireid.models.forms import Operations
 
 
 class UNIReID(nn.Cell):
-    """Shared visual tower, text tower, summation fusion and a logit scale of its own (Section 4.1).
+    """Shared visual tower, text tower, fusion by addition, and logit scale (Section 4.1).
 
     Args:
         config: Architecture, image size and temperature.

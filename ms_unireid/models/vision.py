@@ -64,7 +64,7 @@ class VisionTransformer(nn.Cell):
         return self.pool(x[:, 0], x)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Make the first block's input of images (B, 3, H, W): class token and patches, (B, 1 + patches, width)."""
+        """Embed images (B, 3, H, W) as the first block's input: class token and patches, (B, 1 + patches, width)."""
         patches = self.conv1(images)
         first = ops.tile(self.class_embedding.reshape(1, 1, -1), (images.shape[0], 1, 1))
         return self.ln_pre(ops.concat((first, patches), 1) + self.positional_embedding)

@@ -1,4 +1,4 @@
-"""The network with its objective, and three ways to a batch's gradient: whole, accumulated over parts, or chunked."""
+"""The network with its objective, and three ways to compute a batch's gradient: whole, by parts, or by chunks."""
 
 from collections.abc import Sequence
 
@@ -39,12 +39,12 @@ class TaskEncoders(nn.Cell):
 
 
 class FeatureObjective(nn.Cell):
-    """The objective of a batch's features.
+    """Computes the loss of a batch from its features.
 
     Args:
-        model: For its fusion and its logit scale.
+        model: Gives the fusion and the logit scale.
         objective: The losses.
-        modalities: What `feats` are.
+        modalities: Modality of each of the features.
         gather: Joins each process's features to those of all processes; None contrasts within the process.
     """
 
@@ -71,7 +71,7 @@ class FeatureObjective(nn.Cell):
 
 
 class NetworkWithObjective(nn.Cell):
-    """From a batch to its loss."""
+    """Computes the loss of a batch from its pictures and captions."""
 
     def __init__(self, model: UNIReID, objective: Objective, gather: nn.Cell | None = None):
         super().__init__(auto_prefix=False)
@@ -88,7 +88,7 @@ class NetworkWithObjective(nn.Cell):
     def trained_parameters(self) -> list[Parameter]:
         """List the parameters that the objective trains.
 
-        Without text or fusion the text tower has no gradient; as in PyTorch it is left as it is, decay included.
+        Without text or fusion the text tower has no gradient; as in PyTorch its weights then do not even decay.
         """
         kept = [] if self.encoders.uses_text else ["base_model.visual.", "logit_scale"]
         return [p for p in self.model.trainable_params() if not kept or p.name.startswith(tuple(kept))]
@@ -116,7 +116,7 @@ def _clear(sums: ParameterTuple) -> None:
 
 
 class _AddedGradient(nn.Cell):
-    """A gradient that is added to sums within its graph; returns what else it computes."""
+    """Adds gradients to sums within the graph that computes them; returns the loss and its parts."""
 
     def __init__(self, gradient: nn.Cell, sums: Sequence[Parameter]):
         super().__init__(auto_prefix=False)
@@ -131,12 +131,12 @@ class _AddedGradient(nn.Cell):
 
 
 class SplitGradient:
-    """The mean gradient of a batch's parts, each contrasted within itself (gradient accumulation).
+    """Gradient accumulation: the mean gradient of a batch's parts; a pair is contrasted with its part only.
 
     Args:
         network: Model and objective.
         params: The trained parameters.
-        parts: How many.
+        parts: Number of parts.
     """
 
     def __init__(self, network: NetworkWithObjective, params: ParameterTuple, parts: int):

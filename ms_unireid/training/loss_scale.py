@@ -13,7 +13,7 @@ class TooManyOverflows(Exception):
 
 
 class LossScale:
-    """A static or dynamic loss scale; 1 and inert in float32.
+    """A static or dynamic loss scale; in float32 it stays 1.
 
     Attributes:
         value: What the loss is multiplied by.
@@ -57,7 +57,7 @@ class LossScale:
         return {"loss_scale": self.value, "overflows": self.overflows} if self.active else {}
 
     def state(self) -> dict[str, float]:
-        """Return what a continued run needs, for a checkpoint's description."""
+        """Return what a resumed run needs, for a checkpoint's `meta`."""
         return {name: getattr(self, name) for name in ("value", "steps", "overflows", "in_a_row")}
 
     def restore(self, state: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a run: text of the progress bar, event files for TensorBoard, learning curves, the final line."""
+"""Progress of a run: the progress bar's text, event files for TensorBoard, learning curves, and the final line."""
 
 import contextlib
 import math
@@ -23,7 +23,7 @@ SHORT_NAMES = {"loss_text": "T", "loss_sketch": "S", "loss_fusion": "F", "intera
 class Monitor:
     """Shows each log entry of a run, in the process that writes the log, and draws `curves.png`.
 
-    With `train.tensorboard` it writes event files, which continue after `step`; `results` is the contents of
+    With `train.tensorboard` it writes event files, which continue after `step`; `results` is the content of
     results.json.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From gradients to new weights, and the schedule: Adam as in PyTorch, with the authors' rules for parameters."""
+"""Optimizer and learning rates: Adam as in PyTorch, with the authors' factors for biases and their schedule."""
 
 from collections.abc import Sequence
 
@@ -91,7 +91,7 @@ _EPS = 1e-6
 class ReduceGradients(nn.Cell):
     """Average gradients over processes, divide them by the loss scale, compute their norm.
 
-    Gradients are single arguments: MindSpore compiles anew for each tuple that it is given.
+    Gradients are separate arguments, because MindSpore compiles again for each new tuple.
 
     Args:
         scaled: Whether there is a loss scale.
@@ -131,7 +131,7 @@ class ReduceGradients(nn.Cell):
 
 
 class MovingAverage(nn.Cell):
-    """An exponential moving average of the weights, which starts at their first values.
+    """An exponential moving average of the weights; it starts at the initial weights.
 
     MindCV's average is part of its own training step, and its decay changes during training.
     """
@@ -142,7 +142,7 @@ class MovingAverage(nn.Cell):
         self.averages = params.clone(prefix="average")
 
     def construct(self, done: bool) -> bool:
-        """Move towards the weights after `done`."""
+        """Move the average towards the weights; `done` makes the graph update the weights first."""
         for i in range(len(self.params)):
             difference = ops.depend(self.params[i], done) - self.averages[i]
             done = ops.depend(done, ops.assign_add(self.averages[i], (1 - self.decay) * difference))

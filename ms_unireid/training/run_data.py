@@ -23,7 +23,7 @@ class RunData:
 
     Args:
         config: The experiment.
-        processes: Those that train together; each takes its part of every batch.
+        processes: The processes that train together; each takes its part of every batch.
 
     Raises:
         DataError: If the data set is wrong or cannot fill a batch.
@@ -33,7 +33,7 @@ class RunData:
         splits: Name to annotations.
         reported: The splits that are evaluated.
         selection: The split that chooses the best checkpoints.
-        load: Gives a picture's pixels.
+        load: Returns a picture's pixels.
         steps: Steps of an epoch.
     """
 
@@ -95,5 +95,5 @@ class RunData:
         return [{"photo": str(p.photo), "sketch": str(p.sketch), "caption": p.caption} for p in pairs]
 
     def evaluation_set(self, split: str) -> EvaluationSet:
-        """Return a split as something to evaluate on."""
+        """Return the evaluation set of a split."""
         return from_annotations(self.splits[split], self.config.data.name)

@@ -86,7 +86,7 @@ class RunFolder:
         """Check that a config continues this run.
 
         Returns:
-            The keys that differ by leave of `train.allow_changes`, with their old and new values.
+            The differing keys that `train.allow_changes` permits, with their old and new values.
 
         Raises:
             ConfigError: If there is no run, or other keys differ that change its numbers.
@@ -176,7 +176,7 @@ class RunFolder:
     def rewind(self, step: int, epochs: int) -> None:
         """Remove log lines after `step`, evaluations after epoch `epochs`, and files that a kill left unfinished.
 
-        The best checkpoint of a removed epoch counts no more: the next evaluation replaces it.
+        The best checkpoint of a removed epoch no longer counts: the next evaluation replaces it.
         """
         for leftover in self.root.glob(".*.partial.*"):
             with contextlib.suppress(OSError):

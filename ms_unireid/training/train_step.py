@@ -41,12 +41,12 @@ class StepResult(NamedTuple):
 
 
 class TrainOneStepCell(nn.TrainOneStepCell):
-    """Takes steps on a model; a step is one graph unless precision or memory options need several.
+    """Trains a model step by step; a step is one graph unless precision or memory options need several.
 
     Args:
-        model: What is trained, built by `build_model` with `config.runtime`.
+        model: The model to train, built by `build_model` with `config.runtime`.
         config: Objective with dynamic task weights and cross-modality interaction, optimizer, precision, memory.
-        processes: Those that train together; each takes its part of every batch.
+        processes: The processes that train together; each takes its part of every batch.
 
     Raises:
         ConfigError: If the model was built for another precision or form of the operations.
@@ -83,7 +83,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         self.in_one_graph = sums is None and not self.loss_scale.active
 
     def _make_gradient(self, train: TrainConfig) -> tuple[Any, ParameterTuple | None]:
-        """Return the chosen way to the gradient, and the parameters it is added up in, if any."""
+        """Return the gradient that the config selects, and the parameters that sum it up, if any."""
         if train.accumulation_steps > 1:
             gradient = SplitGradient(self.network, self.params, train.accumulation_steps)
         elif train.cache_chunk is not None:
@@ -155,14 +155,14 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         return StepResult(loss, dict(zip(self.part_names, parts, strict=True)), norm, skipped)
 
     def state(self) -> list[Parameter]:
-        """List what a continued run needs besides the model's parameters and the loss scale."""
+        """List the state that a resumed run needs besides the model's parameters and the loss scale."""
         adam = self.optimizer
         averages = self.apply_gradients.average.averages if self.apply_gradients.averages else ()
         return [*adam.exp_avg, *adam.exp_avg_sq, adam.beta1_power, adam.beta2_power, *averages]
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the moving average, if there is one, in the place of the weights within a `with` block."""
+        """Replace the weights by their moving average, if there is one, within a `with` block."""
         if not self.apply_gradients.averages:
             yield
             return

@@ -27,7 +27,7 @@ from ms_unireid.training.train_step import TrainOneStepCell
 
 
 def _open_folder(config: Config) -> tuple[RunFolder, bool]:
-    """Return the run folder and whether its run goes on."""
+    """Return the run folder and whether its run is resumed."""
     train = config.train
     if train.resume is None or train.resume == "auto":
         folder = RunFolder(train.output)
@@ -43,7 +43,7 @@ class Trainer:
     Args:
         config: The experiment.
         environment: Versions and device, kept beside the results.
-        processes: Those that train together; each makes a Trainer of the same config.
+        processes: The processes that train together; each makes a Trainer of the same config.
 
     Raises:
         UserError: For anything wrong with config, data, run folder or checkpoint, before training starts.
@@ -68,7 +68,7 @@ class Trainer:
             self._restore()
         broadcast_parameters(self._state(), processes)
         self.results: dict[str, Any] = {"best": {}, "evaluations": []}
-        self._wait_for_all()  # nobody writes before everybody has looked
+        self._wait_for_all()  # no process writes before all have checked the folder
         if processes.first:
             self._prepare_folder(environment, changes, resumed)
         self._wait_for_all()
@@ -241,7 +241,7 @@ class Trainer:
         return [*self.model.get_parameters(), *self.step.state()]
 
     def _restore(self) -> None:
-        """Take up the newest state that can be read; without any, the run starts over."""
+        """Restore the newest state that can be read; without one, the run starts from the beginning."""
         if self.folder.has_state():
             checkpoint = _read_state(self.folder)
             fill(self._state(), checkpoint)
