@@ -1,1 +1,1 @@
-"""Products made of the library: what a user starts."""
+"""Products built on the library: what a user starts."""

@@ -12,7 +12,7 @@ def need(module: str, user: str, fix: str) -> ModuleType:
 
     Args:
         module: Its import name.
-        user: What needs it, for the message.
+        user: The part of the program that needs it, for the message.
         fix: How to install it, for the message.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Checkpoint files of every origin: read without PyTorch, renamed, resized, written back."""
+"""Checkpoint files of every origin: reading, recognition, conversion and writing, without PyTorch."""

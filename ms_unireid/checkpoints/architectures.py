@@ -64,7 +64,7 @@ def choose_architecture(found: Sizes, shapes: Shapes, wanted: str | Architecture
         return described
     raise InvalidFile(
         f"fits none of the architectures {', '.join(ARCHITECTURES)}, and is not a complete CLIP with {_HEAD_WIDTH} "
-        f"channels a head: found {text_of(found)}; use another file, or describe its sizes in model.architecture"
+        f"channels per head: found {text_of(found)}; use another file, or describe its sizes in model.architecture"
     )
 
 

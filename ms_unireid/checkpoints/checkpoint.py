@@ -79,7 +79,7 @@ def open_model(path: str | Path, overrides: Sequence[str] = (), files: Sequence[
     """Open a file as a model that is ready to encode.
 
     Args:
-        path: A checkpoint of ours, or any other file that holds a whole model.
+        path: A checkpoint of ms_unireid, or any other file that holds a whole model.
         overrides: `section.key=value` strings on top of the config, such as `runtime.device=CPU`.
         files: YAML files in the place of the config that the checkpoint holds.
 
@@ -102,10 +102,10 @@ def save_checkpoint(path: Path, params: Iterable[Parameter], meta: dict[str, Any
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a checkpoint of ours, or any file that `open_source` recognises as a model of its own sizes.
+    """Read a checkpoint of ms_unireid, or any file that `open_source` recognises, without resizing a tensor.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or something else.
+        CheckpointError: If the file is missing, damaged or not a checkpoint.
     """
     file = read_tensor_file(Path(path))
     meta = file.description()
@@ -159,12 +159,12 @@ def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> No
     The model keeps its own logit scale unless `config.pretrained_logit_scale`; half precision is cast up.
 
     Raises:
-        CheckpointError: If the file cannot be read, does not fill the model, or is of another activation.
+        CheckpointError: If the file cannot be read, does not fill the model, or has another activation.
     """
     source = open_source(path, architecture=config.architecture)
     if source.activation not in (None, config.activation):
         raise CheckpointError(
-            f"{path}: is of a model with {source.activation}; set model.activation={source.activation}"
+            f"{path}: holds a model with {source.activation}; set model.activation={source.activation}"
         )
     entries, _ = fit(source, config, source.meta.get("source", {}).get("missing", ()))
     params = {p.name: p for p in model.get_parameters()}
@@ -178,11 +178,11 @@ def fill(params: Iterable[Parameter], checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's tensors into parameters of the same names; all are set or none.
 
     Raises:
-        CheckpointError: If a tensor is missing, of another shape, or unexpected and no part of a training state.
+        CheckpointError: If a tensor is missing, of another shape, or unexpected and not part of a training state.
     """
     model = checkpoint.meta.get("config", {}).get("model", {})
     made = f"{model.get('architecture')} at image size {model.get('image_size')}, stride {model.get('stride')}"
-    fix = f"The checkpoint is of {made}; use the config it was trained with (config.yaml in its run folder)"
+    fix = f"The checkpoint holds {made}; use the config it was trained with (config.yaml in its run folder)"
     _fill(params, checkpoint.tensors, str(checkpoint.path), fix)
 
 
@@ -190,7 +190,7 @@ def _fill(params: Iterable[Parameter], found: Mapping[str, np.ndarray], source: 
     params = list(params)
     names = {LOGIT_SCALE, *(p.name for p in params)}
     wrong = [
-        f"{p.name} is {found[p.name].shape}, the model wants {p.shape}"
+        f"{p.name} is {found[p.name].shape}, the model needs {p.shape}"
         for p in params
         if p.name in found and found[p.name].shape != tuple(p.shape)
     ]

@@ -21,7 +21,7 @@ from ms_unireid.errors import CheckpointError
 from ms_unireid.files import replacing, sha256
 from ms_unireid.models.positions import model_grid
 
-# The digests are part of the files' addresses at OpenAI.
+# SHA-256 of the published files; OpenAI's download addresses contain them.
 KNOWN_FILES = {
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af": "OpenAI CLIP ViT-B/32",
     "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f": "OpenAI CLIP ViT-B/16",

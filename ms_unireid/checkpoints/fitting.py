@@ -84,7 +84,7 @@ def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -
 
 
 def _setting(architecture: str | Architecture) -> str:
-    """Return what follows `model.architecture=` on a command line."""
+    """Return the value of `model.architecture=` for a command line."""
     return architecture if isinstance(architecture, str) else json.dumps(asdict(architecture))
 
 

@@ -12,7 +12,7 @@ from ms_unireid.errors import CheckpointError, EnvironmentProblem
 from ms_unireid.installation import child_command, install_extra
 
 _ENVIRONMENT = {
-    # MindNLP's default is a mirror. A value of the user has priority.
+    # MindNLP's default is a mirror. A value that the user sets has priority.
     "HF_ENDPOINT": "https://huggingface.co",
     # Reading weights needs no accelerator.
     "DEVICE_TARGET": "CPU",
@@ -35,7 +35,7 @@ def export_clip(name_or_path: str, file: Path) -> None:
     """
     if importlib.util.find_spec("mindnlp") is None:
         raise EnvironmentProblem(
-            f"{name_or_path}: MindNLP is not installed; install it in an environment of its own "
+            f"{name_or_path}: MindNLP is not installed; install it in a separate environment "
             f"({install_extra('mindnlp')}) and run this there, or "
             "download the model's folder and convert that, which needs no MindNLP"
         )

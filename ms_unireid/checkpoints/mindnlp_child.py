@@ -66,7 +66,7 @@ def _import(name: str) -> tuple[Any, Any]:
     except Exception as error:  # incompatible packages can raise anything
         raise EnvironmentProblem(
             f"{name}: MindNLP cannot be imported ({type(error).__name__}: {_first_line(error)}); "
-            f"install it in an environment of its own: {install_extra('mindnlp')}"
+            f"install it in a separate environment: {install_extra('mindnlp')}"
         ) from error
     mindtorch.load = _pickle_reader(mindtorch.from_numpy)
     # Otherwise it publicly asks the hub to convert a model without safetensors.

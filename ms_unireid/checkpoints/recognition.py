@@ -49,7 +49,7 @@ class Source:
         activation: Activation that the file or the caller names; None if neither does, and `model` has the default.
         patches: Rows of the position table, without the row of the class token.
         grid: Rows and columns of patches of the position table; None if unknown, and `model` has the default size.
-        meta: The description in a file of ours, otherwise empty.
+        meta: The description in a file of ms_unireid; empty for other files.
     """
 
     file: TensorFile

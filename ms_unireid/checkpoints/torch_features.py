@@ -55,7 +55,7 @@ _NAMES = {
     "patches": ("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
     "class": ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
     "image_positions": ("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
-    "ln_pre": ("visual.ln_pre", "vision_model.pre_layrnorm"),  # their spelling
+    "ln_pre": ("visual.ln_pre", "vision_model.pre_layrnorm"),  # Hugging Face's spelling
     "image_blocks": ("visual.transformer.resblocks", "vision_model.encoder.layers"),
     "ln_post": ("visual.ln_post", "vision_model.post_layernorm"),
     "image_projection": ("visual.proj", "visual_projection.weight"),

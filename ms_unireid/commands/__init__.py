@@ -1,1 +1,1 @@
-"""The command lines: each parses, calls one function and prints."""
+"""The command lines: each module parses arguments, calls one function and prints the result."""

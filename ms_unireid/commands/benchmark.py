@@ -1,6 +1,6 @@
-"""Measure speed and memory beside PyTorch or a simple implementation; both run in turns, each in its own process.
+"""Measure speed and memory against PyTorch or a simple implementation; both run alternately in separate processes.
 
-Each sub-command is a module of ``apps.benchmarks``. `memory` and `sketches` compare with nothing.
+Each sub-command is a module of ``apps.benchmarks``. `memory` and `sketches` have no baseline.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Evaluate checkpoints on a split of their own data set or of other ones."""
+"""Evaluate checkpoints on a split of their own data set or of other data sets."""
 
 import argparse
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ from ms_unireid.errors import Interrupted, UserError
 
 USER_ERROR = 2
 JOBS = {
-    "train": "train a UNIReID and evaluate it as it goes",
+    "train": "train a UNIReID, with evaluations during training",
     "evaluate": "evaluate checkpoints by the paper's protocols",
     "convert": "convert a checkpoint from or to PyTorch",
     "reproduce": "train and evaluate what a table of the paper needs",
@@ -22,7 +22,7 @@ JOBS = {
     "app": "open the search page",
     "export": "export a checkpoint as MindIR and ONNX",
     "doctor": "check packages, devices, memory, disk and data",
-    "benchmark": "measure speed and memory beside PyTorch's",
+    "benchmark": "measure speed and memory against PyTorch",
 }
 
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 @contextlib.contextmanager
 def progress_bar(unit: str, what: str | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback (done, total). The bar appears at its first call: there is none for input that is refused."""
+    """Yield a callback (done, total). The bar appears at the first call, so refused input shows no bar."""
     with contextlib.ExitStack() as stack:
         bars: list[tqdm] = []
 

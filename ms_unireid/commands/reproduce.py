@@ -1,4 +1,4 @@
-"""Train and evaluate the runs of a table of the paper, and print our numbers beside the paper's."""
+"""Train and evaluate the runs of a table of the paper, and print our numbers next to the paper's."""
 
 import argparse
 import sys
@@ -42,7 +42,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="a data set that is only evaluated on; repeatable",
+        help="a data set for evaluation only; repeatable",
     )
     parser.add_argument(
         "--config", type=Path, action="append", default=[], help="file or name, for every run; repeatable"

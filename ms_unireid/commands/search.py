@@ -36,7 +36,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     index.add_argument("--dataset", choices=tuple(DATASETS), help="index a split of a data set")
     index.add_argument("--root", type=Path, help="with --dataset: its folder")
     index.add_argument("--split", default="test", choices=("train", "val", "test"), help="with --dataset")
-    index.add_argument("--remove", type=Path, action="append", default=[], help="a folder to take out; repeatable")
+    index.add_argument(
+        "--remove", type=Path, action="append", default=[], help="a folder to remove from the index; repeatable"
+    )
     index.add_argument("--checkpoint", type=Path, help="the model; not needed for an existing index")
     index.add_argument("--output", type=Path, required=True, help="folder of the index")
     index.add_argument("--dtype", choices=DTYPES, help="of the stored features (default float16)")
@@ -67,8 +69,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "approximate", help="build an approximate index for millions of photos; prints its recall"
     )
     approximate.add_argument("--index", type=Path, required=True, help="folder of the index")
-    approximate.add_argument("--recall", type=float, default=0.95, help="least fraction of the exact top 10")
-    approximate.add_argument("--queries", type=Path, help="queries to measure it with; default: synthetic captions")
+    approximate.add_argument(
+        "--recall", type=float, default=0.95, help="fraction of the exact top 10 that must be found"
+    )
+    approximate.add_argument(
+        "--queries", type=Path, help="queries to measure the recall with; default: synthetic captions"
+    )
     approximate.add_argument("--checkpoint", type=Path, help="the model's file, if it has been moved")
     info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
     info.add_argument("--index", type=Path, required=True, help="folder of the index")

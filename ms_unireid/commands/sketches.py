@@ -36,7 +36,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     photos.add_argument("--dataset", choices=tuple(DATASETS), help="a data set: the photos that its captions name")
     parser.add_argument("--root", type=Path, help="with --dataset: folder of the data set")
     parser.add_argument("--output", type=Path, help="folder of the sketches (default: the data set's sketch folder)")
-    parser.add_argument("--background", default="mediapipe", choices=tuple(BACKGROUNDS), help="how to remove it")
+    parser.add_argument(
+        "--background", default="mediapipe", choices=tuple(BACKGROUNDS), help="how to remove the background"
+    )
     parser.add_argument("--background-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
     parser.add_argument("--style", default="pencil", choices=tuple(STYLES), help="how to draw")
     parser.add_argument("--style-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable")

@@ -15,10 +15,10 @@ _Entries = TypeVar("_Entries", list, dict)
 
 
 def find_folder(name: str, root: Path, usual: str, marks: Sequence[str], others: Sequence[str] = ()) -> Path:
-    """Find the folder of the data set `name`: `root`, or the folder `usual` or one like the patterns `others` in it.
+    """Find the folder of the data set `name`: `root` itself, or in it `usual` or a folder that matches one of `others`.
 
-    `marks` are files and folders, of which the folder holds at least one. If there is no such folder, or more than one,
-    it raises a DataError.
+    The folder must hold at least one of the files and folders in `marks`. No such folder, or more than one, raises a
+    DataError.
     """
     root = Path(root)
     if (root / usual).is_dir():
@@ -68,7 +68,7 @@ _SYSTEM_FILES = re.compile(r"(?:^|/)(?:\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)
 
 
 def matching_files(folder: Path, pattern: re.Pattern, form: str) -> tuple[list[re.Match], list[DataFinding]]:
-    """Return the matches of the names of the files directly in a folder, sorted by name, and findings.
+    """Match the names of the files directly in a folder; return the matches, sorted by name, and findings.
 
     A missing or empty folder, files in sub-folders and names that do not match (`form` in words) are problems; files of
     file managers and archivers are ignored.
@@ -103,7 +103,8 @@ def _too_deep(folder: Path, names: list[str]) -> list[DataFinding]:
     if not names:
         return []
     below = sorted({str(PurePosixPath(name).parent) for name in names})
-    fix = f"move the files of {folder / below[0]} into {folder}" + (", and of the others" if len(below) > 1 else "")
+    others = " and of the other sub-folders" if len(below) > 1 else ""
+    fix = f"move the files of {folder / below[0]}{others} into {folder}"
     words = f"files in sub-folders, expected directly in {folder.name}/"
     return [*count_defects(f"{folder.name}/", folder, ("problem", names, words, fix))]
 

@@ -99,7 +99,7 @@ def _read_photos(folder: Path) -> tuple[list[PersonPhoto], list[DataFinding]]:
 
 
 def _read_sketches(folder: Path, artist: str) -> tuple[list[PersonSketch], list[DataFinding]]:
-    names, findings = matching_files(folder, _SKETCH, "the identity's four digits and what follows")
+    names, findings = matching_files(folder, _SKETCH, "with the identity's four digits first")
     return [PersonSketch(int(name[1]), folder / name[0], artist) for name in names], findings
 
 

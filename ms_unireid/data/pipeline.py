@@ -30,7 +30,7 @@ class TrainingSource:
         tokenizer: Caption to token ids.
         seed: The run's seed.
         epoch: The epoch.
-        processes: Those that share the batches.
+        processes: The processes that share the batches.
         load: Returns a picture's pixels at the transform's size; None decodes the file.
     """
 
@@ -104,7 +104,7 @@ class PictureSource:
 
 
 class _Guarded:
-    """Keeps a worker's error, which `mindspore.dataset` hides in pages of its own."""
+    """Keeps a worker's error, which `mindspore.dataset` would hide in a long message."""
 
     def __init__(self, source: Any):
         self.source = source
@@ -152,7 +152,7 @@ def iterate(source: TrainingSource | PictureSource, runtime: RuntimeConfig) -> I
 
 @contextlib.contextmanager
 def _sigterm_held_back() -> Iterator[None]:
-    """Block SIGTERM meanwhile, then restore Python's handler.
+    """Block SIGTERM within a `with` block, then restore Python's handler.
 
     The first batch of every iterator installs MindSpore's own handler, which ends the process with code 0 and saves
     nothing.

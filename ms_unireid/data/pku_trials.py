@@ -167,6 +167,6 @@ def _check(where: str, test: list[int], styles: Mapping[int, str]) -> None:
         raise DataError(f"{where}: {len(unknown)} identities are not in the data set: {listed(unknown)}. {fix}")
     twice = sorted(person for person, count in Counter(test).items() if count > 1)
     if twice:
-        raise DataError(f"{where}: {len(twice)} identities come twice: {listed(twice)}. {fix}")
+        raise DataError(f"{where}: {len(twice)} identities occur twice: {listed(twice)}. {fix}")
     if not test or len(test) == len(styles):
         raise DataError(f"{where}: {len(test)} of {len(styles)} identities are tested. {fix}")

@@ -1,8 +1,8 @@
 """Numbers of identities, photos, sketches and captions in the published data sets.
 
 The Tri data sets: totals of Table 1 of the paper, splits of the caption files; the two agree. PKU-Sketch and
-Market-Sketch-1K: counts of the published files. They correct the number of styles a and c in the paper of the first
-(its ReadMe.txt), and of style F in that of the second (its repository's README).
+Market-Sketch-1K: counts of the published files. For styles a and c of PKU-Sketch and style F of Market-Sketch-1K these
+differ from the papers; ReadMe.txt of the first and the README of the second's repository confirm them.
 """
 
 from collections.abc import Mapping

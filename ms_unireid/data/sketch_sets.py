@@ -82,7 +82,7 @@ def read_person_captions(
 
 
 def _from_json(file: Path) -> dict[int, tuple[str, ...]]:
-    raw = read_entries(file, dict, _FORM, "Fix: write it anew; map each identity to a list of captions.")
+    raw = read_entries(file, dict, _FORM, "Fix: write it again; map each identity to a list of captions.")
     captions: dict[int, tuple[str, ...]] = {}
     for key, value in raw.items():
         try:
@@ -90,14 +90,14 @@ def _from_json(file: Path) -> dict[int, tuple[str, ...]]:
         except ValueError as error:
             raise DataError(f"{file}, {key!r:.40}: {error}; expected {_FORM}. Fix: correct this entry.") from error
         if person in captions:
-            raise DataError(f"{file}: identity {person} comes twice. Fix: put all its captions into one list.")
+            raise DataError(f"{file}: identity {person} occurs twice. Fix: put all its captions into one list.")
         captions[person] = texts
     return captions
 
 
 def _from_lines(file: Path) -> dict[int, tuple[str, ...]]:
     found: dict[int, list[str]] = {}
-    for number, line in enumerate(read_text(file, f"Fix: write it anew; expected {_FORM}.").split("\n"), 1):
+    for number, line in enumerate(read_text(file, f"Fix: write it again; expected {_FORM}.").split("\n"), 1):
         if not line.strip():
             continue
         place, _, caption = line.rpartition("@")

@@ -24,8 +24,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 _MERGES = 49408 - 2 * 256 - 2  # CLIP uses the beginning of the published table
 _END_OF_WORD = "</w>"
-# OpenAI's pattern ignores case. Text is in lower case by then, so only the long s needs naming: it is lower case and
-# equals s when case is ignored.
+# OpenAI's pattern ignores case. The text is already in lower case here, so only the long s must be named: it is in
+# lower case too, and equals s when case is ignored.
 _PIECES = (
     r"<\|[s\u017f]tartoftext\|>|<\|endoftext\|>|'[s\u017f]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 ).replace(r"\u017f", "\u017f")

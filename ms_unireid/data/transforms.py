@@ -1,6 +1,6 @@
 """Pictures to arrays: evaluation pixels equal to PIL's, and the authors' training augmentation.
 
-MindCV's transforms are not used: its erasing has a random state of its own, which a resumed run cannot restore.
+MindCV's transforms are not used: its erasing keeps a private random state, which a resumed run cannot restore.
 """
 
 import math

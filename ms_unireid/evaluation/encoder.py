@@ -1,7 +1,8 @@
 """From pictures and captions to features: the batching that evaluation, index, search and export share.
 
-Batches have one shape. Captions of like length share a batch, which is cut behind the longest: causality hides the rest
-from the feature. Several processes take whole batches in order, so that each is the batch one process would encode.
+All batches have the same number of rows. Captions of similar length share a batch, which is cut after the longest:
+causality hides the padding from the feature. Several processes take whole batches in order, so that each batch equals
+one of a single process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,20 +22,20 @@ from ms_unireid.models.encoders import ImageEncoder, TextEncoder
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.runtime import ALONE, Processes
 
-# Batches of captions are cut to no fewer tokens: below some ten other kernels compute them, which round otherwise.
+# Batches of captions keep at least this many tokens: below about ten, other kernels compute them and round differently.
 SHORTEST = 16
 
 
 def caption_batches(token_ids: np.ndarray, size: int) -> list[tuple[np.ndarray, int]]:
-    """Group captions of like length.
+    """Group captions of similar length into batches.
 
     Args:
-        token_ids: (N, L) int32, each row's largest id its end.
-        size: Captions of a batch.
+        token_ids: (N, L) int32; the largest id of a row is its end token.
+        size: Captions per batch.
 
     Returns:
-        Of each batch the rows that are in it, (size,), the last one filled up with its last row, and the tokens that
-        it is cut to.
+        For each batch its rows (size,), and the number of tokens that it is cut to. The last batch is filled up with
+        its last row.
     """
     ends = token_ids.argmax(1) + 1
     rows = np.argsort(ends, kind="stable")
@@ -55,8 +56,8 @@ class Encoder:
         config: Image size, context length, batch size and workers.
         progress: Called with (done, total) batches of this process; equally often in every process, so that it may
             communicate.
-        processes: Those that share the work; each calls the same methods with the same arguments.
-        load: Gives a picture's pixels; None decodes its file.
+        processes: The processes that share the work; each calls the same methods with the same arguments.
+        load: Returns a picture's pixels; None decodes its file.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def evaluate_retrieval(queries: Queries, gallery: Gallery) -> RetrievalMetrics:
 def score_queries(queries: Queries, gallery: Gallery) -> QueryScores:
     """Rank the gallery for every query by cosine similarity and score each.
 
-    Needs at most `4 G D + 2048 G` bytes and 16 MiB beside features and scores: the gallery's normalised copy and the
+    Needs at most `4 G D + 2048 G` bytes and 16 MiB besides features and scores: the gallery's normalised copy and the
     similarities of 512 queries.
 
     Raises:

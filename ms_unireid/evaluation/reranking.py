@@ -78,7 +78,7 @@ def _smallest(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _mutual_neighbours(nearest: np.ndarray, k1: int) -> sparse.csr_array:
-    """Return the mutual neighbours and those of theirs that join: R* in the paper, sparse (N, N)."""
+    """Return the mutual neighbours and the neighbours' neighbours that join: R* in the paper, sparse (N, N)."""
     mutual, closer = _mutual(nearest[:, : k1 + 1]), _mutual(nearest[:, : round(k1 / 2) + 1])
     shared = ((mutual @ closer.T) * mutual).tocoo()
     enough = 3 * shared.data > 2 * closer.sum(axis=1)[shared.col]

@@ -77,7 +77,7 @@ def _repeated_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return suspects[repeated], originals[repeated]
 
 
-# Comparisons at once, one byte each: they stay in a core's cache.
+# Comparisons made at once, one byte each: they stay in a core's cache.
 FLAGS_AT_ONCE = 1 << 20
 SMALLEST_BUFFER = 16
 WORD = 8

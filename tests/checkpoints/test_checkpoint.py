@@ -115,7 +115,7 @@ def test_a_checkpoint_of_another_model(saved, config):
         load_checkpoint(model, saved[0])
     message = str(caught.value)
     assert f"{saved[0]}: does not fit the model" in message
-    assert "The checkpoint is of tiny at image size [32, 16]" in message and "use the config" in message
+    assert "The checkpoint holds tiny at image size [32, 16]" in message and "use the config" in message
     assert "\n" not in message and len(message) < 1500
     assert same(values(model), before)
 

@@ -266,7 +266,7 @@ def test_every_source_starts_a_training_and_fills_a_model(tmp_path, what):
 
 def test_a_start_with_the_wrong_activation_is_refused(tmp_path):
     save_huggingface_folder(tmp_path / "x", clip_state(), "gelu")
-    with pytest.raises(CheckpointError, match=r"is of a model with gelu; set model\.activation=gelu"):
+    with pytest.raises(CheckpointError, match=r"holds a model with gelu; set model\.activation=gelu"):
         load_pretrained(build_model(SQUARE, 2), tmp_path / "x", SQUARE)
     convert(tmp_path / "x", tmp_path / "x.ckpt", Options())
     config = replace(SQUARE, activation="gelu")

@@ -129,7 +129,7 @@ def test_refusals_on_the_command_line(tmp_path, what, extra, told):
         (["out.ckpt", "--source", "hub:x"], "expected mindnlp:"),
         (
             ["out.ckpt", "--source", "mindnlp:x"],
-            "MindNLP is not installed; install it in an environment of its own (pip install",
+            "MindNLP is not installed; install it in a separate environment (pip install",
         ),
     ],
 )

@@ -35,7 +35,7 @@ WRONG = {
     "[]": r"expected JSON such as .*found a JSON list",
     "{}": r"expected JSON such as .*found an empty object",
     '{"1": ["a"], "1": ["b"]}': "the key '1' appears twice",
-    '{"1": ["a"], "01": ["b"], "2": ["c"]}': "identity 1 comes twice",
+    '{"1": ["a"], "01": ["b"], "2": ["c"]}': "identity 1 occurs twice",
     '{"x": ["a"]}': "'x'.*must be an integer",
     '{"-1": ["a"]}': "'-1'.*must be an integer",
     '{"1": "a", "2": ["b"]}': "'1'.*a list of at least one caption",

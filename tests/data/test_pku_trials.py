@@ -110,7 +110,7 @@ WRONG = {
     '{"trials": [[1]], "styles": {"a": {"identities": 46, "test": 11}}}': "made for styles .*46.*expected .*3",
     '{"trials": [[1]], "styles": "a"}': "made for styles 'a'",
     '{"trials": [[1, 9, 8]]}': "trial 1: 2 identities are not in the data set: 8, 9",
-    '{"trials": [[1, 2, 1]]}': "trial 1: 1 identities come twice: 1",
+    '{"trials": [[1, 2, 1]]}': "trial 1: 1 identities occur twice: 1",
     '{"trials": [[]]}': "trial 1: 0 of 3 identities",
     '{"trials": [[1, 2, 3]]}': "trial 1: 3 of 3 identities",
     '{"trials": []}': "0 trials, expected 1",

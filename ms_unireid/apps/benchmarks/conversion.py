@@ -1,4 +1,4 @@
-"""Conversion of a ViT-B/16 with random weights, beside torch.load and mindspore.save_checkpoint.
+"""Conversion of a ViT-B/16 with random weights, compared with torch.load and mindspore.save_checkpoint.
 
 python tools/benchmark.py conversion --rounds 5 --json conversion.json
 """
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Convert both ways, in turns."""
+    """Convert with this project and with the baseline alternately."""
     with tempfile.TemporaryDirectory() as folder:
         return _measure(Path(folder), options.source, options.rounds)
 

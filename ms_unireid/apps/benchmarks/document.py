@@ -14,8 +14,8 @@ from ms_unireid.errors import ConfigError, DataError
 _HEAD = """# Performance
 
 Written by `tools/benchmark.py document` from the files in `docs/measurements`, which the commands below wrote.
-Each measures ours and a baseline in the same call, in turns. A ratio compares two runs of the same round and is given
-as median [least..most]. Seconds hold only for the machine named with them.
+Each call measures ours and a baseline alternately. A ratio compares two runs of the same round and is given as median
+[least..most]. Seconds hold only for the machine named with them.
 """
 
 

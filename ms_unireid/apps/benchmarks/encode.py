@@ -1,4 +1,4 @@
-"""The encoders and the evaluation of a test split, beside PyTorch: ViT-B/16 with random weights.
+"""The encoders and the evaluation of a test split, compared with PyTorch: ViT-B/16 with random weights.
 
 python tools/benchmark.py encode --root FOLDER --rounds 5 --json encode.json
 """
@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Encode, then evaluate, in turns."""
+    """Encode with both sides alternately, then evaluate."""
     arguments = [options.threads, f"data.root={options.root}", *options.overrides]
     runs: dict[str, dict[str, list[Run]]] = {}
     with Standby("encode-ours", *arguments) as ours, Standby("encode-pytorch", *arguments) as theirs:
@@ -59,7 +59,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     runs["evaluation"] = in_turns(jobs, options.evaluations, "evaluation")
     rows = {**WORKS, "evaluation": EVALUATION}
     return {
-        "what": f"encoders beside PyTorch's, {' '.join(map(str, arguments[2:])) or 'ViT-B/16 at 384x128'}",
+        "what": f"encoders and PyTorch's, {' '.join(map(str, arguments[2:])) or 'ViT-B/16 at 384x128'}",
         "threads": options.threads,
         "rows": [{"work": words, **_row(runs[name])} for name, words in rows.items() if runs[name]["ours"]],
         "machine": describe("CPU"),

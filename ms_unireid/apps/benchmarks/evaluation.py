@@ -1,4 +1,4 @@
-"""Scores from features of the paper's sizes, beside the authors' loop over queries.
+"""Scores from features of the paper's sizes, compared with the authors' loop over queries.
 
 python tools/benchmark.py evaluation --sizes cuhk rstp icfg --rounds 5 --json evaluation.json
 """
@@ -23,7 +23,7 @@ RULES = ("full_gallery", "exclude_source_photo")
 # Above this number of similarities the loops score only one block of queries.
 LOOPED_SIMILARITIES = 10**8
 BASELINES = {
-    "loop": "the loop as the authors write it: whole order, then per query a mask, running hits, one division a photo",
+    "loop": "the authors' loop: full sort, then for each query a mask, running hits and one division per photo",
     "array_loop": "the same loop with each query's divisions as one array operation",
 }
 

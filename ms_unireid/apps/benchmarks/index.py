@@ -1,4 +1,4 @@
-"""Photos indexed per second, beside the bare model on pictures in memory.
+"""Photos indexed per second, compared with the bare model on pictures in memory.
 
 python tools/benchmark.py index --photos 256 --rounds 5 --json index.json
 """

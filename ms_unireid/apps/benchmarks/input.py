@@ -1,4 +1,4 @@
-"""Batches of training pairs, with and without the cache of decoded pictures, beside a single-threaded loop.
+"""Batches of training pairs, with and without the cache of decoded pictures, compared with a single-threaded loop.
 
 python tools/benchmark.py input --root FOLDER --rounds 5 --json input.json
 """
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Make the same batches in every way, in turns."""
+    """Make the same batches in every way alternately."""
     with tempfile.TemporaryDirectory() as folder:
         root = options.root or _draw_data(Path(folder) / "data", options.pairs)
         return _measure(root, Path(folder) / "cache", options)

@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Export both precisions, time each kind in turns, and compare features and accuracy on a data set if given."""
+    """Export both precisions, time all kinds alternately, and compare features and accuracy on a data set if given."""
     from ms_unireid.apps.export.exporting import export_checkpoint
 
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""The matrix products of a visual block, beside PyTorch's: a bound on the speed of a step.
+"""The matrix products of a visual block, compared with PyTorch's: a bound on the speed of a step.
 
 python tools/benchmark.py products --pairs 8 --rounds 5 --json products.json
 """
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Multiply in turns."""
+    """Multiply with MindSpore and PyTorch alternately."""
     arguments = (options.threads, options.pairs)
     runs: dict[str, dict[str, list[Run]]] = {name: {"ours": [], "pytorch": []} for name in _products()}
     with Standby("products-ours", *arguments) as ours, Standby("products-pytorch", *arguments) as theirs:

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: runs in processes of their own, in turns, and summaries of their figures."""
+"""Shared by the benchmarks: alternating runs in separate processes, and summaries of their figures."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ def in_turns(jobs: Mapping[str, Sequence[object]], rounds: int, what: str) -> di
 
 
 class Standby:
-    """A process that prepares once, which takes minutes, and then works on request and waits in between.
+    """A process that prepares once, which takes minutes, and then runs its works on request.
 
     `job` must end in `stand_by`; `environment` is added to this process's variables.
     """
@@ -66,7 +66,7 @@ class Standby:
         )
 
     def work(self, name: str) -> Run:
-        """Request one of its works and wait for the figures."""
+        """Request one work of the process and wait for the figures."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(f"{name}\n")
             self.process.stdin.flush()

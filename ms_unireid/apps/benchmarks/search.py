@@ -1,4 +1,4 @@
-"""Exact search for the ten nearest of a million photos, beside a matrix product in numpy.
+"""Exact search for the ten nearest of a million photos, compared with a matrix product in numpy.
 
 python tools/benchmark.py search --photos 1000000 --rounds 5 --json search.json
 """

@@ -130,7 +130,7 @@ def _pair_loss(logits: Tensor) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Adam:
-    """Build Adam with a parameter group of its own for biases."""
+    """Build Adam with a separate parameter group for biases."""
     train = config.train
     named = list(model.named_parameters())
     groups = [

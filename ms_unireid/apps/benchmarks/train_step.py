@@ -1,4 +1,4 @@
-"""A training step beside PyTorch's: encoders, full objective, gradients, Adam.
+"""A training step compared with PyTorch's: encoders, full objective, gradients, Adam.
 
 python tools/benchmark.py train-step --batch 8 --rounds 5 --json train_step.json
 """
@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Take steps of every side, in turns."""
+    """Take steps of every side alternately."""
     arguments = [f"data.batch_size={options.batch}", *options.overrides]
     with contextlib.ExitStack() as stack:
         sides = {"ours": Standby("step-ours", options.threads, *arguments)}

@@ -52,7 +52,7 @@ def verify(
     quick: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Verify a data set: all findings, with the counts beside those of the published data set.
+    """Verify a data set; report all findings, and its counts next to those of the published data set.
 
     Args:
         dataset: A key of `KINDS`.
@@ -97,7 +97,7 @@ def _examine_captions(captions: Iterable[tuple[int, str]]) -> list[DataFinding]:
     shared = [caption for caption, owners in persons.items() if len(owners) > 1]
     found = [_examine_lengths([caption for _, caption in rows])]
     if shared:  # the published data sets have some
-        detail = f"captions shared by several persons: {len(shared):,}; this is no problem"
+        detail = f"captions shared by several persons: {len(shared):,}; this is not a problem"
         found.append(finding("captions", "ok", detail, "", [repr(caption[:60]) for caption in shared]))
     return found
 

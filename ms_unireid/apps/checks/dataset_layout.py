@@ -96,7 +96,7 @@ def elsewhere(missing: Collection[str], files: Iterable[str]) -> dict[str, list[
 
 
 def nearly(missing: Sequence[str], present: Iterable[str]) -> list[str]:
-    """Return the missing paths of which only extension or letter case differ from a present one."""
+    """Return the missing paths that differ from a present one only in extension or letter case."""
     there = {_stem(path).lower() for path in present}
     return [path for path in missing if _stem(path).lower() in there]
 

@@ -1,4 +1,4 @@
-"""The verifier's report, as text and as JSON."""
+"""The report of a data set's verification, as text and as JSON."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Report:
         dataset: Name of the data set.
         folder: Its folder; None if it was not found.
         findings: Findings in order.
-        counts: Counts beside the published ones.
+        counts: Counts with the published ones.
         folders: Counts by folder.
         pictures: Number of pictures checked.
         quick: Whether only their ends were checked.

@@ -49,7 +49,7 @@ class Scan:
 
 
 def scan_data_set(dataset: str, folder: Path, captions: Path | None) -> Scan:
-    """Check the files of a data set, and of the sketch data sets a file of captions by person.
+    """Check the files of a data set; for a sketch data set also a file of captions by person.
 
     Raises:
         DataError: If a folder cannot be listed.

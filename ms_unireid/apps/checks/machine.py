@@ -1,7 +1,7 @@
 """The doctor's checks of an installation, a machine and the files that a config names.
 
 Only the standard library is imported at the top: the doctor runs even if packages are missing. What needs MindSpore
-runs in `machine_child`, in a process of its own.
+runs in `machine_child`, in a separate process.
 """
 
 import contextlib
@@ -142,7 +142,7 @@ def check_disk(config: "Config", requested: bool) -> Finding:
     free, needed = shutil.disk_usage(place).free, 4 * _parameters(config) * _CHECKPOINTS
     detail = f"{place}: {_gib(free)} free, a run's checkpoints take about {_gib(needed)}"
     if not os.access(place, os.W_OK):
-        return Finding("disk", "problem", f"{place}: cannot be written", "set train.output to a folder of yours")
+        return Finding("disk", "problem", f"{place}: cannot be written", "set train.output to a writable folder")
     if free >= needed:
         return Finding("disk", "ok", detail)
     return Finding(
@@ -154,7 +154,7 @@ def check_data(config: "Config") -> Finding:
     """Check the data set with all its photos and sketches.
 
     Raises:
-        DataError: With what is missing.
+        DataError: If the data set is incomplete or wrong.
     """
     from ms_unireid.data.tri_pedes import read_tri_pedes
 
@@ -169,7 +169,7 @@ def check_pretrained(config: "Config") -> Finding:
     """Check the weights that training starts from, without reading them.
 
     Raises:
-        CheckpointError: If the file cannot be read or is of another model.
+        CheckpointError: If the file cannot be read or holds another model.
     """
     from ms_unireid.checkpoints.recognition import open_source
     from ms_unireid.errors import CheckpointError

@@ -45,10 +45,10 @@ def check_packages() -> list[Finding]:
 
 
 def check_conflicts() -> list[Finding]:
-    """Check the requirements that installed packages have of each other, where this project's packages are concerned.
+    """Check what installed packages require of each other, as far as it concerns the project's packages.
 
-    An unmet requirement of a package that the project needs is a problem. One that another package has of them is a
-    warning: such a requirement installs numpy 2.
+    An unmet requirement of a package that the project needs is a problem. If any other package has an unmet requirement
+    of such a package, that is a warning: pip may install numpy 2 to meet it.
     """
     requirement = _packaging("requirements", "Requirement")
     if requirement is None:
@@ -62,7 +62,7 @@ def check_conflicts() -> list[Finding]:
 
 def _conflict(name: str, wish: Any, found: str | None, state: str) -> Finding:
     detail = f"{name} requires {_plain(wish)}, {'which is missing' if found is None else f'found {found}'}"
-    fix = f"pip install '{_plain(wish)}'" if state == "problem" else f"keep {name} in an environment of its own"
+    fix = f"pip install '{_plain(wish)}'" if state == "problem" else f"keep {name} in a separate environment"
     return Finding("dependencies", state, detail, fix)
 
 

@@ -1,4 +1,4 @@
-"""Runs exported files as another program would; `verification` starts it in a process of its own.
+"""Runs exported files as another program would; `verification` starts it in a separate process.
 
 python -m ms_unireid.apps.export.runner INPUTS OUTPUTS 1,2,5 image_encoder.onnx text_encoder.onnx
 """

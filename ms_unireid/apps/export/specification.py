@@ -1,4 +1,4 @@
-"""The description beside exported files: what a program must know about their inputs and outputs."""
+"""The description of exported files: what a program must know about their inputs and outputs."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

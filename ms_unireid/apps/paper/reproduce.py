@@ -39,7 +39,7 @@ class CheckpointChoice:
     Attributes:
         select: `task` takes the best checkpoint of each task, as the authors do; `average` the best average; `last` the
             last one.
-        targets: Data sets that are only evaluated on, by name.
+        targets: Data sets for evaluation only, by name.
         checkpoints: A folder of checkpoints to evaluate instead of training: DATASET/ROW.ckpt, or the files of runs,
             DATASET/ROW/seed_N/best_*.ckpt.
     """

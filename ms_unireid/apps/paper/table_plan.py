@@ -76,7 +76,7 @@ class PlannedLine:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The steps of a run, those left and their time; None if unknown. `basis` names the source of the time."""
+    """The steps of a run, the steps left and their time; None if unknown. `basis` names the source of the time."""
 
     steps: int | None
     steps_left: int | None
@@ -101,7 +101,7 @@ def runs_of(lines: Sequence[PlannedLine]) -> tuple[PlannedRun, ...]:
 
 
 def check_targets(lines: Iterable[PlannedLine], targets: Collection[str]) -> None:
-    """Check that a target is given for every data set that is only evaluated on.
+    """Check that a target is given for every data set that is for evaluation only.
 
     Raises:
         ConfigError: If one is missing.

@@ -1,7 +1,7 @@
 """Changes to an index on disk, by one process at a time and safe against a kill at any moment.
 
-New features go behind the rows that the manifest names, or into a new file that the manifest names afterwards, so every
-photo in the manifest has its feature on disk.
+New features are written after the rows that the manifest names, or into a new file that the manifest names afterwards,
+so every photo in the manifest has its feature on disk.
 """
 
 import contextlib

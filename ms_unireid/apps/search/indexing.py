@@ -77,7 +77,7 @@ def build_index(
 
     Args:
         folder: As in `update_index`.
-        sources: As there.
+        sources: As in `update_index`.
         checkpoint: The model's file; None takes the one that made the index.
         dtype: One of `DTYPES`; None keeps that of the index, and is float16 for a new one.
         removed: As in `update_index`.
@@ -258,7 +258,7 @@ class _NewPhotos:
         return -(-len(self.new) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
-        """Return (batch_size, 3, H, W) float32; zeros for unreadable photos and behind the last one."""
+        """Return (batch_size, 3, H, W) float32; zeros for unreadable photos and after the last one."""
         pictures = np.zeros((self.batch_size, 3, *self.image_size), np.float32)
         start = int(index) * self.batch_size
         batch = self.new[start : start + self.batch_size]

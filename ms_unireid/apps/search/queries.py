@@ -1,4 +1,4 @@
-"""Queries and what they found: read from arguments or a file, and written as a table, JSON or CSV."""
+"""Queries, from arguments or a file, and their ranked lists as a table, JSON or CSV."""
 
 import csv
 import io

@@ -22,7 +22,7 @@ class CutOut:
     Attributes:
         picture: uint8 (H, W, 3).
         mask: Opacity of the person, float32 (H, W), 0-1.
-        note: What is unusual about the photo, or "".
+        note: A note if the photo is unusual, or "".
     """
 
     picture: np.ndarray

@@ -24,7 +24,7 @@ from ms_unireid.installation import install_extra
 MaskFunction = Callable[[np.ndarray, str], np.ndarray]
 
 _INSTALL = (
-    "install it with: pip install -r requirements-sketch.txt in an environment of its own, or beside MindSpore "
+    "install it with: pip install -r requirements-sketch.txt in a separate environment, or together with MindSpore "
     f"{install_extra('sketch')}; or choose another --background (mask, onnx, none)"
 )
 _NETWORK_SIZE = (384, 288)  # wider than a photo, whose edges are repeated: the network finds nobody in a narrow picture

@@ -30,9 +30,9 @@ class Report:
 
     Attributes:
         drawn: Photos with at least one new sketch.
-        kept: Photos whose sketches were all there already.
-        notes: What is unusual about photos, by name.
-        failures: Why photos have no sketch, by name.
+        kept: Photos that already had all of their sketches.
+        notes: Notes on unusual photos, by name.
+        failures: Reasons why photos have no sketch, by name.
     """
 
     drawn: int = 0

@@ -117,7 +117,7 @@ class OnnxModel:
 
     Args:
         path: The YAML file that describes it.
-        user: What needs the network, for messages.
+        user: The part of the program that needs the network, for messages.
 
     Raises:
         ConfigError: If the network cannot be loaded or does not fit its description.

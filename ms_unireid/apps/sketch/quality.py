@@ -1,4 +1,4 @@
-"""Measures of sketches: coverage with ink, stroke width, and ink beside the person."""
+"""Measures of sketches: coverage with ink, stroke width, and ink outside the person."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ms_unireid.apps.sketch.recipe import DEFAULT_SIZE, Recipe
 BLANK_BELOW, FULL_ABOVE = 2.0, 40.0  # percent of coverage
 _INK_BELOW = 128  # mid-grey: strokes count, the smear around them does not
 _WIDTHS_PER_SKETCH = 400  # the same number for each sketch, so that all have the same weight
-_TOLERANCE = 2  # pixels beside the mask in which an outline may lie
+_TOLERANCE = 2  # pixels around the mask in which an outline may lie
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SketchMeasures:
     Attributes:
         coverage: Share of inked pixels, percent 0-100.
         widths: Sorted stroke widths in pixels of a drawing 384 high, 400 of them; none without ink.
-        outside: Share of the ink that lies beside the person, percent 0-100; None without a mask.
+        outside: Share of the ink that lies outside the person, percent 0-100; None without a mask.
     """
 
     coverage: float

@@ -23,7 +23,7 @@ _SMALLEST, _LARGEST = 16, 4096
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a sketch depends on beside its photo.
+    """Everything that a sketch depends on besides its photo.
 
     Attributes:
         background: A name in ``BACKGROUNDS``.

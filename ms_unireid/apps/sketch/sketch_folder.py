@@ -99,7 +99,7 @@ def check_folder(output: Path, recipe: Recipe, redo: bool) -> None:
 
 
 def read_manifest(output: Path) -> dict[str, Any] | None:
-    """Return the manifest of a sketch folder, or None if there is none of ours."""
+    """Return the manifest of a sketch folder; None if the folder has none, or not one of this tool."""
     try:
         found = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):

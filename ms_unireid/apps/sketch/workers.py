@@ -47,7 +47,7 @@ def run_jobs(
     while waiting:
         suspects: list[Any] = []
         yield from _run_until_crash(work, waiting, workers, suspects, start, arguments)
-        for job in suspects:  # one of them caused the crash: each gets a process of its own
+        for job in suspects:  # one of them caused the crash: each gets its own process
             result = _run_alone(work, job, start, arguments)
             crashes = crashes + 1 if isinstance(result, WorkerDied) else 0
             if crashes >= _CRASHES_IN_A_ROW:

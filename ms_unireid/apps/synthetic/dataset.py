@@ -181,7 +181,7 @@ def _is_complete(target: Path, config: SyntheticConfig) -> bool:
 
 @contextmanager
 def _replacing(target: Path, force: bool) -> Iterator[Path]:
-    """Yield a new hidden folder beside the target that replaces it if the block raises nothing."""
+    """Yield a new hidden folder beside the target; it replaces the target if the block raises nothing."""
     fresh, old = (target.parent / f".{target.name}.{os.getpid()}.{word}" for word in ("partial", "old"))
     try:
         for leftover in (fresh, old):

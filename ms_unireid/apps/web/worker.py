@@ -52,7 +52,7 @@ class SearchWorker:
         self._thread.submit(self._answer, PageQuery(text="a person", upload=sheet)).result()
 
     async def run(self, call: Callable[[], Result]) -> Result:
-        """Run a function in the thread, after those that wait already."""
+        """Run a function in the thread, after the functions that already wait."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def search(self, query: PageQuery) -> Answer:

@@ -184,7 +184,7 @@ def _tensor(data: np.ndarray, slices: list[_Value]) -> np.ndarray:
         raise ValueError(f"{first.name!r} has elements of type {first.type!r}; expected one of {', '.join(_NAMES)}")
     dtype = dtype_of(_NAMES[first.type])
     found = sum(value.content.stop - value.content.start for value in slices)
-    shape = () if first.dims == (0,) and found else first.dims  # older versions write a scalar so
+    shape = () if first.dims == (0,) and found else first.dims  # as older versions write a scalar
     if math.prod(shape) * dtype.itemsize != found:
         raise ValueError(f"{first.name!r} has {found} bytes, which do not fit shape {shape} of {first.type}")
     parts = [data[value.content] for value in slices]

@@ -13,7 +13,7 @@ import numpy as np
 from ms_unireid.checkpoints.formats.dtypes import cast, dtype_name
 from ms_unireid.errors import CheckpointError
 
-META = "ms_unireid"  # the key of the description in a file of ours
+META = "ms_unireid"  # the key of the description (a checkpoint's `meta`) in files of ms_unireid
 Scalar = bool | int | float | str | None
 _CHUNK = 1 << 20  # elements; the allocator reuses a buffer of this size, but not a larger one
 
@@ -39,7 +39,7 @@ class TensorFile:
     parts: tuple[Path, ...] = ()
 
     def description(self) -> dict[str, Any]:
-        """Return what a file of ours says of itself, with at least `config`; empty for other files.
+        """Return the description that ms_unireid stored in the file, with at least `config`; empty for other files.
 
         Raises:
             CheckpointError: If it is damaged.
