@@ -260,7 +260,7 @@ def _described(values: Any, kind: type, source: str, key: str) -> Any:
 def _scalar(value: Any, kind: type, source: str, key: str) -> Any:
     if kind is float and not isinstance(value, bool):
         try:
-            # YAML 1.1 reads 1e-5 as a string: it wants 1.0e-5.
+            # YAML 1.1 reads 1e-5 as a string; only 1.0e-5 is a number.
             number = float(value)
         except (TypeError, ValueError):
             number = math.nan

@@ -30,7 +30,7 @@ class EnvironmentProblem(UserError):
 
 
 class Interrupted(Exception):
-    """A signal stopped a long job; its state is saved, so it can go on later."""
+    """A signal stopped a long job; its state is saved, so the job can be resumed."""
 
     def __init__(self, signal_number: int, advice: str):
         super().__init__(f"stopped; {advice}")

@@ -94,7 +94,7 @@ def log_softmax(logits: Tensor) -> Tensor:
     """Return the logarithm of the softmax over the last axis; `exp` explains why MindSpore's is not used.
 
     It takes log1p of the sum, which is at least 1. MindSpore's CPU Log rounds by how its loop is split over threads,
-    and the split is chosen by timing in a process's first launches: a resumed run would differ from a straight one.
+    and timing in a process's first launches chooses the split: a resumed run would differ from an uninterrupted one.
     """
     shifted = logits - ops.stop_gradient(logits.max(-1, keepdims=True))
     return shifted - ops.log1p(exp(shifted).sum(-1, keepdims=True) - 1)

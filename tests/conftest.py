@@ -1,4 +1,4 @@
-"""Fixtures of every test, the execution mode and the slice of real data; and how tests are dealt to workers."""
+"""Fixtures for all tests, the execution mode, the slice of real data, and the distribution of tests to workers."""
 
 import json
 import os
@@ -41,7 +41,7 @@ SLOW_FIRST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what `make check` leaves out; begin with what is slow where several workers share the tests."""
+    """Mark the tests that `make check` leaves out; with several workers, begin with the slow tests."""
     for item in items:
         if not str(item.path.relative_to(TESTS)).startswith(FAST):
             item.add_marker("slow")

@@ -1,4 +1,4 @@
-"""Helpers to set our cells beside the PyTorch reference: same weights, same batches, differences."""
+"""Helpers to compare our cells with the PyTorch reference: same weights, same batches, differences."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""Compares what two runs left, bit for bit."""
+"""Compares the files of two runs, bit for bit."""
 
 import json
 from pathlib import Path

@@ -103,7 +103,7 @@ def test_msrun_and_not_the_config_numbers_the_devices_of_its_processes(monkeypat
 
 @pytest.mark.parametrize(("deterministic", "state"), [(True, "ON"), (False, "OFF")])
 def test_deterministic_reaches_mindspore_and_may_be_asked_for_again(deterministic, state):
-    # In a process of its own: MindSpore does not take it back.
+    # In a separate process, because MindSpore cannot undo it.
     script = (
         "import mindspore as ms, numpy as np\n"
         "from ms_unireid.config import RuntimeConfig\n"

@@ -1,4 +1,4 @@
-"""The house stands: imports lead downward only, light modules stay light, everything public is documented."""
+"""The structure: imports lead downward only, light modules import no MindSpore, everything public is documented."""
 
 import ast
 import functools
@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "ms_unireid"
 
-# Bottom to top: a file imports what is on its own floor or below. `""` are the files beside the folders.
+# Bottom to top: a file imports only files of its own floor or below. `""` are the files outside the folders.
 FLOORS = ("", "data models losses", "checkpoints", "evaluation", "training", "apps", "commands")
-# The arrows between apps; no other app imports another, but for the benchmarks, which measure them.
+# Imports between apps; no other app imports another, except the benchmarks, which measure them.
 BETWEEN_APPS = {
     ("web", "search"),
     ("sketch", "optional"),

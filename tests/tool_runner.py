@@ -1,4 +1,4 @@
-"""Runs the tools as users do, in a process of their own, and reads what they leave."""
+"""Runs the tools as users do, in separate processes, and reads the files they write."""
 
 import importlib
 import json

@@ -28,7 +28,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, help="the model's file, if it has been moved")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1: this machine only")
-    parser.add_argument("--port", type=int, default=8080, help="0: a free one")
+    parser.add_argument("--port", type=int, default=8080, help="port of the page; 0 takes a free one")
     parser.add_argument("--allow-remote", action="store_true", help="let other machines reach the page; needs a token")
     parser.add_argument(
         "--token",

@@ -43,7 +43,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="size of the input's position table",
     )
     parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="activation of the input")
-    parser.add_argument("--architecture", metavar="NAME", help="of the input, if its tensors fit several architectures")
+    parser.add_argument("--architecture", metavar="NAME", help="architecture of the input, if its tensors fit several")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),

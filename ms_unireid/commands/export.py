@@ -64,7 +64,7 @@ def _to_text(description: dict) -> str:
     batches = ", ".join(map(str, comparison["batch_sizes"]))
     rows = []
     for name, file in description["files"].items():
-        measured = f"largest difference {file['largest_difference']:.1e}, least cosine {file['least_cosine']:.6f}"
+        measured = f"largest difference {file['largest_difference']:.1e}, smallest cosine {file['least_cosine']:.6f}"
         rows.append((name, file["precision"], f"{file['bytes'] / 2**20:.1f} MiB", measured))
     table = tabulate(rows, tablefmt="plain", colalign=("left", "left", "right", "left"))
     return f"compared on {comparison['inputs']}, in batches of {batches}\n{table}"

@@ -17,7 +17,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="example: %(prog)s --table 2 --rows text unireid --datasets cuhk_pedes "
         "--data-root data --pretrained ViT-B-16.pt --dry-run",
     )
-    parser.add_argument("--table", type=int, required=True, help="2 to 6")
+    parser.add_argument("--table", type=int, required=True, help="number of the table, 2 to 6")
     parser.add_argument(
         "--rows",
         nargs="+",
@@ -32,7 +32,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=int,
         nargs="+",
         default=[1],
-        help="one run for each",
+        help="seeds of the runs",
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets' folders")
     parser.add_argument("--pretrained", type=Path, help="weights to start from; the paper uses CLIP's ViT-B-16.pt")

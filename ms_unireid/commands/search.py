@@ -35,13 +35,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     index.add_argument("--photos", type=Path, action="append", default=[], help="a folder of photos; repeatable")
     index.add_argument("--dataset", choices=tuple(DATASETS), help="index a split of a data set")
     index.add_argument("--root", type=Path, help="with --dataset: its folder")
-    index.add_argument("--split", default="test", choices=("train", "val", "test"), help="with --dataset")
+    index.add_argument("--split", default="test", choices=("train", "val", "test"), help="with --dataset: the split")
     index.add_argument(
         "--remove", type=Path, action="append", default=[], help="a folder to remove from the index; repeatable"
     )
     index.add_argument("--checkpoint", type=Path, help="the model; not needed for an existing index")
     index.add_argument("--output", type=Path, required=True, help="folder of the index")
-    index.add_argument("--dtype", choices=DTYPES, help="of the stored features (default float16)")
+    index.add_argument("--dtype", choices=DTYPES, help="type of the stored features (default float16)")
     index.add_argument("--config", type=Path, action="append", help="file or name; default: the checkpoint's own")
     index.add_argument("--json", type=Path, help="write the summary as JSON")
     index.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")

@@ -21,7 +21,7 @@ from ms_unireid.runtime import ALONE, Processes
 
 
 class TrainingSource:
-    """The batches of one epoch (1-based) by index, the same whichever worker makes them and when.
+    """The batches of one epoch (1-based) by index, independent of the worker that makes them and of the time.
 
     Args:
         pairs: All training pairs.

@@ -58,7 +58,7 @@ def format_table(
 ) -> str:
     """Lay out a table whose first columns are text and whose other ones are numbers, in a format of `tabulate`."""
     alignment = ["left"] * text_columns + ["right"] * (len(titles) - text_columns)
-    # A number is printed as it is given, with its trailing zeros.
+    # A number is printed unchanged, with its trailing zeros.
     return tabulate(rows, titles, table_format, disable_numparse=True, colalign=alignment if rows else None)
 
 

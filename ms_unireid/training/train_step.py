@@ -63,7 +63,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         wanted = Operations.of(runtime)
         if model.operations != wanted:
             raise ConfigError(
-                f"the model was built with {model.operations}, the config wants {wanted}; build it with "
+                f"the model was built with {model.operations}, the config needs {wanted}; build it with "
                 "build_model(config.model, config.train.seed, config.runtime)"
             )
         gathers = train.global_batch_objective and processes.size > 1

@@ -60,7 +60,7 @@ class Trainer:
         if config.model.pretrained and not (resumed and self.folder.has_state()):
             load_pretrained(self.model, config.model.pretrained, config.model)
         self.step = TrainOneStepCell(self.model, config, processes)
-        self.stop = StopRequest(f"go on with train.resume={self.folder.root}", processes)
+        self.stop = StopRequest(f"resume with train.resume={self.folder.root}", processes)
         self.encoder = Encoder(self.model, config, lambda done, total: self.stop.check(), processes, self.data.load)
         self.epoch, self.done, self.global_step = 1, 0, 0
         self.fell_back = False
@@ -273,5 +273,5 @@ def _read_state(folder: RunFolder) -> Checkpoint:
             "to train the run again from its start"
         ) from error
     place = f"epoch {checkpoint.meta['epoch']}, step {checkpoint.meta['step']}"
-    print(f"warning: {' '.join(str(damage).split())}; going on from {folder.previous} ({place})", file=sys.stderr)
+    print(f"warning: {' '.join(str(damage).split())}; resuming from {folder.previous} ({place})", file=sys.stderr)
     return checkpoint

@@ -179,7 +179,7 @@ ODD = (
 
 @pytest.mark.parametrize("seed", range(60))
 def test_tensors_of_odd_shapes_and_types_are_refused_in_words(tmp_path, seed):
-    """Whatever stands under a known name, the answer is the project's own error or a whole model."""
+    """Any tensor under a known name gives the project's own error or a whole model."""
     rng = np.random.default_rng(seed)
     clip = clip_state()
     state = huggingface_state(clip) if seed % 2 else clip

@@ -40,9 +40,9 @@ def test_a_users_mistake_is_one_line(kind):
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_stop_by_signal(number, code):
-    done = run_main(f"raise Interrupted(signal.{number}, 'go on with train.resume=runs/x')")
+    done = run_main(f"raise Interrupted(signal.{number}, 'resume with train.resume=runs/x')")
     assert done.returncode == code
-    assert done.stderr.count("\n") == 1 and "go on with train.resume=runs/x" in done.stderr
+    assert done.stderr.count("\n") == 1 and "resume with train.resume=runs/x" in done.stderr
 
 
 def test_ctrl_c_outside_training():

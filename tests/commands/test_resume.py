@@ -1,4 +1,4 @@
-"""A run that meets a kill, a damaged state or a full disk: it goes on as if nothing had been, or tells why it cannot.
+"""A run after a kill, a damaged state or a full disk: it resumes without any difference, or reports why it cannot.
 
 The trainer is the real one, on real pictures; the step, the encoders and the drawing of curves are stand-ins of a few
 operations, so that a kill can be tried at every single write.
@@ -37,11 +37,11 @@ STEPS = 6
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nobody catches it."""
+    """Stands for the end of the process: no code catches it."""
 
 
 class CheapStep(TrainOneStepCell):
-    """Changes one weight and one moment by what is in the batch."""
+    """Changes one weight and one moment by the content of the batch."""
 
     def __call__(self, images, sketches, token_ids, learning_rate):
         scale, moment = self.network.model.logit_scale, self.state()[0]
@@ -89,7 +89,7 @@ def cheap() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def train(cheap, data) -> Callable[..., None]:
-    """Return a function that trains into a folder, going on with what is there."""
+    """Return a function that trains into a folder, and resumes a run that the folder holds."""
 
     def run(folder: Path, *overrides: str) -> None:
         arguments = train_arguments(data, folder, *SHORT, "train.resume=auto", *overrides)[2:]
@@ -100,7 +100,7 @@ def train(cheap, data) -> Callable[..., None]:
 
 @pytest.fixture(scope="module")
 def straight(train, tmp_path_factory) -> Path:
-    """Return the folder of a run that nothing happened to; to be left as it is."""
+    """Return the folder of an uninterrupted run; tests must not change it."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     train(folder)
     return folder
@@ -108,7 +108,7 @@ def straight(train, tmp_path_factory) -> Path:
 
 @contextlib.contextmanager
 def killed_at(call: int, owner: object, name: str, half_done: Callable[..., None]) -> Iterator[list[int]]:
-    """Kill the process at the nth call of a function, of which only `half_done` is done; yield the count of calls."""
+    """Kill the process at the nth call of a function, which does only `half_done`; yield the count of calls."""
     calls, original = [0], getattr(owner, name)
 
     def counted(*arguments):
@@ -224,7 +224,7 @@ def test_a_damaged_last_state_is_told_and_the_previous_taken(train, straight, tm
     train(run, *([f"train.resume={run}"] if explicit else []))
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
     assert str(run / "last.ckpt") in warning
-    assert warning.endswith(f"going on from {run / 'previous.ckpt'} (epoch 2, step 4)")
+    assert warning.endswith(f"resuming from {run / 'previous.ckpt'} (epoch 2, step 4)")
     assert_same_run(run, straight)
 
 

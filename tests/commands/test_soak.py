@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as one that never was; memory stays what it was."""
+"""A run that is killed repeatedly ends as an uninterrupted one, and its memory does not grow."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SEED = 7
 
 @dataclass
 class Kills:
-    """What the kills met."""
+    """Counts of the states in which kills came."""
 
     steps: list[int] = field(default_factory=list)
     while_writing: int = 0

@@ -184,7 +184,7 @@ def assert_stopped(done, number: signal.Signals, run: Path) -> None:
     # While a graph compiles or runs MindSpore turns Ctrl-C into SIGTERM.
     assert done.returncode in {128 + number, 128 + signal.SIGTERM}, done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
-    assert f"go on with train.resume={run}" in done.stderr
+    assert f"resume with train.resume={run}" in done.stderr
     assert (run / "last.ckpt").exists()
     assert len(log_lines(run, "step")) < 3 * STEPS
 

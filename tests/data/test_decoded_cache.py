@@ -204,7 +204,7 @@ decoded_cache.open_decoded_cache(Path(sys.argv[1]), {SIZE}, sorted(Path(sys.argv
 
 
 def start_fill(folder: Path, pictures: Path, *waiting: str) -> subprocess.Popen:
-    """Fill a cache in a process of its own, which may wait for a line, with the lock held, at the fourth picture."""
+    """Fill a cache in a separate process, which may wait for a line, with the lock held, at the fourth picture."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, "-c", FILL, str(folder), str(pictures), *waiting]
     started = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)

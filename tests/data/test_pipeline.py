@@ -27,7 +27,7 @@ def pairs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def order():
-    """Batches of four, four and three pairs; one pair comes twice in the second."""
+    """Batches of four, four and three pairs; one pair occurs twice in the second."""
     return [np.array([3, 1, 4, 10]), np.array([5, 9, 5, 6]), np.array([0, 8, 7])]
 
 

@@ -15,7 +15,7 @@ from ms_unireid.data.tri_pedes import DATASETS
 
 
 def real_data() -> Path:
-    """Return the folder of the real slice, or skip the test that asks for it."""
+    """Return the folder of the real slice, or skip the test that uses it."""
     named = os.environ.get("UNIREID_REAL_DATA")
     folder = Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "data"
     if not (folder / "CUHK-PEDES" / "reid_raw.json").is_file():

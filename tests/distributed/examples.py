@@ -49,7 +49,7 @@ class Weighted(nn.Cell):
 
 
 class Contrast(nn.Cell):
-    """A loss in which each row meets all others, with a weight before the rows are joined and one behind."""
+    """A loss in which each row meets all others, with one weight before the rows are joined and one after."""
 
     def __init__(self, gather: nn.Cell | None = None):
         super().__init__()
@@ -66,7 +66,7 @@ class Contrast(nn.Cell):
 
 
 class ContrastGradient(nn.Cell):
-    """Its gradient in a cell, because MindSpore rewrites a compiled cell more than a function."""
+    """The gradient of `Contrast` in a cell, because MindSpore rewrites a compiled cell more than a function."""
 
     def __init__(self, gather: nn.Cell | None = None):
         super().__init__(auto_prefix=False)

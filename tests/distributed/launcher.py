@@ -14,7 +14,7 @@ SHOWN = 4000  # characters of each log in a failure
 
 
 class Launched(NamedTuple):
-    """What a launch left: the exit code, None when it was ended for taking too long, and all that was written."""
+    """The result of a launch: the exit code, None after a timeout, and all output."""
 
     returncode: int | None
     output: str

@@ -1,4 +1,4 @@
-"""Captions cut behind their ends: the features of the whole, in the order given, whatever else is encoded."""
+"""Captions cut after their ends have the features of whole ones, in the given order, in any mixture of batches."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ def test_every_caption_is_in_a_batch_that_holds_it(count):
 
 
 def test_processes_share_whole_batches(model, whole, pynative, monkeypatch):
-    """What the processes encode, put together in their order, is all of it."""
+    """The blocks that the processes encode, joined in rank order, are the whole."""
     shares = []
     monkeypatch.setattr("ms_unireid.evaluation.encoder.all_gather_rows", lambda feats, _: shares.append(feats) or feats)
     count = len(caption_batches(Tokenizer(40)(CAPTIONS), 4))

@@ -1,4 +1,4 @@
-"""The towers to encode with: the numbers of the model, with the weights of the moment."""
+"""The compiled encoders give the features of the model, with its current weights."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ ENCODERS = {"image": ImageEncoder, "text": TextEncoder}
 
 @pytest.fixture(autouse=True)
 def deeper(monkeypatch):
-    """Have an architecture of two pieces and a block that fills none before the last."""
+    """Register an architecture of two pieces, one remaining block and the last block."""
     tower = TowerSize(64, 6, 2)
     monkeypatch.setitem(ARCHITECTURES, "deeper", Architecture(tower, tower, patch_size=8, embed_dim=32))
 
@@ -53,7 +53,7 @@ def test_encoders_in_half_precision(tower, pynative):
 
 @pytest.mark.parametrize("tower", ENCODERS)
 def test_every_weight_of_the_moment_counts(tower, mode):
-    """Each parameter of a tower, changed alone and after the first use, changes the features as it does the model's."""
+    """A parameter that is changed after the first use changes the features as it changes the model's."""
     model = made()
     encode = ENCODERS[tower](model)
     before = encode(inputs(tower)).asnumpy()

@@ -82,7 +82,7 @@ def form(maker, fast, half=False):
 
 
 class Weighted(nn.Cell):
-    """A scalar whose gradient asks something different of each element."""
+    """A scalar with a different gradient for each element."""
 
     def __init__(self, cell):
         super().__init__()
@@ -107,7 +107,7 @@ def evaluate(cell, inputs, asked):
 
 
 def in_torch(function, inputs, asked):
-    """The same in float64."""
+    """Return what `evaluate` returns, computed by torch in float64."""
     inputs = [torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in inputs]
     value = function(*inputs)
     value.backward(torch.from_numpy(asked).double())
@@ -134,7 +134,7 @@ def test_fast_equals_plain_and_torch(case, mode):
 
 @pytest.mark.parametrize("case", ["affine", "quick_gelu", "attention", "masked"])
 def test_half_precision_in_both_forms(case, pynative):
-    """Products are half, forward and backward; what is between them is not."""
+    """Products are in half precision, forward and backward; everything else is not."""
     maker, _, shapes = CASES[case]
     inputs = arrays(shapes)
     plain, fast = form(maker, False, half=True), form(maker, True, half=True)

@@ -17,7 +17,7 @@ PLACES = np.array([0, 6, 3, 2], np.int32)
 
 
 class Picked(nn.Cell):
-    """A scalar of the whole block's output at the places, whose gradient asks something different of each element."""
+    """A scalar of the whole block's output at the positions, with a different gradient for each element."""
 
     def __init__(self, block):
         super().__init__()
@@ -28,7 +28,7 @@ class Picked(nn.Cell):
 
 
 class Read(nn.Cell):
-    """The same of the readout block."""
+    """The same scalar of the readout block's output."""
 
     def __init__(self, block):
         super().__init__()

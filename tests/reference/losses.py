@@ -83,7 +83,7 @@ def interaction_loss(
 
 
 def _task_losses(image, sketch, text, fused, scale) -> dict[str, torch.Tensor]:
-    """Return the plain scalar loss of every task, asked for or not."""
+    """Return the plain scalar loss of every task, whether the objective has it or not."""
     return {
         "text": itc(image, text, scale),
         "sketch": itc(image, sketch, scale),

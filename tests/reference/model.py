@@ -255,7 +255,7 @@ def random_batch(seed: int, batch: int, **dims) -> tuple[torch.Tensor, torch.Ten
     """Draw inputs that suit `random_model(..., **dims)`.
 
     Args:
-        seed: Seed of a generator of its own.
+        seed: Seed of a separate generator.
         batch: Number of rows B.
         **dims: Constructor arguments that differ from `TINY`.
 

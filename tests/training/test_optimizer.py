@@ -29,7 +29,7 @@ class Net(torch.nn.Module):
 
 
 class Step(nn.Cell):
-    """Gradients one by one: a tuple of them, given from outside, would be compiled anew every step."""
+    """Takes gradients as separate arguments: a tuple would be compiled again at every step."""
 
     def __init__(self, params, config):
         super().__init__(auto_prefix=False)

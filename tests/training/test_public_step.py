@@ -1,4 +1,4 @@
-"""The training cell as a user takes it: a loop of one's own, MindSpore's Model, weights and gradients by name.
+"""The training cell as users call it: in a loop, by MindSpore's Model, and for weights and gradients by name.
 
 Costs 40 seconds, most of it compilation.
 """
@@ -81,7 +81,7 @@ def snippets() -> list[str]:
 
 
 def test_the_readmes_loop_and_its_model_run(tmp_path, monkeypatch, capfd, graph):
-    """As they stand there, on a small data set and a tiny model."""
+    """The README's code unchanged, on a small data set and a tiny model."""
     monkeypatch.chdir(tmp_path)
     generate_tri_dataset(Path("FOLDER"), SyntheticConfig(4, 2, 2, photos_per_identity=2, captions_per_photo=1))
     tiny = [f"{key}={value}" for key, value in {"architecture": "tiny", "image_size": [32, 16]}.items()]

@@ -49,7 +49,7 @@ class Trained:
         if not folder.holds_run():
             folder.create(config, {})
         if config.train.seed == self.stop_at:
-            raise Interrupted(15, "go on with train.resume=elsewhere")
+            raise Interrupted(15, "resume with train.resume=elsewhere")
         results = result(50.0 + config.train.seed)
         folder.write_results(results)
         return results

@@ -110,7 +110,7 @@ def make_step(row="Full", **options):
 
 @pytest.fixture(scope="module", params=parity.FORMS)
 def full_step(request):
-    """The full objective's step; compiled once a form for the whole module."""
+    """The full objective's step, compiled once per form for the whole module."""
     return make_step(form=request.param)
 
 

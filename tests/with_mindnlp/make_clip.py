@@ -1,4 +1,4 @@
-"""Run by the tests in a process of its own: a random CLIP of Hugging Face's, run by MindNLP.
+"""Run by the tests in a separate process: a random CLIP of Hugging Face, run by MindNLP.
 
 python make_clip.py FOLDER, with FOLDER/config.json and FOLDER/inputs.npz at hand; adds model.safetensors and
 features.npz.

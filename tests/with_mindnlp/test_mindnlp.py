@@ -106,7 +106,7 @@ def test_towers_of_full_width_equal_mindnlp(tmp_path, monkeypatch):
 
 
 def copy(folder: Path, tiny: Path) -> list[Entry]:
-    """Copy the tiny CLIP's configuration into a new folder, and return its tensors, in three types by turns."""
+    """Copy the tiny CLIP's configuration into a new folder, and return its tensors, alternating three types."""
     folder.mkdir()
     shutil.copy(tiny / "config.json", folder)
     tensors = dict(read_safetensors(tiny / "model.safetensors").tensors)

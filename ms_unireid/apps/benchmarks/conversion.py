@@ -56,7 +56,7 @@ def to_text(result: dict[str, Any]) -> str:
     seconds = result["seconds"]
     return "\n".join(
         [
-            f"{result['what']}; {result['rounds']} rounds, median [least..most]",
+            f"{result['what']}; {result['rounds']} rounds, median [min..max]",
             f"time, ours / {result['baseline']}: {spread(result['ratio'])}",
             f"seconds: ours {spread(seconds['ours'])}, baseline {spread(seconds['baseline'])}",
             f"peak memory of the process / file: ours {spread(ours)}, baseline {spread(theirs)}",

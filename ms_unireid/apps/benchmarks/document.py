@@ -15,7 +15,7 @@ _HEAD = """# Performance
 
 Written by `tools/benchmark.py document` from the files in `docs/measurements`, which the commands below wrote.
 Each call measures ours and a baseline alternately. A ratio compares two runs of the same round and is given as median
-[least..most]. Seconds hold only for the machine named with them.
+[min..max]. Seconds hold only for the machine named with them.
 """
 
 

@@ -43,7 +43,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", required=True, help="folder of CUHK-PEDES; its test split is evaluated")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--evaluations", type=int, default=1, help="rounds of the evaluation, which take minutes")
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch; MindSpore uses all cores it may run on")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
 
 
@@ -77,7 +79,7 @@ def _row(runs: dict[str, list[Run]]) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; median [least..most], ours / PyTorch's"]
+    lines = [f"{result['what']}; median [min..max], ours / PyTorch's"]
     for row in result["rows"]:
         lines.append(f"{row['work']}: {spread(row['ratio'])}, in CPU time {spread(row['cpu_ratio'])}")
         seconds = ", ".join(f"{name} {spread(values)}" for name, values in row["seconds"].items())

@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
+    lines = [f"{result['what']}; {result['rounds']} rounds, median [min..max]"]
     for row in result["rows"]:
         sample = "" if row["looped"] == row["queries"] else f", the loops' from {row['looped']} of the queries"
         lines += [f"{row['size']} {row['rule']}: {row['queries']} x {row['photos']}, R1 {row['R1']:.1f}{sample}"]

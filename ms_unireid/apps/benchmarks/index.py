@@ -49,7 +49,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
+    lines = [f"{result['what']}; {result['rounds']} rounds, median [min..max]"]
     for name, speed in result["photos_per_second"].items():
         peak = result["peak_bytes"][name]["median"] / MIB
         lines.append(f"{name}: {spread(speed)} photos a second, {peak:.0f} MiB at the peak")

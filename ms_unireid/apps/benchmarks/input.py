@@ -92,7 +92,7 @@ def _measure(root: Path, cache: Path, options: argparse.Namespace) -> dict[str, 
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
+    lines = [f"{result['what']}; {result['rounds']} rounds, median [min..max]"]
     lines += [f"{name}: {what}" for name, what in result["baselines"].items()]
     for name, speed in result["pairs_per_second"].items():
         line = f"{name}: {spread(speed)} pairs per second"
@@ -240,7 +240,7 @@ def _stacked(samples: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
 
 
 def step_time(root: str, count: str, workers: str, cache: str, kind: str, seconds: str) -> Run:
-    """Compare the time of steps whose batches are made meanwhile with that of steps on a constant batch."""
+    """Compare the time of steps on batches made during the steps with that of steps on a constant batch."""
     from ms_unireid.data.pipeline import iterate
 
     runtime = _runtime(workers, cache)

@@ -67,16 +67,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}, batch {result['batch']}, one core, {result['rounds']} rounds, median [least..most]"]
+    lines = [f"{result['what']}, batch {result['batch']}, one core, {result['rounds']} rounds, median [min..max]"]
     for kind, times in result["times"].items():
         by_clock = ", in CPU time ".join(spread(times[clock]) for clock in _CLOCKS)
         lines.append(f"  {kind:<10} time over MindSpore's: {by_clock}")
     for precision, files in result["files"].items():
         for name, file in files.items():
             size = f"{file['bytes'] / 2**20:.0f} MiB"
-            lines.append(f"  {precision:<10} {name}: {size}, least cosine {file['least_cosine']:.5f} on the samples")
+            lines.append(f"  {precision:<10} {name}: {size}, smallest cosine {file['least_cosine']:.5f} on the samples")
     for kind, cosines in result.get("cosine", {}).items():
-        values = f"mean {cosines['mean']:.6f}, least {cosines['min']:.6f}"
+        values = f"mean {cosines['mean']:.6f}, smallest {cosines['min']:.6f}"
         lines.append(f"  {kind:<10} cosine with MindSpore's features of {result['split']}: {values}")
     for name in ("R1", "mAP"):
         for row, scores in result.get(name, {}).items():

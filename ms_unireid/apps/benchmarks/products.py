@@ -23,7 +23,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
     parser.add_argument("--pairs", type=int, default=8, help="pairs in a step; each has two pictures")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch; MindSpore uses all cores it may run on")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
+    )
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds, time of MindSpore / PyTorch, median [least..most]"]
+    lines = [f"{result['what']}; {result['rounds']} rounds, time of MindSpore / PyTorch, median [min..max]"]
     for name, values in result["ratio"].items():
         lines.append(f"{name}: {spread(values)}, in CPU time {spread(result['cpu_ratio'][name])}")
     return "\n".join([*lines, f"all together: {spread(result['all'])}"])

@@ -51,7 +51,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds, median [least..most]"]
+    lines = [f"{result['what']}; {result['rounds']} rounds, median [min..max]"]
     for name, seconds in result["seconds"].items():
         peak = result["peak_bytes"][name]["median"] / MIB
         lines.append(f"{name}: {spread(seconds)} s, {peak:.0f} MiB resident at the peak")

@@ -30,9 +30,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
     parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="rounds before them that are not measured")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="unmeasured rounds before the measured ones")
     parser.add_argument("--baselines", nargs="+", choices=tuple(BASELINES), default=list(BASELINES))
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch; MindSpore uses all cores it may run on")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
 
 
@@ -63,7 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds after {result['warm_up']}, median [least..most]"]
+    lines = [f"{result['what']}; {result['rounds']} rounds after {result['warm_up']}, median [min..max]"]
     for name, words in result["baselines"].items():
         time, cpu = (spread(result[kind][name]) for kind in ("ratio", "cpu_ratio"))
         lines.append(f"time, ours / {words}: {time}, in CPU time {cpu}")

@@ -20,7 +20,7 @@ _LEAST_NORM = 1e-12
 
 
 class _Output(nn.Cell):
-    """Features as they are, or divided by their L2 norm."""
+    """Un-normalised features, or features divided by their L2 norm."""
 
     def __init__(self, normalized: bool):
         super().__init__()

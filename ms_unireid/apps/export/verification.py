@@ -24,7 +24,7 @@ _EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Fail|InvalidProtobuf|InvalidGra
 
 @dataclass(frozen=True)
 class Agreement:
-    """Largest absolute difference and least cosine similarity between a file's features and the checkpoint's."""
+    """Largest absolute difference and smallest cosine similarity between a file's features and the checkpoint's."""
 
     largest_difference: float
     least_cosine: float
@@ -76,7 +76,7 @@ def check_tolerance(file: Path, agreement: Agreement, precision: str) -> None:
     if precision == "int8":
         if not agreement.least_cosine >= LEAST_COSINE:
             cosine = f"{agreement.least_cosine:.4f}, less than {LEAST_COSINE}"
-            raise ExportError(f"{file.name}: its least cosine similarity to the checkpoint is {cosine}; {_END}")
+            raise ExportError(f"{file.name}: its smallest cosine similarity to the checkpoint is {cosine}; {_END}")
     elif not agreement.largest_difference <= TOLERANCE:
         difference = f"{agreement.largest_difference:.1e}, more than {TOLERANCE:.0e}"
         raise ExportError(f"{file.name}: its largest difference from the checkpoint is {difference}; {_END}")

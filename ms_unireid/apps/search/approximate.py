@@ -56,7 +56,7 @@ class ApproximateIndex:
 
 
 def build_approximate(index: PhotoIndex, queries: Mapping[str, np.ndarray], recall: float = 0.95) -> dict[str, Any]:
-    """Build the approximate index, and choose the least number of lists per query that reaches the recall.
+    """Build the approximate index, and choose the smallest number of lists per query that reaches the recall.
 
     Recall is the fraction of the exact top 10 that the approximate search finds.
 

@@ -27,7 +27,7 @@ class Lines(Style):
         shortest: Least length of a stroke, in pixels of a drawing 384 high.
         width: Width of the strokes, in pixels of a drawing 384 high.
         detail: Exponent of the lightness; below 1 it lifts the details of dark clothes.
-        outline: How much darker than paper the person is at least, 0-1, so that white clothes get an outline.
+        outline: How much darker than paper the person must at least be, 0-1, so that white clothes get an outline.
         wander: How far lines are shifted at random, in pixels of a drawing 384 high.
     """
 

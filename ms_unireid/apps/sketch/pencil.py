@@ -30,7 +30,7 @@ class Pencil(Style):
         thickness: Thickness of the lines, in pixels of a drawing 384 high.
         darkness: Darkness of the lines; 1 is the plain ratio.
         detail: Exponent of the lightness; below 1 it lifts the details of dark clothes.
-        outline: How much darker than paper the person is at least, 0-1, so that white clothes get an outline.
+        outline: How much darker than paper the person must at least be, 0-1, so that white clothes get an outline.
         tone: Strength of the hatching, 0-1.
         tone_below: Lightness below which hatching starts, 0-1.
         hatch_distance: Distance between two hatching strokes, in pixels of a drawing 384 high.

@@ -42,7 +42,7 @@ def dtype_name(dtype: np.dtype) -> str:
 
 
 def cast(array: np.ndarray, name: str) -> np.ndarray:
-    """Convert an array to a named type, rounding ties to even. An array of that type is returned as it is."""
+    """Convert an array to a named type, rounding ties to even. An array of that type is returned unchanged."""
     target = dtype_of(name)
     if array.dtype == target:
         return array

@@ -30,7 +30,7 @@ def tri(tmp_path) -> Path:
 
 
 def defects(report: Report) -> dict[str, str]:
-    """Return what is not ok, and how bad it is."""
+    """Return the findings that are not ok, with their states."""
     return {finding.what: finding.state for finding in report.findings if finding.state != "ok"}
 
 

@@ -1,4 +1,4 @@
-"""Search with a real tiny model, against rankings computed from its features."""
+"""Search with a real tiny model, compared with rankings computed from its features."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Hugging Face folders: one file or shards, in both formats, and indexes that lie."""
+"""Hugging Face folders: one file or shards, in both formats, and indexes with false entries."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The safetensors reader against files of the safetensors package, and headers that lie."""
+"""The safetensors reader on files of the safetensors package, and on headers with false entries."""
 
 import json
 
