@@ -252,7 +252,7 @@ def test_missing_file_and_missing_base_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "words"),
     [
         ("train: [", "not valid YAML"),
         ("- train", "found a list"),
@@ -262,10 +262,10 @@ def test_missing_file_and_missing_base_are_named(tmp_path):
         ("train:", "train must hold keys"),
     ],
 )
-def test_malformed_files_are_named(tmp_path, text, told):
+def test_malformed_files_are_named(tmp_path, text, words):
     path = write(tmp_path / "bad.yaml", text)
     message = refusal(path)
-    assert str(path) in message and told in message
+    assert str(path) in message and words in message
     assert "\n" not in message
 
 
@@ -319,10 +319,10 @@ def test_an_unknown_key_of_a_base_names_the_base(tmp_path):
     assert str(base) in refusal(top)
 
 
-@pytest.mark.parametrize(("override", "told"), WRONG_TYPES)
-def test_wrong_types(tmp_path, override, told):
+@pytest.mark.parametrize(("override", "words"), WRONG_TYPES)
+def test_wrong_types(tmp_path, override, words):
     message = refusal(None, override)
-    assert f"override '{override}'" in message and told in message
+    assert f"override '{override}'" in message and words in message
 
 
 @pytest.mark.parametrize("override", ["train.epochs", "=3", "train.epochs=[", "--epochs"])
@@ -330,10 +330,10 @@ def test_malformed_overrides(override):
     assert f"override '{override}'" in refusal(None, override)
 
 
-@pytest.mark.parametrize(("overrides", "key", "told"), IMPOSSIBLE)
-def test_impossible_combinations(overrides, key, told):
+@pytest.mark.parametrize(("overrides", "key", "words"), IMPOSSIBLE)
+def test_impossible_combinations(overrides, key, words):
     message = refusal(None, *overrides)
-    assert key in message and told in message
+    assert key in message and words in message
     assert overrides[-1] in message
 
 
@@ -382,7 +382,7 @@ def test_an_architecture_is_described_in_a_config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"vision": {"width": 96, "layers": 3}}, r"'model\.architecture\.vision\.heads' is missing"),
         (
@@ -397,9 +397,9 @@ def test_an_architecture_is_described_in_a_config(tmp_path):
     ],
     ids=str,
 )
-def test_a_description_that_cannot_work_is_refused(tmp_path, changes, told):
+def test_a_description_that_cannot_work_is_refused(tmp_path, changes, words):
     (tmp_path / "own.yaml").write_text(f"model:\n  architecture: {DESCRIBED | changes}\n  image_size: [32, 16]\n")
-    with pytest.raises(ConfigError, match=rf"own\.yaml.*{told}"):
+    with pytest.raises(ConfigError, match=rf"own\.yaml.*{words}"):
         load_config(tmp_path / "own.yaml")
 
 

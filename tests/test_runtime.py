@@ -37,7 +37,7 @@ def test_supported_versions(installed, mindspore, numpy):
 
 
 @pytest.mark.parametrize(
-    ("versions", "told"),
+    ("versions", "expected"),
     [
         ({"numpy": "2.0.0"}, "numpy 2.0.0 crashes"),
         ({"numpy": "2.3.1"}, "numpy 2.3.1 crashes"),
@@ -48,12 +48,12 @@ def test_supported_versions(installed, mindspore, numpy):
         ({"mindspore": "3.0.0"}, "MindSpore 3.0.0 is not supported"),
     ],
 )
-def test_unsupported_versions_are_one_line_with_the_command(installed, versions, told):
+def test_unsupported_versions_are_one_line_with_the_command(installed, versions, expected):
     installed(**versions)
     with pytest.raises(EnvironmentProblem) as caught:
         runtime.prepare(RuntimeConfig())
     message = str(caught.value)
-    assert told in message and "pip install" in message and "numpy<2" in message
+    assert expected in message and "pip install" in message and "numpy<2" in message
     assert "\n" not in message
 
 
@@ -87,8 +87,8 @@ def test_auto_takes_the_device_mindspore_found(mode):
     assert runtime.prepare(RuntimeConfig()) == found
 
 
-@pytest.mark.parametrize(("role", "told"), [(None, ("Ascend", 3)), ("MS_WORKER", ("Ascend",))])
-def test_msrun_and_not_the_config_numbers_the_devices_of_its_processes(monkeypatch, mode, role, told):
+@pytest.mark.parametrize(("role", "expected"), [(None, ("Ascend", 3)), ("MS_WORKER", ("Ascend",))])
+def test_msrun_and_not_the_config_numbers_the_devices_of_its_processes(monkeypatch, mode, role, expected):
     import mindspore as ms
 
     if role:
@@ -98,7 +98,7 @@ def test_msrun_and_not_the_config_numbers_the_devices_of_its_processes(monkeypat
     calls = []
     monkeypatch.setattr(ms, "set_device", lambda *arguments: calls.append(arguments))
     assert runtime.prepare(RuntimeConfig(device="Ascend", device_id=3)) == "Ascend"
-    assert calls == [told]
+    assert calls == [expected]
 
 
 @pytest.mark.parametrize(("deterministic", "state"), [(True, "ON"), (False, "OFF")])
@@ -121,8 +121,8 @@ def test_environment_of_a_run(installed, monkeypatch):
     installed(mindspore="2.9.0")
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
     described = runtime.describe("CPU")
-    told = {"python", "platform", "device", "cpu_count", "packages", "variables", "git_revision", "command"}
-    assert described.keys() == told and described["variables"]["ONEDNN_DEFAULT_FPMATH_MODE"] == "BF16"
+    expected = {"python", "platform", "device", "cpu_count", "packages", "variables", "git_revision", "command"}
+    assert described.keys() == expected and described["variables"]["ONEDNN_DEFAULT_FPMATH_MODE"] == "BF16"
     assert described["device"] == "CPU" and described["python"] == platform.python_version()
     assert described["packages"]["mindspore"] == "2.9.0" and described["packages"]["mindcv"] is None
 

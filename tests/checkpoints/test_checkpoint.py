@@ -90,7 +90,7 @@ def spoil(saved, change) -> Checkpoint:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "words"),
     [
         (lambda t: t.pop(PROJECTION), f"1 missing ({PROJECTION})"),
         (lambda t: t.update(extra=np.zeros(2)), "1 unexpected (extra)"),
@@ -99,11 +99,11 @@ def spoil(saved, change) -> Checkpoint:
         (lambda t: [t.pop(n) for n in list(t)[:9]], "and 5 more"),
     ],
 )
-def test_strict_and_nothing_half_loaded(saved, other, change, told):
+def test_strict_and_nothing_half_loaded(saved, other, change, words):
     before = values(other)
     with pytest.raises(CheckpointError) as caught:
         fill(other.get_parameters(), spoil(saved, change))
-    assert told in str(caught.value) and str(saved[0]) in str(caught.value)
+    assert words in str(caught.value) and str(saved[0]) in str(caught.value)
     assert same(values(other), before)
 
 

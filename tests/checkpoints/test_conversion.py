@@ -189,7 +189,7 @@ def test_a_known_file_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("output", "options", "told"),
+    ("output", "options", "words"),
     [
         ("out.pth", Options(), r"out\.pth: a mindspore checkpoint ends in \.ckpt or \.safetensors"),
         ("out.ckpt", TO_PYTORCH, r"out\.ckpt: a pytorch checkpoint ends in \.pth"),
@@ -197,10 +197,10 @@ def test_a_known_file_is_named(tmp_path, monkeypatch):
         ("out.ckpt", Options(kind="huggingface_clip"), "it has no tensor vision_model"),
     ],
 )
-def test_refusals_write_nothing(tmp_path, output, options, told):
+def test_refusals_write_nothing(tmp_path, output, options, words):
     save_openai(tmp_path / "x.pth", clip_state())
     before = (tmp_path / "x.pth").read_bytes()
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=words):
         convert(tmp_path / "x.pth", tmp_path / output, options)
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"] and (tmp_path / "x.pth").read_bytes() == before
 

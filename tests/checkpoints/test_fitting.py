@@ -108,7 +108,7 @@ def test_a_whole_text_tower_may_be_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "words"),
     [
         (
             lambda c: c.update({"text_projection": torch.ones(3, 4)}),
@@ -122,12 +122,12 @@ def test_a_whole_text_tower_may_be_missing(tmp_path):
         (lambda c: c.update({"transformer.resblocks.2.ln_1.weight": torch.ones(48)}), "1 unknown (transformer."),
     ],
 )
-def test_what_does_not_fit_is_an_error(tmp_path, change, told):
+def test_what_does_not_fit_is_an_error(tmp_path, change, words):
     clip = clip_state()
     change(clip)
     with pytest.raises(CheckpointError) as caught:
         fitted(save(tmp_path, clip))
-    assert told in str(caught.value)
+    assert words in str(caught.value)
 
 
 def test_a_table_of_an_unknown_grid_is_refused(tmp_path):

@@ -143,7 +143,7 @@ def test_the_activation_is_the_files_where_it_has_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("state", "told"),
+    ("state", "words"),
     [
         ({"fc.weight": torch.ones(2)}, "is not a CLIP with a vision transformer"),
         ({}, "is not a CLIP"),
@@ -158,9 +158,9 @@ def test_the_activation_is_the_files_where_it_has_one(tmp_path):
         ),
     ],
 )
-def test_what_is_no_dual_encoder_is_refused(tmp_path, state, told):
+def test_what_is_no_dual_encoder_is_refused(tmp_path, state, words):
     torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(CheckpointError, match=words) as caught:
         open_source(tmp_path / "x.pth")
     assert str(caught.value).startswith(f"{tmp_path}/x.pth: ")
 
@@ -266,9 +266,9 @@ def test_two_architectures_that_fit_are_named(tmp_path, registered):
     save_openai(tmp_path / "x.pth", clip_state(OF_OWN))
     with pytest.raises(
         CheckpointError, match=r"x\.pth: fits the architectures first and second; set model\.arch"
-    ) as told:
+    ) as words:
         open_source(tmp_path / "x.pth")
-    assert "--architecture" in str(told.value) and "\n" not in str(told.value)
+    assert "--architecture" in str(words.value) and "\n" not in str(words.value)
     for name, sizes in (("first", OWN), ("second", HEADS_OF_CLIP)):
         assert open_source(tmp_path / "x.pth", architecture=name).model.sizes == sizes
     assert open_source(tmp_path / "x.pth", architecture=OWN).model.architecture == OWN
@@ -294,7 +294,7 @@ def without_the_text_tower(clip):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "change", "told"),
+    ("sizes", "change", "words"),
     [
         (replace(OWN, vision=TowerSize(96, 3, 4)), dict, "vision width 96, vision layers 3, text width 64"),
         (replace(OWN, text=TowerSize(48, 2, 3)), dict, "text width 48, text layers 2, patch size 8, embed dim 48"),
@@ -309,8 +309,8 @@ def without_the_text_tower(clip):
     ],
     ids=["vision", "text", "one tower", "another shape", "missing", "no square patch"],
 )
-def test_sizes_that_nothing_fits_are_named(tmp_path, sizes, change, told):
+def test_sizes_that_nothing_fits_are_named(tmp_path, sizes, change, words):
     save_openai(tmp_path / "x.pth", change(clip_state(replace(SQUARE, architecture=sizes))))
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(CheckpointError, match=words) as caught:
         open_source(tmp_path / "x.pth")
     assert str(caught.value).startswith(f"{tmp_path}/x.pth: ") and "\n" not in str(caught.value)

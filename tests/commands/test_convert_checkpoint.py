@@ -98,7 +98,7 @@ def bad_input(what, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "extra", "told"),
+    ("what", "extra", "words"),
     [
         ("html", [], "web page"),
         ("malicious", [], "system"),
@@ -112,17 +112,17 @@ def bad_input(what, tmp_path):
         ("good", ["--to", "pytorch"], "ends in .pth"),
     ],
 )
-def test_refusals_on_the_command_line(tmp_path, what, extra, told):
+def test_refusals_on_the_command_line(tmp_path, what, extra, words):
     path = bad_input(what, tmp_path)
     done = run_tool(TOOL, path, tmp_path / "out.ckpt", *extra)
     assert done.returncode == 2 and done.stdout == ""
     (error,) = done.stderr.splitlines()
-    assert error.startswith("error: ") and str(tmp_path) in error and told in error
+    assert error.startswith("error: ") and str(tmp_path) in error and words in error
     assert {p.name for p in tmp_path.iterdir()} <= {"x.pth"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["x.pth", "out.ckpt", "--source", "mindnlp:x"], "give either INPUT or --source"),
         (["out.ckpt"], "give either INPUT or --source"),
@@ -133,9 +133,9 @@ def test_refusals_on_the_command_line(tmp_path, what, extra, told):
         ),
     ],
 )
-def test_one_source_is_needed(tmp_path, arguments, told):
+def test_one_source_is_needed(tmp_path, arguments, words):
     done = run_tool(TOOL, *arguments, cwd=tmp_path)
-    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -219,9 +219,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("target", "kind", "told"), WRONG)
+@pytest.mark.parametrize(("target", "kind", "words"), WRONG)
 @pytest.mark.parametrize("first", [False, True])
-def test_a_wrong_target_stops_before_encoding(checkpoints, data, monkeypatch, first, target, kind, told):
+def test_a_wrong_target_stops_before_encoding(checkpoints, data, monkeypatch, first, target, kind, words):
     from ms_unireid.evaluation.encoder import Encoder
 
     def encode(*_):
@@ -229,7 +229,7 @@ def test_a_wrong_target_stops_before_encoding(checkpoints, data, monkeypatch, fi
 
     monkeypatch.setattr(Encoder, "encode", encode)
     targets = [target, f"cuhk_pedes={data}"] if first else [f"cuhk_pedes={data}", target]
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=words):
         load_tool("evaluate.py").main(["--checkpoint", str(checkpoints[0]), *(f"--target={t}" for t in targets)])
 
 

@@ -64,7 +64,7 @@ def test_a_killed_table_resumes(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "words"),
     [
         (["--table", "7"], "table 7: expected one of 2, 3, 4, 5, 6"),
         (["--table", "2", "--rows", "wc"], "--rows wc: expected some of"),
@@ -73,9 +73,9 @@ def test_a_killed_table_resumes(data, tmp_path, capsys):
         (["--table", "6", "--target", "pku_sketch"], "expected NAME=FOLDER"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, wrong, told):
+def test_mistakes_are_one_line(tmp_path, wrong, words):
     done = run_tool("reproduce_tables.py", *wrong, "--output", tmp_path / "out")
-    assert done.returncode == 2 and "Traceback" not in done.stderr and told in done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "Traceback" not in done.stderr and words in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 

@@ -314,10 +314,10 @@ def test_fewer_epochs_than_were_begun_are_refused(train, straight):
 
 
 @pytest.mark.parametrize(
-    ("overflows", "told"),
+    ("overflows", "words"),
     [(False, "the loss is nan at epoch 2, step 5; "), (True, r"at epoch 2, step 5 .*overflowed in 2 steps in a row")],
 )
-def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overflows, told):
+def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overflows, words):
     step = CheapStep.__call__
     seen = []
 
@@ -331,7 +331,7 @@ def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overf
 
     monkeypatch.setattr(CheapStep, "__call__", spoiled)
     run = tmp_path / "run"
-    with pytest.raises(UserError, match=rf"{told}.*bad_batch\.json; last\.ckpt") as caught:
+    with pytest.raises(UserError, match=rf"{words}.*bad_batch\.json; last\.ckpt") as caught:
         train(run, "runtime.max_overflows=2", "runtime.precision=mixed")
     assert str(run / "bad_batch.json") in str(caught.value)
     bad = json.loads((run / "bad_batch.json").read_text(encoding="utf-8"))

@@ -162,12 +162,12 @@ def test_a_config_of_another_architecture(finished, data):
     assert str(checkpoint) in error and "tiny" in error and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("content", "told"), [(None, "no such file"), (b"", "empty file"), (b"<html>", "web page")])
-def test_checkpoints_that_are_none(tmp_path, content, told):
+@pytest.mark.parametrize(("content", "words"), [(None, "no such file"), (b"", "empty file"), (b"<html>", "web page")])
+def test_checkpoints_that_are_none(tmp_path, content, words):
     path = tmp_path / "x.ckpt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"x\.ckpt: .*{told}"):
+    with pytest.raises(CheckpointError, match=rf"x\.ckpt: .*{words}"):
         load_tool("evaluate.py").main(["--checkpoint", str(path)])
 
 
@@ -348,35 +348,35 @@ BAD_DATA = {
 @pytest.fixture
 def spoiled(data, tmp_path) -> Callable[[str], tuple[Path, list[str], list[str]]]:
     def make(name: str) -> tuple[Path, list[str], list[str]]:
-        spoil, overrides, told = BAD_DATA[name]
+        spoil, overrides, words = BAD_DATA[name]
         root = data
         if spoil is not None:
             root = tmp_path / "data"
             shutil.copytree(data, root)
             spoil(root / "CUHK-PEDES")
-        return root, overrides, told
+        return root, overrides, words
 
     return make
 
 
 @pytest.mark.parametrize("name", BAD_DATA)
 def test_bad_data_is_one_error_before_the_run_folder(spoiled, tmp_path, name):
-    root, overrides, told = spoiled(name)
+    root, overrides, words = spoiled(name)
     with pytest.raises(UserError) as caught:
         train_here(root, tmp_path / "run", *overrides)
     message = str(caught.value)
-    assert [word for word in told if word not in message] == [], message
+    assert [word for word in words if word not in message] == [], message
     assert "\n" not in message and len(message) < 1200
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["truncated photo", "identity gap"])
 def test_bad_data_on_the_command_line(spoiled, tmp_path, name):
-    root, overrides, told = spoiled(name)
+    root, overrides, words = spoiled(name)
     done = run_tool("train.py", *train_arguments(root, tmp_path / "run", *overrides))
     assert (done.returncode, done.stdout) == (2, "")
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert all(word in error for word in told) and "Traceback" not in done.stderr
+    assert all(word in error for word in words) and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 

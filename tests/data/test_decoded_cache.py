@@ -240,7 +240,7 @@ def cut(file: Path, size: int) -> None:
     os.truncate(file, size)
 
 
-# What happens to which file, the pictures decoded again, and what is told.
+# The damaged file, the damage, the pictures decoded again, and the words of the note.
 DAMAGES = {
     "a wrong pixel": ("pixels", lambda f: overwrite(f, 2 * ROW + 7, b"\xa5\x5a"), [2], "1 of 7 pictures are damaged"),
     "pixels cut off": ("pixels", lambda f: cut(f, 5 * ROW + 1), [5, 6], "2 of 7 pictures are damaged or incomplete"),
@@ -265,12 +265,12 @@ def test_a_damaged_cache_is_told_and_mended(paths, folder, decoded, capsys, dama
     open_decoded_cache(folder, SIZE, paths)
     decoded.clear()
     capsys.readouterr()
-    suffix, spoil, again, told = DAMAGES[damage]
+    suffix, spoil, again, words = DAMAGES[damage]
     spoil(file_of(folder, suffix))
     assert_right(open_decoded_cache(folder, SIZE, paths), paths)
     assert decoded == [paths[i] for i in again]
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
-    assert len(notes) == (told is not None) and all(told in note and str(folder) in note for note in notes)
+    assert len(notes) == (words is not None) and all(words in note and str(folder) in note for note in notes)
     assert_right(open_decoded_cache(folder, SIZE, paths), paths)
     assert len(decoded) == len(again)
 

@@ -32,14 +32,14 @@ def test_a_folder_gives_its_visible_pictures(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "error", "told"),
+    ("pattern", "error", "words"),
     [
         ("(", ConfigError, "not a regular expression"),
         ("b", ConfigError, "needs a group"),
         ("(z)", DataError, "does not match 1 names"),
     ],
 )
-def test_patterns_that_name_nobody(tmp_path, pattern, error, told):
+def test_patterns_that_name_nobody(tmp_path, pattern, error, words):
     put_picture(tmp_path / "b.jpg")
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=words):
         folder_photos(tmp_path, pattern)

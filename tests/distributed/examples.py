@@ -84,7 +84,7 @@ def evaluate(data: Path, batch_size: int, processes: Processes = ALONE) -> dict[
         data=DataConfig(root=str(data)),
         eval=EvalConfig(batch_size=batch_size),
     )
-    told = []
-    extractor = Encoder(build_model(config.model, 3), config, lambda *now: told.append(now), processes)
+    progress = []
+    extractor = Encoder(build_model(config.model, 3), config, lambda *now: progress.append(now), processes)
     feats = extractor.encode(load_evaluation_set(config.data, "test"))
-    return {"photo": feats.photo, "sketch": feats.sketch, "text": feats.text, "progress": np.array(told)}
+    return {"photo": feats.photo, "sketch": feats.sketch, "text": feats.text, "progress": np.array(progress)}

@@ -34,13 +34,13 @@ def person_split(seed, people=8, sketches=3, captions=2, trials=0):
     drawn = rng.permutation(np.repeat(np.arange(people), rng.integers(1, sketches + 1, people)))
     counts = rng.integers(1, captions + 1, people) if captions else np.zeros(people, int)
     counts[0] = 0
-    told = rng.permutation(np.repeat(np.arange(people), counts))
+    captioned = rng.permutation(np.repeat(np.arange(people), counts))
     return SplitFeatures(
         draw(photos),
         draw(drawn),
-        draw(told) if captions else np.zeros((0, 8)),
+        draw(captioned) if captions else np.zeros((0, 8)),
         names[photos],
-        caption_persons=names[told],
+        caption_persons=names[captioned],
         sketch_persons=names[drawn],
         trials=tuple(names[rng.permutation(people)[: people // 2]] for _ in range(trials)),
     )

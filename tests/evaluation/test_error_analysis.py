@@ -108,10 +108,10 @@ def test_each_query_is_described(analysed):
 def test_groups_are_those_of_the_queries(analysed):
     _, data, folder, rows = analysed
     lines = (folder / "groups.md").read_text(encoding="utf-8").splitlines()[2:]
-    told = {}
+    written = {}
     for line in lines:
         task, by, group, queries, r1, mean = (cell.strip() for cell in line.strip("|").split("|"))
-        told[task, by, group] = int(queries), r1, mean
+        written[task, by, group] = int(queries), r1, mean
     style = dict(zip(map(str, data.sketches), data.styles, strict=True))
     expected = {}
     for row in rows:
@@ -126,11 +126,11 @@ def test_groups_are_those_of_the_queries(analysed):
             groups.append((symbol, "style of the sketch", style[row["sketch"]] or "unknown"))
         for group in groups:
             expected.setdefault(group, []).append(row)
-    assert told.keys() == expected.keys()
+    assert written.keys() == expected.keys()
     for group, members in expected.items():
         r1 = 100 * np.mean([row["first_rank"] == "1" for row in members])
         mean = 100 * np.mean([float(row["AP"]) for row in members])
-        assert told[group] == (len(members), f"{r1:.2f}", f"{mean:.2f}")
+        assert written[group] == (len(members), f"{r1:.2f}", f"{mean:.2f}")
 
 
 def test_the_worst_are_those_found_last(tmp_path, monkeypatch):

@@ -245,12 +245,12 @@ IMPOSSIBLE = [
 ]
 
 
-@pytest.mark.parametrize(("protocol", "feats", "told"), IMPOSSIBLE)
-def test_a_protocol_that_the_data_set_does_not_allow(protocol, feats, told):
+@pytest.mark.parametrize(("protocol", "feats", "words"), IMPOSSIBLE)
+def test_a_protocol_that_the_data_set_does_not_allow(protocol, feats, words):
     with pytest.raises(ConfigError) as caught:
         evaluate_protocol(protocol, feats)
     before, _, named = str(caught.value).partition("; choose one of paper, all, ")
-    assert before == f"protocol {protocol}: the data set {told}"
+    assert before == f"protocol {protocol}: the data set {words}"
     named = named.split(", ")
     assert protocol not in named and "full_gallery" in named
     for name in PROTOCOLS:

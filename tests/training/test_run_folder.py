@@ -66,7 +66,7 @@ def test_the_same_config_and_resumable_keys_continue(folder):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "words"),
     [
         ("train.learning_rate=2e-3", "train.learning_rate: 0.001 -> 0.002"),
         ("train.epochs=61", "train.epochs: 60 -> 61"),
@@ -83,10 +83,10 @@ def test_the_same_config_and_resumable_keys_continue(folder):
         ("runtime.deterministic=true", "runtime.deterministic: False -> True"),
     ],
 )
-def test_a_changed_value_is_an_error_with_its_name(folder, override, told):
+def test_a_changed_value_is_an_error_with_its_name(folder, override, words):
     with pytest.raises(ConfigError) as caught:
         folder.check_resumable(load_config(folder.config_file, [override]))
-    assert str(folder.config_file) in str(caught.value) and f"({told})" in str(caught.value)
+    assert str(folder.config_file) in str(caught.value) and f"({words})" in str(caught.value)
 
 
 def test_all_changed_keys_are_listed(folder):

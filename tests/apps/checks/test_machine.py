@@ -105,7 +105,7 @@ def test_this_installation_is_in_order():
 
 
 @pytest.mark.parametrize(
-    ("package", "version", "state", "told"),
+    ("package", "version", "state", "words"),
     [
         ("numpy", "2.1.0", "problem", "crash"),
         ("numpy", "1.26.4", "ok", "1.26.4"),
@@ -114,10 +114,10 @@ def test_this_installation_is_in_order():
         ("mindcv", "0.2.0", "problem", "expected mindcv==0.3.0"),
     ],
 )
-def test_versions_against_the_ranges(installed, package, version, state, told):
+def test_versions_against_the_ranges(installed, package, version, state, words):
     installed(**{package: version})
     found = finding_of(doctor_packages.check_packages(), package)
-    assert found.state == state and told in found.detail
+    assert found.state == state and words in found.detail
     assert found.fix.startswith(f"pip install '{package}") == (state == "problem")
 
 
@@ -178,7 +178,7 @@ RESULT = f"print('library chatter'); print({doctor_child.RESULT!r} + '{{\"CPU\":
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "words"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
         ("import time; time.sleep(60)", "no answer within 2 s"),
@@ -188,10 +188,10 @@ RESULT = f"print('library chatter'); print({doctor_child.RESULT!r} + '{{\"CPU\":
         (f'print({doctor_child.RESULT!r} + \'{{"error": "ValueError: x"}}\')', "ValueError: x"),
     ],
 )
-def test_a_child_that_fails_is_a_finding(child, script, told):
+def test_a_child_that_fails_is_a_finding(child, script, words):
     child(script)
     result, failure = doctor.run_child(["devices"], 2)
-    assert result == {} and told in failure
+    assert result == {} and words in failure
     assert doctor.check_steps("CPU", 0, "fp32", 2)[1].state == "problem"
 
 
@@ -238,7 +238,7 @@ def test_without_mindspore_no_child_is_started(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "state", "told"),
+    ("change", "state", "words"),
     [
         ({}, "ok", "as expected"),
         ({"losses": [6.2, 5.2, 4.3, math.nan]}, "problem", "not finite or not falling"),
@@ -247,10 +247,10 @@ def test_without_mindspore_no_child_is_started(monkeypatch):
         ({"features": 0.8}, "problem", "expected"),
     ],
 )
-def test_the_numbers_of_a_step_are_judged(answers, change, state, told):
+def test_the_numbers_of_a_step_are_judged(answers, change, state, words):
     answers({**GOOD, **change})
     found = doctor.check_steps("CPU", 0, "fp32", 1)[1]
-    assert found.what == "step CPU fp32" and found.state == state and told in found.detail
+    assert found.what == "step CPU fp32" and found.state == state and words in found.detail
     assert bool(found.fix) == (state != "ok")
 
 
@@ -274,7 +274,7 @@ def test_an_accelerator_is_tried_in_both_precisions_and_its_memory_counts(monkey
 
 
 @pytest.mark.parametrize(
-    ("overrides", "asked", "gib", "state", "told"),
+    ("overrides", "asked", "gib", "state", "words"),
     [
         ([], True, 20, "problem", "64 pairs in float32, about 66"),
         ([], True, 70, "ok", "64 pairs"),
@@ -285,10 +285,10 @@ def test_an_accelerator_is_tried_in_both_precisions_and_its_memory_counts(monkey
         (["model.architecture=tiny"], True, 8, "ok", "activations not known"),
     ],
 )
-def test_memory_against_a_step(monkeypatch, overrides, asked, gib, state, told):
+def test_memory_against_a_step(monkeypatch, overrides, asked, gib, state, words):
     monkeypatch.setattr(doctor, "free_memory", lambda: gib * 2**30)
     found = doctor.check_memory(config("runtime.device=CPU", *overrides), asked, {})
-    assert found.state == state and told in found.detail
+    assert found.state == state and words in found.detail
     assert ("cache_chunk" in found.fix) == (state != "ok")
 
 

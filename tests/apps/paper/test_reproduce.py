@@ -73,14 +73,14 @@ def request(output: Path, table=2, **values) -> TableRequest:
 
 
 def run(asked: TableRequest, trainer, choice=None, processes=None):
-    told = []
-    lines = reproduce(asked, choice or CheckpointChoice(), trainer, told.append, processes or Processes())
-    return lines, told
+    messages = []
+    lines = reproduce(asked, choice or CheckpointChoice(), trainer, messages.append, processes or Processes())
+    return lines, messages
 
 
 def test_each_run_once_and_every_line_from_its_own_tasks_best(tmp_path, evaluations):
     trainer = Trainer()
-    lines, told = run(request(tmp_path, seeds=(1, 2)), trainer)
+    lines, messages = run(request(tmp_path, seeds=(1, 2)), trainer)
     assert trainer.trained == [f"rstp_reid/{row}/seed_{seed}" for row in ("tasks", "unireid") for seed in (1, 2)]
     firsts = {(line.paper.task, line.paper.row): line.cells[0].values for line in lines}
     assert firsts == {
@@ -89,7 +89,7 @@ def test_each_run_once_and_every_line_from_its_own_tasks_best(tmp_path, evaluati
         for row in ("tasks", "unireid")
     }
     assert [cell.metric for cell in lines[0].cells] == ["R1", "mAP", "mINP"]
-    assert (tmp_path / "table_2.tex").exists() and told[0] == "run 1 of 4: rstp_reid, tasks, seed 1: training"
+    assert (tmp_path / "table_2.tex").exists() and messages[0] == "run 1 of 4: rstp_reid, tasks, seed 1: training"
     stored = json.loads((tmp_path / "table_2.json").read_text(encoding="utf-8"))
     assert stored["lines"][0]["metrics"]["R1"]["values"] == [10.0, 20.0]
 

@@ -72,7 +72,7 @@ def test_the_synthetic_data_set_has_all_rows_and_no_published_number():
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "words"),
     [
         ({"table": 9}, "table 9: expected one of 2, 3, 4, 5, 6"),
         ({"rows": ("wdynamic",)}, "--rows wdynamic: expected some of text, tasks, dynamic, unireid, sketch, fusion"),
@@ -80,8 +80,8 @@ def test_the_synthetic_data_set_has_all_rows_and_no_published_number():
         ({"table": 4, "datasets": ("rstp_reid",)}, "--datasets rstp_reid: expected some of icfg_pedes, synthetic"),
     ],
 )
-def test_names_that_are_not_in_the_table(values, told):
-    with pytest.raises(ConfigError, match=told):
+def test_names_that_are_not_in_the_table(values, words):
+    with pytest.raises(ConfigError, match=words):
         plan_table(request(**{"table": 2, **values}))
 
 

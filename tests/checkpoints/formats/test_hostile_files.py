@@ -106,9 +106,9 @@ def attacks(canary: Path) -> dict[str, tuple[bytes, str]]:
 @pytest.mark.parametrize("name", attacks(Path("x")))
 def test_nothing_that_a_pickle_asks_for_is_run(tmp_path, name):
     canary = tmp_path / "canary"
-    pickled, told = attacks(canary)[name]
-    assert told in refusal(tmp_path / "zip.pt", with_pickle(plain(), pickled))
-    assert told in refusal(tmp_path / "legacy.pt", as_legacy(pickled))
+    pickled, words = attacks(canary)[name]
+    assert words in refusal(tmp_path / "zip.pt", with_pickle(plain(), pickled))
+    assert words in refusal(tmp_path / "legacy.pt", as_legacy(pickled))
     assert not canary.exists()
 
 
@@ -126,7 +126,7 @@ def test_a_class_of_torchscript_is_never_looked_up(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layout", "told"),
+    ("layout", "words"),
     [
         (b"K\x00K\x05\x85q\x08K\x01\x85q\t", "tensor 'x' reaches element 4 of a storage of 16 bytes"),
         (b"K\x01K\x04\x85q\x08K\x01\x85q\t", "tensor 'x' reaches element 4 of"),
@@ -145,13 +145,13 @@ def test_a_class_of_torchscript_is_never_looked_up(tmp_path):
         (b"K\x00K\x00\x8a\x07" + bytes(6) + b"\x01\x86q\x08K\x01K\x01\x86q\t", "impossible sizes"),
     ],
 )
-def test_tensors_that_leave_their_storage(tmp_path, layout, told):
+def test_tensors_that_leave_their_storage(tmp_path, layout, words):
     pickled = records(plain())["archive/data.pkl"]
     assert LAYOUT in pickled
-    assert told in refusal(tmp_path / "x.pt", with_pickle(plain(), pickled.replace(LAYOUT, layout)))
+    assert words in refusal(tmp_path / "x.pt", with_pickle(plain(), pickled.replace(LAYOUT, layout)))
     saved = legacy_bytes({"x": torch.arange(4, dtype=torch.float32)})
     assert LAYOUT in saved
-    assert told in refusal(tmp_path / "legacy.pt", saved.replace(LAYOUT, layout))
+    assert words in refusal(tmp_path / "legacy.pt", saved.replace(LAYOUT, layout))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def central(content: bytes, record: bytes) -> int:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("place", "value", "words"),
     [
         (8, struct.pack("<H", 1), "encrypted record 'data/0'"),
         (10, struct.pack("<H", 99), "compressed record 'data/0'"),
@@ -272,11 +272,11 @@ def central(content: bytes, record: bytes) -> int:
         (28, struct.pack("<H", 0xFFFF), "zip directory is inconsistent"),
     ],
 )
-def test_directories_that_lie(tmp_path, place, value, told):
+def test_directories_that_lie(tmp_path, place, value, words):
     content = bytearray(plain())
     start = central(plain(), b"archive/data/0") + place
     content[start : start + len(value)] = value
-    assert told in refusal(tmp_path / "x.pt", bytes(content))
+    assert words in refusal(tmp_path / "x.pt", bytes(content))
 
 
 def test_a_directory_with_fewer_entries_than_it_holds(tmp_path):
@@ -362,15 +362,15 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_take_little_memory(tmp_path, name):
-    pickled, told = BOMBS[name]
+    pickled, words = BOMBS[name]
     path = tmp_path / "x.pt"
     path.write_bytes(with_pickle(plain(), pickled))
 
     def read():
-        if told is None:
+        if words is None:
             read_torch(path)
         else:
-            with pytest.raises(CheckpointError, match=told):
+            with pytest.raises(CheckpointError, match=words):
                 read_torch(path)
 
     assert peak_of(read) < 40 * MEBIBYTE
@@ -430,9 +430,9 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize(("content", "told"), FOREIGN.items())
-def test_files_in_disguise(tmp_path, content, told):
-    assert told in refusal(tmp_path / "x.pt", content)
+@pytest.mark.parametrize(("content", "words"), FOREIGN.items())
+def test_files_in_disguise(tmp_path, content, words):
+    assert words in refusal(tmp_path / "x.pt", content)
 
 
 def test_the_folder_names_the_file_in_disguise(tmp_path):

@@ -146,7 +146,7 @@ def test_three_tensors_at_most_are_in_memory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("entries", "strings", "told"),
+    ("entries", "strings", "words"),
     [
         ([Entry.of("a", np.zeros(2)), Entry.of("a", np.zeros(2))], {}, "'a' occurs twice"),
         ([Entry.of("a", np.zeros(2))], {"a": ""}, "'a' occurs twice"),
@@ -154,8 +154,8 @@ def test_three_tensors_at_most_are_in_memory(tmp_path):
         ([Entry("a", np.dtype("<f4"), (2,), lambda: np.zeros((2, 1), np.float32))], {}, "'a' is declared as"),
     ],
 )
-def test_a_wrong_call_is_an_error(tmp_path, entries, strings, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_call_is_an_error(tmp_path, entries, strings, words):
+    with pytest.raises(ValueError, match=words):
         write_mindspore(tmp_path / "x.ckpt", entries, strings)
 
 
@@ -190,7 +190,7 @@ def test_shapes_that_save_checkpoint_no_longer_writes(tmp_path, value, shape):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         (b"", "empty file"),
         (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "the field at byte 0 begins with 0x3c"),
@@ -225,10 +225,10 @@ def test_shapes_that_save_checkpoint_no_longer_writes(tmp_path, value, shape):
         (message(ONE) + b"crc_num" + bytes(10), "its content does not match its checksum"),
     ],
 )
-def test_what_is_no_whole_checkpoint_is_refused(tmp_path, content, told):
+def test_what_is_no_whole_checkpoint_is_refused(tmp_path, content, words):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(CheckpointError, match=words) as caught:
         read_mindspore(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: cannot be read as a MindSpore checkpoint (")
@@ -244,9 +244,9 @@ def test_an_encrypted_file_is_refused(tmp_path, mode):
         read_mindspore(path)
 
 
-@pytest.mark.parametrize(("name", "told"), [("none.ckpt", "No such file"), (".", "Is a directory")])
-def test_a_file_that_cannot_be_opened_is_refused(tmp_path, name, told):
-    with pytest.raises(CheckpointError, match=rf"cannot be read \({told}.*\); check the path"):
+@pytest.mark.parametrize(("name", "words"), [("none.ckpt", "No such file"), (".", "Is a directory")])
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path, name, words):
+    with pytest.raises(CheckpointError, match=rf"cannot be read \({words}.*\); check the path"):
         read_mindspore(tmp_path / name)
 
 

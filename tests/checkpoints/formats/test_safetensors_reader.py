@@ -64,7 +64,7 @@ def test_recognised_by_its_first_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         (file_of({"a": entry(0, 8)}, b"1234"), "ends before the end of tensor 'a' (byte 8 of the data, which has 4)"),
         (file_of({"a": entry(0, 4)}, b"12345"), "1 bytes follow the last tensor"),
@@ -95,10 +95,10 @@ def test_recognised_by_its_first_bytes(tmp_path):
         (b"\x02\0\0\0\0\0\0\0[]", "is not a safetensors file"),
     ],
 )
-def test_headers_that_lie(tmp_path, content, told):
+def test_headers_that_lie(tmp_path, content, words):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         read_safetensors(path)
-    assert told in str(caught.value) and str(caught.value).startswith(f"{path}: ")
+    assert words in str(caught.value) and str(caught.value).startswith(f"{path}: ")
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)

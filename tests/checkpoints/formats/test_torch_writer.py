@@ -153,7 +153,7 @@ def test_an_array_of_another_shape_than_declared_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "options", "told"),
+    ("names", "options", "words"),
     [
         ("aa", {}, "'a' occurs twice"),
         ("a", {"wrap": "model", "values": {"model": 1}}, "'model' occurs twice"),
@@ -161,8 +161,8 @@ def test_an_array_of_another_shape_than_declared_is_an_error(tmp_path):
         ("a", {"wrap": "model", "values": {"epoch": [1]}}, r"\[1\] is neither a number nor a string"),
     ],
 )
-def test_a_wrong_call_is_an_error(tmp_path, names, options, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_call_is_an_error(tmp_path, names, options, words):
+    with pytest.raises(ValueError, match=words):
         write_torch(tmp_path / "x.pth", [Entry.of(name, np.zeros(2)) for name in names], **options)
 
 
