@@ -43,7 +43,7 @@ def test_a_failure_midway_leaves_the_old_file_alone(tmp_path, raised, seen):
         assert str(path) in str(caught.value) and "No space left" in str(caught.value)
 
 
-def test_a_failing_rename_is_told_and_cleaned_up(tmp_path, monkeypatch):
+def test_a_failing_rename_is_reported_and_cleaned_up(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(13, "Permission denied")
 
@@ -64,7 +64,7 @@ def test_a_leftover_of_a_killed_run_is_no_obstacle(tmp_path):
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "whole" and names(tmp_path) == ["a.txt"]
 
 
-def test_a_file_in_the_way_of_the_folder_is_told(tmp_path):
+def test_a_file_in_the_way_of_the_folder_is_reported(tmp_path):
     (tmp_path / "taken").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be written"):
         write_text(tmp_path / "taken" / "a.txt", "x")

@@ -102,7 +102,7 @@ def test_msrun_and_not_the_config_numbers_the_devices_of_its_processes(monkeypat
 
 
 @pytest.mark.parametrize(("deterministic", "state"), [(True, "ON"), (False, "OFF")])
-def test_deterministic_reaches_mindspore_and_may_be_asked_for_again(deterministic, state):
+def test_deterministic_reaches_mindspore_and_may_be_set_again(deterministic, state):
     # In a separate process, because MindSpore cannot undo it.
     script = (
         "import mindspore as ms, numpy as np\n"

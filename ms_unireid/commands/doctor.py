@@ -47,9 +47,9 @@ def _config_of(options: argparse.Namespace) -> Any:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
-    asked = bool(options.config or options.overrides)
+    requested = bool(options.config or options.overrides)
     findings = []
-    for finding in examine(_config_of(options), asked, options.limit):
+    for finding in examine(_config_of(options), requested, options.limit):
         print(f"{finding.what}: {finding.state}", file=sys.stderr)
         findings.append(finding)
     print(to_table(findings))

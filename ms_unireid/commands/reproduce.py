@@ -32,7 +32,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=int,
         nargs="+",
         default=[1],
-        help="seeds of the runs",
+        help="seeds; each row is trained once with each seed",
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets' folders")
     parser.add_argument("--pretrained", type=Path, help="weights to start from; the paper uses CLIP's ViT-B-16.pt")

@@ -1,4 +1,4 @@
-"""The batches of an epoch: which pairs, in which order. Seed and epoch alone decide."""
+"""The batches of an epoch: which pairs, in which order. They depend on seed and epoch only."""
 
 from collections.abc import Sequence
 

@@ -22,7 +22,7 @@ class TokenEmbedding(nn.Cell):
 
 
 class CLIP(nn.Cell):
-    """One visual and one text tower with a common feature space."""
+    """One visual and one text tower with a joint feature space."""
 
     def __init__(self, config: ModelConfig, rng: np.random.Generator, operations: Operations):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Patch grids and the resizing of position tables between them (numpy)."""
+"""Patch grids, and the resizing of position tables (CLIP's `positional_embedding`) between them, in numpy."""
 
 import math
 

@@ -39,13 +39,13 @@ class RunData:
 
     def __init__(self, config: Config, processes: Processes = ALONE):
         self.config, self.processes = config, processes
-        data, asked = config.data, config.eval.splits
+        data, reported = config.data, config.eval.splits
         if data.name not in DATASETS:
             raise ConfigError(f"data.name={data.name}: is for evaluation only; train on one of {', '.join(DATASETS)}")
         tri = read_tri_pedes(data.name, Path(data.root))
         self.selection = self._selection(tri.splits)
         default = tuple(name for name in ("val", "test") if name in tri.splits)
-        self.reported = tuple(dict.fromkeys((*(default if asked is None else asked), self.selection)))
+        self.reported = tuple(dict.fromkeys((*(default if reported is None else reported), self.selection)))
         self.splits = tri.checked_annotations(dict.fromkeys(("train", *self.reported)), data.allow_identity_gaps)
         self._pairs = training_pairs(self.splits["train"])
         self._person_ids = [pair.person_id for pair in self._pairs]

@@ -83,7 +83,7 @@ class RunFolder:
         write_text(self.config_file, to_yaml(config))
 
     def check_resumable(self, config: Config) -> dict[str, tuple[Any, Any]]:
-        """Check that a config continues this run.
+        """Check that this run can be resumed with a config.
 
         Returns:
             The differing keys that `train.allow_changes` permits, with their old and new values.

@@ -154,7 +154,7 @@ def test_a_resized_table_stays_float32_on_the_way_back(tmp_path):
     assert torch.equal(found[POSITIONS], torch.from_numpy(read_checkpoint(tmp_path / "wide.ckpt").tensors[OURS].copy()))
 
 
-def test_what_the_output_says_of_itself(tmp_path):
+def test_the_description_of_the_output(tmp_path):
     save_unireid(tmp_path / "x.pth", clip_state(dtype=torch.float16))
     conversion = convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options(image_size=(48, 16), stride=4))
     digest = hashlib.sha256((tmp_path / "x.pth").read_bytes()).hexdigest()

@@ -158,7 +158,7 @@ def test_the_activation_is_the_files_where_it_has_one(tmp_path):
         ),
     ],
 )
-def test_what_is_no_dual_encoder_is_refused(tmp_path, state, words):
+def test_a_file_without_a_dual_encoder_is_refused(tmp_path, state, words):
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=words) as caught:
         open_source(tmp_path / "x.pth")
@@ -210,7 +210,7 @@ def test_a_damaged_description_is_refused(tmp_path, description):
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"vision_config": 3}', '{"vision_config": {"image_size": "a"}}'])
-def test_an_odd_config_json_is_no_crash(tmp_path, content):
+def test_an_odd_config_json_does_not_crash(tmp_path, content):
     save_huggingface_folder(tmp_path / "x", clip_state())
     (tmp_path / "x" / "config.json").write_text(content)
     try:
@@ -276,7 +276,7 @@ def test_two_architectures_that_fit_are_named(tmp_path, registered):
         open_source(tmp_path / "x.pth", architecture="tiny")
 
 
-def test_a_file_of_ours_says_its_architecture(tmp_path, registered):
+def test_the_description_gives_the_architecture(tmp_path, registered):
     registered(first=OWN, second=HEADS_OF_CLIP)
     entries = [Entry.of(name, array) for name, array in as_arrays(unireid_state(clip_state(OF_OWN))).items()]
     for architecture in ("second", OWN, replace(OWN, text=TowerSize(64, 2, 4))):

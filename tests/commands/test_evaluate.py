@@ -149,7 +149,7 @@ def test_an_impossible_protocol_stops_before_encoding(checkpoints, pku):
     assert "Traceback" not in done.stderr
 
 
-def test_reranked_rows_beside_the_plain_ones(checkpoints, pku, evaluate):
+def test_reranked_rows_with_the_plain_ones(checkpoints, pku, evaluate):
     plain = evaluate("--checkpoint", checkpoints[0])[0]["rows"]
     rows = evaluate("--checkpoint", checkpoints[0], "--rerank")[0]["rows"]
     assert rows[:4] == plain

@@ -217,7 +217,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("explicit", [False, True], ids=["auto", "named"])
-def test_a_damaged_last_state_is_told_and_the_previous_taken(train, straight, tmp_path, capsys, damage, explicit):
+def test_a_damaged_last_state_is_replaced_by_the_previous_one(train, straight, tmp_path, capsys, damage, explicit):
     run = tmp_path / "run"
     shutil.copytree(straight, run)
     DAMAGES[damage](run / "last.ckpt")
@@ -265,7 +265,7 @@ def test_with_both_states_gone_the_run_starts_over(train, straight, tmp_path):
     assert_same_run(run, straight)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(train, straight, tmp_path):
+def test_a_full_disk_is_reported_and_the_run_resumes_when_there_is_room(train, straight, tmp_path):
     run = tmp_path / "run"
     kill_at_step(train, run, 4)
     before = {name: (run / name).read_bytes() for name in ("last.ckpt", "previous.ckpt")}
@@ -282,7 +282,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(train, strai
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC], ids=errno.errorcode.get)
-def test_a_folder_that_cannot_be_written_is_told_and_left_alone(train, straight, monkeypatch, number):
+def test_a_folder_that_cannot_be_written_is_reported_and_left_alone(train, straight, monkeypatch, number):
     before = contents(straight)
 
     def refuse(*_):
@@ -295,7 +295,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_left_alone(train, straight,
     assert contents(straight) == before
 
 
-def test_changed_keys_are_refused_and_accepted_when_insisted_on(train, tmp_path):
+def test_changed_keys_are_refused_and_accepted_if_allowed(train, tmp_path):
     run = tmp_path / "run"
     kill_at_step(train, run, 4)
     with pytest.raises(ConfigError, match=r"\(train\.epochs: 2 -> 3\).*train\.allow_changes=\[train\.epochs\]"):

@@ -121,7 +121,7 @@ def soak(data: Path, place: Path, between: tuple[int, int], *overrides: str) -> 
     return kills, memory
 
 
-def test_a_run_killed_again_and_again_ends_as_one_that_never_was(data, tmp_path):
+def test_a_repeatedly_killed_run_ends_as_an_uninterrupted_one(data, tmp_path):
     kills, _ = soak(data, tmp_path, (10, 16), "train.epochs=6", "train.checkpoint_every=4")
     assert len(kills.steps) >= 2
 

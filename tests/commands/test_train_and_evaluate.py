@@ -92,7 +92,7 @@ def test_each_best_is_of_its_own_first_best_epoch(finished, task):
     assert best["checkpoint"] == f"best_{task}.ckpt"
 
 
-def test_checkpoints_tell_their_own_epoch(finished):
+def test_checkpoints_hold_their_own_epoch(finished):
     from ms_unireid.checkpoints.checkpoint import read_checkpoint
 
     run, _ = finished
@@ -163,7 +163,7 @@ def test_a_config_of_another_architecture(finished, data):
 
 
 @pytest.mark.parametrize(("content", "words"), [(None, "no such file"), (b"", "empty file"), (b"<html>", "web page")])
-def test_checkpoints_that_are_none(tmp_path, content, words):
+def test_files_that_are_not_checkpoints(tmp_path, content, words):
     path = tmp_path / "x.ckpt"
     if content is not None:
         path.write_bytes(content)
@@ -200,14 +200,14 @@ def resume(run: Path) -> None:
     [(signal.SIGINT, STEPS + 3), (signal.SIGTERM, STEPS)],
     ids=["SIGINT within an epoch", "SIGTERM at an evaluation"],
 )
-def test_a_stopped_run_goes_on_as_if_never_stopped(finished, data, tmp_path, number, step):
+def test_a_stopped_run_resumes_as_if_never_stopped(finished, data, tmp_path, number, step):
     run = tmp_path / "run"
     assert_stopped(stop_at(step, number, run, train_arguments(data, run)), number, run)
     resume(run)
     assert_same_run(run, finished[0])
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch(finished, data, tmp_path, capsys):
+def test_a_killed_run_resumes_from_its_last_epoch(finished, data, tmp_path, capsys):
     run = tmp_path / "run"
     done = stop_at(STEPS + 3, signal.SIGKILL, run, train_arguments(data, run))
     assert done.returncode == -signal.SIGKILL
@@ -244,7 +244,7 @@ def test_resume_with_another_learning_rate_is_refused(finished):
     assert {p.name: p.stat().st_mtime_ns for p in run.iterdir()} == before
 
 
-def test_resume_of_what_is_no_run(tmp_path):
+def test_resume_of_a_folder_without_a_run(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         load_tool("train.py").main([f"train.resume={tmp_path / 'nowhere'}"])
 

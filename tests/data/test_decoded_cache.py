@@ -156,7 +156,7 @@ def test_sizes_lie_side_by_side(paths, folder, decoded):
 
 
 @pytest.mark.parametrize("part", ["pillow", "a decoder"])
-def test_another_version_decodes_anew_beside_the_old(paths, folder, decoded, monkeypatch, part):
+def test_another_version_decodes_into_files_of_its_own(paths, folder, decoded, monkeypatch, part):
     open_decoded_cache(folder, SIZE, paths)
     with monkeypatch.context() as patch:
         if part == "pillow":
@@ -172,7 +172,7 @@ def test_another_version_decodes_anew_beside_the_old(paths, folder, decoded, mon
 # 2. Kills and damage.
 
 
-def test_a_killed_fill_goes_on_where_it_was(paths, folder, decoded, monkeypatch):
+def test_a_killed_fill_resumes_where_it_was(paths, folder, decoded, monkeypatch):
     load = decoded_cache.load_pixels
 
     def killed(path, image_size):
@@ -261,7 +261,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_is_told_and_mended(paths, folder, decoded, capsys, damage):
+def test_a_damaged_cache_is_reported_and_repaired(paths, folder, decoded, capsys, damage):
     open_decoded_cache(folder, SIZE, paths)
     decoded.clear()
     capsys.readouterr()
@@ -315,7 +315,7 @@ def test_an_unreadable_picture_is_named(paths, folder, decoded):
     assert decoded == paths[3:]
 
 
-def test_too_little_room_is_told_before_anything_is_decoded(paths, folder, decoded, monkeypatch):
+def test_too_little_room_is_reported_before_anything_is_decoded(paths, folder, decoded, monkeypatch):
     open_decoded_cache(folder, SIZE, paths[:2])
     decoded.clear()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5 * ROW - 1))
@@ -326,7 +326,7 @@ def test_too_little_room_is_told_before_anything_is_decoded(paths, folder, decod
     assert_right(open_decoded_cache(folder, SIZE, paths), paths)
 
 
-def test_a_disk_that_fills_up_is_told_and_what_is_there_stays(paths, folder, decoded):
+def test_a_full_disk_is_reported_and_cached_pictures_stay(paths, folder, decoded):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 * ROW, limits[1]))
     try:
@@ -341,7 +341,7 @@ def test_a_disk_that_fills_up_is_told_and_what_is_there_stays(paths, folder, dec
     assert decoded == paths[3:]
 
 
-def test_a_folder_that_cannot_be_made_is_told(paths, folder):
+def test_a_folder_that_cannot_be_made_is_reported(paths, folder):
     folder.parent.write_text("a file", encoding="utf-8")
     with pytest.raises(UserError, match=rf"{folder.parent}.*: cannot be written \(.*\); .*another folder"):
         open_decoded_cache(folder, SIZE, paths)

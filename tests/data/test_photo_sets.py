@@ -39,7 +39,7 @@ def test_a_folder_gives_its_visible_pictures(tmp_path):
         ("(z)", DataError, "does not match 1 names"),
     ],
 )
-def test_patterns_that_name_nobody(tmp_path, pattern, error, words):
+def test_patterns_without_an_identity(tmp_path, pattern, error, words):
     put_picture(tmp_path / "b.jpg")
     with pytest.raises(error, match=words):
         folder_photos(tmp_path, pattern)

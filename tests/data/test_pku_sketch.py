@@ -49,7 +49,7 @@ def test_missing_root(tmp_path):
         find_root(tmp_path / "nowhere")
 
 
-def test_what_file_managers_leave_behind_is_ignored(tmp_path):
+def test_files_of_file_managers_are_ignored(tmp_path):
     folder = build_pku(tmp_path)
     for name in ("photo/Thumbs.db", "sketch/.DS_Store", "styleAnnotation/desktop.ini", "photo/__MACOSX/._1_03_11.jpg"):
         touch(folder / name)
@@ -120,7 +120,7 @@ def test_refused(tmp_path, defect):
         load_pku_sketch(tmp_path)
 
 
-def test_a_part_is_read_when_asked_for(tmp_path):
+def test_a_part_is_read_if_allowed(tmp_path):
     folder = build_pku(tmp_path)
     write_style(folder, "a", (12, 3, 7, 46, 47), 3)
     (folder / "styleAnnotation/d_0.txt").unlink()

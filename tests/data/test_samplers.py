@@ -97,7 +97,7 @@ def test_seed_and_epoch_decide(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_global_state_plays_no_part(sampler):
+def test_global_state_is_not_used(sampler):
     ids, drawn = people(2), []
     for seed in (0, 1):
         np.random.seed(seed)

@@ -118,7 +118,7 @@ def test_crop_of_the_padded_picture():
     assert np.abs(np.corrcoef(np.transpose(places))[0, 1]) < 0.2
 
 
-def test_photo_and_sketch_share_geometry_only_if_asked():
+def test_photo_and_sketch_share_geometry_only_if_set():
     def differing(share):
         augment = AugmentConfig(erase=0, share_geometry=share)
         pairs = (transformed(augment, seed, picture(0), picture(0)) for seed in range(20))

@@ -26,7 +26,7 @@ def test_a_process_that_msrun_did_not_start_is_alone(refused, monkeypatch):
     assert distributed.start() == ALONE
 
 
-def test_missing_companions_are_an_error_of_one_line(refused, monkeypatch):
+def test_missing_processes_are_an_error_of_one_line(refused, monkeypatch):
     for name, value in MSRUN.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(EnvironmentProblem, match=r"2 processes .* 127\.0\.0\.1:99999 .*--master_port") as error:

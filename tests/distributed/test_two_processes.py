@@ -35,7 +35,7 @@ def assert_in_both(found, key, expected):
         np.testing.assert_array_equal(found[rank][key], expected)
 
 
-def test_each_process_knows_its_place(found):
+def test_each_process_knows_its_rank(found):
     assert [own["processes"].tolist() for own in found] == [[0, 2], [1, 2]]
 
 
@@ -94,7 +94,7 @@ def test_shared_evaluation_has_the_features_of_one_process(found, data, mode, ba
 
 
 @pytest.mark.parametrize("batch_size", [size for _, size in EVALUATIONS])
-def test_progress_is_told_equally_often(found, batch_size):
+def test_progress_is_reported_equally_often(found, batch_size):
     first, second = (own[f"{batch_size}/progress"] for own in found)
     np.testing.assert_array_equal(first, second)
     captions, pictures = (-(-n // (2 * batch_size)) for n in (18, 9))

@@ -52,7 +52,7 @@ def test_encoders_in_half_precision(tower, pynative):
 
 
 @pytest.mark.parametrize("tower", ENCODERS)
-def test_every_weight_of_the_moment_counts(tower, mode):
+def test_the_current_weights_are_used(tower, mode):
     """A parameter that is changed after the first use changes the features as it changes the model's."""
     model = made()
     encode = ENCODERS[tower](model)

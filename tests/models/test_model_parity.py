@@ -79,7 +79,7 @@ def test_encoders_agree_with_the_whole(twins, pynative):
     np.testing.assert_array_equal(fused, sketch + text)
 
 
-def test_text_is_read_at_the_first_end_token_and_not_behind_it(twins, pynative):
+def test_text_is_read_at_the_first_end_token_and_not_after_it(twins, pynative):
     config, theirs, ours = twins
     _, _, token_ids = parity.numpy_batch(config, 7, 4)
     token_ids[:, 5:] = 0

@@ -111,7 +111,7 @@ class Recorded(ms.Callback):
         self.losses.append(float(run_context.original_args().net_outputs.loss))
 
 
-def test_a_loop_of_ones_own_and_mindspores_model_take_the_same_steps(mode):
+def test_a_users_loop_and_mindspores_model_take_the_same_steps(mode):
     """Both as the README shows them; the rate is the config's."""
     own = mu.TrainOneStepCell(mu.build_model(CONFIG.model), CONFIG)
     own.set_train()

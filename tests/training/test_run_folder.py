@@ -130,7 +130,7 @@ def test_without_changes_nothing_is_written(folder):
     assert folder.config_file.stat().st_mtime_ns == before and not folder.log_file.exists()
 
 
-def test_a_folder_of_an_older_version_goes_on(folder, config):
+def test_a_folder_of_an_older_version_can_be_resumed(folder, config):
     values = to_dict(config)
     for section, key in (("train", "checkpoint_every"), ("train", "clip_norm"), ("runtime", "precision")):
         del values[section][key]

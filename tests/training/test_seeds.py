@@ -188,7 +188,7 @@ def scores_of(file: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))["best"]["average"]["splits"]
 
 
-def test_the_tool_trains_each_seed_as_a_run_of_its_own(tmp_path, capsys):
+def test_the_tool_trains_each_seed_as_a_separate_run(tmp_path, capsys):
     data = tmp_path / "data"
     assert run_tool("make_synthetic.py", "--output", data, *SMALL_DATA).returncode == 0
     short = ("train.epochs=1", "eval.splits=[val]")

@@ -242,12 +242,12 @@ def test_a_folder_without_config_is_refused(tmp_path, stand_in):
     assert_refused(str(tmp_path), tmp_path / "out.safetensors", r"has no config\.json")
 
 
-def test_packages_that_clash_are_told(tmp_path, stand_in):
+def test_packages_that_clash_are_reported(tmp_path, stand_in):
     stand_in("import sys\nprint('early', file=sys.stderr)\nraise AttributeError('no such thing\\nmore')")
     assert_refused("a/clip", tmp_path / "out.safetensors", "AttributeError: no such thing\\)", EnvironmentProblem)
 
 
-def test_a_process_that_dies_is_told_with_its_last_line(tmp_path, stand_in, capfd):
+def test_a_process_that_dies_is_reported_with_its_last_line(tmp_path, stand_in, capfd):
     stand_in("import os, sys\nprint('first\\nlast', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)")
     assert_refused("a/clip", tmp_path / "out.safetensors", r"signal 9 \(last\)")
     assert "first" in capfd.readouterr().err

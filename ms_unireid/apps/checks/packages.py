@@ -54,50 +54,50 @@ def check_conflicts() -> list[Finding]:
     if requirement is None:
         return [Finding("dependencies", "warning", "not checked: the package packaging is missing", INSTALL_CORE)]
     installed = {_canonical(d.metadata["Name"]): d for d in importlib.metadata.distributions() if d.metadata["Name"]}
-    wishes = {name: list(_wishes(dist, requirement)) for name, dist in installed.items()}
-    ours = _closure([_canonical(requirement(text).name) for text in own_requirements()], wishes)
-    unmet = [_conflict(*conflict) for conflict in _conflicts(installed, wishes, ours)]
+    required = {name: list(_requirements_of(dist, requirement)) for name, dist in installed.items()}
+    ours = _closure([_canonical(requirement(text).name) for text in own_requirements()], required)
+    unmet = [_conflict(*conflict) for conflict in _conflicts(installed, required, ours)]
     return unmet or [Finding("dependencies", "ok", f"{len(ours)} packages agree with each other")]
 
 
-def _conflict(name: str, wish: Any, found: str | None, state: str) -> Finding:
-    detail = f"{name} requires {_plain(wish)}, {'which is missing' if found is None else f'found {found}'}"
-    fix = f"pip install '{_plain(wish)}'" if state == "problem" else f"keep {name} in a separate environment"
+def _conflict(name: str, entry: Any, found: str | None, state: str) -> Finding:
+    detail = f"{name} requires {_plain(entry)}, {'which is missing' if found is None else f'found {found}'}"
+    fix = f"pip install '{_plain(entry)}'" if state == "problem" else f"keep {name} in a separate environment"
     return Finding("dependencies", state, detail, fix)
 
 
 def _conflicts(
-    installed: dict[str, Any], wishes: dict[str, list[Any]], ours: set[str]
+    installed: dict[str, Any], required: dict[str, list[Any]], ours: set[str]
 ) -> Iterator[tuple[str, Any, str | None, str]]:
     for name in sorted(installed):
-        for wish in wishes[name]:
-            target = _canonical(wish.name)
+        for entry in required[name]:
+            target = _canonical(entry.name)
             found = installed[target].version if target in installed else None
             concerns_us = name in ours or target in ours
-            if concerns_us and (found is None or not wish.specifier.contains(found, prereleases=True)):
-                yield name, wish, found, "problem" if name in ours else "warning"
+            if concerns_us and (found is None or not entry.specifier.contains(found, prereleases=True)):
+                yield name, entry, found, "problem" if name in ours else "warning"
 
 
-def _closure(names: list[str], wishes: dict[str, list[Any]]) -> set[str]:
+def _closure(names: list[str], required: dict[str, list[Any]]) -> set[str]:
     """Return the installed packages that the project needs, directly or indirectly."""
     found: set[str] = set()
     pending = list(names)
     while pending:
         name = pending.pop()
-        if name in wishes and name not in found:
+        if name in required and name not in found:
             found.add(name)
-            pending += [_canonical(wish.name) for wish in wishes[name]]
+            pending += [_canonical(entry.name) for entry in required[name]]
     return found
 
 
-def _wishes(dist: importlib.metadata.Distribution, requirement: Any) -> Iterator[Any]:
+def _requirements_of(dist: importlib.metadata.Distribution, requirement: Any) -> Iterator[Any]:
     for text in dist.requires or ():
         try:
-            wish = requirement(text)
+            entry = requirement(text)
         except ValueError:
             continue  # an old form, which pip ignores too
-        if wish.marker is None or wish.marker.evaluate({"extra": ""}):
-            yield wish
+        if entry.marker is None or entry.marker.evaluate({"extra": ""}):
+            yield entry
 
 
 def _check_package(text: str) -> Finding:
@@ -138,5 +138,5 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _plain(wish: Any) -> str:
-    return f"{wish.name}{wish.specifier}"
+def _plain(entry: Any) -> str:
+    return f"{entry.name}{entry.specifier}"

@@ -142,7 +142,7 @@ def test_searching_finds_the_same_by_every_way(tool, tmp_path):
     assert result["times_as_fast"]["numpy"]["median"] == pytest.approx(numpy / ours)
 
 
-def test_indexing_beside_the_bare_model(tool, tmp_path):
+def test_indexing_and_the_bare_model(tool, tmp_path):
     tiny = ["model.architecture=tiny", "model.image_size=[32, 16]", "eval.batch_size=8", "runtime.device=CPU"]
     tool.main(["index", "--photos", "16", "--rounds", "1", "--json", str(tmp_path / "out.json"), *tiny])
     result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))

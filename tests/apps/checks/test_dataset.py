@@ -150,7 +150,7 @@ def test_folder_in_a_folder_of_the_same_name(tri):
     assert report.folder == tri / "CUHK-PEDES" and report.pictures == 12
 
 
-def test_nothing_there_but_an_archive(tmp_path):
+def test_only_an_archive(tmp_path):
     (tmp_path / "CUHK-PEDES.zip").write_bytes(b"PK")
     (tmp_path / "imgs.tar.gz.part").write_bytes(b"")
     report = verify(NAME, tmp_path)
@@ -161,7 +161,7 @@ def test_nothing_there_but_an_archive(tmp_path):
     assert verify(NAME, tmp_path / "nowhere").problems == 1
 
 
-def test_an_archive_is_named_only_if_something_lacks(tri):
+def test_an_archive_is_named_only_if_something_is_missing(tri):
     (tri / "imgs.zip").write_bytes(b"PK")
     assert defects(verify(NAME, tri)) == WHOLE
     (tri / "imgs/cam/0.jpg").unlink()
@@ -174,7 +174,7 @@ def test_another_data_set(tmp_path):
     assert found.examples == ("icfg_pedes",) and "--dataset icfg_pedes" in found.fix
 
 
-def test_no_folder_is_searched_for_ever(tmp_path, monkeypatch):
+def test_the_search_of_folders_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr("ms_unireid.apps.checks.dataset_layout._MOST_FOLDERS", 3)
     for name in "abcdef":
         (tmp_path / name / "below").mkdir(parents=True)
@@ -257,7 +257,7 @@ def test_missing_photos(tri):
     assert FolderRow("cam", 4, 3, 4) in report.folders
 
 
-def test_a_sub_folder_that_was_not_handed_out(tri):
+def test_a_sub_folder_that_the_download_does_not_have(tri):
     shutil.rmtree(tri / "imgs/cam")
     found = the(verify(NAME, tri), "photos")
     assert found.count == 4 and "get the folders cam from" in found.fix
@@ -287,7 +287,7 @@ def test_photos_at_the_wrong_level(tri, place, moved):
     )
 
 
-def test_the_advice_on_levels_mends_the_data_set(tri):
+def test_the_advice_on_levels_fixes_the_data_set(tri):
     (tri / "imgs").rename(tri / "inner")
     (tri / "imgs").mkdir()
     (tri / "inner").rename(tri / "imgs/imgs")
@@ -380,7 +380,7 @@ def test_unreadable_pictures(tri, kind):
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_damage_inside_a_jpeg_that_pillow_decodes_without_a_word(tri, progressive):
+def test_damage_inside_a_jpeg_that_pillow_decodes_without_a_warning(tri, progressive):
     whole = noise_bytes("JPEG", progressive=progressive)
     Image.open(io.BytesIO(hole(whole))).load()
     (tri / "imgs-sketch2/cam/0.jpg").write_bytes(whole)

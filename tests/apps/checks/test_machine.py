@@ -121,7 +121,7 @@ def test_versions_against_the_ranges(installed, package, version, state, words):
     assert found.fix.startswith(f"pip install '{package}") == (state == "problem")
 
 
-def test_without_packaging_versions_are_told_and_not_judged(monkeypatch, installed):
+def test_without_packaging_versions_are_listed_and_not_compared(monkeypatch, installed):
     monkeypatch.setattr(doctor_packages, "_packaging", lambda module, name: None)
     installed(numpy="2.1.0", tqdm=None)
     findings = doctor_packages.check_packages()
@@ -140,7 +140,7 @@ def test_a_requirement_of_a_needed_package_that_is_not_met_is_a_problem(distribu
     assert problems[0].fix == "pip install 'Proto_Buf>=4'"
 
 
-def test_what_drags_numpy_along_is_a_warning_and_strangers_are_left_alone(distributions):
+def test_an_unmet_requirement_of_another_package_is_a_warning_only_if_it_concerns_ours(distributions):
     distributions(
         mindspore=("2.10.0", "numpy>=1.25", "cuda>=1; extra == 'gpu'"),
         numpy=("1.26.4",),
@@ -201,7 +201,7 @@ def test_a_child_that_answers_has_done_its_work(child, end):
     assert doctor.run_child(["devices"], 20) == ({"CPU": 1}, "")
 
 
-def test_the_child_tells_any_error_as_its_result(capsys):
+def test_the_child_returns_any_error_as_its_result(capsys):
     doctor_child.main(["steps", "CPU"])
     line = capsys.readouterr().out.strip()
     assert "ValueError" in json.loads(line.removeprefix(doctor_child.RESULT))["error"]
@@ -217,7 +217,7 @@ def test_devices_are_listed(answers, monkeypatch):
     assert counts["Ascend"] == 8 and found == Finding("devices", "ok", "Ascend 8, GPU 0, CPU 1")
 
 
-def test_a_device_that_the_config_wants_and_is_not_there_is_a_problem(answers):
+def test_a_missing_device_that_the_config_names_is_a_problem(answers):
     answers({"Ascend": 0, "GPU": 0, "CPU": 1})
     _, found = doctor.check_devices(config("runtime.device=Ascend"), 1)
     assert found.state == "problem" and "set_env.sh" in found.fix and "runtime.device=CPU" in found.fix
@@ -292,7 +292,7 @@ def test_memory_against_a_step(monkeypatch, overrides, asked, gib, state, words)
     assert ("cache_chunk" in found.fix) == (state != "ok")
 
 
-def test_memory_that_the_system_does_not_tell_is_a_warning(monkeypatch):
+def test_unknown_memory_is_a_warning(monkeypatch):
     monkeypatch.setattr(doctor, "free_memory", lambda: None)
     assert doctor.check_memory(config(), True, {}).state == "warning"
     assert doctor.check_memory(config("runtime.device=GPU"), True, {"CPU": 0}).detail.startswith("GPU: unknown")
@@ -336,11 +336,11 @@ def test_weights_of_another_architecture_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(("architecture", "state"), [("ViT-B/16", "warning"), ("tiny", "ok")])
-def test_random_weights_are_told_where_the_paper_has_clips(architecture, state):
+def test_random_weights_are_a_warning_where_the_paper_has_clips(architecture, state):
     assert doctor.check_pretrained(config(f"model.architecture={architecture}")).state == state
 
 
-def test_a_package_that_a_check_needs_and_lacks_is_a_warning():
+def test_a_check_whose_package_is_missing_is_a_warning():
     def check():
         raise ImportError("No module named 'PIL'")
 

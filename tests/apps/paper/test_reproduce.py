@@ -156,7 +156,7 @@ def test_the_folder_of_runs_may_be_given(tmp_path, evaluations):
     assert [line.cells[0].values for line in lines] == [(10.0,), (11.0,), (12.0,)]
 
 
-def test_table_six_is_evaluated_on_a_data_set_of_its_own(tmp_path, evaluations):
+def test_table_six_is_evaluated_on_another_data_set(tmp_path, evaluations):
     asked = request(tmp_path, 6, datasets=None, rows=None)
     with pytest.raises(ConfigError, match=r"table 6: is evaluated on pku_sketch; .*--target pku_sketch=FOLDER"):
         run(asked, Trainer())

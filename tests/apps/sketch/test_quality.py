@@ -30,7 +30,7 @@ def test_width_and_coverage_of_bars(width):
     assert found.outside is None
 
 
-def test_ink_beside_the_mask_is_counted():
+def test_ink_outside_the_mask_is_counted():
     mask = np.zeros((384, 128), np.float32)
     mask[:, :64] = 1
     sheet = np.full((384, 128), 255, np.uint8)

@@ -87,7 +87,7 @@ def test_the_configuration_is_kept_as_text(tmp_path):
     assert read_folder(tmp_path).metadata == {"format": "pt", "config.json": '{"model_type": "clip"}\n'}
 
 
-def test_numbers_beside_the_tensors_are_kept(tmp_path):
+def test_numbers_among_the_tensors_are_kept(tmp_path):
     save(tmp_path / "pytorch_model.bin", {**STATE, "step": 3})
     assert read_folder(tmp_path).values == {"step": 3}
 

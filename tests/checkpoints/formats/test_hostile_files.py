@@ -104,7 +104,7 @@ def attacks(canary: Path) -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("name", attacks(Path("x")))
-def test_nothing_that_a_pickle_asks_for_is_run(tmp_path, name):
+def test_no_call_in_a_pickle_is_run(tmp_path, name):
     canary = tmp_path / "canary"
     pickled, words = attacks(canary)[name]
     assert words in refusal(tmp_path / "zip.pt", with_pickle(plain(), pickled))
@@ -195,7 +195,7 @@ def as_legacy(pickled: bytes) -> bytes:
     return content[: content.index(b"\x80\x02}q\x00.")] + pickled + b"\x80\x02]q\x00."
 
 
-def test_legacy_storages_that_lie(tmp_path):
+def test_legacy_storages_with_false_entries(tmp_path):
     saved = legacy_bytes({"x": torch.arange(4, dtype=torch.float32)})
     negative = saved[:-24] + struct.pack("<q", -1) + saved[-16:]
     assert "has -1 elements" in refusal(tmp_path / "x.pt", negative)
@@ -272,7 +272,7 @@ def central(content: bytes, record: bytes) -> int:
         (28, struct.pack("<H", 0xFFFF), "zip directory is inconsistent"),
     ],
 )
-def test_directories_that_lie(tmp_path, place, value, words):
+def test_directories_with_false_entries(tmp_path, place, value, words):
     content = bytearray(plain())
     start = central(plain(), b"archive/data/0") + place
     content[start : start + len(value)] = value
@@ -401,7 +401,7 @@ def test_more_operations_than_any_state_dict(tmp_path):
         *(b"NNNs.", b"", b"\xff", b"cx\n", b"c\xff\n\xff\n.", b"X\x01\x00\x00\x00\xff.", b"](N", b"G\x00."),
     ],
 )
-def test_streams_without_sense(tmp_path, pickled):
+def test_meaningless_streams(tmp_path, pickled):
     message = refusal(tmp_path / "x.pt", with_pickle(plain(), pickled))
     assert "is damaged: its pickle has" in message or "ends before" in message or "operation POP" in message
 

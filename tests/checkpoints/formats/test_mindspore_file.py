@@ -225,7 +225,7 @@ def test_shapes_that_save_checkpoint_no_longer_writes(tmp_path, value, shape):
         (message(ONE) + b"crc_num" + bytes(10), "its content does not match its checksum"),
     ],
 )
-def test_what_is_no_whole_checkpoint_is_refused(tmp_path, content, words):
+def test_an_incomplete_checkpoint_is_refused(tmp_path, content, words):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=words) as caught:

@@ -95,7 +95,7 @@ def test_recognised_by_its_first_bytes(tmp_path):
         (b"\x02\0\0\0\0\0\0\0[]", "is not a safetensors file"),
     ],
 )
-def test_headers_that_lie(tmp_path, content, words):
+def test_headers_with_false_entries(tmp_path, content, words):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:

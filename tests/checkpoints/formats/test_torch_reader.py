@@ -85,7 +85,7 @@ def test_a_training_state_equals_torch_load(tmp_path, save):
     assert opened.parts == (opened.path,) and opened.metadata == {}
 
 
-def test_the_format_is_told(tmp_path):
+def test_the_format_is_reported(tmp_path):
     assert read(tmp_path, zip_bytes({})).format == "PyTorch zip archive"
     assert read(tmp_path, legacy_bytes({})).format == "PyTorch file of the format before 1.6"
     assert read(tmp_path, script_bytes()).format == "TorchScript archive"
@@ -252,7 +252,7 @@ def test_a_value_without_a_name(tmp_path, save, value):
     assert "without a name" in refusal(tmp_path, save(value))
 
 
-def test_names_that_meet_are_refused(tmp_path, save):
+def test_colliding_names_are_refused(tmp_path, save):
     assert "two values named 'a.b'" in refusal(tmp_path, save({"a.b": 1, "a": {"b": 2}}))
     assert "key '1' twice" in refusal(tmp_path, save({1: 1, "1": 2}))
 
