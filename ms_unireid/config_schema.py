@@ -278,8 +278,8 @@ class RuntimeConfig:
         loss_scale_window: Steps without an overflow before the scale doubles.
         max_overflows: Overflows in a row that stop the run; each one skips its step.
         recompute: Compute the blocks' activations again in the backward pass instead of keeping them.
-        fused_ops: Form of the towers' operations. `plain` takes MindSpore's gradients; `fast` has gradients of its
-            own, equal but for rounding, and needs less memory and time on a CPU. `auto` is fast on a CPU, the only
+        fused_ops: Form of the towers' operations. `plain` takes MindSpore's gradients; `fast` has hand-written
+            gradients, equal up to rounding, and needs less memory and time on a CPU. `auto` is fast on a CPU, the only
             device where it was measured, and plain elsewhere. Exported models are plain.
         deterministic: Make two runs with the same seed identical on Ascend and GPU too; on a CPU they are anyway.
         workers: Threads that read and augment batches.

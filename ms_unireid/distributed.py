@@ -58,7 +58,7 @@ class GatherWithGradient(nn.Cell):
         blocks = rows.expand_dims(0)
         own = self.own.reshape((-1,) + (1,) * rows.ndim)
         joined = self.sum(ops.where(own, blocks, ops.zeros_like(blocks)))  # (size, B, ...)
-        # The reshape keeps the sum apart from what follows: for weight decay, MindSpore rewrites AllReduce(x) * y + z
+        # The reshape separates the sum from what follows: for weight decay, MindSpore rewrites AllReduce(x) * y + z
         # as AllReduce(x + z) * y, which is wrong in the gradient of a normalisation.
         return joined.reshape((-1,) + rows.shape[1:])
 

@@ -81,7 +81,7 @@ def open_model(path: str | Path, overrides: Sequence[str] = (), files: Sequence[
     Args:
         path: A checkpoint of ms_unireid, or any other file that holds a whole model.
         overrides: `section.key=value` strings on top of the config, such as `runtime.device=CPU`.
-        files: YAML files in the place of the config that the checkpoint holds.
+        files: YAML files in place of the config that the checkpoint holds.
 
     Raises:
         UserError: If file, config, packages or device are wrong.

@@ -21,8 +21,8 @@ class Evaluated:
     """A checkpoint on one split of a data set.
 
     Attributes:
-        trained_on: Name of the data set that the checkpoint was trained on; `unknown` for a foreign file.
-        dataset: Name of the data set that it was evaluated on.
+        trained_on: Name of the data set that the checkpoint was trained on; `unknown` if ms_unireid did not train it.
+        dataset: Name of the data set that the checkpoint was evaluated on.
         data: What was encoded.
         feats: The features of `data`.
     """
@@ -42,7 +42,7 @@ class Evaluated:
 
 
 class CheckpointEvaluator:
-    """Evaluates one checkpoint; arguments as of `open_model`.
+    """Evaluates one checkpoint; arguments as in `open_model`.
 
     Args:
         progress: Called with (done, total) batches of what is being encoded.
@@ -68,7 +68,7 @@ class CheckpointEvaluator:
 
     @property
     def trained_on(self) -> str:
-        """The data set that the checkpoint was trained on; `unknown` for a foreign file."""
+        """The data set that the checkpoint was trained on; `unknown` if ms_unireid did not train it."""
         meta = self.checkpoint.meta
         # A file that training did not write has a config of defaults.
         return meta["config"].get("data", {}).get("name", "unknown") if "epoch" in meta else "unknown"

@@ -197,7 +197,7 @@ def _mean_by_person(queries: TaskQueries, sources: np.ndarray) -> tuple[np.ndarr
 
 
 def _missing_modality(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
-    """Fusion queries of which a share lose text or sketch, half of the share each.
+    """Fusion queries; half of each share loses the text, the other half the sketch.
 
     The order is drawn once: a larger share adds queries to those of a smaller one.
     """

@@ -1,4 +1,4 @@
-"""Features of a split, and the queries that each task makes of them for the same gallery of photos."""
+"""Features of a split, and the queries that each task makes from them for the same gallery of photos."""
 
 import dataclasses
 from dataclasses import dataclass

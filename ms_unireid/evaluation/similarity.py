@@ -63,7 +63,7 @@ def given_blocks(similarity: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
 
 def _multiply(queries: np.ndarray, gallery: np.ndarray, block: np.ndarray) -> None:
     """Write the product of queries (B, D) and the transposed gallery (G, D) to block (B, G)."""
-    # SciPy's BLAS: that of NumPy before 2 treats unknown newer processors as the oldest one that it knows.
+    # SciPy's BLAS, because NumPy's before version 2 treats an unknown newer processor as the oldest one it knows.
     sgemm(1.0, gallery.T, queries.T, c=block.T, trans_a=True, overwrite_c=True)
 
 

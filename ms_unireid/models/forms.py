@@ -1,4 +1,4 @@
-"""The fast forms of the towers' operations, with gradients of their own, and the choice between plain and fast.
+"""The fast forms of the towers' operations, with hand-written gradients, and the choice between plain and fast.
 
 MindSpore derives gradients operation by operation. On a CPU those of bias, LayerNorm and softmax run on one core, and
 every intermediate result is kept for them; each transpose and each broadcast also keeps a list of 8 or 16 bytes for

@@ -203,7 +203,7 @@ class _ProjectedGradient(nn.Cell):
 
 
 class CachedGradient:
-    """The gradient of a batch, encoded `chunk` pairs at a time; equal to `BatchGradient`'s but for rounding.
+    """The gradient of a batch, encoded `chunk` pairs at a time; equal to `BatchGradient`'s up to rounding.
 
     The features of all chunks are encoded without a gradient; the whole batch's loss gives the gradient of each
     feature; then each chunk is encoded again and takes its share back through the towers.

@@ -1,4 +1,4 @@
-"""The data of a training run: the splits it touches, and the batches of each epoch."""
+"""The data of a training run: the splits it uses, and the batches of each epoch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from ms_unireid.runtime import ALONE, Processes
 
 
 class RunData:
-    """The annotations of every split that a run touches, checked, and the batches made of them.
+    """The checked annotations of every split that a run uses, and the batches made from them.
 
     Args:
         config: The experiment.
@@ -71,7 +71,7 @@ class RunData:
         return epoch_batches(self._person_ids, self.config.data, self.config.train.seed, epoch)
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield this process's photos, sketches and token ids of an epoch, but for the first `done` batches.
+        """Yield this process's photos, sketches and token ids of an epoch, without the first `done` batches.
 
         Raises:
             DataError: If a picture cannot be read.

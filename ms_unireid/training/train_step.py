@@ -135,7 +135,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
     def gradients(
         self, images: np.ndarray | Tensor, sketches: np.ndarray | Tensor, token_ids: np.ndarray | Tensor
     ) -> dict[str, np.ndarray]:
-        """Return the gradient of a batch's loss by parameter name, float32, and change nothing; arguments as of a step.
+        """Return the gradient of a batch's loss by parameter name, float32, and change nothing; arguments as in a step.
 
         It is the mean over processes, before clipping and weight decay.
         """

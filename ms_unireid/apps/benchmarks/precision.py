@@ -121,7 +121,7 @@ def _random_checkpoint(path: Path) -> Path:
 
 
 class _ExportedEncoder:
-    """An exported file in the place of one of the encoders of `Encoder`."""
+    """An exported file in place of one of the encoders of `Encoder`."""
 
     def __init__(self, file: Path, name: str, columns: int):
         from ms_unireid.apps.export.runner import open_exported

@@ -29,7 +29,7 @@ def need_onnx() -> tuple[ModuleType, ModuleType]:
 
 
 def marker_batch_size(sizes: Iterable[int]) -> int:
-    """Return the smallest prime from 11 on that divides none of the sizes, and so no product of them."""
+    """Return the smallest prime of at least 11 that divides none of the sizes, and so no product of them."""
     sizes = set(sizes)
     number = _FIRST_CANDIDATE
     while not all(number % d for d in range(2, math.isqrt(number) + 1)) or not all(size % number for size in sizes):

@@ -86,7 +86,7 @@ def merge_sketches(
     output: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Average the sketches of each identity, as the authors did; write the average under the name of each of them.
+    """Average the sketches of each identity, as the authors did; write the average under each sketch's name.
 
     Args:
         sketches: Folder that `build_sketches` filled.
