@@ -21,7 +21,7 @@ TOKEN = "MS_UNIREID_TOKEN"
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Serve a web page to search an index of photos, and print its address. Ctrl-C stops it.",
-        epilog="example: python tools/app.py --index runs/demo/index",
+        epilog="example: %(prog)s --index runs/demo/index",
     )
     parser.add_argument(
         "--index", type=Path, required=True, help="folder of the index, made with tools/search.py index"

@@ -28,7 +28,7 @@ SAMPLE = 100  # number of queries, and of photos, to measure the recall with
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Search photos by text, sketch or both.",
-        epilog='example: python tools/search.py query --index INDEX --text "a man in red" --top-k 10',
+        epilog='example: %(prog)s query --index INDEX --text "a man in red" --top-k 10',
     )
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", help="make an index, or bring it up to date; prints a summary")
