@@ -199,8 +199,7 @@ class TrainConfig:
             checkpoints in place of the weights; null keeps no average.
         global_batch_objective: With several processes, contrast every pair with those of all processes, as one
             process with the whole batch would; false contrasts it with those of its own process.
-        scale_learning_rate: Multiply the rate by batch_size / 64 (`linear`) or its root (`sqrt`); null, as the authors,
-            leaves it.
+        scale_learning_rate: Multiply the rate by batch_size / 64 (`linear`) or its root (`sqrt`); the authors do not.
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every: Steps between saves of last.ckpt within an epoch; null saves at its end only.
         log_every: Steps between lines of log.jsonl.

@@ -33,8 +33,7 @@ class EvaluationSet:
     Attributes:
         person_ids: (N,) person of each photo.
         styles: Style, artist or sub-folder of each sketch.
-        caption_photos: (C,) photo of each caption; sketch i is then drawn from photo i. None if captions and sketches
-            belong to persons.
+        caption_photos: (C,) photo of each caption, with sketch i of photo i; None if both belong to persons.
         caption_persons: (C,) person of each caption; computed if `caption_photos` is given.
         sketch_persons: (S,) person of each sketch; computed if `caption_photos` is given.
         cameras: (N,) camera of each photo; None if not known.

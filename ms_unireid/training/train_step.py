@@ -79,7 +79,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         reducer = gradient_reducer(params, processes)
         self.reduce_gradients = ReduceGradients(self.loss_scale.active, reducer, sums, wanted.form == "fast")
         self.apply_gradients = apply_gradients
-        # The host looks for an overflow before the update, so half precision needs a graph before and one after.
+        # The host checks for an overflow before the update, so half precision needs one graph before and one after.
         self.in_one_graph = sums is None and not self.loss_scale.active
 
     def _make_gradient(self, train: TrainConfig) -> tuple[Any, ParameterTuple | None]:
