@@ -1,7 +1,7 @@
 """From pictures and captions to features: the batching that evaluation, index, search and export share.
 
 All batches have the same number of rows. Captions of similar length share a batch, which is cut after the longest:
-causality hides the padding. Several processes take whole batches in order, so each batch equals one of a single process.
+causality hides the padding. Several processes take whole batches in order, so each equals one of a single process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
