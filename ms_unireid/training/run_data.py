@@ -34,7 +34,6 @@ class RunData:
         reported: The splits that are evaluated.
         selection: The split that chooses the best checkpoints.
         load: Returns a picture's pixels.
-        steps: Steps of an epoch.
     """
 
     def __init__(self, config: Config, processes: Processes = ALONE):
@@ -52,7 +51,7 @@ class RunData:
         self._transform = TrainTransform(config.model.image_size, data.augment)
         self._tokenizer = Tokenizer(config.model.context_length)
         self.load = pixel_loader(config.runtime, config.model.image_size, self._pictures())
-        self.steps = len(self._batches(1))
+        self.steps(1)  # refuses a split that cannot fill a batch
 
     def _selection(self, present: tuple[str, ...]) -> str:
         selection = self.config.eval.selection_split
@@ -69,6 +68,10 @@ class RunData:
     def _batches(self, epoch: int) -> list[list[int]]:
         """Draw the batches of an epoch (1-based), those of all processes."""
         return epoch_batches(self._person_ids, self.config.data, self.config.train.seed, epoch)
+
+    def steps(self, epoch: int) -> int:
+        """Return the number of this process's batches of an epoch (1-based); samplers may draw another in each."""
+        return len(shard(self._batches(epoch), self.processes))
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield this process's photos, sketches and token ids of an epoch, without the first `done` batches.

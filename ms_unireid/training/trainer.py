@@ -81,7 +81,7 @@ class Trainer:
             return
         if self.fell_back:
             self.folder.fall_back()
-        finished = self.done >= self.data.steps
+        finished = self.done >= self.data.steps(self.epoch)
         self.folder.rewind(self.global_step, self.epoch if finished else self.epoch - 1)
         self.folder.accept(changes, self.global_step)
 
@@ -101,7 +101,7 @@ class Trainer:
             tqdm(
                 disable=not self.processes.first,
                 bar_format=BAR_FORMAT,
-                total=self.config.train.epochs * self.data.steps * size,
+                total=self.config.train.epochs * self.data.steps(1) * size,
                 initial=self.global_step * size,
                 unit="pair",
                 unit_scale=True,
@@ -120,16 +120,17 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        if self.done < self.data.steps:
+        steps = self.data.steps(epoch)
+        if self.done < steps:
             try:
-                self._train_batches(epoch)
+                self._train_batches(epoch, steps)
             except Interrupted:
                 self._save_last()
                 raise
             self._save_last()
         self.done = 0
 
-    def _train_batches(self, epoch: int) -> None:
+    def _train_batches(self, epoch: int, steps: int) -> None:
         self.step.set_train()
         clock, seen = time.perf_counter(), 0
         for images, sketches, token_ids in self.data.epoch(epoch, self.done):
@@ -143,7 +144,7 @@ class Trainer:
                 self._log_step(epoch, values, seen / (time.perf_counter() - clock))
                 clock, seen = time.perf_counter(), 0
             self.stop.check()
-            self._save_within_epoch()
+            self._save_within_epoch(left=steps - self.done)
 
     def _take_step(self, epoch: int, *batch: Any) -> dict[str, float]:
         """Take a step and return loss, parts and gradient norm.
@@ -224,10 +225,10 @@ class Trainer:
     def _meta(self, **values: Any) -> dict[str, Any]:
         return {"config": to_dict(self.config), **values}
 
-    def _save_within_epoch(self) -> None:
-        """Save every `checkpoint_every` steps; the end of an epoch saves in any case."""
+    def _save_within_epoch(self, left: int) -> None:
+        """Save every `checkpoint_every` steps; the end of the epoch, `left` steps away, saves in any case."""
         every = self.config.train.checkpoint_every
-        if every is not None and self.done < self.data.steps and self.global_step % every == 0:
+        if every is not None and left and self.global_step % every == 0:
             self._save_last()
 
     def _save_last(self) -> None:
