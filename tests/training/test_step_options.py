@@ -36,9 +36,16 @@ def batch(number=0, pairs=PAIRS):
     return parity.numpy_batch(parity.TINY, 100 + number, pairs)
 
 
+def take(step, number=0, pairs=PAIRS):
+    """Take a step; return its result in numbers."""
+    result = step(*batch(number, pairs), RATE)
+    parts = {name: float(part) for name, part in result.parts.items()}
+    return result._replace(loss=float(result.loss), parts=parts, gradient_norm=float(result.gradient_norm))
+
+
 def run(step, steps=2, pairs=PAIRS):
     """Take steps; return the results and the parameters after them."""
-    results = [step(*batch(number, pairs), RATE) for number in range(steps)]
+    results = [take(step, number, pairs) for number in range(steps)]
     return results, parity.parameters(step.network.model)
 
 
@@ -88,7 +95,7 @@ def test_accumulated_parts_give_the_mean_gradient(pynative):
     with torch.no_grad():
         for name, value in theirs.named_parameters():
             value.copy_(torch.from_numpy(start[name]))
-    result = step(*batch(0, pairs), RATE)
+    result = take(step, 0, pairs)
     arrays, total = parity.to_torch(batch(0, pairs)), 0.0
     for block in np.array_split(np.arange(pairs), parts):
         part = [a[block] for a in arrays]
@@ -105,8 +112,8 @@ def test_accumulated_parts_give_the_mean_gradient(pynative):
 
 def test_the_norm_and_clipping_are_torchs(pynative):
     free, clipped = make(), make(clip_norm=0.5)
-    norm = free(*batch(), RATE).gradient_norm
-    assert clipped(*batch(), RATE).gradient_norm == pytest.approx(norm) and norm > 0.5
+    norm = take(free).gradient_norm
+    assert take(clipped).gradient_norm == pytest.approx(norm) and norm > 0.5
     ratio = 0.5 / (norm + 1e-6)
     for ours, theirs, decay in zip(
         clipped.optimizer.exp_avg, free.optimizer.exp_avg, free.optimizer.decays, strict=True
@@ -192,7 +199,7 @@ def test_only_products_are_half(form, products, pynative):
 def test_an_overflow_skips_the_step(mode):
     step = make(runtime=replace(MIXED, initial_loss_scale=1e12, max_overflows=50))
     start = parity.parameters(step.network.model)
-    result = step(*batch(), RATE)
+    result = take(step)
     assert result.skipped and not np.isfinite(result.gradient_norm) and np.isfinite(result.loss)
     assert parity.max_difference(parity.parameters(step.network.model), start) == 0
     assert all(not moment.asnumpy().any() for moment in step.optimizer.exp_avg)
