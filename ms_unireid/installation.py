@@ -1,8 +1,18 @@
-"""Commands for messages that name a package to install, and for child processes that import this package."""
+"""How the package is installed and its jobs are called: for messages, and for child processes."""
 
 import sys
 from pathlib import Path
 
+_ROOT = Path(__file__).resolve().parents[1]
+# The tools whose names are not those of their jobs.
+_TOOLS = {
+    "convert": "convert_checkpoint",
+    "export": "export_model",
+    "reproduce": "reproduce_tables",
+    "sketches": "build_sketches",
+    "synthetic": "make_synthetic",
+    "verify": "verify_dataset",
+}
 # The package is not on a public index, so pip installs it from a checkout.
 INSTALL_CORE = "pip install -r requirements.txt, in a checkout of ms_unireid"
 # `python -m` would search the user's current folder first, and would not search the checkout.
@@ -20,7 +30,13 @@ def install_extra(name: str) -> str:
     return f"pip install '.[{name}]' in a checkout of ms_unireid"
 
 
+def job_command(job: str) -> str:
+    """Return how a job is called here, for messages: by its tool in a checkout, by `unireid` where it is installed."""
+    tool = _ROOT / "tools" / f"{_TOOLS.get(job, job)}.py"
+    return f"python tools/{tool.name}" if tool.exists() else f"unireid {job}"
+
+
 def child_command(module: str, *arguments: object) -> list[str]:
     """Return the command that runs a module of this package in a new process, from any folder."""
-    code = _RUN_MODULE.format(parent=str(Path(__file__).resolve().parents[1]), module=module)
+    code = _RUN_MODULE.format(parent=str(_ROOT), module=module)
     return [sys.executable, "-c", code, *map(str, arguments)]

@@ -15,6 +15,7 @@ from ms_unireid.checkpoints.recognition import Source
 from ms_unireid.config import ModelConfig
 from ms_unireid.config_schema import Architecture
 from ms_unireid.errors import CheckpointError
+from ms_unireid.installation import job_command
 from ms_unireid.models.positions import model_grid, resize_positions
 
 NAMED_TENSORS = 4
@@ -118,7 +119,7 @@ def _resized(source: Source, entries: dict[str, Entry], grid: tuple[int, int]) -
     if source.grid is None:
         raise CheckpointError(
             f"{source.file.path}: its position table of {source.patches} patches has no usual picture size; give the "
-            "height and width it was trained with: tools/convert_checkpoint.py ... --source-image-size H W"
+            f"height and width it was trained with: {job_command('convert')} ... --source-image-size H W"
         )
     if source.grid == grid:
         return entries

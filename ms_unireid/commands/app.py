@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ms_unireid.errors import EnvironmentProblem
-from ms_unireid.installation import install_extra
+from ms_unireid.installation import install_extra, job_command
 from ms_unireid.runtime import check_packages
 
 TOKEN = "MS_UNIREID_TOKEN"
@@ -24,7 +24,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="example: %(prog)s --index runs/demo/index",
     )
     parser.add_argument(
-        "--index", type=Path, required=True, help="folder of the index, made with tools/search.py index"
+        "--index", type=Path, required=True, help=f"folder of the index, made with {job_command('search')} index"
     )
     parser.add_argument("--checkpoint", type=Path, help="the model's file, if it has been moved")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1: this machine only")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ms_unireid.errors import DataError, UserError
+from ms_unireid.installation import job_command
 
 State = Literal["ok", "warning", "problem"]
 _WIDTH = 20
@@ -96,7 +97,7 @@ def raise_problem(findings: Iterable[DataFinding], name: str, folder: Path) -> N
 
 def advice(name: str, folder: Path) -> str:
     """Name the command that lists everything that is wrong with a data set."""
-    return f"To list all problems: python tools/verify_dataset.py --dataset {name} --root {folder}"
+    return f"To list all problems: {job_command('verify')} --dataset {name} --root {folder}"
 
 
 def listed(names: Sequence[object], limit: int = 5, separator: str = ", ") -> str:

@@ -14,6 +14,7 @@ from ms_unireid.data.findings import advice, listed
 from ms_unireid.data.folders import contents, count_by_folder, find_folder
 from ms_unireid.data.pictures import check_pictures, list_files
 from ms_unireid.errors import DataError
+from ms_unireid.installation import job_command
 
 PHOTOS = "imgs"
 _RAW_DOWNLOAD = "caption_all.json"
@@ -230,7 +231,7 @@ def sketch_fix(folder: Path, root: Path) -> str:
     """Return where missing sketches come from: `Fix: ...` without a full stop."""
     return (
         f"Fix: unpack the authors' sketches (links in the UNIReID repository) into {root}, or draw some with "
-        f"python tools/build_sketches.py --photos {folder / PHOTOS} --output {root}"
+        f"{job_command('sketches')} --photos {folder / PHOTOS} --output {root}"
     )
 
 

@@ -13,7 +13,7 @@ from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.errors import DataError
 from ms_unireid.evaluation.similarity import exact_search, normalize_rows
 from ms_unireid.files import replacing, write_json
-from ms_unireid.installation import install_extra
+from ms_unireid.installation import install_extra, job_command
 
 FAISS_FILE, FAISS_ABOUT = "approximate.faiss", "approximate.json"
 TOP = 10
@@ -39,7 +39,7 @@ class ApproximateIndex:
     def __init__(self, index: PhotoIndex):
         faiss = _faiss()
         file = index.folder / FAISS_FILE
-        fix = "build it with tools/search.py approximate"
+        fix = f"build it with {job_command('search')} approximate"
         try:
             self.about = json.loads((index.folder / FAISS_ABOUT).read_text(encoding="utf-8"))
             self._lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
@@ -75,7 +75,7 @@ def build_approximate(index: PhotoIndex, queries: Mapping[str, np.ndarray], reca
     """
     faiss = _faiss()
     if not index.count:
-        raise DataError(f"{index.folder}: the index has no photos; add some with tools/search.py index")
+        raise DataError(f"{index.folder}: the index has no photos; add some with {job_command('search')} index")
     lists = _build_lists(faiss, index)
     exact = {kind: exact_search(index.features, feats, TOP)[0] for kind, feats in queries.items()}
     steps = [min(2**power, lists.nlist) for power in range(lists.nlist.bit_length() + 1)]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ms_unireid.errors import DataError, UserError
+from ms_unireid.installation import job_command
 
 DTYPES = ("float16", "float32")
 MANIFEST = "manifest.sqlite"
@@ -75,7 +76,9 @@ class Manifest:
     def __init__(self, folder: Path, about: dict[str, Any] | None = None):
         self.file = folder / MANIFEST
         if about is None and not self.file.is_file():
-            raise DataError(f"{folder}: is not an index ({MANIFEST} is missing); make one with tools/search.py index")
+            raise DataError(
+                f"{folder}: is not an index ({MANIFEST} is missing); make one with {job_command('search')} index"
+            )
         with self._clear_errors():
             self.database = sqlite3.connect(self.file, isolation_level=None)
             if about is not None and self._format() == 0:
@@ -291,7 +294,7 @@ def map_features(folder: Path, about: dict[str, Any], count: int) -> np.ndarray:
     file = features_file(folder, about)
     if not file.exists() or file.stat().st_size < count * row_bytes(about):
         raise DataError(
-            f"{file}: is missing or shorter than its {count} features; tools/search.py index repairs the index"
+            f"{file}: is missing or shorter than its {count} features; {job_command('search')} index repairs the index"
         )
     return np.memmap(file, about["dtype"], "r", shape=shape)
 

@@ -9,6 +9,7 @@ from PIL import Image
 from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe
 from ms_unireid.errors import DataError
+from ms_unireid.installation import job_command
 
 MAX_SIZE = (320, 480)  # width and height in pixels
 _QUALITY = 88
@@ -43,7 +44,7 @@ class Thumbnails:
         path = self._index.path(row)
         content = path.read_bytes()
         if hashlib.sha256(content).digest() != self._index.sha256(row):
-            raise DataError(f"{path}: has changed since it was indexed; update the index with tools/search.py index")
+            raise DataError(f"{path}: has changed since it was indexed; update it with {job_command('search')} index")
         return _to_jpeg(decode_picture(io.BytesIO(content)))
 
 
