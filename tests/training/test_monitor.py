@@ -161,7 +161,7 @@ def test_a_killed_and_resumed_run_has_each_step_once(folder):
 
 def test_a_missing_writer_names_the_package_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
-    with pytest.raises(EnvironmentProblem, match=r"train\.tensorboard=true.*pip install 'ms-unireid\[tensorboard\]'"):
+    with pytest.raises(EnvironmentProblem, match=r"train\.tensorboard=true.*pip install '\.\[tensorboard\]'"):
         monitor(folder, "train.tensorboard=true")
     monitor(folder).step(step_entry(1))
 
