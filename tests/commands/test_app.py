@@ -40,7 +40,7 @@ def test_unsafe_or_invalid_options_are_refused(arguments, problem, tmp_path):
 
 
 def test_a_missing_index_is_reported(tmp_path):
-    with pytest.raises(DataError, match=r"make one with tools/search\.py index"):
+    with pytest.raises(DataError, match=r"make one with python tools/search\.py index"):
         load_tool("app.py").main(["--index", str(tmp_path / "none"), "--port", "0"])
 
 
