@@ -51,6 +51,7 @@ class RunData:
         self._transform = TrainTransform(config.model.image_size, data.augment)
         self._tokenizer = Tokenizer(config.model.context_length)
         self.load = pixel_loader(config.runtime, config.model.image_size, self._pictures())
+        self._drawn: tuple[int, list] = (0, [])
         self.steps(1)  # refuses a split that cannot fill a batch
 
     def _selection(self, present: tuple[str, ...]) -> str:
@@ -67,7 +68,10 @@ class RunData:
 
     def _batches(self, epoch: int) -> list[list[int]]:
         """Draw the batches of an epoch (1-based), those of all processes."""
-        return epoch_batches(self._person_ids, self.config.data, self.config.train.seed, epoch)
+        if self._drawn[0] != epoch:
+            drawn = epoch_batches(self._person_ids, self.config.data, self.config.train.seed, epoch)
+            self._drawn = (epoch, drawn)
+        return self._drawn[1]
 
     def steps(self, epoch: int) -> int:
         """Return the number of this process's batches of an epoch (1-based); samplers may draw another in each."""
