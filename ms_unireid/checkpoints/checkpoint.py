@@ -13,9 +13,9 @@ from mindspore import Parameter, Tensor, nn
 from ms_unireid.checkpoints.clip_names import LOGIT_SCALE, PATCH_EMBEDDING
 from ms_unireid.checkpoints.fitting import NAMED_TENSORS, fit, float32_entries
 from ms_unireid.checkpoints.formats.any_file import read_tensor_file
-from ms_unireid.checkpoints.formats.dtypes import FLOATS, aligned, cast, dtype_name
+from ms_unireid.checkpoints.formats.dtypes import aligned
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
-from ms_unireid.checkpoints.formats.tensor_file import META, Entry, TensorFile
+from ms_unireid.checkpoints.formats.tensor_file import META, Entry
 from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict
 from ms_unireid.data.findings import listed
@@ -110,19 +110,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     file = read_tensor_file(Path(path))
     meta = file.description()
     if meta and PATCH_EMBEDDING in file.tensors:  # our own names: there is nothing to recognise
-        return Checkpoint(file.path, {name: _float32(file, name) for name in file.tensors}, meta)
+        own = {name: Entry.of(name, array).as_float32(file.path).load() for name, array in file.tensors.items()}
+        return Checkpoint(file.path, own, meta)
     source = open_source(file)
     entries = float32_entries(source, ModelConfig.temperature)
     tensors = {name: entry.load() for name, entry in entries.items()}
     kept = {name: file.tensors[name] for name, what in source.surplus.items() if source.meta or what == "tower"}
     return Checkpoint(file.path, tensors | kept, source.meta or {"config": to_dict(Config(model=source.model))})
-
-
-def _float32(file: TensorFile, name: str) -> np.ndarray:
-    array = file.tensors[name]
-    if dtype_name(array.dtype) not in FLOATS:
-        raise CheckpointError(f"{file.path}: {name} is {array.dtype}; expected floating-point weights")
-    return cast(array, "float32")
 
 
 def checkpoint_digest(checkpoint: Path) -> str:

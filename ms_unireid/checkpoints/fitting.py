@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from ms_unireid.checkpoints import clip_names as names
-from ms_unireid.checkpoints.formats.dtypes import FLOATS, dtype_name, dtype_of
+from ms_unireid.checkpoints.formats.dtypes import dtype_name
 from ms_unireid.checkpoints.formats.tensor_file import Entry
 from ms_unireid.checkpoints.recognition import Source
 from ms_unireid.config import ModelConfig
@@ -97,21 +97,12 @@ def float32_entries(source: Source, temperature: float) -> dict[str, Entry]:
     Raises:
         CheckpointError: If a tensor is not floating-point.
     """
-    entries = {name: _float32(source, entry) for name, entry in source.entries.items()}
+    entries = {name: entry.as_float32(source.file.path) for name, entry in source.entries.items()}
     if source.kind == "irra":
         entries.setdefault(
             names.LOGIT_SCALE, Entry.of(names.LOGIT_SCALE, np.array(math.log(1 / temperature), np.float32))
         )
     return entries
-
-
-def _float32(source: Source, entry: Entry) -> Entry:
-    if dtype_name(entry.dtype) not in FLOATS:
-        raise CheckpointError(
-            f"{source.file.path}: {entry.name} is {dtype_name(entry.dtype)}; expected floating-point weights, not "
-            "quantised weights"
-        )
-    return Entry(entry.name, dtype_of("float32"), entry.shape, entry.source)
 
 
 def _resized(source: Source, entries: dict[str, Entry], grid: tuple[int, int]) -> dict[str, Entry]:

@@ -6,7 +6,7 @@ import numpy as np
 import parity
 import pytest
 from distributed.launcher import launch
-from tool_runner import SMALL_DATA, TOOLS, load_tool, log_lines, run_tool, train_arguments
+from tool_runner import TOOLS, load_tool, log_lines, train_arguments
 
 from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.config import load_config
@@ -14,14 +14,6 @@ from ms_unireid.models.unireid import build_model
 
 # The authors' epsilon: a tiny one would blow up the noise of gradients that vanish, such as the key's bias.
 TRAINING = ("train.epochs=2", "train.global_batch_objective=true", "eval.splits=[test]", "train.eps=1e-3")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    done = run_tool("make_synthetic.py", "--output", root, *SMALL_DATA)
-    assert done.returncode == 0, done.stderr
-    return root
 
 
 def steps(run: Path) -> list[dict]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.dtypes import cast, dtype_name
+from ms_unireid.checkpoints.formats.dtypes import FLOATS, cast, dtype_name, dtype_of
 from ms_unireid.errors import CheckpointError
 
 META = "ms_unireid"  # the key of the description (a checkpoint's `meta`) in files of ms_unireid
@@ -88,6 +88,13 @@ class Entry:
     def nbytes(self) -> int:
         """Size of the array in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def as_float32(self, path: Path) -> "Entry":
+        """Return the same tensor as float32; CheckpointError, naming the file, if it is not floating-point."""
+        if dtype_name(self.dtype) not in FLOATS:
+            found = f"{path}: {self.name} is {dtype_name(self.dtype)}"
+            raise CheckpointError(f"{found}; expected floating-point weights, not quantised weights")
+        return Entry(self.name, dtype_of("float32"), self.shape, self.source)
 
     def load(self) -> np.ndarray:
         """Return the whole array, cast to `dtype`.
