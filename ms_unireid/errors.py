@@ -1,4 +1,6 @@
-"""Errors that a user can fix. The tools print them as one line and exit with code 2."""
+"""Errors that a user can fix, and how what a file says is shown in them. The tools print one line and exit with 2."""
+
+import reprlib
 
 
 class UserError(Exception):
@@ -35,3 +37,22 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int, advice: str):
         super().__init__(f"stopped; {advice}")
         self.signal_number = signal_number
+
+
+def shown(value: object, limit: int = 100) -> str:
+    """Quote what a file says for a message: one line without control characters, its middle cut out if it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = limit
+    try:
+        return escaped(short.repr(value), 3 * limit)
+    except ValueError:  # an integer of thousands of digits
+        return f"a very long {type(value).__name__}"
+
+
+def escaped(text: str, limit: int = 100) -> str:
+    """Return a text for a table or a line: unquoted, what cannot be printed as an escape, cut after `limit` characters.
+
+    A name of ordinary letters stays as it is.
+    """
+    cut = text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)

@@ -1,15 +1,30 @@
-"""Writing files so that they are never left half-written: under a temporary name, then renamed."""
+"""Reading regular files only, and writing files so that they are never left half-written."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ms_unireid.errors import UserError
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. A pipe or a device, which may never end, is refused before anything waits for it.
+
+    Raises:
+        OSError: If it is no regular file or cannot be opened.
+    """
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if stat.S_ISREG(os.fstat(number).st_mode):
+        return os.fdopen(number, "rb")
+    os.close(number)
+    raise OSError(errno.EINVAL, "it is a folder, pipe or device; expected a file", str(path))
 
 
 @contextlib.contextmanager
@@ -70,7 +85,7 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8; if it cannot be written, raise a UserError."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ms_unireid.errors import UserError
-from ms_unireid.files import replacing, replacing_folder, write_json, write_text
+from ms_unireid.files import open_regular, replacing, replacing_folder, write_json, write_text
 
 
 def names(folder) -> list[str]:
@@ -93,3 +93,20 @@ def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path)
     with pytest.raises(UserError, match="cannot be written"), replacing_folder(tmp_path / "a") as folder:
         folder.rmdir()
     assert (names(tmp_path), names(tmp_path / "a")) == (["a"], ["old.txt"])
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("a")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("a", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"x"
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero", tmp_path / "none"):
+        with pytest.raises(OSError):
+            open_regular(path)
+
+
+def test_text_that_is_no_unicode_is_written_as_escapes(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "\udcff"})
+    assert json.loads((tmp_path / "a.json").read_bytes().decode("utf-8")) == {"name": "\udcff"}

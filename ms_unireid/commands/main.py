@@ -7,9 +7,10 @@ import signal
 import sys
 
 from ms_unireid import __version__
-from ms_unireid.errors import Interrupted, UserError
+from ms_unireid.errors import Interrupted, UserError, escaped
 
 USER_ERROR = 2
+_LONGEST_LINE = 4000
 JOBS = {
     "train": "train a UNIReID, with evaluations during training",
     "evaluate": "evaluate checkpoints by the paper's protocols",
@@ -46,14 +47,14 @@ def cli() -> None:
 def run(job: str) -> None:
     """Run a job with Python's command line and exit: 0 done, 2 a user's mistake, 128 + n after signal n.
 
-    A mistake is one line on stderr, without a traceback.
+    A mistake is one line on stderr, without a traceback or a control character that a file put into it.
     """
     _keep_stdout_for_results()
     code = 0
     try:
         importlib.import_module(f"ms_unireid.commands.{job}").main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {escaped(' '.join(str(error).split()), _LONGEST_LINE)}", file=sys.stderr)
         code = USER_ERROR
     except Interrupted as error:
         print(error, file=sys.stderr)
@@ -69,7 +70,7 @@ def _keep_stdout_for_results() -> None:
     sys.stdout.flush()
     results = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout = os.fdopen(results, "w", encoding="utf-8", buffering=1)
+    sys.stdout = os.fdopen(results, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
 
 
 if __name__ == "__main__":
