@@ -1,4 +1,4 @@
-"""Reading regular files only, and writing files so that they are never left half-written."""
+"""Reading regular files only, writing files so that they are never left half-written, and locks."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,6 +76,46 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def locked(file: Path, waiting: str | None = None) -> BinaryIO:
+    """Lock a file, made if missing, until it is closed or the process ends; only the first holder goes on.
+
+    A file system that knows no locks is told on stderr; the lock then holds nobody back.
+
+    Args:
+        file: A plain file in the folder that is to be changed; its content stays.
+        waiting: Printed on stderr before waiting for another holder, instead of raising a UserError.
+
+    Raises:
+        UserError: If another process holds the lock, or the file cannot be opened or is no plain file.
+    """
+    import fcntl  # missing on Windows
+
+    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+        raise UserError(f"{file}: is not a plain file, so it cannot be the lock of its folder; remove it")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A link put there meanwhile is not followed, and nothing is truncated.
+        lock = open(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "rb+", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise _cannot_write(file, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if waiting is None:
+            lock.close()
+            raise UserError(
+                f"{file.parent}: another process is changing this folder; wait for it, or stop it"
+            ) from error
+        print(waiting, file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        print(
+            f"warning: {file}: cannot be locked ({error.strerror}); let no other process change {file.parent}",
+            file=sys.stderr,
+        )
+    return lock
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

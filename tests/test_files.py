@@ -1,12 +1,17 @@
 """Files and folders are written completely or not at all."""
 
+import errno
+import fcntl
 import json
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ms_unireid.errors import UserError
-from ms_unireid.files import open_regular, replacing, replacing_folder, write_json, write_text
+from ms_unireid.files import locked, open_regular, replacing, replacing_folder, write_json, write_text
 
 
 def names(folder) -> list[str]:
@@ -110,3 +115,51 @@ def test_only_regular_files_are_opened(tmp_path):
 def test_text_that_is_no_unicode_is_written_as_escapes(tmp_path):
     write_json(tmp_path / "a.json", {"name": "\udcff"})
     assert json.loads((tmp_path / "a.json").read_bytes().decode("utf-8")) == {"name": "\udcff"}
+
+
+def test_a_lock_keeps_others_out_until_its_process_dies(tmp_path):
+    lock = tmp_path / "folder" / ".lock"
+    code = "import sys, pathlib, ms_unireid.files as files; lock = files.locked(pathlib.Path(sys.argv[1])); "
+    code += "print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(UserError, match=f"{lock.parent}: another process is changing this folder"):
+            locked(lock)
+        holder.kill()
+    with locked(lock):
+        pass
+
+
+def test_a_lock_waits_where_it_is_told_to(tmp_path, capsys):
+    with locked(tmp_path / ".lock") as held, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(locked, tmp_path / ".lock", "waiting for the other")
+        while not (told := capsys.readouterr().err):
+            assert not waiting.done()
+        held.close()
+        waiting.result().close()
+    assert told == "waiting for the other\n"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_a_lock_is_a_plain_file(tmp_path, kind):
+    lock, target = tmp_path / ".lock", tmp_path / "precious"
+    target.write_text("kept", encoding="utf-8")
+    {"link": lambda: lock.symlink_to(target), "folder": lock.mkdir, "pipe": lambda: os.mkfifo(lock)}[kind]()
+    with pytest.raises(UserError, match=r"\.lock: is not a plain file"):
+        locked(lock)
+    assert target.read_text(encoding="utf-8") == "kept"
+
+
+def test_a_lock_keeps_what_its_file_holds(tmp_path):
+    write_text(tmp_path / ".lock", "kept")
+    locked(tmp_path / ".lock").close()
+    assert (tmp_path / ".lock").read_text(encoding="utf-8") == "kept"
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    locked(tmp_path / ".lock").close()
+    assert f"{tmp_path / '.lock'}: cannot be locked (No locks available)" in capsys.readouterr().err

@@ -9,7 +9,6 @@ and a killed process leaves at worst an incomplete last line, whose row is ignor
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
@@ -31,6 +30,7 @@ from ms_unireid.config import RuntimeConfig
 from ms_unireid.data.pictures import FIX, describe
 from ms_unireid.data.transforms import PixelLoader, load_pixels
 from ms_unireid.errors import DataError, UserError
+from ms_unireid.files import locked
 
 _FORMAT = 1  # raise it when `transforms.load_pixels` returns other pixels
 
@@ -117,12 +117,7 @@ class DecodedStore:
     @contextlib.contextmanager
     def appending(self) -> Iterator[None]:
         """Hold the lock for `append`; wait while another process holds it."""
-        with self.lock_file.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another run that decodes pictures into {self.pixels_file}", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.lock_file, f"waiting for another run that decodes pictures into {self.pixels_file}"):
             self._make_ready()
             yield
 

@@ -350,14 +350,14 @@ def test_a_folder_that_cannot_be_made_is_reported(paths, folder):
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
 def test_a_whole_cache_serves_from_a_folder_that_cannot_be_written(paths, folder, monkeypatch, number):
     open_decoded_cache(folder, SIZE, paths[:5])
-    opened = Path.open
+    opened = os.open
 
-    def refuse(path, mode="r", *arguments, **options):
-        if mode[0] in "aw" or "+" in mode:
+    def refuse(path, flags, *arguments, **options):
+        if flags & (os.O_WRONLY | os.O_RDWR):
             raise OSError(number, os.strerror(number), str(path))
-        return opened(path, mode, *arguments, **options)
+        return opened(path, flags, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert_right(open_decoded_cache(folder, SIZE, paths[:5]), paths[:5])
     with pytest.raises(UserError, match=rf"\.lock: cannot be written \({os.strerror(number)}\)"):
         open_decoded_cache(folder, SIZE, paths)

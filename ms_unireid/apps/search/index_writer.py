@@ -8,12 +8,13 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from ms_unireid.apps.search.index import MANIFEST, Manifest, Photo, features_file, map_features, row_bytes
 from ms_unireid.errors import DataError, UserError
+from ms_unireid.files import locked
 
 _ROWS_AT_ONCE = 1 << 14
 _LOCK = ".lock"
@@ -38,7 +39,7 @@ class IndexWriter:
     def __init__(self, folder: Path, about: dict[str, Any]):
         self.folder = folder
         _make_folder(folder)
-        self._lock = _lock(folder)
+        self._lock = locked(folder / _LOCK)
         try:
             self.manifest = Manifest(folder, {**about, "file": 1, "changes": 0})
             _check_same(folder, self.manifest.about(), about)
@@ -113,20 +114,6 @@ def _make_folder(folder: Path) -> None:
         if folder.exists() and not (folder / MANIFEST).exists() and any(f.name != _LOCK for f in folder.iterdir()):
             raise DataError(f"{folder}: has other files and is not an index; choose another --output")
         folder.mkdir(parents=True, exist_ok=True)
-
-
-def _lock(folder: Path) -> IO:
-    """Lock the index; the lock ends when the file is closed or the process ends."""
-    import fcntl  # missing on Windows
-
-    with _clear_errors(folder):
-        file = (folder / _LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise UserError(f"{folder}: another process is changing this index; wait for it or stop it") from error
-    return file
 
 
 def _check_same(folder: Path, present: dict[str, Any], wanted: dict[str, Any]) -> None:
