@@ -3,6 +3,7 @@
 # make check         set-up, lint, the fast tests: two minutes
 # make test          set-up, lint, the whole test suite: twenty minutes
 # make test-sketch   part of it: the tests that need MediaPipe, in an environment of their own
+# make fuzz          set-up, thousands of damaged files and settings: up to FUZZ_MINUTES (20)
 # make parity        set-up, the long parity tests on the full-size ViT-B/16
 # make test-mindnlp  the tests of the bridge to MindNLP, in an environment of their own (4 GB)
 PYTHON ?= python3
@@ -11,11 +12,13 @@ MINDNLP_VENV ?= .venv-mindnlp
 SKETCH_VENV ?= .venv-sketch
 RUN ?= runs/demo
 TEST_WORKERS ?= 2
+FUZZ_MINUTES ?= 20
+FUZZ_SEED ?= 0
 PY := $(VENV)/bin/python
 PIP := -m pip install --quiet
 PYTEST := -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
-.PHONY: demo app check test test-sketch browser parity test-mindnlp lint clean
+.PHONY: demo app check test test-sketch fuzz browser parity test-mindnlp lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output data/synthetic --workers 2
@@ -57,6 +60,9 @@ browser: $(VENV)/test
 	fi; \
 	$(PY) -m playwright install $$deps chromium \
 		|| { echo "no browser for the tests of the search page; install chromium or Google Chrome" >&2; exit 1; }
+
+fuzz: $(VENV)/test
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(PY) $(PYTEST) tests/fuzz --hypothesis-seed=$(FUZZ_SEED)
 
 parity: $(VENV)/test
 	$(PY) -m pytest -m exhaustive

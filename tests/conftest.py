@@ -26,6 +26,7 @@ FAST = (
     "commands/test_main",
     "data",
     "evaluation",
+    "fuzz",
     "reference",
 )
 # Where most of the time goes: begun first, so that no worker is left with a long file at the end.

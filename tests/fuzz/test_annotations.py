@@ -1,0 +1,43 @@
+"""Damaged caption files give the entries that Python's json reads, or are refused."""
+
+import json
+
+from fuzz.fuzzing import damaged, outcome, tries
+from hypothesis import given
+
+from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
+
+_ENTRIES = [
+    {
+        "split": split,
+        "id": person,
+        "file_path": f"a/{person}_{split}.png",
+        "captions": ["A man in a red coat.", "Füße 红"],
+    }
+    for person, split in enumerate(["train", "train", "val", "test"], 1)
+]
+_FILES = {
+    "plain": json.dumps(_ENTRIES).encode(),
+    "indented": json.dumps(_ENTRIES, indent=1, ensure_ascii=False).encode(),
+    "marked": b"\xef\xbb\xbf" + json.dumps(_ENTRIES).encode(),
+}
+
+
+@tries(500)
+@given(damaged(_FILES))
+def test_a_damaged_caption_file(tmp_path_factory, found):
+    _, data = found
+    folder = tmp_path_factory.getbasetemp() / "CUHK-PEDES"
+    (folder / "imgs").mkdir(parents=True, exist_ok=True)
+    (folder / DATASETS["cuhk_pedes"].annotation_files[0]).write_bytes(data)
+    tri = outcome(read_tri_pedes, "cuhk_pedes", folder)
+    if tri is not None:
+        expected = json.loads(data.decode("utf-8-sig"))
+        assert [int(entry["id"]) for entry in expected] == [entry.person_id for entry in tri.entries]
+        for entry, ours in zip(expected, tri.entries, strict=True):
+            assert [_without_surrogates(text) for text in entry["captions"]] == list(ours.captions)
+            assert entry["split"].strip().lower() == ours.split or ours.split == "val"
+
+
+def _without_surrogates(text):
+    return "".join("\N{REPLACEMENT CHARACTER}" if 0xD800 <= ord(one) < 0xE000 else one for one in text)
