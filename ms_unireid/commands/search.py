@@ -7,6 +7,7 @@ python tools/search.py query --index INDEX --text "a man in a red jacket" --sket
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -121,9 +122,13 @@ def _query(options: argparse.Namespace) -> None:
 
     searcher = Searcher.open(options.index, options.checkpoint, options.overrides, options.approximate)
     found = searcher.search_all(queries, options.top_k)
+    notes = [searcher.notes(query) for query in queries]
+    for query, told in zip(queries, notes, strict=True):
+        for note in told:
+            print(f"note: {query.name}{': ' * bool(query.name)}{note}", file=sys.stderr)
     print(to_table(queries, found))
     if options.json:
-        write_json(options.json, to_json(queries, found))
+        write_json(options.json, to_json(queries, found, notes))
     if options.csv:
         write_text(options.csv, to_csv(queries, found))
     if options.figure:

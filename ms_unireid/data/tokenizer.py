@@ -7,6 +7,7 @@ replace the last entry, `jekyll</w>`, by an unused mask token; here it stays.
 import gzip
 import hashlib
 import html
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 _MERGES = 49408 - 2 * 256 - 2  # CLIP uses the beginning of the published table
 _END_OF_WORD = "</w>"
+_SHOWN_WORDS, _SHOWN_CHARACTERS = 5, 60
 # OpenAI's pattern ignores case. The text is already in lower case here, so only the long s must be named: it is in
 # lower case too, and equals s when case is ignored.
 _PIECES = (
@@ -61,6 +63,19 @@ class Tokenizer:
     def lengths(self, texts: Iterable[str]) -> list[int]:
         """Return each caption's number of ids before the cut, start and end token included."""
         return [len(_encode(_clean(text))) + 2 for text in texts]
+
+    def notes(self, text: str) -> list[str]:
+        """Say what the model does not get of a text: what is cut off, and words in other than Latin letters."""
+        found = []
+        if self.lengths([text])[0] > self.context_length:
+            last = " ".join(self.decode(self([text])[0]).split()[-_SHOWN_WORDS:])
+            found.append(
+                f"The description is too long for the model, which reads the first {self.context_length - 2} tokens, "
+                f"up to “… {last[-_SHOWN_CHARACTERS:]}”."
+            )
+        if unknown := _unknown(_clean(text)):
+            found.append(f"The model has learned from English and does not know “{unknown[:_SHOWN_CHARACTERS]}”.")
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of one row of ids: cleaned, lower case, with a space after each token that ends a word.
@@ -130,6 +145,17 @@ def _bpe() -> tokenizers.Tokenizer:
 def _clean(text: str) -> str:
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
+
+
+def _unknown(text: str) -> str:
+    """Return the words with letters that are not Latin; the whole text if it has no Latin letter at all."""
+
+    def is_latin(letter: str) -> bool:
+        return unicodedata.name(letter, "").startswith("LATIN")
+
+    if not any(map(is_latin, text)):
+        return text
+    return " ".join(word for word in text.split() if any(c.isalpha() and not is_latin(c) for c in word))
 
 
 def _encode(text: str) -> list[int]:

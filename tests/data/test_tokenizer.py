@@ -178,3 +178,20 @@ def test_lengths_before_the_cut():
     whole = Tokenizer(100)(texts)
     lengths = [row.index(Tokenizer.end_token) + 1 for row in whole.tolist()]
     assert tokenizer.lengths(texts) == lengths == [2, 4, 22, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("a man in red, café naïve 🧍 ½", None),
+        ("Ａ ｍａｎ", None),
+        ("红色外套", "红色外套"),
+        ("🧍🟥", "🧍🟥"),
+        ("1234 !", "1234 !"),
+        ("a man with a красная bag", "красная"),
+        ("\u200b", ""),
+    ],
+)
+def test_notes_name_the_words_that_the_model_cannot_know(tokenizer, text, unknown):
+    notes = tokenizer.notes(text)
+    assert notes == [] if unknown is None else f"does not know “{unknown}" in notes[0]

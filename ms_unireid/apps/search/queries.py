@@ -146,8 +146,10 @@ def to_csv(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) -> s
     return file.getvalue()
 
 
-def to_json(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) -> list[dict[str, Any]]:
-    """List the queries, each with its ranked list."""
+def to_json(
+    queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]], notes: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """List the queries, each with its ranked list and its notes, those of `Searcher.notes`."""
     return [
         {
             "name": query.name,
@@ -155,9 +157,10 @@ def to_json(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) -> 
             "sketch": [_label(sketch) for sketch in query.sketches],
             "photo": None if query.photo is None else _label(query.photo),
             "weight": query.weight,
+            "notes": list(told),
             "hits": [_hit_values(hit) for hit in hits],
         }
-        for query, hits in zip(queries, ranked_lists, strict=True)
+        for query, hits, told in zip(queries, ranked_lists, notes, strict=True)
     ]
 
 

@@ -125,6 +125,10 @@ class Searcher:
         weight = np.float32(query.weight)
         return 2 * weight * sketch + 2 * (1 - weight) * text
 
+    def notes(self, query: Query) -> list[str]:
+        """Say how a query was understood where that may surprise; empty if it was taken as it is."""
+        return [note for text in query.texts for note in self._encoder.tokenizer.notes(text)]
+
     def heat_map(self, picture: Path | Image.Image) -> np.ndarray:
         """Compute which patches of a picture the model attends to, by `attention_rollout`.
 

@@ -8,14 +8,12 @@ from typing import TypeVar
 
 from PIL import Image
 
-from ms_unireid.apps.search.queries import Hit
+from ms_unireid.apps.search.queries import Hit, make_query
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.apps.web.page_query import PageQuery
-from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import resize
 
 Result = TypeVar("Result")
-_LAST_WORDS, _LAST_CHARACTERS = 5, 60
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,7 @@ class SearchWorker:
         # The thread also decodes uploads: large ones need much memory, so one at a time.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
         self.searcher = self._thread.submit(open_searcher).result()
-        model = self.searcher.config.model
-        self.image_size = tuple(model.image_size)
-        self._tokenizer = Tokenizer(model.context_length)
+        self.image_size = tuple(self.searcher.config.model.image_size)
         height, width = self.image_size
         sheet = Image.new("RGB", (width, height), "white")
         self._thread.submit(self._answer, PageQuery(text="a person", upload=sheet)).result()
@@ -67,18 +63,5 @@ class SearchWorker:
     def _answer(self, query: PageQuery) -> Answer:
         if query.photo is not None:
             return Answer(self.searcher.search(photo=query.photo, top_k=query.top_k))
-        text = query.text.strip() or None
-        sketch = query.sketch(self.image_size)
-        hits = self.searcher.search(text=text, sketch=sketch, weight=query.weight, top_k=query.top_k)
-        return Answer(hits, self._note(text) if text else "")
-
-    def _note(self, text: str) -> str:
-        """Return a hint if the description is too long for the model."""
-        length = self._tokenizer.context_length
-        if self._tokenizer.lengths([text])[0] <= length:
-            return ""
-        last = " ".join(self._tokenizer.decode(self._tokenizer([text])[0]).split()[-_LAST_WORDS:])
-        return (
-            f"The description is too long for the model, which reads the first {length - 2} tokens, "
-            f"up to “… {last[-_LAST_CHARACTERS:]}”."
-        )
+        asked = make_query(query.text.strip() or None, query.sketch(self.image_size), weight=query.weight)
+        return Answer(self.searcher.search_all([asked], query.top_k)[0], " ".join(self.searcher.notes(asked)))

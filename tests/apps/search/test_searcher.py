@@ -156,6 +156,11 @@ def test_long_and_strange_texts(searcher):
         assert len(searcher.search(text, top_k=3)) == 3
 
 
+def test_notes_say_what_of_a_text_the_model_does_not_read(searcher):
+    (cut,) = searcher.notes(make_query(["red " * 30, "a man"]))
+    assert "reads the first 22 tokens" in cut and searcher.notes(make_query(photo=1)) == []
+
+
 def test_concurrent_threads_get_their_own_results(searcher, made):
     paths = [photo(made, number % 9) for number in range(40)]
     with ThreadPoolExecutor(20) as pool:
@@ -239,8 +244,9 @@ def test_rollout_against_its_definition(model):
 def test_reports_agree(searcher, made):
     queries = [make_query(TEXTS[0], photo(made, 1), weight=0.3, name="x"), make_query(photo=2)]
     found = searcher.search_all(queries, 2)
-    listed = to_json(queries, found)
+    listed = to_json(queries, found, [["cut"], []])
     assert listed[0]["text"] == [TEXTS[0]] and listed[0]["weight"] == 0.3 and listed[1]["photo"] == "2"
+    assert [one["notes"] for one in listed] == [["cut"], []]
     assert [hit["rank"] for hit in listed[0]["hits"]] == [1, 2]
     table = to_csv(queries, found).splitlines()
     assert table[0] == "query,rank,score,photo,person,row" and len(table) == 5
