@@ -105,8 +105,13 @@ def _too_long(*_):
 
 
 def _watch(event, arguments):
-    if _watched is not None and event in _FORBIDDEN:
+    if _watched is not None and event in _FORBIDDEN and not _is_import(event, arguments):
         _watched.append(f"{event} {arguments!r:.200}")
+
+
+def _is_import(event, arguments):
+    file = arguments[1] if event == "compile" else getattr(arguments[0], "co_filename", "") if event == "exec" else ""
+    return isinstance(file, str) and file.endswith(".py") and os.path.isfile(file)
 
 
 sys.addaudithook(_watch)

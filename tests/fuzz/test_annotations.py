@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from fuzz.fuzzing import damaged, outcome, tries
 from hypothesis import given
 
@@ -23,10 +24,7 @@ _FILES = {
 }
 
 
-@tries(500)
-@given(damaged(_FILES))
-def test_a_damaged_caption_file(tmp_path_factory, found):
-    _, data = found
+def _read(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "CUHK-PEDES"
     (folder / "imgs").mkdir(parents=True, exist_ok=True)
     (folder / DATASETS["cuhk_pedes"].annotation_files[0]).write_bytes(data)
@@ -37,6 +35,18 @@ def test_a_damaged_caption_file(tmp_path_factory, found):
         for entry, ours in zip(expected, tri.entries, strict=True):
             assert [_without_surrogates(text) for text in entry["captions"]] == list(ours.captions)
             assert entry["split"].strip().lower() == ours.split or ours.split == "val"
+    return tri
+
+
+@pytest.mark.parametrize("name", _FILES)
+def test_a_whole_caption_file(tmp_path_factory, name):
+    assert _read(tmp_path_factory, _FILES[name]) is not None
+
+
+@tries(500)
+@given(damaged(_FILES))
+def test_a_damaged_caption_file(tmp_path_factory, found):
+    _read(tmp_path_factory, found[1])
 
 
 def _without_surrogates(text):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import yaml
 from fuzz.fuzzing import damaged, outcome, tries
 from hypothesis import given
@@ -37,16 +38,25 @@ def _agrees(found, written):
     return str(found) == written
 
 
-@tries(1000)
-@given(damaged(_FILES))
-def test_a_damaged_config(tmp_path_factory, found):
-    name, data = found
+def _read(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     path.write_bytes(data)
     config = outcome(load_config, path)
     if config is not None:
         written = yaml.load(data.decode("utf-8-sig"), yaml.BaseLoader)
-        assert not written or _agrees(config, written), name
+        assert not written or _agrees(config, written)
+    return config
+
+
+@pytest.mark.parametrize("name", _FILES)
+def test_a_whole_config(tmp_path_factory, name):
+    assert _read(tmp_path_factory, _FILES[name]) is not None
+
+
+@tries(1000)
+@given(damaged(_FILES))
+def test_a_damaged_config(tmp_path_factory, found):
+    _read(tmp_path_factory, found[1])
 
 
 @tries(1000)

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from fuzz.fuzzing import damaged, outcome, tries
 from hypothesis import given
 from PIL import Image, ImageOps
@@ -65,14 +66,23 @@ def _with_pillow(data):
 _FILES = _seeds()
 
 
-@tries(1000)
-@given(damaged(_FILES))
-def test_a_damaged_picture(tmp_path_factory, found):
-    name, data = found
+def _read(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "picture"
     path.write_bytes(data)
     picture = outcome(load_picture, path)
     if picture is not None:
         assert picture.mode == "RGB"
         difference = np.abs(np.asarray(picture, np.int16) - np.asarray(_with_pillow(data), np.int16))
-        assert difference.max() <= 1, name
+        assert difference.max() <= 1
+    return picture
+
+
+@pytest.mark.parametrize("name", _FILES)
+def test_a_whole_picture(tmp_path_factory, name):
+    assert (_read(tmp_path_factory, _FILES[name]) is None) == (name == "GIF animated")
+
+
+@tries(1000)
+@given(damaged(_FILES))
+def test_a_damaged_picture(tmp_path_factory, found):
+    _read(tmp_path_factory, found[1])

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import pytest
 from fuzz.fuzzing import damaged, outcome, tries
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,35 +32,49 @@ _JSON = {
 }
 
 
-def _read(tmp_path_factory, suffix, data):
+def _queries(tmp_path_factory, suffix, data):
     path = tmp_path_factory.getbasetemp() / f"queries{suffix}"
     path.write_bytes(data)
     return outcome(read_queries, path)
+
+
+def _read_csv(tmp_path_factory, data):
+    queries = _queries(tmp_path_factory, ".csv", data)
+    if queries is not None:
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+        assert [row["text"] for row in rows if row.get("text")] == [text for query in queries for text in query.texts]
+    return queries
+
+
+def _read_json(tmp_path_factory, data):
+    queries = _queries(tmp_path_factory, ".jsonl", data)
+    if queries is not None:
+        rows = [json.loads(line) for line in data.decode("utf-8-sig").split("\n") if line.strip()]
+        texts = [[row["text"]] if isinstance(row["text"], str) else row["text"] for row in rows]
+        assert [list(map(_plain, one)) for one in texts] == [list(query.texts) for query in queries]
+    return queries
 
 
 def _plain(text):
     return "".join("\N{REPLACEMENT CHARACTER}" if 0xD800 <= ord(one) < 0xE000 else one for one in text)
 
 
+@pytest.mark.parametrize("name", [*_CSV, *_JSON])
+def test_a_whole_file(tmp_path_factory, name):
+    queries = _read_csv(tmp_path_factory, _CSV[name]) if name in _CSV else _read_json(tmp_path_factory, _JSON[name])
+    assert queries is not None
+
+
 @tries(250)
 @given(damaged(_CSV))
 def test_a_damaged_csv_file(tmp_path_factory, found):
-    _, data = found
-    queries = _read(tmp_path_factory, ".csv", data)
-    if queries is not None:
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
-        assert [row["text"] for row in rows if row.get("text")] == [text for query in queries for text in query.texts]
+    _read_csv(tmp_path_factory, found[1])
 
 
 @tries(250)
 @given(damaged(_JSON))
 def test_a_damaged_json_lines_file(tmp_path_factory, found):
-    _, data = found
-    queries = _read(tmp_path_factory, ".jsonl", data)
-    if queries is not None:
-        rows = [json.loads(line) for line in data.decode("utf-8-sig").split("\n") if line.strip()]
-        texts = [[row["text"]] if isinstance(row["text"], str) else row["text"] for row in rows]
-        assert [list(map(_plain, one)) for one in texts] == [list(query.texts) for query in queries]
+    _read_json(tmp_path_factory, found[1])
 
 
 @tries(100)
@@ -70,7 +85,7 @@ def test_any_table(tmp_path_factory, rows, quoted):
         data = _csv([FIELDS, *cells], quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
     except UnicodeEncodeError:
         return
-    queries = _read(tmp_path_factory, ".csv", data)
+    queries = _queries(tmp_path_factory, ".csv", data)
     if queries is not None:
         assert [query.texts for query in queries] == [
             (row["text"],) if row.get("text") else () for row in rows if any(row.values())
