@@ -4,6 +4,7 @@ A file is one protobuf message: a list of values, one after the other. A value h
 (field 2) with dimensions (1), element type (2) and content (3).
 """
 
+import io
 import itertools
 import math
 import zlib
@@ -42,7 +43,7 @@ _NAME, _TENSOR, _MAP = 0x0A, 0x12, 0x1A
 _DIM, _TYPE, _CONTENT = 0x08, 0x12, 0x1A
 _MAX_FIELDS = 34  # type, content and numpy's 32 dimensions
 
-# save_checkpoint with crc_check appends this word and a big-endian CRC-32 in 10 bytes.
+# save_checkpoint with crc_check, as here, appends this word and a big-endian CRC-32 in 10 bytes.
 _CHECKSUM = b"crc_num"
 _CHECKSUM_BYTES = 17
 _CIPHERS = (b"\xd8\x5e\x3a\x7f", b"\xd9\x5e\x3a\x7f", b"\xda\x5e\x3a\x7f")  # AES-GCM, AES-CBC, SM4-CBC
@@ -194,7 +195,7 @@ def _tensor(data: np.ndarray, slices: list[_Value]) -> np.ndarray:
 
 
 def write_mindspore(file: Path, entries: Iterable[Entry], strings: Mapping[str, str]) -> None:
-    """Write tensors, then strings, as `mindspore.save_checkpoint` does, byte for byte.
+    """Write tensors, strings and a checksum, as `mindspore.save_checkpoint` with crc_check does, byte for byte.
 
     Args:
         file: An existing file is overwritten.
@@ -206,7 +207,7 @@ def write_mindspore(file: Path, entries: Iterable[Entry], strings: Mapping[str, 
         OSError: If the file cannot be written.
     """
     names = set(strings)
-    with file.open("wb") as stream:
+    with _SummedFile(io.FileIO(file, "wb")) as stream:
         for entry, chunks in prefetched(entries):
             if entry.name in names:
                 raise ValueError(f"{entry.name!r} occurs twice")
@@ -215,6 +216,17 @@ def write_mindspore(file: Path, entries: Iterable[Entry], strings: Mapping[str, 
         for name, text in strings.items():
             content = np.array(text).tobytes()
             stream.write(_head(name, (0,), _STRING, len(content)) + content)
+        stream.write(_CHECKSUM + stream.checksum.to_bytes(_CHECKSUM_BYTES - len(_CHECKSUM), "big"))
+
+
+class _SummedFile(io.BufferedWriter):
+    """A file that computes the CRC-32 of what is written."""
+
+    checksum = 0
+
+    def write(self, content: bytes | np.ndarray) -> int:
+        self.checksum = zlib.crc32(content, self.checksum)
+        return super().write(content)
 
 
 def _write_tensor(stream: BinaryIO, entry: Entry, chunks: Iterator[np.ndarray]) -> None:

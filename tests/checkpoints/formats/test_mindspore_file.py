@@ -60,7 +60,7 @@ def slice_kilobytes(request, monkeypatch):
 @pytest.mark.usefixtures("slice_kilobytes")
 @pytest.mark.parametrize("strings", [{}, STRINGS])
 def test_written_file_equals_mindspores_byte_for_byte(tmp_path, strings):
-    theirs = save(tmp_path / "theirs.ckpt", append_dict=strings or None)
+    theirs = save(tmp_path / "theirs.ckpt", append_dict=strings or None, crc_check=True)
     write_mindspore(tmp_path / "ours.ckpt", entries(), strings)
     assert (tmp_path / "ours.ckpt").read_bytes() == theirs.read_bytes()
 
@@ -68,7 +68,7 @@ def test_written_file_equals_mindspores_byte_for_byte(tmp_path, strings):
 @pytest.mark.usefixtures("slice_kilobytes")
 def test_mindspore_reads_what_is_written(tmp_path):
     write_mindspore(tmp_path / "x.ckpt", iter(entries()), STRINGS)
-    read = ms.load_checkpoint(str(tmp_path / "x.ckpt"))
+    read = ms.load_checkpoint(str(tmp_path / "x.ckpt"), crc_check=True)
     assert list(read) == [*tensors(), *STRINGS]
     assert {name: read.pop(name) for name in STRINGS} == STRINGS
     for name, tensor in tensors().items():
@@ -118,7 +118,7 @@ def test_joined_slices_are_read_only(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("slice_kilobytes")
 def test_round_trip_keeps_every_byte(tmp_path):
-    path = save(tmp_path / "x.ckpt", append_dict=STRINGS)
+    path = save(tmp_path / "x.ckpt", append_dict=STRINGS, crc_check=True)
     read = read_mindspore(path)
     write_mindspore(tmp_path / "y.ckpt", [Entry.of(*item) for item in read.tensors.items()], read.metadata)
     assert (tmp_path / "y.ckpt").read_bytes() == path.read_bytes()
@@ -271,8 +271,18 @@ def prefixes(content: bytes) -> list[list[tuple]]:
 
 def parsed(content: bytes) -> Checkpoint:
     built = Checkpoint()
-    built.ParseFromString(content)
+    built.ParseFromString(content[:-17])  # without the checksum
     return built
+
+
+def test_a_flipped_bit_anywhere_is_refused(tmp_path):
+    path = tmp_path / "x.ckpt"
+    write_mindspore(path, entries(), STRINGS)
+    whole = path.read_bytes()
+    for offset in np.linspace(0, len(whole) - 1, 60).astype(int):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 4]) + whole[offset + 1 :])
+        with pytest.raises(CheckpointError, match=r"x\.ckpt: cannot be read"):
+            read_mindspore(path)
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
@@ -298,7 +308,7 @@ def test_mutated_files_are_read_or_refused(tmp_path):
     path = tmp_path / "x.ckpt"
     few = [Entry.of(n, np.zeros(s, t)) for n, s, t in [("a.b", (2, 3), "f4"), ("c", (), "f2"), ("d", (1,), BFLOAT16)]]
     write_mindspore(path, few, {"ms_unireid": "{}"})
-    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    whole, rng, refused = path.read_bytes()[:-17], np.random.default_rng(0), 0  # without the checksum
     for _ in range(500):
         path.write_bytes(mutated(whole, rng))
         try:
