@@ -12,7 +12,7 @@ import numpy as np
 from ms_unireid.apps.sketch.background import BACKGROUNDS
 from ms_unireid.apps.sketch.build import build_sketches, merge_sketches
 from ms_unireid.apps.sketch.contact_sheet import draw_contact_sheet
-from ms_unireid.apps.sketch.pictures import read_grey
+from ms_unireid.apps.sketch.pictures import read_sketch
 from ms_unireid.apps.sketch.quality import measure, measure_sketches, summarize
 from ms_unireid.apps.sketch.recipe import DEFAULT_SIZE, STYLES, Recipe, make_recipe
 from ms_unireid.apps.sketch.sketch_folder import find_sketch, sketch_names
@@ -131,7 +131,7 @@ def _evaluate(photos: PhotoSet, output: Path, recipe: Recipe, options: argparse.
     with progress_bar("sketch", "measuring") as show:
         measures = measure_sketches(photos.folder, sketches, recipe, show)
     by_hand = folder_photos(options.reference).names if options.reference else ()
-    summary = summarize(measures, [measure(read_grey(options.reference / name)) for name in by_hand])
+    summary = summarize(measures, [measure(read_sketch(options.reference / name)) for name in by_hand])
     summary["photos_without_sketch"] = len(photos.names) - len(sketches)
     if options.checkpoint:
         summary["retrieval"] = _retrieve(photos, sketches, options)

@@ -1,8 +1,9 @@
-"""Picture files: read one, check many before a run, list those of a folder."""
+"""Picture files: the one reader of all rooms, checks of many before a run, and the files of a folder."""
 
 import contextlib
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,25 +11,50 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ms_unireid.errors import DataError
+from ms_unireid.errors import DataError, escaped
+from ms_unireid.files import open_regular
+from ms_unireid.installation import install_extra
 
-# A pedestrian crop has less than a million pixels. Pillow only warns at this size, and refuses twice the size.
-MAX_PIXELS = 89_478_485
+# Above the largest phone photos in use. Decoding one takes less than 1 GiB in every format.
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 65_535  # of a JPEG; a longer line of pixels takes memory out of proportion
+MAX_BYTES = 1 << 29  # 50 million pixels of 4 x 16 bits, uncompressed
+_MAX_SLOW_PIXELS = 2_000_000  # of a PPM that Pillow decodes in Python
 # A fixed list: no file reaches a decoder that starts another program (EPS) or is rarely used.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
-FIX = "Fix: copy the file again from the data set's archive; a broken download or a full disk may have damaged it."
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF", "AVIF")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif",
+)  # fmt: skip
+FIX = "Fix: copy the file again from where it came from, or save it as a JPEG or PNG of 8 bits."
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG_HEAD, _PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_JPEG_HEAD, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_TAIL_BYTES = 64  # some cameras pad a JPEG after its end marker
+_CHUNK, _THREADS, _NAMED = 512, 8, 5  # threads hide the latency of network disks
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of tags and palettes; what matters is raised
 
 
 class UnusableError(Exception):
     """A picture is refused although a decoder might accept it; the message is for the user."""
 
 
-# What Pillow's decoders raise on damaged files; KeyError for a format that this build of Pillow does not support.
+# What Pillow's decoders raise on damaged files, or for a format or conversion that this build of Pillow lacks.
 DECODE_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error, zlib.error,
-    Image.DecompressionBombError, UnusableError,
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, EOFError,
+    ImportError, MemoryError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError, UnusableError,
 )  # fmt: skip
 
 
@@ -36,58 +62,176 @@ DECODE_ERRORS = (
 def opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture without reading its pixels, and close it at the end.
 
-    It raises one of `DECODE_ERRORS` if the picture is empty, too large or cannot be read.
+    It raises one of `DECODE_ERRORS` if the picture is empty, too large, animated, of several pages, or cannot be read.
     """
-    with open(path, "rb") as file, opened_file(file) as picture:
+    with open_regular(path) as file, opened_file(file) as picture:
         yield picture
 
 
 @contextlib.contextmanager
 def opened_file(file: BinaryIO) -> Iterator[Image.Image]:
     """Open the picture in an open file or in memory, as `opened` does."""
-    if not file.read(1):
+    size = file.seek(0, os.SEEK_END)
+    if not size:
         raise UnusableError("the file is empty (0 bytes)")
+    if size > MAX_BYTES:
+        raise UnusableError(f"{size:,} bytes, expected at most {MAX_BYTES:,}")
     file.seek(0)
-    with Image.open(file, formats=FORMATS) as picture:
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise UnusableError(f"{width}x{height} pixels, expected at most {MAX_PIXELS}")
+    with Image.open(file, formats=_formats(file)) as picture:
+        _check(picture)
         yield picture
 
 
+def _formats(file: BinaryIO) -> tuple[str, ...]:
+    head = file.read(64)
+    file.seek(0)
+    if head[4:8] != b"ftyp" or not any(brand in head for brand in _HEIC_BRANDS):
+        return FORMATS
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnusableError(f"a HEIC picture; reading it needs: {install_extra('heic')}") from error
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return ("HEIF",)
+
+
+def _check(picture: Image.Image) -> None:
+    """Refuse what is too large, animated or of several pages, before its pixels are decoded."""
+    width, height = picture.size
+    slow = bool(picture.tile) and picture.tile[0][0].startswith("ppm")
+    most = _MAX_SLOW_PIXELS if slow else MAX_PIXELS
+    if width * height > most or max(width, height) > MAX_SIDE:
+        raise UnusableError(f"{width}x{height} pixels, expected at most {most:,} in all and {MAX_SIDE:,} on a side")
+    # A phone's MPO or HEIC has the photo first; behind it are previews, depth maps or further shots.
+    if picture.format not in ("MPO", "HEIF") and getattr(picture, "is_animated", False):
+        raise UnusableError(
+            "has several pages" if picture.format == "TIFF" else "is animated, expected a still picture"
+        )
+
+
 def describe(error: Exception) -> str:
-    """Return one of `DECODE_ERRORS` in words."""
+    """Return one of `DECODE_ERRORS` in words, in one line."""
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, expected a picture file"
     if isinstance(error, UnidentifiedImageError):
         return f"not a picture in a known format ({', '.join(FORMATS)})"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be opened ({error.strerror})"
     if isinstance(error, OSError):
-        return f"truncated or damaged picture ({error})"
-    if isinstance(error, Image.DecompressionBombError | UnusableError):
+        return f"truncated or damaged picture ({escaped(str(error))})"
+    if isinstance(error, MemoryError):
+        return "too large for the memory that is free"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more pixels than Pillow opens, expected at most {MAX_PIXELS:,}"
+    if isinstance(error, UnusableError):
         return str(error)
-    return f"damaged picture ({type(error).__name__}: {error})"
+    return f"damaged picture ({type(error).__name__}: {escaped(str(error))})"
 
 
-_PNG_HEAD, _PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
-_JPEG_HEAD, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_TAIL_BYTES = 64  # some cameras pad a JPEG after its end marker
-_CHUNK, _THREADS, _NAMED = 512, 8, 5  # threads hide the latency of network disks
-
-
-def load_picture(path: Path) -> Image.Image:
-    """Read one picture completely, in mode RGB; as in the authors' code, without transparency and orientation tags.
+def load_picture(path: Path, max_side: int | None = None) -> Image.Image:
+    """Read one picture completely, as `to_rgb` gives it; reduced to `max_side` pixels on its longer side if given.
 
     Raises:
-        DataError: If the file is missing, empty, not a picture of `FORMATS`, truncated or too large.
+        DataError: If the file is missing, no regular file, not a picture, damaged, animated, of several pages, or too
+            large.
     """
     try:
-        return _decode(Path(path))
+        with open_regular(path) as file:
+            return decode_picture(file, max_side)
     except DECODE_ERRORS as error:
         raise DataError(f"{path}: {describe(error)}. {FIX}") from error
+
+
+def decode_picture(file: BinaryIO, max_side: int | None = None) -> Image.Image:
+    """Decode the picture in an open file or in memory as `load_picture`; it raises one of `DECODE_ERRORS`."""
+    with opened_file(file) as picture:
+        if max_side is None:
+            return to_rgb(picture)
+        picture.draft("RGB", (max_side, max_side))  # a JPEG is decoded at a smaller scale
+        rgb = to_rgb(picture)
+    rgb.thumbnail((max_side, max_side), Image.Resampling.BICUBIC)
+    return rgb
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture of any mode in mode RGB: upright by its orientation tag, on white where it is transparent.
+
+    Raises:
+        UnusableError: As `upright`; if its pixels are damaged, one of the other `DECODE_ERRORS`.
+    """
+    picture = upright(picture)
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    rgb = picture.convert("RGB")
+    rgb.info = {}  # the orientation is not to be applied again
+    return rgb
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture by its orientation tag, and scale 16 bits to 8; modes of 8 bits stay.
+
+    Raises:
+        UnusableError: If its values have no known range: floating-point ones, or whole ones beyond 16 bits.
+    """
+    _scale_transparency(picture)
+    picture.load()  # a PNG may have its tags after its pixels
+    turn = _TURNS.get(orientation(picture))
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    elif picture.mode[0] in "IF":
+        picture = _to_8_bits(picture)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def orientation(picture: Image.Image) -> int | None:
+    """Return the orientation tag of a picture, 1 to 8; None without a usable one."""
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation)
+    except DECODE_ERRORS:  # damage in the tags does not harm the pixels
+        return None
+    return int(found) if found in range(1, 9) else None
+
+
+def _scale_transparency(picture: Image.Image) -> None:
+    """Scale the transparent colour of a PNG as Pillow scales the pixels, which it forgets."""
+    key, tile = picture.info.get("transparency"), getattr(picture, "tile", None)
+    scale = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}.get(tile[0][3]) if picture.format == "PNG" and tile else None
+    if scale and key is not None:
+        picture.info["transparency"] = tuple(int(v * scale) for v in key) if isinstance(key, tuple) else key * scale
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Scale 16-bit grey, which Pillow would cut at 255; numbers of mode I have 16 bits if one is above 255."""
+    if picture.mode == "F":
+        raise UnusableError("a picture of floating-point numbers, expected 8 or 16 bits")
+    tags, values = getattr(picture, "tag_v2", {}), np.asarray(picture)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise UnusableError(f"a picture of whole numbers from {low} to {high}, expected 8 or 16 bits")
+    bits = 8 if picture.mode == "I" and picture.format != "PPM" and high <= 255 else 16
+    if tags.get(258) == (12,):  # bits per sample
+        bits = 12
+    grey = (values >> (bits - 8)).astype(np.uint8)
+    if tags.get(262) == 0 and picture.mode != "I":  # zero is white
+        grey = 255 - grey
+    scaled = Image.fromarray(grey)
+    if "transparency" in picture.info:
+        scaled.putalpha(Image.fromarray(np.where(values == picture.info["transparency"], 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def find_damage(data: bytes) -> str:
+    """Return what libjpeg-turbo warns of in a JPEG that Pillow decodes without a word; empty for other files."""
+    import simplejpeg
+
+    if not data.startswith(_JPEG_HEAD):
+        return ""
+    try:
+        simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
+    except ValueError as error:
+        return escaped(str(error))
+    return ""
 
 
 def check_pictures(paths: Iterable[Path]) -> None:
@@ -135,17 +279,6 @@ def list_files(folder: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _decode(path: Path) -> Image.Image:
-    with open(path, "rb") as file:
-        return decode_picture(file)
-
-
-def decode_picture(file: BinaryIO) -> Image.Image:
-    """Decode the picture in an open file or in memory as `load_picture`; it raises one of `DECODE_ERRORS`."""
-    with opened_file(file) as picture:
-        return picture.convert("RGB")
-
-
 def _chunks(paths: list[Path]) -> Iterator[list[Path]]:
     remaining = iter(paths)
     while chunk := list(islice(remaining, _CHUNK)):
@@ -157,7 +290,8 @@ def _defects(paths: list[Path]) -> list[tuple[Path, str]]:
     for path in paths:
         try:
             if not looks_whole(path):
-                _decode(Path(path))
+                with open_regular(path) as file:
+                    decode_picture(file)
         except DECODE_ERRORS as error:
             found.append((path, describe(error)))
     return found
@@ -165,7 +299,7 @@ def _defects(paths: list[Path]) -> list[tuple[Path, str]]:
 
 def looks_whole(path: Path) -> bool:
     """Return whether a file begins and ends as a PNG or a JPEG does, without reading the rest."""
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         head = file.read(8)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))

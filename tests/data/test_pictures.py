@@ -88,14 +88,14 @@ def test_broken_files_are_named_with_the_fix(tmp_path, kind):
 def test_oversized_pictures_are_refused(tmp_path, monkeypatch):
     path = put_picture(tmp_path / "huge.png", (40, 30), "PNG")
     monkeypatch.setattr(picture_files, "MAX_PIXELS", 1000)
-    with pytest.raises(DataError, match=r"huge\.png: 40x30 pixels, expected at most 1000"):
+    with pytest.raises(DataError, match=r"huge\.png: 40x30 pixels, expected at most 1,000 in all"):
         load_picture(path)
 
 
 def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
     path = put_picture(tmp_path / "bomb.png", (40, 30), "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match=r"bomb\.png: .*decompression bomb"):
+    with pytest.raises(DataError, match=r"bomb\.png: more pixels than Pillow opens"):
         load_picture(path)
 
 

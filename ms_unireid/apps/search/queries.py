@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from tabulate import tabulate
 
-from ms_unireid.data.pictures import DECODE_ERRORS, describe, opened
-from ms_unireid.errors import QueryError, UserError
+from ms_unireid.data.pictures import DECODE_ERRORS, describe, load_picture, to_rgb
+from ms_unireid.errors import DataError, QueryError, UserError
 
 FIELDS = ("text", "sketch", "photo", "weight", "name")
 COLUMNS = ("query", "rank", "score", "photo", "person", "row")
@@ -80,22 +80,17 @@ def make_query(
 
 
 def read_query_picture(picture: Path | Image.Image) -> Image.Image:
-    """Read a sketch or photo of a query as mode RGB.
-
-    Unlike the pictures of a data set, it is rotated by its EXIF orientation, and transparent areas become white.
+    """Read a sketch or photo of a query in mode RGB, as the photos of an index are read.
 
     Raises:
-        QueryError: If it cannot be read, or is animated.
+        QueryError: If it cannot be read.
     """
-    if isinstance(picture, Image.Image):
-        return _upright_on_white(picture)
     try:
-        with opened(picture) as found:
-            if getattr(found, "n_frames", 1) > 1:
-                raise QueryError(f"{picture}: is animated ({found.n_frames} frames); give a still picture")
-            return _upright_on_white(found)
+        return to_rgb(picture) if isinstance(picture, Image.Image) else load_picture(picture)
+    except DataError as error:
+        raise QueryError(str(error)) from error
     except DECODE_ERRORS as error:
-        raise QueryError(f"{picture}: {describe(error)}; give a JPEG or PNG picture") from error
+        raise QueryError(f"a picture of the query: {describe(error)}") from error
 
 
 def read_queries(path: Path) -> list[Query]:
@@ -171,14 +166,6 @@ def _hit_values(hit: Hit) -> dict[str, Any]:
 
 def _label(picture: Path | Image.Image | int) -> str:
     return f"({picture.width}x{picture.height} pixels)" if isinstance(picture, Image.Image) else str(picture)
-
-
-def _upright_on_white(picture: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(picture)
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    layer = upright.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:

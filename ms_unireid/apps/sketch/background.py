@@ -16,7 +16,7 @@ import numpy as np
 
 from ms_unireid.apps.optional import need, versions
 from ms_unireid.apps.sketch.onnx_model import OnnxModel, fingerprint
-from ms_unireid.apps.sketch.pictures import opacity, pad_to, read_grey, resize
+from ms_unireid.apps.sketch.pictures import opacity, pad_to, read_mask, resize
 from ms_unireid.errors import ConfigError, DataError, EnvironmentProblem
 from ms_unireid.installation import install_extra
 
@@ -83,7 +83,7 @@ class MaskFolder(Background):
         files = [file for file in (same, same.with_suffix(".png")) if file.is_file()]
         if not files:
             raise DataError(f"{same}: the mask of {name} is missing, also as .png. Fix: put it into {self.folder}")
-        return resize(read_grey(files[0]), photo.shape[:2]).astype(np.float32) / 255
+        return resize(read_mask(files[0]), photo.shape[:2]).astype(np.float32) / 255
 
 
 @dataclass(frozen=True)

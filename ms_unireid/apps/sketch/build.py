@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_unireid.apps.sketch.artist import Artist
-from ms_unireid.apps.sketch.pictures import read_grey, resize
+from ms_unireid.apps.sketch.pictures import read_sketch, resize
 from ms_unireid.apps.sketch.recipe import Recipe
 from ms_unireid.apps.sketch.sketch_folder import (
     MANIFEST,
@@ -109,7 +109,7 @@ def merge_sketches(
     for photo, identity in identities.items():
         groups[identity].append(photo)
     for done, members in enumerate(groups.values(), 1):
-        average = _average([read_grey(sketch_path(sketches, names[photo])) for photo in members])
+        average = _average([read_sketch(sketch_path(sketches, names[photo])) for photo in members])
         for photo in members:
             write_sketch(sketch_path(output, names[photo]), average, photo, "merged")
         if progress:

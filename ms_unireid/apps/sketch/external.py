@@ -17,7 +17,7 @@ from PIL import Image
 
 from ms_unireid.apps.optional import versions
 from ms_unireid.apps.sketch.onnx_model import OnnxModel, fingerprint
-from ms_unireid.apps.sketch.pictures import read_grey, resize
+from ms_unireid.apps.sketch.pictures import read_sketch, resize
 from ms_unireid.apps.sketch.style import NOMINAL_HEIGHT, DrawFunction, Style, shift_lines, to_uint8
 from ms_unireid.errors import ConfigError, DataError, EnvironmentProblem
 
@@ -92,7 +92,7 @@ class CommandStyle(Style):
                 self._call([_filled(word, values) for word in words])
                 if not sketch.is_file():
                     raise DataError(f"the command {words[0]} ended with exit code 0, but wrote no {{sketch}}")
-                return resize(read_grey(sketch), cutout.shape[:2])
+                return resize(read_sketch(sketch), cutout.shape[:2])
 
         return draw
 

@@ -1,14 +1,12 @@
 """Photos as RGB arrays, masks and sketches as grey ones: reading, resizing, padding, cutting out a person."""
 
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import scipy
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ms_unireid.data.pictures import DECODE_ERRORS, FIX, UnusableError, describe, opened
+from ms_unireid.data.pictures import DECODE_ERRORS, FIX, describe, load_picture, opened, upright
 from ms_unireid.errors import DataError
 
 MAX_SIDE = 1024  # pixels; more does not improve masks or sketches
@@ -19,30 +17,29 @@ Size = tuple[int, int]  # height, width
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """Read a photo of any mode as uint8 (H, W, 3): upright, on white, at most ``MAX_SIDE`` pixels a side.
+    """Read a photo with `load_picture` as uint8 (H, W, 3), at most ``MAX_SIDE`` pixels a side."""
+    return np.asarray(load_picture(path, MAX_SIDE))
+
+
+def read_sketch(path: Path) -> np.ndarray:
+    """Read a sketch as `read_photo` does, as uint8 grey (H, W)."""
+    return np.asarray(load_picture(path, MAX_SIDE).convert("L"))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read a mask as uint8 (H, W), upright: its opacity if it has transparency, otherwise its grey.
 
     Raises:
-        DataError: If the file is missing, damaged, too large or of an unknown format.
+        DataError: As `load_picture`.
     """
-    return np.asarray(_read(path, _to_rgb))
-
-
-def decode_photo(picture: Image.Image) -> Image.Image:
-    """Decode an opened picture as `read_photo` does, in mode RGB.
-
-    Raises:
-        One of ``data.pictures.DECODE_ERRORS``: If it is damaged.
-    """
-    return _decode(picture, _to_rgb)
-
-
-def read_grey(path: Path) -> np.ndarray:
-    """Read a sketch or a mask as uint8 (H, W): its grey, or its opacity if the picture has transparency.
-
-    Raises:
-        DataError: As `read_photo`.
-    """
-    return np.asarray(_read(path, _to_grey))
+    try:
+        with opened(path) as picture:
+            mask = upright(picture)
+            mask = mask.convert("RGBA").getchannel("A") if mask.has_transparency_data else mask.convert("L")
+    except DECODE_ERRORS as error:
+        raise DataError(f"{path}: {describe(error)}. {FIX}") from error
+    mask.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BICUBIC)
+    return np.asarray(mask)
 
 
 def resize(array: np.ndarray, size: Size) -> np.ndarray:
@@ -89,42 +86,3 @@ def put_on_white(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Blend a photo, uint8 (H, W, 3), with white by its mask, float32 (H, W), 0-1; return uint8 (H, W, 3)."""
     kept = mask[..., None].astype(np.float32)
     return np.rint(photo * kept + 255 * (1 - kept)).clip(0, 255).astype(np.uint8)
-
-
-def _read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    try:
-        with opened(path) as picture:
-            return _decode(picture, convert)
-    except DECODE_ERRORS as error:
-        raise DataError(f"{path}: {describe(error)}. {FIX}") from error
-
-
-def _decode(picture: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of tags and palettes
-        picture.draft("RGB", (MAX_SIDE, MAX_SIDE))  # JPEG only: decodes a large one at a smaller scale
-        converted = convert(ImageOps.exif_transpose(picture))
-        converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BICUBIC)
-        return converted
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    picture = _to_eight_bits(picture)
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-
-
-def _to_grey(picture: Image.Image) -> Image.Image:
-    picture = _to_eight_bits(picture)
-    return picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else picture.convert("L")
-
-
-def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Scale 16-bit grey, which Pillow would clip at 255."""
-    if picture.mode == "F":
-        raise UnusableError("a picture of floating-point numbers, expected 8 or 16 bits")
-    if not picture.mode.startswith("I"):
-        return picture
-    return Image.fromarray((np.asarray(picture).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))

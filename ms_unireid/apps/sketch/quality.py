@@ -9,7 +9,7 @@ import numpy as np
 import scipy
 
 from ms_unireid.apps.sketch.artist import Artist
-from ms_unireid.apps.sketch.pictures import read_grey, resize
+from ms_unireid.apps.sketch.pictures import read_sketch, resize
 from ms_unireid.apps.sketch.recipe import DEFAULT_SIZE, Recipe
 
 BLANK_BELOW, FULL_ABOVE = 2.0, 40.0  # percent of coverage
@@ -75,7 +75,7 @@ def measure_sketches(
     measures = {}
     for done, (photo, sketch) in enumerate(sketches.items(), 1):
         mask = artist.cut_out(photos / photo, photo).mask if artist else None
-        measures[photo] = measure(read_grey(sketch), mask)
+        measures[photo] = measure(read_sketch(sketch), mask)
         if progress:
             progress(done, len(sketches))
     return measures

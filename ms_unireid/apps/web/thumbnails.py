@@ -45,7 +45,7 @@ class Thumbnails:
         content = path.read_bytes()
         if hashlib.sha256(content).digest() != self._index.sha256(row):
             raise DataError(f"{path}: has changed since it was indexed; update it with {job_command('search')} index")
-        return _to_jpeg(decode_picture(io.BytesIO(content)))
+        return _to_jpeg(decode_picture(io.BytesIO(content), max(MAX_SIZE)))
 
 
 def _to_jpeg(picture: Image.Image) -> bytes:

@@ -64,7 +64,7 @@ def test_pictures_are_rotated_by_their_exif_orientation(tmp_path):
 def test_animated_and_damaged_pictures(tmp_path):
     frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
-    with pytest.raises(QueryError, match=r"animated \(2 frames"):
+    with pytest.raises(QueryError, match=r"is animated"):
         read_query_picture(tmp_path / "moves.gif")
     frames[0].save(tmp_path / "still.gif")
     assert read_query_picture(tmp_path / "still.gif").mode == "RGB"

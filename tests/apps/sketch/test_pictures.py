@@ -5,7 +5,7 @@ import pytest
 from apps.sketch.photo_factory import person
 from PIL import Image
 
-from ms_unireid.apps.sketch.pictures import MAX_SIDE, pad_to, read_grey, read_photo, resize
+from ms_unireid.apps.sketch.pictures import MAX_SIDE, pad_to, read_mask, read_photo, read_sketch, resize
 from ms_unireid.errors import DataError
 
 
@@ -37,7 +37,8 @@ def test_transparency_is_white_in_a_photo_and_the_mask_in_a_mask(tmp_path):
     pixels[:2, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert read_photo(tmp_path / "a.png")[:, 0, 0].tolist() == [0, 0, 255, 255]
-    assert read_grey(tmp_path / "a.png")[:, 0].tolist() == [255, 255, 0, 0]
+    assert read_sketch(tmp_path / "a.png")[:, 0].tolist() == [0, 0, 255, 255]
+    assert read_mask(tmp_path / "a.png")[:, 0].tolist() == [255, 255, 0, 0]
 
 
 @pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (-1, -1)), (6, (0, -1)), (8, (-1, 0))])

@@ -28,7 +28,7 @@ def test_unusable_uploads_are_refused_with_a_reason(name, tmp_path, monkeypatch)
 
 
 def test_too_many_bytes_are_refused_before_decoding(monkeypatch):
-    monkeypatch.setattr(uploads, "opened_file", None)
+    monkeypatch.setattr(uploads, "decode_picture", None)
     with pytest.raises(DataError, match=r"10,485,761 bytes, expected at most 10,485,760"):
         decode_upload(bytes(MAX_BYTES + 1))
 
