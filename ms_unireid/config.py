@@ -1,8 +1,11 @@
 """Reading a configuration: YAML with `base:` and `a.b=c` overrides into `config_schema`'s dataclasses."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
+import os
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -27,7 +30,8 @@ from ms_unireid.config_schema import (
     RuntimeConfig,
     TrainConfig,
 )
-from ms_unireid.errors import ConfigError
+from ms_unireid.errors import ConfigError, escaped, is_unicode, shown
+from ms_unireid.plain_yaml import Scalar, parse_yaml, read_yaml
 
 __all__ = [
     "GALLERY_RULES",
@@ -52,8 +56,16 @@ __all__ = [
 
 # The installed configs; in a checkout a link to the top-level folder.
 CONFIGS = Path(__file__).with_name("configs")
+_LONGEST_CHAIN = 20  # files
+_LARGEST = 2**63 - 1
+_WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 # (whether the rule holds, key, what the key must be)
 _Rules = Iterator[tuple[bool, str, str]]
+
+
+class _Unparsed(str):
+    """The value of an override: a field for text takes it as it is written, other fields parse it as YAML."""
 
 
 def load_config(
@@ -64,17 +76,18 @@ def load_config(
     Args:
         path: A YAML file or the name of an installed config, such as "tri_cuhk_pedes/unireid"; a file that exists wins.
             Of several a later one wins; None starts from the defaults.
-        overrides: `section.key=value` strings, values in YAML; they win over the file.
+        overrides: `section.key=value` strings; they win over the file. A key for text takes the value as it is written
+            or in quotes, other keys take YAML.
 
     Raises:
         ConfigError: For an unknown key or a wrong value; names file or override, the key and the nearest valid one.
     """
     files = [] if path is None else [path] if isinstance(path, (str, Path)) else path
-    layers: dict[Path, tuple[str, dict]] = {}
+    layers: dict[str, tuple[str, dict]] = {}
     for file in files:
         for source, values in _read_chain(_find(Path(file)), ()):
             # A base that several files share is read once, at its first place: later it would undo the files between.
-            layers.setdefault(Path(source).resolve(), (source, values))
+            layers.setdefault(os.path.realpath(source), (source, values))
     return _build(list(layers.values()), overrides, [str(file) for file in files])
 
 
@@ -85,13 +98,13 @@ def _installed() -> dict[str, Path]:
 def _find(path: Path, folder: Path = Path()) -> Path:
     """Return the file, relative to the folder; if there is none, the installed config of this name."""
     file = folder / path
-    return file if file.is_file() else _installed().get(path.as_posix().removesuffix(".yaml"), file)
+    return file if os.path.isfile(file) else _installed().get(path.as_posix().removesuffix(".yaml"), file)
 
 
 def _unknown(path: Path) -> ConfigError:
-    near = difflib.get_close_matches(path.with_suffix("").as_posix(), _installed(), n=3, cutoff=0.0)
+    near = difflib.get_close_matches(path.as_posix().removesuffix(".yaml")[-100:], _installed(), n=3, cutoff=0.0)
     return ConfigError(
-        f"{path}: no such file, and no installed config has this name; the nearest names are {', '.join(near)}"
+        f"{escaped(str(path), 500)}: no such file, and no installed config has this name; the nearest names are {', '.join(near)}"
     )
 
 
@@ -110,7 +123,7 @@ def config_from_dict(values: dict[str, Any], source: str, overrides: typing.Sequ
 
 
 def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str], files: list[str]) -> Config:
-    changes = [(f"override '{text}'", _parse_override(text)) for text in overrides]
+    changes = [_parse_override(text) for text in overrides]
     config = Config()
     for source, values in layers + changes:
         config = _merge(config, values, source, "")
@@ -137,79 +150,97 @@ def overridden(section: Any, values: dict[str, Any], source: str, overrides: typ
         ConfigError: For an unknown key or a value of a wrong type; it names `source` or the text.
     """
     section = _merge(section, values, source, "")
-    for text in overrides:
-        section = _merge(section, _parse_override(text), f"override '{text}'", "")
+    for source_of_one, values_of_one in map(_parse_override, overrides):
+        section = _merge(section, values_of_one, source_of_one, "")
     return section
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Turn a config (or one section) into plain dictionaries and lists, ready for YAML or JSON."""
-    return yaml.safe_load(to_yaml(config))
+    return dataclasses.asdict(config, dict_factory=lambda pairs: {key: _plain(value) for key, value in pairs})
 
 
 def to_yaml(config: Any) -> str:
     """Write a config as YAML that `load_config` reads back to an equal one."""
-    values = dataclasses.asdict(config, dict_factory=lambda kv: {k: _plain(v) for k, v in kv})
-    return yaml.safe_dump(values, sort_keys=False)
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict]]:
-    if path.resolve() in seen:
+def _read_chain(path: Path, seen: tuple[str, ...]) -> list[tuple[str, dict]]:
+    here = os.path.realpath(path)
+    if here in seen:
         raise ConfigError(f"{path}: `base:` leads back to this file; remove the circle")
+    if len(seen) == _LONGEST_CHAIN:
+        raise ConfigError(f"{path}: is more than {_LONGEST_CHAIN} `base:` away from the first file; join some of them")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError as error:
         raise _unknown(path) from error
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot read the config file ({error.strerror}); give an existing YAML file"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise ConfigError(f"{path}: is not valid YAML ({detail}); fix the syntax") from error
-    values = {} if values is None else values
+        name = escaped(str(path), 500)
+        raise ConfigError(f"{name}: cannot read the config file ({error.strerror}); give an existing YAML file") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected `section:` keys at the top, found a {type(values).__name__}")
-    base = values.pop("base", None)
-    if base is not None and not isinstance(base, str):
-        raise ConfigError(f"{path}: `base` must be one file name, found {base!r}")
-    below = [] if base is None else _read_chain(_find(Path(base), path.parent), (*seen, path.resolve()))
+        kind = "a list" if isinstance(values, list) else "text"
+        raise ConfigError(f"{path}: expected `section:` keys at the top, found {kind}")
+    base = _convert(values.pop("base", None), str | None, str(path), "base")
+    below = [] if base is None else _read_chain(_find(Path(base), path.parent), (*seen, here))
     return [*below, (str(path), values)]
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def _parse_override(text: str) -> tuple[str, dict[str, Any]]:
+    """Return what to call the override in an error, and its value in dictionaries."""
     key, equals, value = text.partition("=")
+    source = f"override '{escaped(text)}'"
     if not equals or not key.strip():
-        raise ConfigError(f"override '{text}': expected section.key=value, for example train.epochs=1")
-    try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{text}': the value is not valid YAML") from error
+        raise ConfigError(f"{source}: expected section.key=value, for example train.epochs=1")
+    parsed: Any = _Unparsed(value)
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
-    return parsed
+    return source, parsed
+
+
+def _parsed(value: _Unparsed, hint: Any, source: str) -> Any:
+    """Read the value of an override for a field."""
+    text = value.strip()
+    if not _is_text(hint):
+        return parse_yaml(text, source)
+    if text[:1] in ("'", '"') and text[:1] == text[-1:]:
+        with contextlib.suppress(ConfigError):
+            found = parse_yaml(text, source)
+            return found if isinstance(found, Scalar) else Scalar(text)
+    return Scalar(text)
+
+
+def _is_text(hint: Any) -> bool:
+    return set(typing.get_args(hint) or (hint,)) - {types.NoneType} == {str}
 
 
 def _merge(section: Any, values: Any, source: str, prefix: str) -> Any:
     """Return `section` with `values` on top, every key and type checked."""
     if not isinstance(values, dict):
         name = prefix.rstrip(".") or "the file"
-        raise ConfigError(f"{source}: {name} must hold keys, found {values!r}; write {prefix}key=value")
+        raise ConfigError(f"{source}: {name} must hold keys, found {_found(values)}; write {prefix}key=value")
     hints = typing.get_type_hints(type(section))
     changed = {}
     for key, value in values.items():
-        if key not in hints:
-            raise ConfigError(f"{source}: unknown key '{prefix}{key}'{_suggest(str(key), hints, prefix)}")
-        current = getattr(section, key)
-        if dataclasses.is_dataclass(current) and not isinstance(value, str):
+        _check_key(key, hints, source, prefix)
+        current, hint = getattr(section, key), hints[key]
+        if isinstance(value, _Unparsed):
+            value = _parsed(value, hint, source)
+        if dataclasses.is_dataclass(hint) or (dataclasses.is_dataclass(current) and isinstance(value, dict)):
             changed[key] = _merge(current, value, source, f"{prefix}{key}.")
         else:
-            changed[key] = _convert(value, hints[key], source, f"{prefix}{key}")
+            changed[key] = _convert(value, hint, source, f"{prefix}{key}")
     return dataclasses.replace(section, **changed)
+
+
+def _check_key(key: Any, valid: typing.Iterable[str], source: str, prefix: str) -> None:
+    if key not in valid:
+        name = escaped(str(key))
+        raise ConfigError(f"{source}: unknown key '{prefix}{name}'{_suggest(name, valid, prefix)}{_place(key)}")
 
 
 def _suggest(key: str, valid: typing.Iterable[str], prefix: str = "") -> str:
@@ -218,11 +249,19 @@ def _suggest(key: str, valid: typing.Iterable[str], prefix: str = "") -> str:
     return f"; did you mean '{prefix}{near[0]}'? Valid: {', '.join(valid)}" if near else f". Valid: {', '.join(valid)}"
 
 
+def _found(value: Any) -> str:
+    return shown(value) + _place(value)
+
+
+def _place(value: Any) -> str:
+    return value.place if isinstance(value, Scalar) else ""
+
+
 def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
-    """Check a YAML value against a field's type and return it as that type."""
+    """Check a value of YAML or JSON against a field's type and return it as that type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None and types.NoneType in args:
+        if types.NoneType in args and (value is None or (isinstance(value, Scalar) and value.is_null)):
             return None
         described = [kind for kind in args if dataclasses.is_dataclass(kind)]
         return _convert(value, described[0] if described and isinstance(value, dict) else args[0], source, key)
@@ -230,14 +269,14 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
         return _described(value, hint, source, key)
     if origin is Literal:
         if value not in args:
-            near = _suggest(str(value), [str(a) for a in args])
-            raise ConfigError(f"{source}: '{key}' cannot be {value!r}{near}")
-        return value
+            near = _suggest(escaped(str(value)), [str(a) for a in args])
+            raise ConfigError(f"{source}: '{key}' cannot be {_found(value)}{near}")
+        return args[args.index(value)]
     if origin is tuple:
         length = None if args[-1] is Ellipsis else len(args)
         if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
             raise ConfigError(
-                f"{source}: '{key}' must be a list{f' of {length} values' if length else ''}, found {value!r}"
+                f"{source}: '{key}' must be a list{f' of {length} values' if length else ''}, found {_found(value)}"
             )
         return tuple(_convert(item, args[0], source, key) for item in value)
     return _scalar(value, hint, source, key)
@@ -247,10 +286,9 @@ def _described(values: Any, kind: type, source: str, key: str) -> Any:
     """Build a dataclass from a dictionary that must hold all of its fields."""
     hints = typing.get_type_hints(kind)
     if not isinstance(values, dict):
-        raise ConfigError(f"{source}: '{key}' must hold the keys {', '.join(hints)}, found {values!r}")
+        raise ConfigError(f"{source}: '{key}' must hold the keys {', '.join(hints)}, found {_found(values)}")
     for name in values:
-        if name not in hints:
-            raise ConfigError(f"{source}: unknown key '{key}.{name}'{_suggest(str(name), hints, f'{key}.')}")
+        _check_key(name, hints, source, f"{key}.")
     for field in dataclasses.fields(kind):
         if field.name not in values and field.default is dataclasses.MISSING:
             raise ConfigError(f"{source}: '{key}.{field.name}' is missing; '{key}' needs {', '.join(hints)}")
@@ -258,18 +296,32 @@ def _described(values: Any, kind: type, source: str, key: str) -> Any:
 
 
 def _scalar(value: Any, kind: type, source: str, key: str) -> Any:
-    if kind is float and not isinstance(value, bool):
-        try:
-            # YAML 1.1 reads 1e-5 as a string; only 1.0e-5 is a number.
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-    raise ConfigError(f"{source}: '{key}' must be {names[kind]}, found {value!r}")
+    found = _read_text(value, kind) if isinstance(value, str) else value
+    if kind is float and type(found) is int and abs(found) <= _LARGEST:
+        found = float(found)
+    if type(found) is kind and (kind is bool or _is_usable(found)):
+        return found
+    expected = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}[kind]
+    fix = "; write it in plain digits" if kind in (int, float) else ""
+    raise ConfigError(f"{source}: '{key}' must be {expected}, found {_found(value)}{fix}")
+
+
+def _read_text(text: str, kind: type) -> Any:
+    """Read a text as a value of a kind; None if it is none."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower())
+    if kind is int:
+        return int(text) if _WHOLE.fullmatch(text) and len(text) < len(str(_LARGEST)) else None
+    if kind is float:
+        return float(text) if _NUMBER.fullmatch(text) else None
+    return None if text == "" and not getattr(text, "quoted", True) else str(text)
+
+
+def _is_usable(value: Any) -> bool:
+    """Whether a number can be computed with, and a text be the name of a file."""
+    if isinstance(value, str):
+        return is_unicode(value)
+    return math.isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST
 
 
 def _check(config: Config, source: str) -> None:

@@ -56,3 +56,8 @@ def escaped(text: str, limit: int = 100) -> str:
     """
     cut = text if len(text) <= limit else f"{text[: limit - 3]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8 and name a file: it has no half of a surrogate pair and no NUL."""
+    return "\0" not in text and text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")

@@ -99,15 +99,15 @@ IMPOSSIBLE = [
 # An override, and what its message must hold: key, expectation, what was found.
 WRONG_TYPES = [
     ("train.epochs=many", "'train.epochs' must be a whole number, found 'many'"),
-    ("train.epochs=1.5", "'train.epochs' must be a whole number, found 1.5"),
-    ("train.epochs=true", "'train.epochs' must be a whole number, found True"),
-    ("train.epochs=null", "'train.epochs' must be a whole number, found None"),
+    ("train.epochs=1.5", "'train.epochs' must be a whole number, found '1.5'"),
+    ("train.epochs=true", "'train.epochs' must be a whole number, found 'true'"),
+    ("train.epochs=null", "'train.epochs' must be a whole number, found 'null'"),
     ("train.learning_rate=fast", "'train.learning_rate' must be a number, found 'fast'"),
-    ("train.learning_rate=true", "'train.learning_rate' must be a number, found True"),
+    ("train.learning_rate=true", "'train.learning_rate' must be a number, found 'true'"),
     ("train.learning_rate=[1]", "'train.learning_rate' must be a number"),
-    ("objective.dynamic=1", "'objective.dynamic' must be true or false, found 1"),
-    ("data.root=3", "'data.root' must be text, found 3"),
-    ("model.image_size=384", "'model.image_size' must be a list of 2 values, found 384"),
+    ("objective.dynamic=1", "'objective.dynamic' must be true or false, found '1'"),
+    ("data.root=", "'data.root' must be text, found ''"),
+    ("model.image_size=384", "'model.image_size' must be a list of 2 values, found '384'"),
     ("model.image_size=[384]", "'model.image_size' must be a list of 2 values"),
     ("model.image_size=[384, wide]", "'model.image_size' must be a whole number, found 'wide'"),
     ("objective.tasks=text", "'objective.tasks' must be a list, found 'text'"),
@@ -115,8 +115,8 @@ WRONG_TYPES = [
     ("data.sampler=shufle", "did you mean 'shuffle'?"),
     ("data.sampler=[shuffle]", "'data.sampler' cannot be ['shuffle']"),
     ("eval.splits=[tset]", "did you mean 'test'?"),
-    ("train=3", "train must hold keys, found 3"),
-    ("train=", "train must hold keys, found None"),
+    ("train=3", "train must hold keys, found '3'"),
+    ("train=", "train must hold keys, found ''"),
 ]
 
 
@@ -256,8 +256,8 @@ def test_missing_file_and_missing_base_are_named(tmp_path):
     [
         ("train: [", "not valid YAML"),
         ("- train", "found a list"),
-        ("train", "found a str"),
-        ("base: [a, b]", "`base` must be one file name"),
+        ("train", "found text"),
+        ("base: [a, b]", "'base' must be text"),
         ("train: 3", "train must hold keys"),
         ("train:", "train must hold keys"),
     ],
@@ -389,7 +389,7 @@ def test_an_architecture_is_described_in_a_config(tmp_path):
             {"vision": {"width": 96, "layers": 3, "heads": 5}},
             r"model\.architecture: vision\.heads must divide the width 96",
         ),
-        ({"text": 7}, r"'model\.architecture\.text' must hold the keys width, layers, heads, found 7"),
+        ({"text": 7}, r"'model\.architecture\.text' must hold the keys width, layers, heads, found '7'"),
         ({"patch": 8}, r"unknown key 'model\.architecture\.patch'; did you mean 'model\.architecture\.patch_size'"),
         ({"embed_dim": 0}, r"embed_dim must be at least 1"),
         ({"patch_size": 64}, r"model\.image_size must be at least the patch size 64"),
