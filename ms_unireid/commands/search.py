@@ -92,7 +92,7 @@ def _index(options: argparse.Namespace) -> None:
     if options.dataset and not options.root:
         raise ConfigError("--dataset needs --root, the folder of the data set")
     check_packages()
-    from ms_unireid.apps.search.indexing import build_index, dataset_source, photo_source
+    from ms_unireid.apps.search.indexing import build_index, dataset_source, forget_command, photo_source
 
     sources = [photo_source(folder) for folder in options.photos]
     if options.dataset:
@@ -107,6 +107,12 @@ def _index(options: argparse.Namespace) -> None:
         overrides=options.overrides,
         progress=_progress_bars(),
     )
+    for folder, count in report.unreachable.items():
+        print(
+            f"warning: {folder}: is out of reach, and its {count} photos stay in the index; if they are gone for good, "
+            f"forget them with {forget_command(options.output, folder)}",
+            file=sys.stderr,
+        )
     summary = {"index": str(options.output), **dataclasses.asdict(report)}
     _print_json(summary)
     if options.json:
@@ -123,12 +129,17 @@ def _query(options: argparse.Namespace) -> None:
     searcher = Searcher.open(options.index, options.checkpoint, options.overrides, options.approximate)
     found = searcher.search_all(queries, options.top_k)
     notes = [searcher.notes(query) for query in queries]
-    for query, told in zip(queries, notes, strict=True):
-        for note in told:
-            print(f"note: {query.name}{': ' * bool(query.name)}{note}", file=sys.stderr)
+    lines = [
+        note if note in searcher.index.notes else f"{query.name}{': ' * bool(query.name)}{note}"
+        for query, told in zip(queries, notes, strict=True)
+        for note in told
+    ]
+    for line in dict.fromkeys(lines):
+        print(f"note: {line}", file=sys.stderr)
     print(to_table(queries, found))
     if options.json:
-        write_json(options.json, to_json(queries, found, notes))
+        listed = to_json(queries, found, notes)
+        write_json(options.json, [{**one, "index": searcher.index.state} for one in listed])
     if options.csv:
         write_text(options.csv, to_csv(queries, found))
     if options.figure:

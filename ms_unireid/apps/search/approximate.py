@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.apps.optional import need
-from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.search.index import PhotoIndex, digest_of
 from ms_unireid.errors import DataError
 from ms_unireid.evaluation.similarity import exact_search, normalize_rows
-from ms_unireid.files import replacing, write_json
+from ms_unireid.files import open_regular, replacing, sha256, write_json
 from ms_unireid.installation import install_extra, job_command
 
 FAISS_FILE, FAISS_ABOUT = "approximate.faiss", "approximate.json"
@@ -41,11 +41,15 @@ class ApproximateIndex:
         file = index.folder / FAISS_FILE
         fix = f"build it with {job_command('search')} approximate"
         try:
-            self.about = json.loads((index.folder / FAISS_ABOUT).read_text(encoding="utf-8"))
-            self._lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-        except (OSError, ValueError, RuntimeError) as error:
+            with open_regular(index.folder / FAISS_ABOUT) as about_file:
+                self.about = json.load(about_file)
+            if self.about.pop("digest") != digest_of([self.about, sha256(open_regular(file))]):
+                raise ValueError("its digest is another one")
+            # Not memory-mapped: a mapped file that is shortened kills the process.
+            self._lists = faiss.read_index(str(file))
+        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
             raise DataError(f"{file}: the approximate index is missing or damaged; {fix}") from error
-        if (self.about["changes"], self._lists.ntotal) != (index.about["changes"], index.count):
+        if (self.about["id"], self.about["changes"]) != (index.about["id"], index.about["changes"]):
             raise DataError(f"{file}: {index.folder} has changed since this was built; {fix} again")
         self._lists.nprobe = self.about["lists_looked_into"]
 
@@ -87,6 +91,7 @@ def build_approximate(index: PhotoIndex, queries: Mapping[str, np.ndarray], reca
         if min(measured[-1][kind] for kind in queries) >= recall:
             break
     about = {
+        "id": index.about["id"],
         "changes": index.about["changes"],
         "photos": index.count,
         "lists": lists.nlist,
@@ -99,7 +104,8 @@ def build_approximate(index: PhotoIndex, queries: Mapping[str, np.ndarray], reca
         (index.folder / FAISS_ABOUT).unlink()  # an interrupted build leaves no index that looks complete
     with replacing(index.folder / FAISS_FILE) as temporary:
         faiss.write_index(lists, str(temporary))
-    write_json(index.folder / FAISS_ABOUT, about)
+        digest = digest_of([about, sha256(temporary.open("rb"))])
+    write_json(index.folder / FAISS_ABOUT, {**about, "digest": digest})
     return about
 
 

@@ -1,35 +1,60 @@
 """An index of photos on disk: a file of features, one row per photo, and `manifest.sqlite`, which names the photos.
 
 The manifest is an SQLite database because each of its transactions is applied completely or not at all, even if the
-process is killed. `index_writer` changes an index.
+process is killed. A checksum ties each photo to its feature, and a digest covers the rest of the manifest, so damage
+is found when an index is opened. `index_writer` changes an index.
 """
 
 import contextlib
+import hashlib
 import json
+import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_unireid.errors import DataError, UserError
+from ms_unireid.errors import DataError, UserError, escaped, shown
+from ms_unireid.files import open_regular, replacing
 from ms_unireid.installation import job_command
 
 DTYPES = ("float16", "float32")
 MANIFEST = "manifest.sqlite"
-FORMAT = 1
+FORMAT = 2
+_WITHOUT_CHECKSUMS = 1  # the format of earlier versions, which is still read
+_WAIT = 60  # seconds that a reader or writer waits for another one
+_MAX_DIM = 1 << 16
+_ROWS_AT_ONCE = 1 << 14
 _TABLES = (
     "about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     # AUTOINCREMENT never reuses the number of a removed source, so its photos cannot be taken for another source's.
     "sources (id INTEGER PRIMARY KEY AUTOINCREMENT, folder TEXT NOT NULL, dataset TEXT NOT NULL, "
     "split TEXT NOT NULL, UNIQUE (folder, dataset, split))",
     "photos (row INTEGER PRIMARY KEY, source INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, "
-    "mtime_ns INTEGER NOT NULL, sha256 BLOB NOT NULL, person TEXT, UNIQUE (source, name))",
+    "mtime_ns INTEGER NOT NULL, sha256 BLOB NOT NULL, person TEXT, checksum INTEGER, UNIQUE (source, name))",
     "skipped (source INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
     "reason TEXT NOT NULL, PRIMARY KEY (source, name))",
 )
-_ADD_PHOTO = "INSERT INTO photos (row, source, name, size, mtime_ns, sha256, person) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ADD_PHOTO = (
+    "INSERT INTO photos (row, source, name, size, mtime_ns, sha256, person, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_PHOTO_TYPES = (int, str, int, int, bytes, (str, NoneType))
+# What `about` must hold.
+_ABOUT = {
+    "checkpoint": lambda one: _is_text(one, "path") and _is_text(one, "sha256"),
+    "model": lambda one: isinstance(one, dict),
+    "preprocessing": lambda one: isinstance(one, dict),
+    "dtype": lambda one: one in DTYPES,
+    "dim": lambda one: type(one) is int and 0 < one <= _MAX_DIM,
+    "file": lambda one: type(one) is int and one > 0,
+    "changes": lambda one: type(one) is int and one >= 0,
+    "id": lambda one: isinstance(one, str),
+    "left": lambda one: type(one) is int and one >= 0,
+}
 
 
 class Source(NamedTuple):
@@ -66,7 +91,7 @@ class Manifest:
 
     Args:
         folder: The index.
-        about: Values to create a new manifest with; None opens an existing one.
+        about: Values to make a new manifest with, if there is none; None opens an existing one.
 
     Raises:
         DataError: If it is missing, damaged or of another format version.
@@ -75,38 +100,52 @@ class Manifest:
 
     def __init__(self, folder: Path, about: dict[str, Any] | None = None):
         self.file = folder / MANIFEST
-        if about is None and not self.file.is_file():
-            raise DataError(
-                f"{folder}: is not an index ({MANIFEST} is missing); make one with {job_command('search')} index"
-            )
+        if not self.file.is_file():
+            if about is None:
+                raise DataError(
+                    f"{folder}: is not an index ({MANIFEST} is missing); make one with {job_command('search')} index"
+                )
+            with replacing(self.file) as temporary:
+                self._create(temporary, about)
         with self._clear_errors():
-            self.database = sqlite3.connect(self.file, isolation_level=None)
-            if about is not None and self._format() == 0:
-                with self.transaction():
-                    self._create(about)
-            found = self._format()
-        if found != FORMAT:
-            raise DataError(f"{self.file}: has format {found}, expected {FORMAT}; make a new index")
+            self._connect(self.file)
+            ((self.format,),) = self._rows("PRAGMA user_version")
+            self._check_tables()
 
     def close(self) -> None:
         """Close the file."""
         self.database.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Apply all changes of the block, or none of them."""
+    def transaction(self, write: bool = True) -> Iterator[None]:
+        """Apply all changes of the block, or none of them; without `write`, read one state of the manifest."""
         with self._clear_errors():
-            self.database.execute("BEGIN IMMEDIATE")
+            self.database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
                 yield
+                if write and self.format == FORMAT:
+                    self.set_about(digest=self._digest(self._stored_about()))
+                self.database.execute("COMMIT")
             except BaseException:
-                self.database.execute("ROLLBACK")
+                if self.database.in_transaction:
+                    self.database.execute("ROLLBACK")
                 raise
-            self.database.execute("COMMIT")
 
     def about(self) -> dict[str, Any]:
-        """Return how the features were made, and the number of the features file."""
-        return {key: json.loads(value) for key, value in self._rows("SELECT key, value FROM about")}
+        """Return how the features were made, the number of the features file, and how many photos are left to encode.
+
+        Raises:
+            DataError: If it is damaged.
+        """
+        about = self._stored_about()
+        digest = about.pop("digest", None)
+        if self.format == FORMAT and digest != self._digest(about):
+            raise self.damaged("its digest is another one")
+        about = {"id": "", "left": 0, **about}
+        for key, is_right in _ABOUT.items():
+            if key not in about or not is_right(about[key]):
+                raise self.damaged(f"{key} is {shown(about.get(key))}")
+        return about
 
     def set_about(self, **values: Any) -> None:
         """Set values of `about`."""
@@ -115,7 +154,8 @@ class Manifest:
 
     def sources(self) -> dict[int, Source]:
         """Return the sources by number."""
-        return {number: Source(*rest) for number, *rest in self._rows("SELECT id, folder, dataset, split FROM sources")}
+        rows = self._typed((int, str, str, str), "SELECT id, folder, dataset, split FROM sources")
+        return {number: Source(*rest) for number, *rest in rows}
 
     def add_source(self, source: Source) -> int:
         """Add a source unless it is present; return its number."""
@@ -130,31 +170,47 @@ class Manifest:
 
     def count(self) -> int:
         """Return the number of photos N; their rows are 0 to N - 1."""
-        ((count,),) = self._rows("SELECT count(*) FROM photos")
+        ((count,),) = self._rows("SELECT coalesce(max(row) + 1, 0) FROM photos")
         return count
 
     def photos(self) -> list[Photo]:
         """Return the photos by row."""
         query = "SELECT source, name, size, mtime_ns, sha256, person FROM photos ORDER BY row"
-        return [Photo(*row) for row in self._rows(query)]
+        return [Photo(*row) for row in self._typed(_PHOTO_TYPES, query)]
 
-    def names(self) -> list[tuple[int, str, str | None]]:
-        """Return source, name and person of each photo by row."""
-        return self._rows("SELECT source, name, person FROM photos ORDER BY row")
+    def named_features(self, features: np.ndarray) -> list[tuple[int, str, str | None]]:
+        """Return source, name and person of each row of the features (N, D).
+
+        Raises:
+            DataError: If a photo or its feature is damaged, or they do not belong together.
+        """
+        if self.format == FORMAT:
+            return list(self._checked(features))
+        names = self._typed((int, str, (str, NoneType)), "SELECT source, name, person FROM photos ORDER BY row")
+        sources = self.sources()
+        if len(names) != len(features) or not all(one[0] in sources and _is_inside(one[1]) for one in names):
+            raise self.damaged("its rows do not fit the features")
+        for start in range(0, len(features), _ROWS_AT_ONCE):
+            lengths = np.linalg.norm(features[start : start + _ROWS_AT_ONCE].astype(np.float32), axis=1)
+            if not (abs(lengths - 1) < 0.01).all():  # true for NaN too
+                raise self.damaged("a feature has not the length 1")
+        return names
 
     def sha256(self, source: int, name: str) -> bytes | None:
         """Return the indexed digest of a photo; None if the photo is not in the index."""
         found = self._rows("SELECT sha256 FROM photos WHERE source = ? AND name = ?", (source, name))
         return found[0][0] if found else None
 
-    def add_photos(self, first: int, photos: Iterable[Photo]) -> None:
-        """Add photos at row `first` and after."""
-        self.database.executemany(_ADD_PHOTO, ((first + i, *photo) for i, photo in enumerate(photos)))
+    def add_photos(self, first: int, photos: Iterable[Photo], features: np.ndarray) -> None:
+        """Add photos at row `first` and after, with their features as they are on disk."""
+        rows = enumerate(zip(photos, features, strict=True), first)
+        values = ((row, *one, _checksum(feat, row, one.source, one.name, one.person)) for row, (one, feat) in rows)
+        self.database.executemany(_ADD_PHOTO, values)
 
-    def replace_photos(self, photos: Iterable[Photo]) -> None:
+    def replace_photos(self, photos: Iterable[Photo], features: np.ndarray) -> None:
         """Replace all photos."""
         self.database.execute("DELETE FROM photos")
-        self.add_photos(0, photos)
+        self.add_photos(0, photos, features)
 
     def truncate_photos(self, count: int) -> None:
         """Remove the photos at row `count` and after."""
@@ -163,7 +219,10 @@ class Manifest:
     def skipped(self) -> list[Skipped]:
         """Return the photos that cannot be read."""
         query = "SELECT source, name, size, mtime_ns, reason FROM skipped ORDER BY source, name"
-        return [Skipped(*row) for row in self._rows(query)]
+        skipped = [Skipped(*row) for row in self._typed((int, str, int, int, str), query)]
+        if not {one.source for one in skipped} <= self.sources().keys():
+            raise self.damaged("a photo has no folder")
+        return skipped
 
     def replace_skipped(self, skipped: Iterable[Skipped]) -> None:
         """Replace all skipped photos."""
@@ -174,15 +233,80 @@ class Manifest:
         """Add photos that cannot be read."""
         self.database.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?)", skipped)
 
-    def _format(self) -> int:
-        ((found,),) = self._rows("PRAGMA user_version")
-        return found
+    def upgrade(self, features: np.ndarray, **about: Any) -> None:
+        """Bring a manifest of format 1 to the present one; its features (N, D) have been checked."""
+        photos = self.photos()
+        with self.transaction():
+            self.database.execute("ALTER TABLE photos ADD COLUMN checksum INTEGER")
+            self.replace_photos(photos, features)
+            self.set_about(**about)
+            self.database.execute(f"PRAGMA user_version = {FORMAT}")
+            self.format = FORMAT
 
-    def _create(self, about: dict[str, Any]) -> None:
-        for table in _TABLES:
-            self.database.execute(f"CREATE TABLE {table}")
-        self.set_about(**about)
-        self.database.execute(f"PRAGMA user_version = {FORMAT}")
+    def check_database(self) -> None:
+        """Check all tables and indexes of the database, which reading alone does not; a DataError tells of damage."""
+        ((found,),) = self._rows("PRAGMA integrity_check(1)")
+        if found != "ok":
+            raise self.damaged(escaped(found))
+
+    def damaged(self, why: object) -> DataError:
+        """Make the error for a damaged index."""
+        return DataError(
+            f"{self.file.parent}: is damaged ({MANIFEST}: {why}); remove the folder, and make the index anew with "
+            f"{job_command('search')} index"
+        )
+
+    def _create(self, file: Path, about: dict[str, Any]) -> None:
+        with self._clear_errors():
+            self._connect(file)
+            with contextlib.closing(self.database):
+                self.database.execute("PRAGMA journal_mode = MEMORY")  # leaves no journal beside the temporary file
+                self.format = FORMAT
+                with self.transaction():
+                    for table in _TABLES:
+                        self.database.execute(f"CREATE TABLE {table}")
+                    self.set_about(**about)
+                    self.database.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _connect(self, file: Path) -> None:
+        self.database = sqlite3.connect(file, timeout=_WAIT, isolation_level=None)
+        self.database.execute("PRAGMA cache_spill = OFF")  # readers are not locked out before a change is committed
+        self.database.execute("PRAGMA trusted_schema = OFF")
+
+    def _check_tables(self) -> None:
+        if self.format not in (_WITHOUT_CHECKSUMS, FORMAT):
+            raise DataError(
+                f"{self.file}: has format {self.format}, expected {_WITHOUT_CHECKSUMS} or {FORMAT}; make the index anew"
+            )
+        found = {sql for (sql,) in self._rows("SELECT sql FROM sqlite_master WHERE name != 'sqlite_sequence'")}
+        expected = {f"CREATE TABLE {table}" for table in _TABLES} | {None}  # None: an index for UNIQUE
+        if self.format != FORMAT:
+            expected = {sql and sql.replace(", checksum INTEGER", "") for sql in expected}
+        if found != expected:
+            raise self.damaged("it has other tables")
+
+    def _stored_about(self) -> dict[str, Any]:
+        with self._clear_errors():
+            return {key: json.loads(value) for key, value in self._typed((str, str), "SELECT key, value FROM about")}
+
+    def _digest(self, about: dict[str, Any]) -> str:
+        values = {key: value for key, value in about.items() if key != "digest"}
+        return digest_of([values, self.count(), sorted(self.sources().items())])
+
+    def _checked(self, features: np.ndarray) -> Iterator[tuple[int, str, str | None]]:
+        rows = self._rows("SELECT source, name, person, checksum FROM photos ORDER BY row")
+        if len(rows) != len(features):
+            raise self.damaged("rows are missing")
+        for row, (*name, checksum) in enumerate(rows):
+            if checksum != _checksum(features[row], row, *name) or not _is_inside(name[1]):
+                raise self.damaged(f"photo {row} and its feature do not belong together")
+            yield tuple(name)
+
+    def _typed(self, types: tuple, query: str) -> list[tuple]:
+        rows = self._rows(query)
+        if not all(all(map(isinstance, row, types)) for row in rows):
+            raise self.damaged("a value has another type")
+        return rows
 
     def _rows(self, query: str, values: tuple = ()) -> list[tuple]:
         with self._clear_errors():
@@ -194,23 +318,23 @@ class Manifest:
             yield
         except sqlite3.OperationalError as error:
             raise UserError(
-                f"{self.file}: cannot be used ({error}); check the disk and your permissions in the folder"
+                f"{self.file}: cannot be used ({escaped(str(error))}); check the disk and your permissions in its "
+                "folder, or make the index anew"
             ) from error
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise DataError(
-                f"{self.file}: is damaged or not a manifest ({error}); remove the folder and make a new index"
-            ) from error
+        except (sqlite3.DatabaseError, ValueError, RecursionError) as error:
+            raise self.damaged(escaped(str(error))) from error
 
 
 class PhotoIndex:
-    """A snapshot of an index to search in; later changes of the index do not affect it.
+    """A snapshot of an index to search in, in memory; later changes and damage on disk do not affect it.
 
     Args:
         folder: The index.
 
     Attributes:
         about: How the features were made: checkpoint, model, preprocessing, dtype.
-        features: (N, D) float16 or float32, L2-normalised rows, memory-mapped.
+        features: (N, D) float16 or float32, L2-normalised rows.
+        skipped: Path to reason for each photo that could not be read.
 
     Raises:
         DataError: If the folder is not an index, or the index is damaged.
@@ -219,11 +343,14 @@ class PhotoIndex:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         manifest = Manifest(self.folder)
-        with contextlib.closing(manifest), manifest.transaction():
+        with contextlib.closing(manifest), manifest.transaction(write=False):
             self.about = manifest.about()
-            self.features = map_features(self.folder, self.about, manifest.count())
-            self._folders = {number: Path(source.folder) for number, source in manifest.sources().items()}
-            self._names = manifest.names()
+            self.features = read_features(self.folder, self.about, manifest.count())
+            self._names = manifest.named_features(self.features)
+            self.sources = manifest.sources()
+            skipped = manifest.skipped()
+        self._folders = {number: Path(source.folder) for number, source in self.sources.items()}
+        self.skipped = {str(self._folders[one.source] / one.name): one.reason for one in skipped}
 
     @classmethod
     def open(cls, folder: Path) -> "PhotoIndex":
@@ -239,6 +366,29 @@ class PhotoIndex:
     def dim(self) -> int:
         """Length of a feature."""
         return self.features.shape[1]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every photo that was listed has been read; False after a stop or on a full disk."""
+        return bool(self.sources) and not self.about["left"]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Whether the index is whole, and its numbers of photos: indexed, skipped, and left to encode."""
+        return {"whole": self.whole, "photos": self.count, "skipped": len(self.skipped), "left": self.about["left"]}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user of the index should know: that it is not whole."""
+        seen = self.count + len(self.skipped)
+        return (
+            []
+            if self.whole
+            else [
+                f"{self.folder}: is not whole, it stopped at {seen} of {seen + self.about['left']} photos "
+                f"({len(self.skipped)} skipped); finish it with {job_command('search')} index --output {self.folder}"
+            ]
+        )
 
     @property
     def photos(self) -> list[Path]:
@@ -264,17 +414,14 @@ class PhotoIndex:
 
 
 def describe_index(folder: Path) -> dict[str, Any]:
-    """Return how an index was made, its sources, its number of photos and the skipped photos.
+    """Return how an index was made, its state, its sources and the skipped photos.
 
     Raises:
         DataError: If the folder is not an index, or the index is damaged.
     """
-    manifest = Manifest(Path(folder))
-    with contextlib.closing(manifest), manifest.transaction():
-        sources = manifest.sources()
-        skipped = {str(Path(sources[one.source].folder) / one.name): one.reason for one in manifest.skipped()}
-        listed = [{key: value for key, value in source._asdict().items() if value} for source in sources.values()]
-        return {**manifest.about(), "photos": manifest.count(), "sources": listed, "skipped": skipped}
+    index = PhotoIndex(folder)
+    listed = [{key: value for key, value in source._asdict().items() if value} for source in index.sources.values()]
+    return {**index.about, **index.state, "sources": listed, "skipped": index.skipped}
 
 
 def model_overrides(about: dict[str, Any]) -> list[str]:
@@ -282,21 +429,29 @@ def model_overrides(about: dict[str, Any]) -> list[str]:
     return [f"model.{key}={json.dumps(value)}" for key, value in about["model"].items()]
 
 
-def map_features(folder: Path, about: dict[str, Any], count: int) -> np.ndarray:
-    """Memory-map the features of the first `count` photos, (count, D).
+def read_features(folder: Path, about: dict[str, Any], count: int) -> np.ndarray:
+    """Read the features of the first `count` photos, (count, D), read-only.
+
+    They are not memory-mapped: a mapped file that is shortened kills the process.
 
     Raises:
         DataError: If the file is missing or too short.
     """
-    shape = (count, about["dim"])
     if not count:
-        return np.zeros(shape, about["dtype"])
+        return np.zeros((0, about["dim"]), about["dtype"])
     file = features_file(folder, about)
-    if not file.exists() or file.stat().st_size < count * row_bytes(about):
+    try:
+        with open_regular(file) as opened:
+            if os.fstat(opened.fileno()).st_size < count * row_bytes(about):
+                raise OSError(f"it is shorter than its {count} features")
+            features = np.fromfile(opened, about["dtype"], count * about["dim"]).reshape(count, about["dim"])
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{file}: is missing or shorter than its {count} features; {job_command('search')} index repairs the index"
-        )
-    return np.memmap(file, about["dtype"], "r", shape=shape)
+            f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}); {job_command('search')} index "
+            f"--output {folder} repairs the index"
+        ) from error
+    features.flags.writeable = False
+    return features
 
 
 def features_file(folder: Path, about: dict[str, Any]) -> Path:
@@ -307,3 +462,22 @@ def features_file(folder: Path, about: dict[str, Any]) -> Path:
 def row_bytes(about: dict[str, Any]) -> int:
     """Return the bytes of one feature on disk."""
     return about["dim"] * np.dtype(about["dtype"]).itemsize
+
+
+def digest_of(values: Any) -> str:
+    """Return the SHA-256 of values as JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _checksum(feature: np.ndarray, row: int, source: int, name: str, person: str | None) -> int:
+    """Return the CRC-32 of a feature's bytes and of what identifies its photo."""
+    return zlib.crc32(f"{row}/{source}/{person}/{name}".encode(), zlib.crc32(feature))
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a photo's path stays inside its folder."""
+    return not name.startswith("/") and (".." not in name or ".." not in name.split("/"))
+
+
+def _is_text(values: Any, key: str) -> bool:
+    return isinstance(values, dict) and isinstance(values.get(key), str)

@@ -1,22 +1,32 @@
 """Changes to an index on disk, by one process at a time and safe against a kill at any moment.
 
 New features are written after the rows that the manifest names, or into a new file that the manifest names afterwards,
-so every photo in the manifest has its feature on disk.
+so every photo in the manifest has its feature on disk. Features are checked before they are copied: damage is never
+given a new checksum.
 """
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ms_unireid.apps.search.index import MANIFEST, Manifest, Photo, features_file, map_features, row_bytes
+from ms_unireid.apps.search.index import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Photo,
+    Skipped,
+    features_file,
+    read_features,
+    row_bytes,
+)
 from ms_unireid.errors import DataError, UserError
 from ms_unireid.files import locked
 
-_ROWS_AT_ONCE = 1 << 14
 _LOCK = ".lock"
 
 
@@ -41,9 +51,14 @@ class IndexWriter:
         _make_folder(folder)
         self._lock = locked(folder / _LOCK)
         try:
-            self.manifest = Manifest(folder, {**about, "file": 1, "changes": 0})
+            new = {"id": uuid.uuid4().hex, "file": 1, "changes": 0, "left": 0}
+            self.manifest = Manifest(folder, {**about, **new})
+            self.manifest.check_database()
             _check_same(folder, self.manifest.about(), about)
             self.repaired = self._repair()
+            features = self._features()
+            if self.manifest.format != FORMAT:
+                self.manifest.upgrade(features, id=new["id"], left=self.manifest.about()["left"])
         except BaseException:
             self._lock.close()
             raise
@@ -53,38 +68,43 @@ class IndexWriter:
         self.manifest.close()
         self._lock.close()
 
-    def append(self, photos: Sequence[Photo], features: np.ndarray) -> None:
-        """Add photos and their L2-normalised features (N, D); both are on disk on return."""
+    def append(self, photos: Sequence[Photo], features: np.ndarray, skipped: Sequence[Skipped] = ()) -> None:
+        """Add photos, their L2-normalised features (N, D) and unreadable photos; all are on disk on return."""
         about, count = self.manifest.about(), self.manifest.count()
+        features = np.ascontiguousarray(features, about["dtype"])
         with _clear_errors(self.folder), open(features_file(self.folder, about), "r+b") as file:
             file.seek(count * row_bytes(about))
             file.truncate()
-            file.write(np.ascontiguousarray(features, about["dtype"]).tobytes())
+            file.write(features)
             file.flush()
             os.fsync(file.fileno())
         with self.manifest.transaction():
-            self.manifest.add_photos(count, photos)
+            self.manifest.add_photos(count, photos, features)
+            self.manifest.add_skipped(skipped)
+            self.manifest.set_about(left=max(0, about["left"] - len(photos) - len(skipped)))
             self._count_change(about)
 
     def rearrange(self, photos: Sequence[Photo], rows: Sequence[int], dropped: Sequence[int] = ()) -> None:
         """Replace all photos; photo i takes the feature that is now at `rows[i]`. Remove the sources `dropped`."""
         about = self.manifest.about()
-        features = map_features(self.folder, about, self.manifest.count())
+        features = self._features()[np.asarray(rows, np.int64)]
         number = about["file"] + 1
-        target = features_file(self.folder, {**about, "file": number})
-        rows = np.asarray(rows, np.int64)
-        with _clear_errors(self.folder), open(target, "wb") as file:
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                file.write(np.ascontiguousarray(features[rows[start : start + _ROWS_AT_ONCE]]).tobytes())
+        with _clear_errors(self.folder), open(features_file(self.folder, {**about, "file": number}), "wb") as file:
+            file.write(features)
             file.flush()
             os.fsync(file.fileno())
         with self.manifest.transaction():
             for source in dropped:
                 self.manifest.drop_source(source)
-            self.manifest.replace_photos(photos)
+            self.manifest.replace_photos(photos, features)
             self.manifest.set_about(file=number)
             self._count_change(about)
         self._remove_old_files()
+
+    def _features(self) -> np.ndarray:
+        features = read_features(self.folder, self.manifest.about(), self.manifest.count())
+        self.manifest.named_features(features)
+        return features
 
     def _count_change(self, about: dict[str, Any]) -> None:
         self.manifest.set_about(changes=about["changes"] + 1)
@@ -97,6 +117,7 @@ class IndexWriter:
         if stored < count:
             with self.manifest.transaction():
                 self.manifest.truncate_photos(stored)
+                self.manifest.set_about(left=about["left"] + count - stored)
         if not file.exists():
             file.touch()
         self._remove_old_files()
@@ -111,7 +132,7 @@ class IndexWriter:
 
 def _make_folder(folder: Path) -> None:
     with _clear_errors(folder):
-        if folder.exists() and not (folder / MANIFEST).exists() and any(f.name != _LOCK for f in folder.iterdir()):
+        if folder.exists() and not (folder / MANIFEST).exists() and any(f.name[0] != "." for f in folder.iterdir()):
             raise DataError(f"{folder}: has other files and is not an index; choose another --output")
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -1,15 +1,16 @@
 """Makes an index or brings it up to date: encodes new photos, and does not read unchanged ones again."""
 
+import contextlib
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ms_unireid.apps.search.index import DTYPES, MANIFEST, Photo, Skipped, Source, describe_index, model_overrides
+from ms_unireid.apps.search.index import DTYPES, MANIFEST, Manifest, Photo, Skipped, Source, model_overrides
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
@@ -22,7 +23,8 @@ from ms_unireid.data.transforms import MEAN, STD, normalize, resize
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import normalize_rows
-from ms_unireid.files import sha256
+from ms_unireid.files import open_regular, sha256
+from ms_unireid.installation import job_command
 
 # Called with (step, done, total) during the work.
 Progress = Callable[[str, int, int], None]
@@ -39,6 +41,7 @@ class IndexReport:
     removed: int  # gone, or with new content
     repaired: int  # features that were missing, and have been encoded again
     skipped: dict[str, str] = field(default_factory=dict)  # path to reason
+    unreachable: dict[str, int] = field(default_factory=dict)  # folder to its photos, which stay in the index
 
 
 def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, Any]:
@@ -89,7 +92,10 @@ def build_index(
         ConfigError: If a new index has no checkpoint or no photos.
         UserError: As `update_index`; or if the checkpoint cannot be used.
     """
-    about = describe_index(folder) if (folder / MANIFEST).exists() else None
+    about = None
+    if (folder / MANIFEST).exists():
+        with contextlib.closing(Manifest(folder)) as manifest:
+            about = manifest.about()
     if about is None and (checkpoint is None or not sources):
         raise ConfigError(f"{folder}: a new index needs --checkpoint, and --photos or --dataset")
     if about is not None:
@@ -125,7 +131,7 @@ def update_index(
         UserError: If the index cannot be written, or another process is changing it.
     """
     progress = progress or (lambda what, done, total: None)
-    given = {source: _list_photos(source) for source in sources}  # reports mistakes before anything is written
+    given = {source: _list_photos(source) for source in _distinct(sources)}  # mistakes are found before any change
     writer = IndexWriter(folder, about)
     try:
         kept, dropped, listings = _choose_sources(writer, given, removed)
@@ -134,10 +140,11 @@ def update_index(
         changes = find_changes(
             folders, listings, photos, writer.manifest.skipped(), lambda *counts: progress("compared", *counts)
         )
-        if dropped or not is_same(changes, photos):
-            writer.rearrange(changes.photos, changes.rows, dropped)  # one transaction: a source goes with its photos
         with writer.manifest.transaction():
             writer.manifest.replace_skipped(changes.skipped)
+            writer.manifest.set_about(left=len(changes.new))
+        if dropped or not is_same(changes, photos):
+            writer.rearrange(changes.photos, changes.rows, dropped)  # one transaction: a source goes with its photos
         encoded = _encode_new(writer, folders, changes, encoder, progress)
         skipped = {str(folders[one.source] / one.name): one.reason for one in writer.manifest.skipped()}
         return IndexReport(
@@ -148,9 +155,26 @@ def update_index(
             removed=changes.removed,
             repaired=writer.repaired,
             skipped=skipped,
+            unreachable=_unreachable({n: one for n, one in folders.items() if n not in listings}, photos),
         )
     finally:
         writer.close()
+
+
+def _distinct(sources: Sequence[Source], known: Iterable[Source] = ()) -> list[Source]:
+    """Name each folder in one way, as it is known or given first: links and other spellings lead to the same folder."""
+    names = {os.path.realpath(source.folder): source.folder for source in [*reversed(sources), *known]}
+    return list(dict.fromkeys(one._replace(folder=names[os.path.realpath(one.folder)]) for one in sources))
+
+
+def _unreachable(folders: Mapping[int, Path], photos: Sequence[Photo]) -> dict[str, int]:
+    """Return the folders of which no indexed photo can be found, with their numbers of photos."""
+    names = {number: [photo.name for photo in photos if photo.source == number] for number in folders}
+    return {
+        str(folder): len(names[number])
+        for number, folder in folders.items()
+        if not (os.path.isdir(folder) and any(os.path.exists(folder / name) for name in names[number]))
+    }
 
 
 def _choose_sources(
@@ -162,21 +186,26 @@ def _choose_sources(
         The sources to keep by number, the numbers to drop, and the listings of the sources to compare.
     """
     known = writer.manifest.sources()
+    given = dict(zip(_distinct(list(given), known.values()), given.values(), strict=True))
     dropped = [number for folder in removed for number in _numbers_of(folder, known)]
     for number in dropped:
         if known[number] in given:
             raise ConfigError(f"{known[number].folder}: cannot be both added and removed; choose one")
     kept = {number: source for number, source in known.items() if number not in dropped}
     _check_not_nested([*kept.values(), *given])
-    listings = given or {source: _list_photos(source) for source in kept.values()}
+    listings = given or {source: _list_known(writer, number, source) for number, source in kept.items()}
+    added = sum(len(listing) for source, listing in listings.items() if source not in known.values())
+    left = writer.manifest.about()["left"] + added
     with writer.manifest.transaction():
         numbers = {source: writer.manifest.add_source(source) for source in listings}
+        writer.manifest.set_about(left=left)
     kept = {number: source for number, source in writer.manifest.sources().items() if number not in dropped}
     return kept, dropped, {numbers[source]: listing for source, listing in listings.items()}
 
 
 def _numbers_of(folder: Path, known: Mapping[int, Source]) -> list[int]:
-    found = [number for number, source in known.items() if source.folder == os.path.abspath(folder)]
+    same = os.path.realpath(folder)
+    found = [number for number, source in known.items() if os.path.realpath(source.folder) == same]
     if not found:
         present = ", ".join(source.folder for source in known.values()) or "none"
         raise ConfigError(f"--remove {folder}: the index has no such folder; it has {present}")
@@ -184,11 +213,28 @@ def _numbers_of(folder: Path, known: Mapping[int, Source]) -> list[int]:
 
 
 def _check_not_nested(sources: Sequence[Source]) -> None:
-    folders = sorted({source.folder for source in sources if not source.dataset})
+    folders = sorted({os.path.realpath(source.folder) for source in sources if not source.dataset})
     for outer in folders:
         for inner in folders:
             if inner.startswith(outer.rstrip(os.sep) + os.sep):
                 raise ConfigError(f"{inner}: is inside {outer}, so its photos would be indexed twice; give one of them")
+
+
+def _list_known(writer: IndexWriter, number: int, source: Source) -> Listing:
+    """List a folder of the index; an error names the way to forget it."""
+    try:
+        return _list_photos(source)
+    except DataError as error:
+        count = sum(photo.source == number for photo in writer.manifest.photos())
+        raise DataError(
+            f"{error}. {count} photos of {source.folder} are in the index: if they are gone for good, forget them with "
+            f"{forget_command(writer.folder, source.folder)}"
+        ) from error
+
+
+def forget_command(index: Path, folder: str) -> str:
+    """Return the command that removes a folder from an index, for messages."""
+    return f"{job_command('search')} index --output {index} --remove {folder}"
 
 
 def _list_photos(source: Source) -> Listing:
@@ -199,7 +245,7 @@ def _list_photos(source: Source) -> Listing:
     else:
         listing = dict.fromkeys(folder_photos(folder).names)
     if not listing:
-        raise DataError(f"{folder}: has no photos; check the path (is the disk mounted?), or --remove it")
+        raise DataError(f"{folder}: has no photos; check the path (is the disk mounted?)")
     return listing
 
 
@@ -217,11 +263,8 @@ def _encode_new(
     for number, (pictures,) in enumerate(iterate(source, config.runtime) if changes.new else ()):
         found = source.found.pop(number)
         good = [place for place, one in enumerate(found) if isinstance(one, Photo)]
-        if good:
-            feats = _features(encoder, pictures, writer.folder)
-            writer.append([found[place] for place in good], feats[good])
-        with writer.manifest.transaction():
-            writer.manifest.add_skipped(one for one in found if isinstance(one, Skipped))
+        feats = _features(encoder, pictures, writer.folder)[good] if good else np.empty(0)
+        writer.append([found[place] for place in good], feats, [one for one in found if isinstance(one, Skipped)])
         done, encoded = done + len(found), encoded + len(good)
         progress("encoded", done, len(changes.new))
     return encoded
@@ -268,7 +311,7 @@ class _NewPhotos:
     def _read(self, source: int, name: str, person: str | None, target: np.ndarray) -> Photo | Skipped:
         size = changed = 0
         try:
-            with open(self.folders[source] / name, "rb") as file:
+            with open_regular(self.folders[source] / name) as file:
                 status = os.fstat(file.fileno())
                 size, changed = status.st_size, status.st_mtime_ns
                 content = file.read()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ms_unireid.apps.search.index import Photo, Skipped
 from ms_unireid.data.pictures import describe
-from ms_unireid.files import sha256
+from ms_unireid.files import open_regular, sha256
 
 # Photos of a source: relative path to the identity of the person, None if unknown.
 Listing = Mapping[str, str | None]
@@ -123,7 +123,7 @@ def _compare_contents(
 def _digest(path: Path) -> tuple[int, int, bytes] | None:
     """Return a file's size, modification time and SHA-256; None if it cannot be read."""
     try:
-        file = path.open("rb")
+        file = open_regular(path)
         status = os.fstat(file.fileno())
         return status.st_size, status.st_mtime_ns, bytes.fromhex(sha256(file))
     except OSError:

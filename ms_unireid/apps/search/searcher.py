@@ -13,11 +13,12 @@ from ms_unireid.apps.search.approximate import ApproximateIndex
 from ms_unireid.apps.search.index import PhotoIndex, model_overrides
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
-from ms_unireid.config import config_from_dict
+from ms_unireid.config import Config, config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
-from ms_unireid.errors import CheckpointError, QueryError
+from ms_unireid.errors import CheckpointError, DataError, QueryError
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import exact_search
+from ms_unireid.installation import job_command
 from ms_unireid.models.rollout import attention_rollout
 from ms_unireid.models.unireid import UNIReID
 
@@ -36,15 +37,15 @@ class Searcher:
         config: The model's config.
 
     Raises:
-        DataError: If the index is missing or damaged, or its approximate index is missing or out of date.
+        DataError: If the index is missing, damaged or empty, or its approximate index is missing or out of date.
     """
 
     def __init__(self, model: UNIReID, index: PhotoIndex | str | Path, approximate: bool = False):
         self.model = model
         self.index = index if isinstance(index, PhotoIndex) else PhotoIndex(index)
+        self.config = _config_of(self.index)
         engine = ApproximateIndex(self.index).search if approximate else None
         self._find = engine or functools.partial(exact_search, self.index.features)
-        self.config = config_from_dict({"model": self.index.about["model"]}, str(self.index.folder))
         self._encoder = Encoder(model, self.config)
         self._model_lock = threading.Lock()
 
@@ -65,10 +66,11 @@ class Searcher:
             approximate: Search the approximate index.
 
         Raises:
-            DataError: If the index is missing or damaged.
+            DataError: If the index is missing, damaged or empty.
             CheckpointError: If the checkpoint is missing, or is not the one that made the index.
         """
         index = index if isinstance(index, PhotoIndex) else PhotoIndex(index)
+        _config_of(index)
         path = _find_checkpoint(index, checkpoint)
         opened = open_model(path, [*model_overrides(index.about), *overrides])
         return cls(opened.model, index, approximate)
@@ -126,8 +128,9 @@ class Searcher:
         return 2 * weight * sketch + 2 * (1 - weight) * text
 
     def notes(self, query: Query) -> list[str]:
-        """Say how a query was understood where that may surprise; empty if it was taken as it is."""
-        return [note for text in query.texts for note in self._encoder.tokenizer.notes(text)]
+        """Say how a query was understood where that may surprise, and whether the index is not whole; mostly empty."""
+        told = [note for text in query.texts for note in self._encoder.tokenizer.notes(text)]
+        return told + self.index.notes
 
     def heat_map(self, picture: Path | Image.Image) -> np.ndarray:
         """Compute which patches of a picture the model attends to, by `attention_rollout`.
@@ -166,6 +169,22 @@ class Searcher:
             for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1)
             if row >= 0  # -1: an approximate search found fewer
         ]
+
+
+def _config_of(index: PhotoIndex) -> Config:
+    """Return the config of the model that made an index, which must have photos."""
+    if not index.count:
+        raise DataError(
+            f"{index.folder}: has no photos ({len(index.skipped)} skipped, {index.about['left']} left to read); "
+            f"add some with {job_command('search')} index --output {index.folder} --photos DIR"
+        )
+    config = config_from_dict({"model": index.about["model"]}, str(index.folder))
+    if config.model.sizes.embed_dim != index.dim:
+        raise DataError(
+            f"{index.folder}: has features of length {index.dim}, but its model makes {config.model.sizes.embed_dim}; "
+            "make the index anew"
+        )
+    return config
 
 
 def _find_checkpoint(index: PhotoIndex, given: str | Path | None) -> Path:
