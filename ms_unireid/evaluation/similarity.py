@@ -155,7 +155,7 @@ def exact_search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.
         k: Number of rows; all rows if there are fewer.
 
     Returns:
-        Rows (Q, K) int64, best first, ties in ascending order; and their cosine similarities (Q, K) float32.
+        Rows (Q, K) int64, best first, ties in ascending order; and their cosine similarities (Q, K) float32, at most 1.
 
     Raises:
         ValueError: If a query is not finite.
@@ -163,7 +163,7 @@ def exact_search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.
     queries = normalize_rows(queries)
     parts = [_search(features, queries[i : i + SEARCH_QUERIES], k) for i in range(0, len(queries), SEARCH_QUERIES)]
     rows, scores = zip(*parts, strict=True)
-    return np.concatenate(rows), np.concatenate(scores)
+    return np.concatenate(rows), np.minimum(np.concatenate(scores), 1)
 
 
 def _search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -47,6 +47,13 @@ def test_photos_of_the_same_content_come_in_their_order(dtype, monkeypatch):
     assert rows[0].tolist() == list(range(10, 30)) and len(set(scores[0].tolist())) == 1
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_no_score_is_above_one(dtype):
+    feats = features(2000, dtype, dim=512)
+    _, scores = exact_search(feats, feats.astype(np.float32), 1)
+    assert scores.max() == 1 and scores.min() > 0.999
+
+
 def test_half_precision_rounds_the_features_alone():
     """The query's own rounding must not show: a float16 query alone would be off by 1e-4."""
     feats = features(2000, "float16", dim=512)

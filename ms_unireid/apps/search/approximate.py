@@ -56,7 +56,7 @@ class ApproximateIndex:
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Search as `exact_search` does, queries (Q, D); row -1 fills up where fewer than k photos are found."""
         scores, rows = self._lists.search(normalize_rows(queries), k)
-        return rows, scores
+        return rows, np.minimum(scores, 1)
 
 
 def build_approximate(index: PhotoIndex, queries: Mapping[str, np.ndarray], recall: float = 0.95) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,21 @@ from PIL import Image
 from tabulate import tabulate
 
 from ms_unireid.data.pictures import DECODE_ERRORS, describe, load_picture, to_rgb
-from ms_unireid.errors import DataError, QueryError, UserError
+from ms_unireid.errors import DataError, QueryError, UserError, escaped, shown
+from ms_unireid.files import open_regular
 
-FIELDS = ("text", "sketch", "photo", "weight", "name")
+_EXPECTED = {
+    "text": "text, or a list of texts",
+    "sketch": "a path, or a list of paths",
+    "photo": "a path",
+    "weight": "a number from 0 to 1",
+    "name": "text",
+}
+FIELDS = tuple(_EXPECTED)
 COLUMNS = ("query", "rank", "score", "photo", "person", "row")
 _MAX_CHARACTERS = 100_000
+_MAX_BYTES, _MAX_QUERIES = 16 << 20, 100_000  # of a file of queries
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -28,9 +40,10 @@ class Query:
     photo: Path | Image.Image | int | None = None  # int: row of an indexed photo; excludes texts and sketches
     weight: float = 0.5  # of the sketches, 0 to 1; the texts have the rest; 0.5 adds both features as the paper does
     name: str = ""  # in results
+    include_self: bool = False  # whether an indexed photo is among the results of its own search
 
     def __post_init__(self):
-        if any(not text.strip() for text in self.texts):
+        if any(not any(c.isprintable() and c != " " for c in text) for text in self.texts):
             raise QueryError("the description is empty; describe the person, or leave the description out")
         if any(len(text) > _MAX_CHARACTERS for text in self.texts):
             raise QueryError(f"the description is longer than {_MAX_CHARACTERS} characters; shorten it")
@@ -39,7 +52,9 @@ class Query:
         if self.photo is not None and (self.texts or self.sketches):
             raise QueryError("a photo cannot be combined with a description or a sketch; leave out one of them")
         if not 0 <= self.weight <= 1:
-            raise QueryError(f"weight {self.weight}: expected 0 (only the description) to 1 (only the sketch)")
+            raise QueryError(f"weight {shown(self.weight)}: expected 0 (only the description) to 1 (only the sketch)")
+        if self.weight != 0.5 and not (self.texts and self.sketches):
+            raise QueryError(f"weight {self.weight}: weighs a sketch against a description; give both, or no weight")
 
     def __str__(self) -> str:
         parts = [f'"{" ".join(text.split())}"' for text in self.texts]
@@ -67,16 +82,19 @@ def make_query(
     photo: Path | str | Image.Image | int | None = None,
     weight: float = 0.5,
     name: str = "",
+    include_self: bool = False,
 ) -> Query:
     """Make a query; text and sketch may be one or a sequence.
 
     Raises:
-        QueryError: If it is empty, combines a photo with anything else, or its weight is not between 0 and 1.
+        QueryError: If it is empty, combines a photo with anything else, or its weight is not between 0 and 1 or has
+            nothing to weigh.
     """
     texts = (text,) if isinstance(text, str) else tuple(text or ())
     sketches = (sketch,) if isinstance(sketch, str | Path | Image.Image) else tuple(sketch or ())
     paths = tuple(Path(one) if isinstance(one, str) else one for one in sketches)
-    return Query(texts, paths, Path(photo) if isinstance(photo, str) else photo, weight, name)
+    plain = tuple(_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", one) for one in (*texts, name))
+    return Query(plain[:-1], paths, Path(photo) if isinstance(photo, str) else photo, weight, plain[-1], include_self)
 
 
 def read_query_picture(picture: Path | Image.Image) -> Image.Image:
@@ -96,28 +114,21 @@ def read_query_picture(picture: Path | Image.Image) -> Image.Image:
 def read_queries(path: Path) -> list[Query]:
     """Read queries from a CSV file with a header, or from a file with one JSON object per line.
 
-    Each query has some of `FIELDS`; in JSON, `text` and `sketch` may be lists. Picture paths are relative to the file.
+    Each query has some of `FIELDS`. Picture paths are relative to the file.
 
     Raises:
-        QueryError: If the file or one of its lines is wrong; names the line.
+        QueryError: If the file or one of its lines is wrong; names the line where the record begins.
         UserError: If the file cannot be read.
     """
+    text = _read_text(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give a CSV or JSON Lines file of queries"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise QueryError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
-    queries = []
-    for number, values in _csv_rows(lines) if path.suffix.lower() == ".csv" else _json_rows(path, lines):
-        try:
-            queries.append(_query(values, path.parent, f"line {number}"))
-        except (UserError, TypeError, ValueError) as error:
-            raise QueryError(f"{path}: line {number}: {error}") from error
-    if not queries:
-        raise QueryError(f"{path}: has no queries; give one per line, with some of {', '.join(FIELDS)}")
+        rows = _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text)
+        queries = [_query(line, values, path.parent) for line, values in itertools.islice(rows, _MAX_QUERIES + 1)]
+        if not 0 < len(queries) <= _MAX_QUERIES:
+            count = f"more than {_MAX_QUERIES:,}" if queries else "no"
+            raise QueryError(f"has {count} queries; give one per line, with some of {', '.join(FIELDS)}")
+    except QueryError as error:
+        raise QueryError(f"{path}: {error}") from error
     return queries
 
 
@@ -125,8 +136,12 @@ def to_table(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) ->
     """Format ranked lists for a terminal, one table per query."""
     blocks = []
     for query, hits in zip(queries, ranked_lists, strict=True):
-        title = f"{query.name}: {query}" if query.name else str(query)
-        rows = [[hit.rank, hit.score, hit.path] + [f"person {hit.person}"] * (hit.person is not None) for hit in hits]
+        title = escaped(f"{query.name}: {query}" if query.name else str(query), _MAX_CHARACTERS)
+        rows = [
+            [hit.rank, hit.score, escaped(str(hit.path), _MAX_CHARACTERS)]
+            + [f"person {hit.person}"] * (hit.person is not None)
+            for hit in hits
+        ]
         blocks.append(f"{title}\n{tabulate(rows, tablefmt='plain', floatfmt='.4f')}".rstrip())
     return "\n\n".join(blocks)
 
@@ -168,36 +183,120 @@ def _label(picture: Path | Image.Image | int) -> str:
     return f"({picture.width}x{picture.height} pixels)" if isinstance(picture, Image.Image) else str(picture)
 
 
-def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(lines)
-    for row in reader:
-        yield reader.line_num, {key: value for key, value in row.items() if value not in ("", None)}
+def _read_text(path: Path) -> str:
+    try:
+        with open_regular(path) as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give a CSV or JSON Lines file of queries"
+        ) from error
+    if len(data) > _MAX_BYTES:
+        raise QueryError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB; split it")
+    try:
+        if b"\0" in data:
+            raise ValueError("a zero byte")
+        return data.decode("utf-8-sig")
+    except ValueError as error:
+        raise QueryError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
 
 
-def _json_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                found = json.loads(line)
-            except ValueError as error:
-                raise QueryError(
-                    f"{path}: line {number}: is not valid JSON ({error}); give one object per line"
-                ) from error
-            if not isinstance(found, dict):
-                raise QueryError(f"{path}: line {number}: expected a JSON object with some of {', '.join(FIELDS)}")
-            yield number, found
+def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the first line of each record, and its cells that are not empty by their headers."""
+    reader, header, line = csv.reader(io.StringIO(text, newline=""), strict=True), None, 1
+    try:
+        for cells in reader:
+            if header is None:
+                header = _header(cells)
+            elif any(cells):
+                yield line, _by_header(cells, header, line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise QueryError(
+            f"line {line}: is not valid CSV ({error}); put a text with commas into double quotes, and double its own"
+        ) from error
 
 
-def _query(values: Mapping[str, Any], folder: Path, default_name: str) -> Query:
-    unknown = [str(key) for key in values if key not in FIELDS]
-    if unknown:
-        raise QueryError(f"unknown field {unknown[0]!r}; expected some of {', '.join(FIELDS)}")
-    text, sketch, photo = (values.get(key) for key in ("text", "sketch", "photo"))
-    sketches = [sketch] if isinstance(sketch, str) else sketch or []
-    return make_query(
-        text=text,
-        sketch=[folder / one for one in sketches],
-        photo=None if photo is None else folder / photo,
-        weight=float(values.get("weight", 0.5)),
-        name=str(values.get("name", default_name)),
-    )
+def _header(cells: Sequence[str]) -> Sequence[str]:
+    for number, name in enumerate(cells):
+        if name and (name not in FIELDS or name in cells[:number]):
+            problem = "repeated" if name in FIELDS else "unknown"
+            expected = f"some of {', '.join(FIELDS)}, with commas between them"
+            raise QueryError(f"line 1: {problem} field {shown(name)} in the header; expected {expected}")
+    return cells
+
+
+def _by_header(cells: Sequence[str], header: Sequence[str], line: int) -> dict[str, Any]:
+    values = {}
+    for name, cell in itertools.zip_longest(header, cells, fillvalue=""):
+        if cell and not name:
+            raise QueryError(
+                f"line {line}: {shown(cell)} is under no header; put a text with commas into double quotes"
+            )
+        if cell:
+            values[name] = _number(cell) if name == "weight" else cell
+    return values
+
+
+def _number(cell: str) -> float | str:
+    try:
+        return cell if "_" in cell else float(cell)
+    except ValueError:
+        return cell
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield number and object of each line."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            # As floats, because Python refuses to read integers of thousands of digits.
+            found = json.loads(line, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_int=float)
+        except (ValueError, RecursionError) as error:
+            problem = str(error).replace("line 1 column", "column")
+            raise QueryError(f"line {number}: is not valid JSON ({problem}); give one object per line") from error
+        if not isinstance(found, dict):
+            raise QueryError(f"line {number}: expected a JSON object with some of {', '.join(FIELDS)}")
+        yield number, found
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a field is there twice")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _query(line: int, values: Mapping[str, Any], folder: Path) -> Query:
+    try:
+        given = {key: value for key, value in values.items() if value is not None}
+        for key, value in given.items():
+            _check_field(key, value)
+        text, sketch, photo = (given.get(key) for key in ("text", "sketch", "photo"))
+        sketches = [sketch] if isinstance(sketch, str) else sketch or []
+        return make_query(
+            text=text,
+            sketch=[folder / one for one in sketches],
+            photo=None if photo is None else folder / photo,
+            weight=given.get("weight", 0.5),
+            name=given.get("name") or f"line {line}",
+        )
+    except QueryError as error:
+        raise QueryError(f"line {line}: {error}") from error
+
+
+def _check_field(key: str, value: Any) -> None:
+    if key not in FIELDS:
+        raise QueryError(f"unknown field {shown(key)}; expected some of {', '.join(FIELDS)}")
+    if key == "weight":
+        fits = isinstance(value, float)
+    else:
+        listed = value if isinstance(value, list) and key in ("text", "sketch") else [value]
+        fits = all(isinstance(one, str) for one in listed)
+    if not fits:
+        raise QueryError(f"{key} {shown(value)}: expected {_EXPECTED[key]}")

@@ -82,6 +82,7 @@ class Searcher:
         photo: str | Path | Image.Image | int | None = None,
         weight: float = 0.5,
         top_k: int = 10,
+        include_self: bool = False,
     ) -> list[Hit]:
         """Find the photos that best match a description, a sketch, both, or a photo.
 
@@ -91,11 +92,12 @@ class Searcher:
             photo: A picture, its file, or the row of an indexed photo; excludes text and sketch.
             weight: Weight of the sketch, 0 to 1; the text has the rest. 0.5 adds both features (Section 4.1).
             top_k: Number of photos.
+            include_self: Whether an indexed photo that is searched by its row is among the results.
 
         Raises:
             QueryError: If there is nothing to search for, or a picture cannot be read.
         """
-        return self.search_all([make_query(text, sketch, photo, weight)], top_k)[0]
+        return self.search_all([make_query(text, sketch, photo, weight, include_self=include_self)], top_k)[0]
 
     def search_all(self, queries: Sequence[Query], top_k: int = 10) -> list[list[Hit]]:
         """Answer several queries in one pass over the index.
@@ -107,8 +109,9 @@ class Searcher:
             raise QueryError(f"top_k {top_k}: expected at least 1")
         if not queries:
             return []
-        found = self._find(np.stack([self.encode(query) for query in queries]), top_k)
-        return [self._hits(rows, scores) for rows, scores in zip(*found, strict=True)]
+        count = min(top_k + 1, max(1, self.index.count))  # one more, because a photo may be left out
+        rows, scores = self._find(np.stack([self.encode(query) for query in queries]), count)
+        return [self._hits(*one)[:top_k] for one in zip(queries, rows, scores, strict=True)]
 
     def encode(self, query: Query) -> np.ndarray:
         """Encode a query as an un-normalised feature (D,) float32.
@@ -162,13 +165,12 @@ class Searcher:
         with self._model_lock:
             return self._encoder.tokens(self._encoder.tokenizer([text]))[0]
 
-    def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
+    def _hits(self, query: Query, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
         index = self.index
-        return [
-            Hit(rank, float(score), int(row), index.path(int(row)), index.person(int(row)))
-            for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1)
-            if row >= 0  # -1: an approximate search found fewer
-        ]
+        own = query.photo if isinstance(query.photo, int) and not query.include_self else -1
+        # An approximate search that found fewer fills up with -1.
+        found = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row not in (own, -1)]
+        return [Hit(rank, score, row, index.path(row), index.person(row)) for rank, (row, score) in enumerate(found, 1)]
 
 
 def _config_of(index: PhotoIndex) -> Config:

@@ -63,5 +63,6 @@ class SearchWorker:
     def _answer(self, query: PageQuery) -> Answer:
         if query.photo is not None:
             return Answer(self.searcher.search(photo=query.photo, top_k=query.top_k))
-        asked = make_query(query.text.strip() or None, query.sketch(self.image_size), weight=query.weight)
+        text, sketch = query.text.strip() or None, query.sketch(self.image_size)
+        asked = make_query(text, sketch, weight=query.weight if text and sketch else 0.5)
         return Answer(self.searcher.search_all([asked], query.top_k)[0], " ".join(self.searcher.notes(asked)))

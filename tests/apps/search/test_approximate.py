@@ -68,6 +68,12 @@ def test_a_recall_of_one_searches_as_many_lists_as_needed(index):
     assert (found == exact).mean() > 0.99
 
 
+def test_no_score_is_above_one(index):
+    build_approximate(index, {"queries": clustered(5, 3)})
+    _, scores = ApproximateIndex(index).search(index.features[:500].astype(np.float32), 1)
+    assert scores.max() == 1
+
+
 def test_a_changed_index_needs_a_new_approximate_index(index):
     build_approximate(index, {"queries": clustered(5, 3)})
     writer = IndexWriter(index.folder, describe_index(index.folder))

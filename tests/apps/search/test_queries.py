@@ -1,12 +1,15 @@
 """Valid and invalid queries, and files of queries."""
 
+import csv
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ms_unireid.apps.search.queries import Query, make_query, read_queries, read_query_picture
+from ms_unireid.apps.search.queries import Hit, Query, make_query, read_queries, read_query_picture, to_table
 from ms_unireid.errors import QueryError, UserError
 
 
@@ -32,6 +35,10 @@ def test_one_or_many():
         ({"text": "a man", "weight": 1.01}, "weight"),
         ({"text": "a man", "weight": -0.1}, "weight"),
         ({"text": "a man", "weight": float("nan")}, "weight"),
+        ({"text": "a man", "weight": 0.4}, "give both"),
+        ({"sketch": "s.png", "weight": 1}, "give both"),
+        ({"photo": 3, "weight": 0.7}, "give both"),
+        ({"text": "\u200b\x00"}, "is empty"),
     ],
 )
 def test_invalid_queries_are_refused(given, message):
@@ -95,9 +102,39 @@ def test_json_lines(tmp_path):
     ("name", "content", "message"),
     [
         ("q.csv", b"text\n", "has no queries"),
-        ("q.csv", b"txt\na man\n", "line 2: unknown field 'txt'"),
-        ("q.csv", b"text,weight\na man,heavy\n", "line 2"),
+        ("q.csv", b"", "has no queries"),
+        ("q.csv", b"txt\na man\n", "line 1: unknown field 'txt' in the header"),
+        ("q.csv", b"text;weight\na man;\n", "line 1: unknown field 'text;weight'.*commas"),
+        ("q.csv", b"text,name,text\na,b,c\n", "line 1: repeated field 'text'"),
+        ("q.csv", b"\ntext\na\n", "line 2: 'text' is under no header"),
+        ("q.csv", b"text,weight\na man,heavy\n", "line 2: weight 'heavy': expected a number"),
+        ("q.csv", b"text,weight\na man,0_1\n", "line 2: weight '0_1': expected a number"),
         ("q.csv", b"text,weight\na man,3\n", "line 2: weight"),
+        ("q.csv", b"text,weight\na man,0.7\n", "line 2: weight 0.7: .*give both"),
+        ("q.csv", b"text,weight\na man, in red,\n", "line 2: weight ' in red'"),
+        ("q.csv", b"text\na man, in red\n", "line 2: ' in red' is under no header; put a text"),
+        ("q.csv", b'text\n\n"a\nb"\n"a"b\n', "line 5: is not valid CSV"),
+        ("q.csv", b'text\na\n"b\nc\n', "line 3: is not valid CSV .unexpected end"),
+        ("q.csv", b"text\n" + b"x" * 140_000, "line 2: .*(larger|longer)"),
+        ("q.csv", b"text\na\x00b\n", "not UTF-8"),
+        ("q.csv", "text\na".encode("utf-16-le"), "not UTF-8"),
+        ("q.csv", b"text,photo\na,p.png\n", "line 2: a photo cannot be combined"),
+        ("q.csv", b"text\n" + b"a\n" * 100_001, "more than 100,000 queries"),
+        ("q.jsonl", b"x" * (16 << 20) + b"x", "larger than 16 MiB"),
+        ("q.jsonl", b'{"text": "a", "text": "b"}', "line 1: is not valid JSON .a field is there twice"),
+        ("q.jsonl", b'{"text": "a", "sketch": "s", "weight": NaN}', "NaN is no number"),
+        ("q.jsonl", b'{"text": "a", "sketch": "s", "weight": 1e999}', "weight inf"),
+        ("q.jsonl", b'{"text": "a", "sketch": "s", "weight": true}', "weight True: expected a number"),
+        ("q.jsonl", b'{"text": "a", "sketch": "s", "weight": "0.5"}', "weight '0.5': expected a number"),
+        ("q.jsonl", b'{"text": "a", "sketch": "s", "weight": %s}' % (b"9" * 5000), "weight inf"),
+        ("q.jsonl", b'{"text": [["a"]]}', "text .*expected text, or a list of texts"),
+        ("q.jsonl", b'{"text": ["a", null]}', "text .*expected text, or a list of texts"),
+        ("q.jsonl", b'{"sketch": {"a": 1}}', "sketch .*expected a path, or a list"),
+        ("q.jsonl", b'{"photo": ["p.png"]}', "photo .*expected a path"),
+        ("q.jsonl", b'{"text": "a", "name": ["x"]}', "name .*expected text"),
+        ("q.jsonl", b'{"text": null}', "nothing to search for"),
+        ("q.jsonl", b"[" * 100_000, "line 1: is not valid JSON .maximum recursion"),
+        ("q.jsonl", b'{"\\u001b[2J": 1}', r"unknown field '\\x1b\[2J'"),
         ("q.jsonl", b'{"text": "a"}\n{"text"\n', "line 2: is not valid JSON"),
         ("q.jsonl", b'["a"]\n', "expected a JSON object"),
         ("q.jsonl", b'{"text": 3}\n', "line 1"),
@@ -112,6 +149,33 @@ def test_errors_in_a_file_name_the_line(tmp_path, name, content, message):
     assert name in str(caught.value)
 
 
-def test_a_missing_file(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
-        read_queries(tmp_path / "absent.csv")
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_is_read_as_csv_reads_it(tmp_path, end):
+    texts = ["red\ncoat", "a\u2028b", "x\x0by\x85z", 'said "no", left', "a\r\nb", "last"]
+    with (tmp_path / "q.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL)
+        writer.writerows([["text", ""], *([text, ""] for text in texts), ["", ""]])
+    found = read_queries(tmp_path / "q.csv")
+    assert [query.texts for query in found] == [(text,) for text in texts]
+    assert [query.name for query in found] == ["line 2", "line 4", "line 5", "line 6", "line 7", "line 9"]
+
+
+def test_json_lines_are_cut_at_line_breaks_alone(tmp_path):
+    objects = [{"text": "a\u2028b\x85", "weight": None}, {"text": "lone \ud83d"}, {"text": "e", "name": "\udcff"}]
+    texts = [json.dumps(one, ensure_ascii=one["text"][0] != "a") for one in objects]
+    (tmp_path / "q.jsonl").write_text("\r\n".join(texts), encoding="utf-8", newline="")
+    found = read_queries(tmp_path / "q.jsonl")
+    assert [query.texts[0] for query in found] == ["a\u2028b\x85", "lone \ufffd", "e"]
+    assert [query.name for query in found] == ["line 1", "line 2", "\ufffd"]
+
+
+def test_a_table_shows_no_control_characters():
+    table = to_table([make_query("a\x1b[2Jb", name="x\ny")], [[Hit(1, 1.0, 0, Path("/p/\x1b.png"))]])
+    assert len(table.splitlines()) == 2 and table.replace("\n", "").isprintable()
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path in (tmp_path / "absent.csv", tmp_path / "pipe.csv", tmp_path, Path("/dev/zero")):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_queries(path)
