@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from ms_unireid.errors import ConfigError
+from ms_unireid.errors import CheckpointError, ConfigError
 
-FIGURES = (".png", ".jpg", ".jpeg", ".pdf", ".webp")
+FIGURES = (".png", ".jpg", ".jpeg", ".pdf")
+JSON = (".json", "")
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,25 +21,30 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument (\S+): ", r"\1 ", message))
 
 
-def input_path(text: str) -> Path:
-    """Return the path of a file or folder that exists."""
-    if not os.path.isfile(text) and not os.path.isdir(text):
-        kind = "is a pipe or a device" if os.path.exists(text) else "does not exist"
-        raise argparse.ArgumentTypeError(f"{text}: {kind}; give an existing file or folder")
+def checkpoint(text: str) -> Path:
+    """Return the path of a checkpoint: a file or a folder that exists.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    if not os.path.exists(text):
+        raise CheckpointError(f"{text}: no such file; expected a checkpoint, such as RUN/best_average.ckpt")
     return Path(text)
 
 
 def input_file(text: str) -> Path:
     """Return the path of a file that exists."""
-    if not input_path(text).is_file():
-        raise argparse.ArgumentTypeError(f"{text}: is a folder; give a file")
+    if not os.path.isfile(text):
+        problem = "is a folder, pipe or device" if os.path.exists(text) else "no such file"
+        raise argparse.ArgumentTypeError(f"{text}: {problem}; give a file that exists")
     return Path(text)
 
 
 def input_folder(text: str) -> Path:
     """Return the path of a folder that exists."""
-    if not input_path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: is a file; give a folder")
+    if not os.path.isdir(text):
+        problem = "is not a folder" if os.path.exists(text) else "no such folder"
+        raise argparse.ArgumentTypeError(f"{text}: {problem}; give a folder that exists")
     return Path(text)
 
 
@@ -63,7 +69,7 @@ def output_folder(text: str | Path) -> Path:
     path = Path(text).absolute()
     nearest = next(one for one in (path, *path.parents) if os.path.lexists(one))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"{nearest}: is no folder that can be written into; choose another")
+        raise argparse.ArgumentTypeError(f"{text}: cannot be written, because {nearest} is no folder open to you")
     return Path(text)
 
 

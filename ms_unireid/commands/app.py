@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ms_unireid.arguments import Parser, checkpoint
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.installation import install_extra, job_command
 from ms_unireid.runtime import check_packages
@@ -19,14 +20,14 @@ TOKEN = "MS_UNIREID_TOKEN"
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Serve a web page to search an index of photos, and print its address. Ctrl-C stops it.",
         epilog="example: %(prog)s --index runs/demo/index",
     )
     parser.add_argument(
         "--index", type=Path, required=True, help=f"folder of the index, made with {job_command('search')} index"
     )
-    parser.add_argument("--checkpoint", type=Path, help="the model's file, if it has been moved")
+    parser.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1: this machine only")
     parser.add_argument("--port", type=int, default=8080, help="port of the page; 0 takes a free one")
     parser.add_argument("--allow-remote", action="store_true", help="let other machines reach the page; needs a token")

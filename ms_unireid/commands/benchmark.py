@@ -22,6 +22,7 @@ from ms_unireid.apps.benchmarks import (
     train_step,
 )
 from ms_unireid.apps.benchmarks.document import document
+from ms_unireid.arguments import JSON, Parser, input_file, output_file
 from ms_unireid.files import write_json, write_text
 from ms_unireid.runtime import check_packages
 
@@ -42,7 +43,7 @@ JOBS = {name: job for module in COMMANDS.values() for name, job in module.JOBS.i
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure speed and memory, and print ratios. A time ratio below 1 means that ours is faster.",
         epilog="example: %(prog)s conversion --rounds 5 --json conversion.json",
     )
@@ -50,14 +51,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0])
         module.add_options(command)
-        command.add_argument("--json", type=Path, help="write the measurements as JSON")
+        command.add_argument("--json", type=output_file(*JSON), help="write the measurements as JSON")
     single = commands.add_parser("run-one", help="measure one run and print JSON; the other commands call this")
     single.add_argument("job", choices=tuple(JOBS))
     single.add_argument("arguments", nargs="+")
     written = commands.add_parser("document", help="write docs/performance.md from the other commands' JSON files")
-    written.add_argument("files", type=Path, nargs="+", help="JSON files, named after their commands")
-    written.add_argument("--notes", type=Path, help="Markdown file that explains the figures")
-    written.add_argument("--output", type=Path, default=Path("docs/performance.md"), help="file to write")
+    written.add_argument("files", type=input_file, nargs="+", help="JSON files, named after their commands")
+    written.add_argument("--notes", type=input_file, help="Markdown file that explains the figures")
+    written.add_argument("--output", type=output_file(".md"), default=Path("docs/performance.md"), help="file to write")
     return parser.parse_args(arguments)
 
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ms_unireid.arguments import JSON, Parser, checkpoint, output_file
 from ms_unireid.checkpoints.clip_names import LAYOUTS
 from ms_unireid.checkpoints.conversion import SUFFIXES, Options, convert
 from ms_unireid.checkpoints.conversion_report import to_json, to_text
@@ -17,7 +18,7 @@ from ms_unireid.runtime import prepare
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Convert a checkpoint; the table of its tensors goes to stdout.",
         epilog="example: %(prog)s runs/cuhk/best_average.ckpt unireid.pth --verify",
     )
@@ -59,7 +60,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--verify", action="store_true", help="compare features of the output with PyTorch's of the input, on the CPU"
     )
-    parser.add_argument("--json", type=Path, help="write the table as JSON")
+    parser.add_argument("--json", type=output_file(*JSON), help="write the table as JSON")
     return parser.parse_args(arguments)
 
 
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     if (options.input is None) == (options.source is None):
         raise CheckpointError("give either INPUT or --source mindnlp:NAME; see --help")
+    if options.input:
+        checkpoint(str(options.input))
     if options.verify:
         prepare(RuntimeConfig(device="CPU", graph_mode=False))
     with _input_file(options) as file:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ms_unireid.apps.checks.machine import examine
+from ms_unireid.arguments import JSON, Parser, output_file
 from ms_unireid.data.findings import to_json, to_table
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.files import write_json
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Check everything that a run needs and print a table. The exit code is 2 if there is a problem.",
         epilog="example: %(prog)s --config configs/synthetic/demo.yaml --json doctor.json",
     )
@@ -24,7 +25,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="YAML file or name of the run's config; repeatable, a later one wins. Without it the paper's run is "
         "checked, and missing data and weights are only warnings",
     )
-    parser.add_argument("--json", type=Path, help="write the findings to this file as JSON")
+    parser.add_argument("--json", type=output_file(*JSON), help="write the findings to this file as JSON")
     parser.add_argument(
         "--limit",
         type=float,

@@ -6,20 +6,23 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ms_unireid.arguments import FIGURES, JSON, Parser, at_least, checkpoint, output_file, output_folder
+from ms_unireid.config import Config, load_config
 from ms_unireid.config_schema import PROTOCOLS
+from ms_unireid.data.evaluation_sets import parse_targets
 from ms_unireid.errors import ConfigError
 from ms_unireid.files import write_json, write_text
 from ms_unireid.runtime import check_packages
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Evaluate checkpoints and print a table to stdout. Every checkpoint is evaluated on every target.",
         epilog="example: %(prog)s --checkpoint runs/demo/best_average.ckpt --split val --json out.json",
     )
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=checkpoint,
         required=True,
         action="append",
         help="a .ckpt of a run folder; repeatable",
@@ -46,13 +49,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "ten trials of PKU-Sketch; all: every gallery rule, and trials; docs/evaluation.md defines each protocol",
     )
     parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
-    parser.add_argument("--json", type=Path, help="write the rows as JSON")
-    parser.add_argument("--markdown", type=Path, help="write the rows as a Markdown table")
-    parser.add_argument("--figure", type=Path, help="draw the ranked lists of a few queries (PNG)")
-    parser.add_argument("--queries", type=int, default=4, help="number of sketches in the figure")
+    parser.add_argument("--json", type=output_file(*JSON), help="write the rows as JSON")
+    parser.add_argument(
+        "--markdown", type=output_file(".md", ".markdown", ""), help="write the rows as a Markdown table"
+    )
+    parser.add_argument(
+        "--figure", type=output_file(*FIGURES), help="draw the ranked lists of a few queries (PNG, JPEG or PDF)"
+    )
+    parser.add_argument("--queries", type=at_least(1), help="number of sketches in the figure (default 4)")
     parser.add_argument(
         "--errors",
-        type=Path,
+        type=output_folder,
         help="write an error analysis to this folder: rank of each query, pictures of the worst queries, and R1 by "
         "caption length and sketch style",
     )
@@ -66,8 +73,11 @@ def main(arguments: Sequence[str]) -> None:
     single = len(options.checkpoint) == 1 and not options.target
     if (len(options.checkpoint) > 1 or len(options.target) > 1) and (options.figure or options.errors):
         raise ConfigError("--figure and --errors are for one checkpoint on one data set; give one of each")
-    if options.queries < 1:
-        raise ConfigError(f"--queries {options.queries}: expected at least 1")
+    if options.queries and not options.figure:
+        raise ConfigError("--queries is the number of sketches in the figure; add --figure FILE")
+    if options.config:
+        load_config(options.config, options.overrides)
+    parse_targets(options.target, Config())
     check_packages()
     from ms_unireid.evaluation.checkpoint_evaluation import evaluate_checkpoints
     from ms_unireid.evaluation.evaluator import to_json, to_markdown, to_table
@@ -94,7 +104,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.figure:
         from ms_unireid.evaluation.figures import draw_ranked_lists
 
-        draw_ranked_lists(evaluated.feats, evaluated.data, options.figure, options.queries)
+        draw_ranked_lists(evaluated.feats, evaluated.data, options.figure, options.queries or 4)
     if options.errors:
         from ms_unireid.evaluation.error_analysis import analyse_errors
 

@@ -2,26 +2,29 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from tabulate import tabulate
 
 from ms_unireid.apps.export.specification import FORMATS, PRECISIONS, ExportOptions
+from ms_unireid.arguments import Parser, checkpoint, input_file, output_folder
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.runtime import check_packages
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Export the image encoder, the text encoder and their fusion, and describe their inputs and "
         "outputs in a file. Each exported file is compared with the checkpoint, and the differences are printed. "
         "docs/export.md shows how to use the files.",
         epilog="example: %(prog)s --checkpoint runs/demo/best_average.ckpt --output exported",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="a .ckpt of a run folder, or any other file of a complete model"
+        "--checkpoint",
+        type=checkpoint,
+        required=True,
+        help="a .ckpt of a run folder, or any other file of a complete model",
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder to write")
     parser.add_argument(
         "--formats",
         nargs="+",
@@ -34,7 +37,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--normalised", action="store_true", help="scale features to unit length")
     parser.add_argument(
         "--pictures",
-        type=Path,
+        type=input_file,
         nargs="+",
         default=[],
         help="compare on these pictures (default: pictures of the data set)",

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from ms_unireid.arguments import Parser, checkpoint, input_folder, output_folder
 from ms_unireid.config import CONFIGS
 from ms_unireid.runtime import check_packages, describe, prepare
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Reproduce a table of the paper. The table goes to stdout and, as Markdown, CSV, LaTeX and JSON, "
         "to the output folder. The same command again keeps finished runs and resumes interrupted ones.",
         epilog="example: %(prog)s --table 2 --rows text unireid --datasets cuhk_pedes "
@@ -34,9 +35,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=[1],
         help="seeds; each row is trained once with each seed",
     )
-    parser.add_argument("--data-root", type=Path, help="folder of the data sets' folders")
-    parser.add_argument("--pretrained", type=Path, help="weights to start from; the paper uses CLIP's ViT-B-16.pt")
-    parser.add_argument("--output", type=Path, default=Path("runs/tables"), help="folder for the runs and the tables")
+    parser.add_argument("--data-root", type=input_folder, help="folder of the data sets' folders")
+    parser.add_argument(
+        "--pretrained", type=checkpoint, help="weights to start from; the paper uses CLIP's ViT-B-16.pt"
+    )
+    parser.add_argument(
+        "--output", type=output_folder, default=Path("runs/tables"), help="folder for the runs and the tables"
+    )
     parser.add_argument(
         "--target",
         action="append",
@@ -55,7 +60,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--checkpoint-dir",
-        type=Path,
+        type=input_folder,
         help="evaluate the checkpoints of this folder without training: DATASET/ROW.ckpt or DATASET/ROW/seed_N/...",
     )
     parser.add_argument("--dry-run", action="store_true", help="only show runs, steps and time")
@@ -85,6 +90,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     plan = plan_table(request)
     first = plan[0].runs[0].config
+    if first.model.pretrained and not options.checkpoint_dir:
+        checkpoint(first.model.pretrained)
     targets = {data.name: data for data in parse_targets(options.target, first)}
     check_packages()
     if options.dry_run:

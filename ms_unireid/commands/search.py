@@ -14,12 +14,23 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ms_unireid.apps.search.index import DTYPES, describe_index
+from ms_unireid.apps.search.index import DTYPES, PhotoIndex, describe_index
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.synthetic.captions import write_caption
 from ms_unireid.apps.synthetic.person import draw_people
+from ms_unireid.arguments import (
+    FIGURES,
+    JSON,
+    Parser,
+    at_least,
+    checkpoint,
+    input_file,
+    input_folder,
+    output_file,
+    output_folder,
+)
 from ms_unireid.data.tri_pedes import DATASETS
-from ms_unireid.errors import ConfigError
+from ms_unireid.errors import ConfigError, QueryError
 from ms_unireid.files import write_json, write_text
 from ms_unireid.runtime import check_packages
 
@@ -27,7 +38,7 @@ SAMPLE = 100  # number of queries, and of photos, to measure the recall with
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Search photos by text, sketch or both.",
         epilog='example: %(prog)s query --index INDEX --text "a man in red" --top-k 10',
     )
@@ -35,22 +46,22 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     index = commands.add_parser("index", help="make an index, or bring it up to date; prints a summary")
     index.add_argument("--photos", type=Path, action="append", default=[], help="a folder of photos; repeatable")
     index.add_argument("--dataset", choices=tuple(DATASETS), help="index a split of a data set")
-    index.add_argument("--root", type=Path, help="with --dataset: its folder")
-    index.add_argument("--split", default="test", choices=("train", "val", "test"), help="with --dataset: the split")
+    index.add_argument("--root", type=input_folder, help="with --dataset: its folder")
+    index.add_argument("--split", choices=("train", "val", "test"), help="with --dataset: the split (default test)")
     index.add_argument(
         "--remove", type=Path, action="append", default=[], help="a folder to remove from the index; repeatable"
     )
-    index.add_argument("--checkpoint", type=Path, help="the model; not needed for an existing index")
-    index.add_argument("--output", type=Path, required=True, help="folder of the index")
+    index.add_argument("--checkpoint", type=checkpoint, help="the model; not needed for an existing index")
+    index.add_argument("--output", type=output_folder, required=True, help="folder of the index")
     index.add_argument("--dtype", choices=DTYPES, help="type of the stored features (default float16)")
     index.add_argument("--config", type=Path, action="append", help="file or name; default: the checkpoint's own")
-    index.add_argument("--json", type=Path, help="write the summary as JSON")
+    index.add_argument("--json", type=output_file(*JSON), help="write the summary as JSON")
     index.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     query = commands.add_parser("query", help="search an index; prints the ranked photos")
     query.add_argument("--index", type=Path, required=True, help="folder of the index")
     query.add_argument("--text", action="append", default=[], help="a description; several are averaged")
-    query.add_argument("--sketch", type=Path, action="append", default=[], help="a picture; several are averaged")
-    query.add_argument("--photo", type=Path, help="a photo; excludes --text and --sketch")
+    query.add_argument("--sketch", type=input_file, action="append", default=[], help="a picture; several are averaged")
+    query.add_argument("--photo", type=input_file, help="a photo; excludes --text and --sketch")
     query.add_argument(
         "--weight",
         type=float,
@@ -58,12 +69,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="weight of the sketch, 0 to 1; the text has the rest; 0.5 adds both features as the paper does",
     )
     query.add_argument("--queries", type=Path, help="a file of queries: CSV with a header, or one JSON object per line")
-    query.add_argument("--top-k", type=int, default=10, help="photos per query")
+    query.add_argument("--top-k", type=at_least(1), default=10, help="photos per query")
     query.add_argument("--approximate", action="store_true", help="search the approximate index")
-    query.add_argument("--checkpoint", type=Path, help="the model's file, if it has been moved")
-    query.add_argument("--json", type=Path, help="write the ranked lists as JSON")
-    query.add_argument("--csv", type=Path, help="write the ranked lists as CSV")
-    query.add_argument("--figure", type=Path, help="draw the ranked lists (PNG)")
+    query.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
+    query.add_argument("--json", type=output_file(*JSON), help="write the ranked lists as JSON")
+    query.add_argument("--csv", type=output_file(".csv", ""), help="write the ranked lists as CSV")
+    query.add_argument("--figure", type=output_file(*FIGURES), help="draw the ranked lists (PNG, JPEG or PDF)")
     query.add_argument("--heat-map", action="store_true", help="with --figure: show the attention of the model")
     query.add_argument("overrides", nargs="*", metavar="runtime.key=value", help="such as runtime.device=CPU")
     approximate = commands.add_parser(
@@ -76,7 +87,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     approximate.add_argument(
         "--queries", type=Path, help="queries to measure the recall with; default: synthetic captions"
     )
-    approximate.add_argument("--checkpoint", type=Path, help="the model's file, if it has been moved")
+    approximate.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
     info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
     info.add_argument("--index", type=Path, required=True, help="folder of the index")
     return parser.parse_args(arguments)
@@ -91,12 +102,14 @@ def main(arguments: Sequence[str]) -> None:
 def _index(options: argparse.Namespace) -> None:
     if options.dataset and not options.root:
         raise ConfigError("--dataset needs --root, the folder of the data set")
+    if (options.root or options.split) and not options.dataset:
+        raise ConfigError("--root and --split belong to a data set; add --dataset, or leave them out")
     check_packages()
     from ms_unireid.apps.search.indexing import build_index, dataset_source, forget_command, photo_source
 
     sources = [photo_source(folder) for folder in options.photos]
     if options.dataset:
-        sources.append(dataset_source(options.dataset, options.root, options.split))
+        sources.append(dataset_source(options.dataset, options.root, options.split or "test"))
     report = build_index(
         options.output,
         sources,
@@ -122,11 +135,11 @@ def _index(options: argparse.Namespace) -> None:
 def _query(options: argparse.Namespace) -> None:
     if options.heat_map and not options.figure:
         raise ConfigError("--heat-map needs a picture to be drawn in; add --figure FILE")
-    queries = _queries(options)
+    queries, index = _queries(options), _open(options)
     check_packages()
     from ms_unireid.apps.search.searcher import Searcher
 
-    searcher = Searcher.open(options.index, options.checkpoint, options.overrides, options.approximate)
+    searcher = Searcher.open(index, options.checkpoint, options.overrides, options.approximate)
     found = searcher.search_all(queries, options.top_k)
     notes = [searcher.notes(query) for query in queries]
     lines = [
@@ -148,23 +161,40 @@ def _query(options: argparse.Namespace) -> None:
         draw_search(searcher, queries, found, options.figure, heat_map=options.heat_map)
 
 
+def _open(options: argparse.Namespace) -> PhotoIndex:
+    """Open the index before MindSpore is imported, which takes seconds."""
+    index = PhotoIndex.open(options.index)
+    index.checkpoint(options.checkpoint)
+    return index
+
+
 def _queries(options: argparse.Namespace) -> list[Query]:
     if not options.queries:
         return [make_query(options.text, options.sketch, options.photo, options.weight)]
-    if options.text or options.sketch or options.photo:
-        raise ConfigError("--queries is a file of all queries; leave out --text, --sketch and --photo")
-    return read_queries(options.queries)
+    if options.text or options.sketch or options.photo or options.weight != 0.5:
+        raise ConfigError("--queries is a file of all queries; leave out --text, --sketch, --photo and --weight")
+    return _read_queries(options.queries)
+
+
+def _read_queries(path: Path) -> list[Query]:
+    queries = read_queries(path)
+    for query in queries:
+        for picture in (*query.sketches, *filter(None, [query.photo])):
+            if not picture.is_file():
+                raise QueryError(f"{path}: {query.name}: {picture}: does not exist; paths are relative to the file")
+    return queries
 
 
 def _approximate(options: argparse.Namespace) -> None:
     if not 0 < options.recall <= 1:
         raise ConfigError(f"--recall {options.recall}: expected more than 0, at most 1")
-    queries = read_queries(options.queries) if options.queries else _synthetic_queries()
+    queries = _read_queries(options.queries) if options.queries else _synthetic_queries()
+    index = _open(options)
     check_packages()
     from ms_unireid.apps.search.approximate import build_approximate, sample_photos
     from ms_unireid.apps.search.searcher import Searcher
 
-    searcher = Searcher.open(options.index, options.checkpoint)
+    searcher = Searcher.open(index, options.checkpoint)
     feats = np.stack([searcher.encode(one) for one in tqdm(queries, unit="query", desc="encoding")])
     measured = {"queries": feats, "photos": sample_photos(searcher.index, SAMPLE)}
     _print_json(build_approximate(searcher.index, measured, options.recall))

@@ -16,6 +16,7 @@ from ms_unireid.apps.sketch.pictures import read_sketch
 from ms_unireid.apps.sketch.quality import measure, measure_sketches, summarize
 from ms_unireid.apps.sketch.recipe import DEFAULT_SIZE, STYLES, Recipe, make_recipe
 from ms_unireid.apps.sketch.sketch_folder import find_sketch, sketch_names
+from ms_unireid.arguments import FIGURES, JSON, Parser, at_least, checkpoint, input_folder, output_file, output_folder
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.data.photo_sets import PhotoSet, dataset_photos, folder_photos
 from ms_unireid.data.tri_pedes import DATASETS
@@ -27,15 +28,17 @@ _SHOWN = 10
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Draw sketches of photos and print a summary. Failures are listed in sketches.json.",
         epilog="example: %(prog)s --photos photos --output sketches --style lines",
     )
     photos = parser.add_mutually_exclusive_group(required=True)
-    photos.add_argument("--photos", type=Path, help="any folder of photos")
+    photos.add_argument("--photos", type=input_folder, help="any folder of photos")
     photos.add_argument("--dataset", choices=tuple(DATASETS), help="a data set: the photos that its captions name")
-    parser.add_argument("--root", type=Path, help="with --dataset: folder of the data set")
-    parser.add_argument("--output", type=Path, help="folder of the sketches (default: the data set's sketch folder)")
+    parser.add_argument("--root", type=input_folder, help="with --dataset: folder of the data set")
+    parser.add_argument(
+        "--output", type=output_folder, help="folder of the sketches (default: the data set's sketch folder)"
+    )
     parser.add_argument(
         "--background", default="mediapipe", choices=tuple(BACKGROUNDS), help="how to remove the background"
     )
@@ -47,19 +50,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--variations", type=int, default=1, help="sketches of each photo")
     parser.add_argument("--seed", type=int, default=1, help="seed of all random draws, those of --preview too")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of processes")
+    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1, help="number of processes")
     parser.add_argument("--redo", action="store_true", help="draw again what was drawn with other options")
     job = parser.add_mutually_exclusive_group()
-    job.add_argument("--preview", type=Path, metavar="FILE", help="only draw a contact sheet of 12 random photos (PNG)")
-    job.add_argument("--merge", type=Path, metavar="FOLDER", help="only average each identity's sketches, into FOLDER")
+    job.add_argument(
+        "--preview",
+        type=output_file(*FIGURES),
+        metavar="FILE",
+        help="only draw a contact sheet of 12 random photos (PNG, JPEG or PDF)",
+    )
+    job.add_argument(
+        "--merge", type=output_folder, metavar="FOLDER", help="only average each identity's sketches, into FOLDER"
+    )
     job.add_argument("--evaluate", action="store_true", help="only measure existing sketches")
     parser.add_argument("--identity-pattern", metavar="REGEX", help="with --photos: its first group names the person")
-    parser.add_argument("--reference", type=Path, help="with --evaluate: hand-drawn sketches to compare with")
-    parser.add_argument("--checkpoint", type=Path, help="with --evaluate: also search the photos with this model")
+    parser.add_argument("--reference", type=input_folder, help="with --evaluate: hand-drawn sketches to compare with")
+    parser.add_argument("--checkpoint", type=checkpoint, help="with --evaluate: also search the photos with this model")
     parser.add_argument(
         "--split", default="test", choices=("train", "val", "test"), help="with --checkpoint: the photos to search"
     )
-    parser.add_argument("--json", type=Path, help="write the summary to this file as JSON")
+    parser.add_argument("--json", type=output_file(*JSON), help="write the summary to this file as JSON")
     return parser.parse_args(arguments)
 
 

@@ -3,21 +3,21 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
 from ms_unireid.apps.synthetic.drawing import SKETCH_STYLES
+from ms_unireid.arguments import Parser, at_least, output_folder
 from ms_unireid.commands.progress import progress_bar
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     default = SyntheticConfig()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Make a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout.",
         epilog="example: %(prog)s --output data/synthetic --workers 2",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write CUHK-PEDES/ into")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder to write CUHK-PEDES/ into")
     parser.add_argument("--train-identities", type=int, default=default.train_identities, help="people to train on")
     parser.add_argument("--val-identities", type=int, default=default.val_identities, help="people to validate on")
     parser.add_argument("--test-identities", type=int, default=default.test_identities, help="people to test on")
@@ -25,7 +25,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--captions", type=int, default=default.captions_per_photo, help="captions of each photo")
     parser.add_argument("--seed", type=int, default=default.seed, help="seed of all random draws")
     parser.add_argument("--sketch-style", choices=SKETCH_STYLES, help="draw the sketches from the photos in this style")
-    parser.add_argument("--workers", type=int, default=1, help="number of processes")
+    parser.add_argument("--workers", type=at_least(1), default=1, help="number of processes")
     parser.add_argument("--force", action="store_true", help="replace an existing synthetic data set")
     return parser.parse_args(arguments)
 

@@ -4,12 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ms_unireid.arguments import Parser, checkpoint
 from ms_unireid.config import load_config
 from ms_unireid.runtime import check_packages, describe, prepare
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a UNIReID and print the final table. Checkpoints and logs go to train.output.",
         epilog="example: %(prog)s --config configs/synthetic/demo.yaml train.epochs=2 train.output=runs/short; "
         "to resume: %(prog)s train.resume=runs/short",
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str]) -> None:
         resume = load_config(None, [o for o in options.overrides if o.startswith("train.resume=")]).train.resume
         config_file = Path(resume) / "config.yaml" if resume not in (None, "auto") else None
     config = load_config(config_file, options.overrides)
+    if config.model.pretrained and not config.train.resume:
+        checkpoint(config.model.pretrained)
     check_packages()
     from ms_unireid.distributed import start
     from ms_unireid.evaluation.evaluator import to_table

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from ms_unireid.apps.checks.dataset import KINDS, verify
 from ms_unireid.apps.checks.dataset_report import to_json, to_text
+from ms_unireid.arguments import JSON, Parser, at_least, output_file
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.errors import DataError
 from ms_unireid.files import write_json
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Check a data set and print a report. The exit code is 2 if the data set cannot be used as it is.",
         epilog="example: %(prog)s --dataset cuhk_pedes --root data/CUHK-PEDES --json report.json",
     )
@@ -21,8 +22,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--captions", type=Path, help="also check this file of captions by person; for pku_sketch and market_sketch"
     )
-    parser.add_argument("--json", type=Path, help="write the report to this file as JSON")
-    parser.add_argument("--workers", type=int, help="threads that decode pictures (default: two for each core)")
+    parser.add_argument("--json", type=output_file(*JSON), help="write the report to this file as JSON")
+    parser.add_argument("--workers", type=at_least(1), help="threads that decode pictures (default: two for each core)")
     parser.add_argument("--quick", action="store_true", help="check only the ends of pictures, and skip duplicates")
     return parser.parse_args(arguments)
 

@@ -76,7 +76,12 @@ def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
 
 
 def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
-    """Turn NAME=FOLDER texts into data sections, with all other values of the config."""
+    """Turn NAME=FOLDER texts into data sections, with all other values of the config.
+
+    Raises:
+        ConfigError: If a text has another form.
+        DataError: If there is no such folder.
+    """
     found = []
     for text in texts:
         name, _, folder = text.partition("=")
@@ -85,6 +90,8 @@ def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
         values = to_dict(config)
         values["data"] |= {"name": name, "root": folder}
         found.append(config_from_dict(values, f"target {text}").data)
+        if not Path(folder).is_dir():
+            raise DataError(f"target {text}: no such folder; give the data set's folder, or the one above it")
     return found
 
 

@@ -14,8 +14,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ms_unireid.errors import DataError, escaped
-from ms_unireid.files import open_regular
+from ms_unireid.arguments import FIGURES
+from ms_unireid.errors import DataError, UserError, escaped
+from ms_unireid.files import open_regular, replacing
 from ms_unireid.installation import install_extra
 
 # Above the largest phone photos in use. Decoding one takes less than 1 GiB in every format.
@@ -277,6 +278,18 @@ def list_files(folder: Path) -> frozenset[str]:
             f"{error.filename or folder}: cannot be listed ({error.strerror}). Fix: check the path and its permissions."
         ) from error
     return frozenset(found)
+
+
+def save_figure(picture: Image.Image, path: Path) -> None:
+    """Write a drawn picture in the format that its name ends in, one of `FIGURES`.
+
+    Raises:
+        UserError: If it ends in another one, or cannot be written.
+    """
+    if path.suffix.lower() not in FIGURES:
+        raise UserError(f"{path}: expected a name that ends in {', '.join(FIGURES)}")
+    with replacing(path) as temporary:
+        picture.save(temporary, quality=95)
 
 
 def _chunks(paths: list[Path]) -> Iterator[list[Path]]:

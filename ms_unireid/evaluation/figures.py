@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ms_unireid.data.evaluation_sets import EvaluationSet
-from ms_unireid.data.pictures import load_picture
+from ms_unireid.data.pictures import load_picture, save_figure
 from ms_unireid.evaluation.metrics import ranked_list
 from ms_unireid.evaluation.queries import (
     NO_INDEX,
@@ -22,7 +22,6 @@ from ms_unireid.evaluation.queries import (
     make_queries,
     queries_and_gallery,
 )
-from ms_unireid.files import replacing
 
 CELL = (72, 168)
 FRAME, GAP, LABEL, QUERY_WIDTH, TITLE = 4, 8, 16, 240, 28
@@ -53,7 +52,7 @@ class RankedList:
 
 
 def draw_lists(lists: Sequence[RankedList], path: Path, title: str, columns: int) -> None:
-    """Draw ranked lists one below the other into a PNG, with room for `columns` results in each.
+    """Draw ranked lists one below the other into a PNG, JPEG or PDF, with room for `columns` results in each.
 
     Raises:
         DataError: If a picture cannot be read.
@@ -65,8 +64,7 @@ def draw_lists(lists: Sequence[RankedList], path: Path, title: str, columns: int
     ImageDraw.Draw(sheet).text((GAP, GAP), title, INK, _font(12))
     for row, strip in enumerate(strips):
         sheet.paste(strip, (0, TITLE + row * height))
-    with replacing(Path(path)) as temporary:
-        sheet.save(temporary, format="PNG")
+    save_figure(sheet, Path(path))
 
 
 def draw_ranked_lists(feats: SplitFeatures, data: EvaluationSet, path: Path, count: int = 4, top_k: int = 5) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ms_unireid.apps.benchmarks.runs import MIB, alone, figure, measured, ratio, spread, summary
+from ms_unireid.arguments import at_least
 from ms_unireid.config import ModelConfig
 from ms_unireid.runtime import describe
 
@@ -18,7 +19,7 @@ from ms_unireid.runtime import describe
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
     parser.add_argument("--source", choices=("archive", "state-dict"), default="archive", help="kind of float16 file")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

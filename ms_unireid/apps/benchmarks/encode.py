@@ -23,6 +23,7 @@ from ms_unireid.apps.benchmarks.runs import (
     stand_by,
     work_in_turns,
 )
+from ms_unireid.arguments import at_least, input_folder
 from ms_unireid.config import Config, load_config
 from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set
 from ms_unireid.data.pictures import load_picture
@@ -40,11 +41,15 @@ EVALUATION = "the split's evaluation from reading to scores, compilation include
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
-    parser.add_argument("--root", required=True, help="folder of CUHK-PEDES; its test split is evaluated")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--evaluations", type=int, default=1, help="rounds of the evaluation, which take minutes")
     parser.add_argument(
-        "--threads", type=int, default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
+        "--root", type=input_folder, required=True, help="folder of CUHK-PEDES; its test split is evaluated"
+    )
+    parser.add_argument("--rounds", type=at_least(1), default=5)
+    parser.add_argument(
+        "--evaluations", type=at_least(1), default=1, help="rounds of the evaluation, which take minutes"
+    )
+    parser.add_argument(
+        "--threads", type=at_least(1), default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
 

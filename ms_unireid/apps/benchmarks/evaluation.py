@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.apps.benchmarks.runs import MIB, Run, alone, figure, in_turns, measured, ratio, spread
+from ms_unireid.arguments import at_least
 from ms_unireid.evaluation.metrics import Gallery, Queries, QueryScores, average, score_queries
 from ms_unireid.evaluation.similarity import QUERIES_AT_ONCE, similarity_blocks
 from ms_unireid.runtime import describe
@@ -47,7 +48,7 @@ SIZES = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=["cuhk", "rstp", "icfg"])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

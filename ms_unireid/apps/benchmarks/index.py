@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ms_unireid.apps.benchmarks.runs import MIB, Run, figure, in_turns, measured, random_encoder, ratio, spread, summary
+from ms_unireid.arguments import at_least
 from ms_unireid.config import load_config
 from ms_unireid.runtime import describe
 
@@ -23,8 +24,8 @@ QUALITY = 90
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
-    parser.add_argument("--photos", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--photos", type=at_least(1), default=256)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
 
 

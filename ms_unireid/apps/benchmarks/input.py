@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ms_unireid.apps.benchmarks.runs import Run, alone, figure, in_turns, measured, ratio, spread, summary
+from ms_unireid.arguments import at_least, input_folder
 from ms_unireid.config import AugmentConfig, RuntimeConfig
 from ms_unireid.data.annotations import Pair
 from ms_unireid.data.decoded_cache import pixel_loader
@@ -34,10 +35,12 @@ STEP_KINDS = {"busy": "a step that takes every core", "waiting": "a step that le
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
-    parser.add_argument("--root", type=Path, help="folder of CUHK-PEDES or a part of it (default: drawn pictures)")
-    parser.add_argument("--pairs", type=int, default=512, help="pairs per run")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--root", type=input_folder, help="folder of CUHK-PEDES or a part of it (default: drawn pictures)"
+    )
+    parser.add_argument("--pairs", type=at_least(1), default=512, help="pairs per run")
+    parser.add_argument("--workers", type=at_least(1), default=2)
+    parser.add_argument("--rounds", type=at_least(1), default=3)
     parser.add_argument("--step-seconds", type=float, nargs="+", default=[1.0, 4.0], help=f"of steps of {BATCH} pairs")
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ms_unireid.apps.benchmarks.runs import Run, child, measured
 from ms_unireid.apps.benchmarks.train_step import make_step
+from ms_unireid.arguments import at_least
 from ms_unireid.runtime import describe
 
 GIB = 1 << 30
@@ -32,7 +33,7 @@ MEMORY_OPTIONS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 64], help="pairs in a step")
+    parser.add_argument("--batches", type=at_least(1), nargs="+", default=[8, 16, 64], help="pairs in a step")
     parser.add_argument("--limit", type=float, default=20, help="GiB of memory at which a run is stopped")
 
 

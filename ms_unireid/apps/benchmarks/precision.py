@@ -16,6 +16,7 @@ import numpy as np
 
 from ms_unireid.apps.benchmarks.runs import Run, alone, in_turns, measured, ratio, spread
 from ms_unireid.apps.export.specification import ExportOptions
+from ms_unireid.arguments import at_least, checkpoint, input_folder
 from ms_unireid.runtime import describe
 
 # MindSpore in float32 and with products in bfloat16, then onnxruntime.
@@ -28,12 +29,14 @@ _Encode = Callable[[np.ndarray], np.ndarray]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
-    parser.add_argument("--checkpoint", type=Path, help="a trained model (default: ViT-B/16 with random weights)")
-    parser.add_argument("--root", help="folder of the data set to compare accuracy on (default: no comparison)")
+    parser.add_argument("--checkpoint", type=checkpoint, help="a trained model (default: ViT-B/16 with random weights)")
+    parser.add_argument(
+        "--root", type=input_folder, help="folder of the data set to compare accuracy on (default: no comparison)"
+    )
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument("--batch", type=int, default=16, help="pictures encoded at once")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--core", type=int, default=0, help="core of every run, which has one thread")
+    parser.add_argument("--batch", type=at_least(1), default=16, help="pictures encoded at once")
+    parser.add_argument("--rounds", type=at_least(1), default=5)
+    parser.add_argument("--core", type=at_least(0), default=0, help="core of every run, which has one thread")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_unireid.apps.benchmarks.runs import Run, Standby, ratio, spread, stand_by, summary
+from ms_unireid.arguments import at_least
 from ms_unireid.runtime import describe
 
 TOKENS, WIDTH = 193, 768
@@ -21,10 +22,10 @@ MAPS = {"c_fc": (WIDTH, 4 * WIDTH), "c_proj": (4 * WIDTH, WIDTH)}
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
-    parser.add_argument("--pairs", type=int, default=8, help="pairs in a step; each has two pictures")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=at_least(1), default=8, help="pairs in a step; each has two pictures")
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     parser.add_argument(
-        "--threads", type=int, default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
+        "--threads", type=at_least(1), default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_unireid.apps.benchmarks.runs import MIB, Run, figure, in_turns, measured, ratio, spread
+from ms_unireid.arguments import at_least
 from ms_unireid.evaluation.similarity import exact_search, normalize_rows
 from ms_unireid.runtime import describe
 
@@ -25,8 +26,8 @@ BASELINES = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
-    parser.add_argument("--photos", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--photos", type=at_least(1), default=1_000_000)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

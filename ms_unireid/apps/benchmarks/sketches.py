@@ -12,13 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ms_unireid.arguments import at_least, input_folder
 from ms_unireid.runtime import describe
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
-    parser.add_argument("--photos", type=Path, required=True, help="folder of photos, repeated as needed")
-    parser.add_argument("--count", type=int, default=500, help="number of sketches")
+    parser.add_argument("--photos", type=input_folder, required=True, help="folder of photos, repeated as needed")
+    parser.add_argument("--count", type=at_least(1), default=500, help="number of sketches")
     parser.add_argument("--background", default="mediapipe")
     parser.add_argument("--style", default="pencil")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.apps.benchmarks.runs import WARM_UP, Run, Standby, figure, ratio, spread, stand_by, work_in_turns
+from ms_unireid.arguments import at_least
 from ms_unireid.config import Config, load_config
 from ms_unireid.runtime import describe
 
@@ -28,12 +29,14 @@ WORDS = {"pytorch": "PyTorch as installed", "pytorch_tuned": f"PyTorch with {TUN
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
-    parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="unmeasured rounds before the measured ones")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="pairs in a step")
+    parser.add_argument("--rounds", type=at_least(1), default=5)
+    parser.add_argument(
+        "--warm-up", type=at_least(0), default=WARM_UP, help="unmeasured rounds before the measured ones"
+    )
     parser.add_argument("--baselines", nargs="+", choices=tuple(BASELINES), default=list(BASELINES))
     parser.add_argument(
-        "--threads", type=int, default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
+        "--threads", type=at_least(1), default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_unireid.errors import DataError, UserError, escaped, shown
+from ms_unireid.errors import CheckpointError, DataError, UserError, escaped, shown
 from ms_unireid.files import open_regular, replacing
 from ms_unireid.installation import job_command
 
@@ -361,6 +361,19 @@ class PhotoIndex:
     def count(self) -> int:
         """Number of photos."""
         return len(self._names)
+
+    def checkpoint(self, given: str | Path | None = None) -> Path:
+        """Return the path of the checkpoint that made the index, or of the one `given` because that was moved.
+
+        Raises:
+            CheckpointError: If it does not exist.
+        """
+        path = Path(given or self.about["checkpoint"]["path"])
+        if not path.exists():
+            raise CheckpointError(
+                f"{path}: does not exist, and made {self.folder}; give it by --checkpoint"
+            )
+        return path
 
     @property
     def dim(self) -> int:

@@ -30,7 +30,7 @@ def draw_search(
         searcher: The searcher that answered.
         queries: The queries.
         ranked_lists: The hits of each.
-        path: PNG to write.
+        path: PNG, JPEG or PDF to write.
         heat_map: Show attention rollout over each photo; bright is high.
 
     Raises:

@@ -191,10 +191,7 @@ def _config_of(index: PhotoIndex) -> Config:
 
 def _find_checkpoint(index: PhotoIndex, given: str | Path | None) -> Path:
     """Return the checkpoint that made an index, checked by its digest."""
-    made_by = index.about["checkpoint"]
-    path = Path(given or made_by["path"])
-    if not path.exists():
-        raise CheckpointError(f"{path}: does not exist, and {index.folder} was made with it; give it by --checkpoint")
+    path, made_by = index.checkpoint(given), index.about["checkpoint"]
     if checkpoint_digest(path) != made_by["sha256"]:
         raise CheckpointError(
             f"{path}: is not the checkpoint that made {index.folder} (sha256 {made_by['sha256'][:12]}...); "

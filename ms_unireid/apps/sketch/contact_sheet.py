@@ -9,15 +9,15 @@ from PIL import Image, ImageDraw, ImageFont
 from ms_unireid.apps.sketch.artist import Artist
 from ms_unireid.apps.sketch.pictures import read_photo, resize
 from ms_unireid.apps.sketch.recipe import Recipe
+from ms_unireid.data.pictures import save_figure
 from ms_unireid.errors import DataError
-from ms_unireid.files import replacing
 
 _COUNT = 12
 _HEIGHT, _GAP, _LABEL = 384, 6, 16
 
 
 def draw_contact_sheet(photos: Path, names: Sequence[str], recipe: Recipe, path: Path) -> dict[str, str]:
-    """Draw 12 photos that the recipe's seed picks, a column each, and write a PNG.
+    """Draw 12 photos that the recipe's seed picks, a column each, and write a PNG, JPEG or PDF.
 
     Returns:
         The reason of each photo that failed, by name; its column stays empty.
@@ -42,8 +42,7 @@ def draw_contact_sheet(photos: Path, names: Sequence[str], recipe: Recipe, path:
         for row, picture in enumerate(strip):
             sheet.paste(Image.fromarray(picture), (left, row * (_HEIGHT + _GAP)))
         ImageDraw.Draw(sheet).text((left, sheet.height - _LABEL), Path(name).name, "black", ImageFont.load_default(10))
-    with replacing(path) as temporary:
-        sheet.save(temporary, format="PNG")
+    save_figure(sheet, path)
     return failures
 
 
