@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from ms_unireid.checkpoints.clip_names import LOGIT_SCALE, PATCH_EMBEDDING
+from ms_unireid.checkpoints.clip_names import LOGIT_SCALE
 from ms_unireid.checkpoints.fitting import NAMED_TENSORS, fit, float32_entries
 from ms_unireid.checkpoints.formats.any_file import read_tensor_file
 from ms_unireid.checkpoints.formats.dtypes import aligned
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
-from ms_unireid.checkpoints.formats.tensor_file import META, Entry
+from ms_unireid.checkpoints.formats.tensor_file import META, Entry, check_finite
 from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict
 from ms_unireid.data.findings import listed
-from ms_unireid.errors import CheckpointError
+from ms_unireid.errors import CheckpointError, escaped
 from ms_unireid.files import replacing, sha256
 from ms_unireid.models.unireid import UNIReID, build_model
 from ms_unireid.runtime import prepare
@@ -108,14 +108,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: If the file is missing, damaged or not a checkpoint.
     """
     file = read_tensor_file(Path(path))
-    meta = file.description()
-    if meta and PATCH_EMBEDDING in file.tensors:  # our own names: there is nothing to recognise
-        own = {name: Entry.of(name, array).as_float32(file.path).load() for name, array in file.tensors.items()}
-        return Checkpoint(file.path, own, meta)
     source = open_source(file)
     entries = float32_entries(source, ModelConfig.temperature)
     tensors = {name: entry.load() for name, entry in entries.items()}
     kept = {name: file.tensors[name] for name, what in source.surplus.items() if source.meta or what == "tower"}
+    check_finite(file.path, ((name, array) for name, array in kept.items() if array.dtype.kind == "f"))
     return Checkpoint(file.path, tensors | kept, source.meta or {"config": to_dict(Config(model=source.model))})
 
 
@@ -191,7 +188,7 @@ def _fill(params: Iterable[Parameter], found: Mapping[str, np.ndarray], source: 
     problems = {
         "missing": [p.name for p in params if p.name not in found],
         "of another shape": wrong,
-        "unexpected": [n for n in found if n not in names and not n.startswith(OPTIMIZER_PREFIXES)],
+        "unexpected": [escaped(n) for n in found if n not in names and not n.startswith(OPTIMIZER_PREFIXES)],
     }
     lists = [f"{len(some)} {what} ({listed(some, NAMED_TENSORS, '; ')})" for what, some in problems.items() if some]
     if lists:

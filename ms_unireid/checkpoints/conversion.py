@@ -1,7 +1,7 @@
 """Convert a checkpoint between formats and layouts, one tensor in memory at a time."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 from ms_unireid.checkpoints import clip_names as names
 from ms_unireid.checkpoints.clip_names import lay_out
 from ms_unireid.checkpoints.fitting import Row, fit
+from ms_unireid.checkpoints.formats.any_file import WEIGHTS
+from ms_unireid.checkpoints.formats.mapped_file import error_context
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
 from ms_unireid.checkpoints.formats.safetensors_file import write_safetensors
 from ms_unireid.checkpoints.formats.tensor_file import META, Entry
@@ -106,6 +108,7 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
     path, output = Path(path), Path(output)
     _check_output(path, output, options.to)
     source = open_source(path, options.kind, options.source_image_size, options.activation, options.architecture)
+    check_apart(output, source.file.parts)
     model = replace(
         source.model,
         architecture=options.architecture or source.model.architecture,
@@ -120,7 +123,7 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
     meta = _describe(source, config, rows, hashes, known_as)
     verification = None
     with ThreadPoolExecutor(1) as thread:
-        with replacing(output) as temporary:
+        with error_context(path), replacing(output) as temporary:
             _write(temporary, entries, meta, options)
             # Hash while the system writes it to the disk.
             digest = thread.submit(sha256, temporary.open("rb"))
@@ -134,7 +137,14 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
 def _check_output(path: Path, output: Path, to: str) -> None:
     if output.suffix not in SUFFIXES[to]:
         raise CheckpointError(f"{output}: a {to} checkpoint ends in {' or '.join(SUFFIXES[to])}; rename the output")
-    if output.exists() and output.resolve() == path.resolve():
+    if output.name in WEIGHTS and path.is_dir() and output.parent.resolve() == path.resolve():
+        raise CheckpointError(f"{output}: would be read as a part of {path}; write to another folder")
+
+
+def check_apart(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise CheckpointError if a file to write is one of the inputs or lies in a folder of them, also by a link."""
+    files = [file for path in inputs for file in (path.iterdir() if path.is_dir() else [path])]
+    if output.exists() and any(file.exists() and output.samefile(file) for file in files):
         raise CheckpointError(f"{output}: is also the input; write to another file")
 
 
@@ -157,8 +167,11 @@ def _describe(
         **source.meta.get("source", {}),
         "dtypes": _restorable(source, rows),
     }
+    if any(row.name == names.LOGIT_SCALE and row.source_shape == (1,) for row in rows):
+        origin["shapes"] = {names.LOGIT_SCALE: [1]}
     epoch = source.file.values.get("epoch")
-    return {**({} if epoch is None else {"epoch": epoch}), **source.meta, "source": origin, "config": to_dict(config)}
+    known = {"epoch": epoch} if type(epoch) is int and epoch >= 0 else {}
+    return {**known, **source.meta, "source": origin, "config": to_dict(config)}
 
 
 def _restorable(source: Source, rows: list[Row]) -> dict[str, str]:
@@ -178,6 +191,9 @@ def _write(file: Path, entries: Mapping[str, Entry], meta: dict[str, Any], optio
         else:
             write_safetensors(file, ours, {META: text})
         return
+    if names.LOGIT_SCALE in meta["source"].get("shapes", {}):
+        scale = entries[names.LOGIT_SCALE]
+        entries = {**entries, scale.name: replace(scale, shape=(1,), source=lambda: scale.source().reshape(1))}
     restored = {names.our_name(name): dtype for name, dtype in meta["source"]["dtypes"].items()}
     dtypes = restored if options.dtype is None else dict.fromkeys(entries, options.dtype)
     theirs = lay_out(entries, options.layout, dtypes)

@@ -1,20 +1,21 @@
 """Report a conversion as text and as JSON: every tensor, counts and hashes."""
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from tabulate import tabulate
 
 from ms_unireid.checkpoints.conversion import Conversion
 from ms_unireid.checkpoints.fitting import Row
+from ms_unireid.errors import escaped
 
 _HEADINGS = ("status", "tensor", "in the file", "shape", "type")
 
 
 def to_text(conversion: Conversion) -> str:
     """Return a table with one line per tensor, then counts and hashes."""
-    table = tabulate(map(_cells, conversion.rows), _HEADINGS, "plain", disable_numparse=True)
+    table = tabulate(map(_cells, map(_printable, conversion.rows)), _HEADINGS, "plain", disable_numparse=True)
     return "\n".join([table, "", *_summary(conversion)])
 
 
@@ -32,13 +33,17 @@ def to_json(conversion: Conversion) -> dict[str, Any]:
         "counts": counts(conversion.rows),
         "verification": None if conversion.verification is None else asdict(conversion.verification),
         "sha256": conversion.hashes,
-        "tensors": [asdict(row) for row in conversion.rows],
+        "tensors": [asdict(_printable(row)) for row in conversion.rows],
     }
 
 
 def counts(rows: list[Row]) -> dict[str, int]:
     """Count the tensors of each status."""
     return dict(Counter(row.status for row in rows))
+
+
+def _printable(row: Row) -> Row:
+    return replace(row, name=escaped(row.name), origins=tuple(map(escaped, row.origins)))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

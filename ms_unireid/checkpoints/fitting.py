@@ -10,11 +10,13 @@ import numpy as np
 
 from ms_unireid.checkpoints import clip_names as names
 from ms_unireid.checkpoints.formats.dtypes import dtype_name
-from ms_unireid.checkpoints.formats.tensor_file import Entry
+from ms_unireid.checkpoints.formats.mapped_file import error_context
+from ms_unireid.checkpoints.formats.tensor_file import Entry, check_finite
 from ms_unireid.checkpoints.recognition import Source
 from ms_unireid.config import ModelConfig
 from ms_unireid.config_schema import Architecture
-from ms_unireid.errors import CheckpointError
+from ms_unireid.data.findings import listed
+from ms_unireid.errors import CheckpointError, escaped
 from ms_unireid.installation import job_command
 from ms_unireid.models.positions import model_grid, resize_positions
 
@@ -28,8 +30,8 @@ class Row:
     Attributes:
         name: CLIP's name, or the name in the file for an unused tensor.
         origins: Names in the file; empty if the tensor is missing.
-        status: "matched", "resized", "cast", "resized, cast", "initial", "missing"; for an unused tensor "unexpected",
-            "buffer" or "optimizer state".
+        status: "matched", "initial", "missing", or some of "resized", "reshaped" and "cast"; for an unused tensor
+            "unexpected", "buffer" or "optimizer state".
         source_shape: Shape in the file, with joined parts; None if missing.
         shape: Shape in the model; None if unused.
         source_dtype: Element type in the file.
@@ -76,7 +78,7 @@ def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -
         for name, entry in found.items()
         if entry.shape != wanted[name]
     ]
-    unknown = [name for name, what in source.surplus.items() if what == "tower"]
+    unknown = [escaped(name) for name, what in source.surplus.items() if what == "tower"]
     problems = {"missing": missing, "of another shape": wrong, "unknown": unknown}
     if any(problems.values()):
         raise CheckpointError(_misfit(source, problems))
@@ -95,9 +97,12 @@ def float32_entries(source: Source, temperature: float) -> dict[str, Entry]:
     IRRA's files have no logit scale; it becomes ln(1 / temperature).
 
     Raises:
-        CheckpointError: If a tensor is not floating-point.
+        CheckpointError: If a tensor is not floating-point, or a value is not finite.
     """
     entries = {name: entry.as_float32(source.file.path) for name, entry in source.entries.items()}
+    saved = ((", ".join(source.origins[name]), entry.load()) for name, entry in entries.items())
+    with error_context(source.file.path):
+        check_finite(source.file.path, saved)
     if source.kind == "irra":
         entries.setdefault(
             names.LOGIT_SCALE, Entry.of(names.LOGIT_SCALE, np.array(math.log(1 / temperature), np.float32))
@@ -129,14 +134,16 @@ def _allowed(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _row(source: Source, name: str, shape: tuple[int, ...], resized: bool) -> Row:
-    entry, shown = source.entries.get(name), names.clip_name(name)
+    entry, clip_name = source.entries.get(name), names.clip_name(name)
     if entry is None:
         status = "initial" if (name, source.kind) == (names.LOGIT_SCALE, "irra") else "missing"
-        return Row(shown, (), status, None, shape, None, "float32")
-    dtype = dtype_name(entry.dtype)
+        return Row(clip_name, (), status, None, shape, None, "float32")
+    dtype, origins = dtype_name(entry.dtype), source.origins[name]
+    found = source.file.tensors[origins[0]].shape if name == names.LOGIT_SCALE else entry.shape
     changes = ["resized"] if resized and name == names.VISUAL_POSITIONS else []
+    changes += [] if found == entry.shape else ["reshaped"]
     changes += [] if dtype == "float32" else ["cast"]
-    return Row(shown, source.origins[name], ", ".join(changes) or "matched", entry.shape, shape, dtype, "float32")
+    return Row(clip_name, origins, ", ".join(changes) or "matched", found, shape, dtype, "float32")
 
 
 def _surplus_rows(source: Source) -> list[Row]:
@@ -151,11 +158,7 @@ def _surplus_rows(source: Source) -> list[Row]:
 def _misfit(source: Source, problems: dict[str, list[str]]) -> str:
     model = source.model
     made = f"{model.architecture} at image size {list(model.image_size)}, stride {model.stride}, {source.kind}"
-    lists = []
-    for what, found in problems.items():
-        if found:
-            more = f" and {len(found) - NAMED_TENSORS} more" if len(found) > NAMED_TENSORS else ""
-            lists.append(f"{len(found)} {what} ({'; '.join(found[:NAMED_TENSORS])}{more})")
+    lists = [f"{len(some)} {what} ({listed(some, NAMED_TENSORS, '; ')})" for what, some in problems.items() if some]
     return (
         f"{source.file.path}: does not fill the model: {', '.join(lists)}; it was recognised as a {made}. "
         "Use a complete file of this model, or name with --allow-missing what may be missing"

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from ms_unireid.checkpoints.formats.any_file import read_tensor_file
 from ms_unireid.checkpoints.formats.dtypes import cast
 from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context
 from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile
+from ms_unireid.checkpoints.published_config import HUGGINGFACE, OPEN_CLIP, PublishedConfig, read_published
 from ms_unireid.config import ModelConfig, config_from_dict
 from ms_unireid.config_schema import Architecture, TowerSize
-from ms_unireid.errors import CheckpointError
+from ms_unireid.data.findings import listed
+from ms_unireid.errors import CheckpointError, escaped, shown
 from ms_unireid.models.positions import model_grid, patch_grid
 
 OURS = "ms_unireid"
@@ -30,6 +32,9 @@ _HUGGINGFACE_ANCHOR = "vision_model.embeddings.patch_embedding.weight"
 _TOWERS = ("visual.", "transformer.", "text.", "vision_model.", "text_model.")
 _BUFFERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "position_ids")
 _OPTIMIZER = ("optimizer.", "scheduler.", "scaler.", "exp_avg", "beta1_power", "beta2_power", "average.")
+# What DataParallel, torch.compile, FSDP, activation checkpointing and Lightning's Fabric put into names.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+_SIGLIP = ("logit_bias", "head.probe", "attn_pool.latent")
 # Usual picture sizes (height, width) for a position table that is not square, the authors' first.
 _USUAL_SIZES = ((384, 128), (256, 128))
 
@@ -87,20 +92,41 @@ def open_source(
     """
     file = path if isinstance(path, TensorFile) else read_tensor_file(Path(path))
     meta = file.description()
-    anchor, prefix = _find_anchor(file, kind)
-    kind = kind or _kind_of(file, anchor, prefix, meta)
-    recipe = _recipe_of(file, anchor, prefix)
-    architecture = _architecture(file, recipe, meta, architecture)
-    entries, origins = _collect(file, recipe, names.our_shapes(ModelConfig(architecture).sizes, 1, 1))
-    patches = _rows(file, entries, names.VISUAL_POSITIONS) - 1
+    saved = _unwrapped(file.tensors)
+    plain = replace(file, tensors={name: file.tensors[original] for name, original in saved.items()})
+    _refuse_siglip(plain)
+    anchor, prefix = _find_anchor(plain, kind)
+    recipe = _recipe_of(plain, anchor, prefix)
+    kind = kind or _kind_of(plain, anchor, prefix, recipe, meta)
+    published = _published(file, kind)
+    architecture = _architecture(plain, recipe, meta, architecture, published)
+    entries, origins = _collect(plain, recipe, names.our_shapes(ModelConfig(architecture).sizes, 1, 1))
+    patches = _rows(plain, entries, names.VISUAL_POSITIONS) - 1
     used = {name for group in origins.values() for name in group}
-    surplus = {name: _what_is(name, prefix) for name in file.tensors if name not in used}
-    activation = activation or _activation(file, meta)
+    surplus = {original: _what_is(name, prefix) for name, original in saved.items() if name not in used}
+    origins = {name: tuple(saved[source] for source in sources) for name, sources in origins.items()}
+    activation = activation or _activation(file, meta, published)
     model = ModelConfig(architecture=architecture, activation=activation or ModelConfig.activation)
     if names.TEXT_POSITIONS in entries:
-        model = replace(model, context_length=_rows(file, entries, names.TEXT_POSITIONS))
-    grid, model = _grid(file, model, patches, image_size, meta)
+        model = replace(model, context_length=_rows(plain, entries, names.TEXT_POSITIONS))
+    grid, model = _grid(file, model, patches, image_size, meta, published)
+    if (kind, published.name) == ("openai_clip", OPEN_CLIP):
+        kind = "open_clip"
     return Source(file, kind, entries, origins, surplus, model, activation, patches, grid, meta)
+
+
+def _unwrapped(tensors: Collection[str]) -> dict[str, str]:
+    """Return each name by the name without the parts that PyTorch's wrappers put anywhere into it."""
+    found = {".".join(part for part in name.split(".") if part not in _WRAPPERS): name for name in tensors}
+    return found if len(found) == len(tensors) else {name: name for name in tensors}
+
+
+def _refuse_siglip(file: TensorFile) -> None:
+    if any(name.endswith(_SIGLIP) for name in file.tensors) and not any("class_embedding" in n for n in file.tensors):
+        raise CheckpointError(
+            f"{file.path}: is a SigLIP: it has no class token, but a logit bias or an attention pool, which UNIReID's "
+            "towers do not have; use a CLIP"
+        )
 
 
 def _find_anchor(file: TensorFile, kind: str | None) -> tuple[str, str]:
@@ -112,16 +138,16 @@ def _find_anchor(file: TensorFile, kind: str | None) -> tuple[str, str]:
     if len(found) == 1:
         return found[0]
     if not found:
-        some = ", ".join(list(file.tensors)[:3]) or "none"
+        some = ", ".join(map(escaped, list(file.tensors)[:3])) or "none"
         raise CheckpointError(
             f"{file.path}: is not a CLIP with a vision transformer: it has no tensor {' or '.join(anchors)} "
             f"({len(file.tensors)} tensors: {some}, ...); give a CLIP, UNIReID or IRRA checkpoint"
         )
-    several = ", ".join(repr(prefix) for _, prefix in found)
+    several = listed([shown(prefix) for _, prefix in found])
     raise CheckpointError(f"{file.path}: holds several models, with the prefixes {several}; save one of them alone")
 
 
-def _kind_of(file: TensorFile, anchor: str, prefix: str, meta: dict[str, Any]) -> str:
+def _kind_of(file: TensorFile, anchor: str, prefix: str, recipe: _RecipeOf, meta: dict[str, Any]) -> str:
     if meta:
         return OURS
     if file.format == "MindSpore checkpoint":
@@ -131,33 +157,48 @@ def _kind_of(file: TensorFile, anchor: str, prefix: str, meta: dict[str, Any]) -
         )
     if anchor == _HUGGINGFACE_ANCHOR:
         return "huggingface_clip"
-    owner = prefix.removesuffix(names.OUR_PREFIX)
-    if owner != prefix:
-        return "unireid" if owner + names.LOGIT_SCALE in file.tensors else "irra"
+    if _owner(prefix) != prefix:
+        return "unireid" if recipe(names.LOGIT_SCALE).sources[0] in file.tensors else "irra"
     if {"iteration", "num_epoch"} & file.values.keys():
         return "unireid"
     separate_text = f"{prefix}text.positional_embedding" in file.tensors
     return "open_clip" if separate_text or prefix.startswith("state_dict.") else "openai_clip"
 
 
+def _owner(prefix: str) -> str:
+    """Return the part of a prefix before "base_model."; the whole prefix if that is not in it."""
+    start = f".{prefix}".rfind(f".{names.OUR_PREFIX}")
+    return prefix if start < 0 else prefix[:start]
+
+
 def _recipe_of(file: TensorFile, anchor: str, prefix: str) -> _RecipeOf:
     """Return the function from our name to its recipe, with the file's full names."""
-    owner = prefix.removesuffix(names.OUR_PREFIX)
-    scale_prefix = owner
     if anchor == _HUGGINGFACE_ANCHOR:
         recipe = names.huggingface_recipe
     elif f"{prefix}text.positional_embedding" in file.tensors:
         recipe = names.custom_text_recipe
-    elif owner != prefix:
-        recipe, prefix = names.our_recipe, owner
     else:
         recipe = names.clip_recipe
+    # The logit scale is beside "base_model.", or further out where only an inner model is wrapped.
+    parts = _owner(prefix).split(".")[:-1]
+    outward = ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts), -1, -1)]
+    scale_prefix = next((place for place in outward if place + names.LOGIT_SCALE in file.tensors), outward[0])
 
     def with_prefix(name: str) -> names.Recipe:
         found, before = recipe(name), scale_prefix if name == names.LOGIT_SCALE else prefix
         return replace(found, sources=tuple(before + source for source in found.sources))
 
     return with_prefix
+
+
+def _published(file: TensorFile, kind: str) -> PublishedConfig:
+    if kind == "huggingface_clip":
+        return read_published(file, (HUGGINGFACE, OPEN_CLIP))
+    if kind not in ("openai_clip", "open_clip") or file.format == "TorchScript archive":
+        return PublishedConfig()
+    # A lone file may lie beside the config.json of anything.
+    whole = file.path.is_dir() or HUGGINGFACE in file.metadata
+    return read_published(file, (OPEN_CLIP, HUGGINGFACE) if whole else (OPEN_CLIP,))
 
 
 def _collect(
@@ -174,25 +215,30 @@ def _collect(
 
 
 def _architecture(
-    file: TensorFile, recipe: _RecipeOf, meta: dict[str, Any], wanted: str | Architecture | None
+    file: TensorFile,
+    recipe: _RecipeOf,
+    meta: dict[str, Any],
+    wanted: str | Architecture | None,
+    published: PublishedConfig,
 ) -> str | Architecture:
-    heads = {tower: _heads(file, tower) for tower in TOWERS}
+    heads = {tower: published.sizes.get(f"{tower} heads") for tower in TOWERS}
     layers = {"vision": _layers(file, recipe, "visual.transformer"), "text": _layers(file, recipe, "transformer")}
     entries, _ = _collect(file, recipe, names.our_shapes(_of_depth(layers), 1, 1))
     shapes = {name: entry.shape for name, entry in entries.items()}
     with error_context(file.path):
         found = sizes_of(shapes, layers, heads)
+        for key, value in published.sizes.items():
+            if value is not None and found[key] not in (None, value):
+                raise InvalidFile(
+                    f"has {key} {found[key]}, but {published.name} beside it says {value}; put the files of one model "
+                    "together, or move that file away"
+                )
         if not meta:
             return choose_architecture(found, shapes, wanted)
         own = _own_model(file, meta)
         if not fits(found, own.sizes):
             raise InvalidFile(f"has {text_of(found)}, but its description says {own.architecture}; copy the file again")
         return own.architecture
-
-
-def _heads(file: TensorFile, tower: str) -> int | None:
-    heads = _huggingface_config(file, tower).get("num_attention_heads")
-    return heads if type(heads) is int and heads > 0 else None
 
 
 def _layers(file: TensorFile, recipe: _RecipeOf, tower: str) -> int | None:
@@ -210,6 +256,8 @@ def _of_depth(layers: Sizes) -> Architecture:
 
 
 def _entry(name: str, parts: list[np.ndarray], transposed: bool) -> Entry:
+    if name == names.LOGIT_SCALE and parts[0].shape == (1,):
+        return Entry.of(name, parts[0].reshape(()))
     if len(parts) == 1:
         return Entry.of(name, parts[0].T if transposed else parts[0])
     if len({part.dtype for part in parts}) > 1:
@@ -238,25 +286,15 @@ def _what_is(name: str, prefix: str) -> str:
     return "tower" if name.startswith(prefix) and inner.startswith(_TOWERS) else "extra"
 
 
-def _huggingface_config(file: TensorFile, tower: str = "vision") -> dict[str, Any]:
-    config = file.parse_json(file.metadata.get("config.json", "{}"), "config.json")
-    section = config.get(f"{tower}_config")
-    return section if isinstance(section, dict) else {}
-
-
-def _activation(file: TensorFile, meta: dict[str, Any]) -> str | None:
+def _activation(file: TensorFile, meta: dict[str, Any], published: PublishedConfig) -> str | None:
     if meta:
         return _own_model(file, meta).activation
-    if "config.json" not in file.metadata:
-        return None
-    # Hugging Face's default.
-    found = {_huggingface_config(file, tower).get("hidden_act", "quick_gelu") for tower in ("vision", "text")}
-    if found not in ({"quick_gelu"}, {"gelu"}):
+    if published.activation not in (None, "quick_gelu", "gelu"):
+        found = escaped(published.activation)
         raise CheckpointError(
-            f"{file.path}: config.json has hidden_act {' and '.join(sorted(map(str, found)))}; expected quick_gelu or "
-            "gelu in both towers"
+            f"{file.path}: {published.name} has hidden_act {found}; expected quick_gelu or gelu in both towers"
         )
-    return found.pop()
+    return published.activation
 
 
 def _own_model(file: TensorFile, meta: dict[str, Any]) -> ModelConfig:
@@ -264,7 +302,12 @@ def _own_model(file: TensorFile, meta: dict[str, Any]) -> ModelConfig:
 
 
 def _grid(
-    file: TensorFile, model: ModelConfig, patches: int, image_size: tuple[int, int] | None, meta: dict[str, Any]
+    file: TensorFile,
+    model: ModelConfig,
+    patches: int,
+    image_size: tuple[int, int] | None,
+    meta: dict[str, Any],
+    published: PublishedConfig,
 ) -> tuple[tuple[int, int] | None, ModelConfig]:
     """Return the patch grid of the position table, and the model with the picture size and stride of this grid."""
     patch = model.sizes.patch_size
@@ -276,23 +319,22 @@ def _grid(
                 f"{file.path}: its position table has {patches} patches, but its description says {grid}; copy it again"
             )
         return grid, replace(model, image_size=own.image_size, stride=own.stride)
-    for size in (image_size,) if image_size else _candidates(file, patch, patches):
+    given = image_size or published.image_size
+    for size in (given,) if given else _candidates(patch, patches):
         for stride in range(patch, 0, -1):
             grid = patch_grid(size, patch, stride)
             if grid[0] * grid[1] == patches and min(grid) > 0:
                 return grid, replace(model, image_size=tuple(size), stride=None if stride == patch else stride)
-    if image_size:
+    if given:
         raise CheckpointError(
             f"{file.path}: its position table has {patches} patches of {patch} pixels, which pictures of "
-            f"{image_size[0]}x{image_size[1]} do not give at any stride; correct --source-image-size"
+            f"{given[0]}x{given[1]}{'' if image_size else f' ({published.name})'} do not give at any stride; correct "
+            "--source-image-size"
         )
     return None, model
 
 
-def _candidates(file: TensorFile, patch: int, patches: int) -> Iterator[tuple[int, int]]:
-    side = _huggingface_config(file).get("image_size")
-    if isinstance(side, int):
-        yield side, side
+def _candidates(patch: int, patches: int) -> Iterator[tuple[int, int]]:
     if math.isqrt(patches) ** 2 == patches:
         yield math.isqrt(patches) * patch, math.isqrt(patches) * patch
     yield from _USUAL_SIZES

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ms_unireid.arguments import JSON, Parser, checkpoint, output_file
 from ms_unireid.checkpoints.clip_names import LAYOUTS
-from ms_unireid.checkpoints.conversion import SUFFIXES, Options, convert
+from ms_unireid.checkpoints.conversion import SUFFIXES, Options, check_apart, convert
 from ms_unireid.checkpoints.conversion_report import to_json, to_text
 from ms_unireid.checkpoints.recognition import KINDS
 from ms_unireid.config import RuntimeConfig
@@ -71,6 +71,8 @@ def main(arguments: Sequence[str]) -> None:
         raise CheckpointError("give either INPUT or --source mindnlp:NAME; see --help")
     if options.input:
         checkpoint(str(options.input))
+    if options.json:
+        check_apart(options.json, filter(None, [options.input, options.output]))
     if options.verify:
         prepare(RuntimeConfig(device="CPU", graph_mode=False))
     with _input_file(options) as file:

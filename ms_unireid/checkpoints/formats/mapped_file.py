@@ -1,12 +1,21 @@
-"""Memory-map files read-only, and report what is wrong with their content."""
+"""Memory-map files read-only, parse the JSON in them, and report what is wrong with their content."""
 
 import contextlib
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ms_unireid.errors import CheckpointError
+from ms_unireid.files import open_regular
+
+# Far above any file of weights; they bound the memory and the time that a small hostile file can claim.
+MAX_JSON_BYTES = 8 << 20
+MAX_ITEMS = 50_000
+MAX_NAME_LENGTH = 400
 
 _GIT_LFS = b"version https://git-lfs"
 _WEB_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
@@ -32,12 +41,6 @@ def error_context(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def quoted(name: str) -> str:
-    """Quote a name from a file for a message: one line of at most about 100 characters."""
-    text = repr(name[:100])
-    return text if len(text) <= 120 else f"{text[:100]}..."
-
-
 def truncated(place: str) -> InvalidFile:
     """Return the error for a file that ends too early; `place` completes "ends before"."""
     return InvalidFile(f"ends before {place}, probably an incomplete download; download it again")
@@ -49,16 +52,41 @@ def map_file(path: Path) -> np.ndarray:
     Raises:
         InvalidFile: If the file cannot be read, is empty, or is a web page, a git-LFS pointer or a packed file.
     """
-    if not path.is_file():
-        raise InvalidFile("is a folder; expected a file" if path.is_dir() else "no such file; check the path")
     try:
-        if path.stat().st_size == 0:
-            raise InvalidFile("is an empty file, probably a failed download; download it again")
-        content = np.memmap(path, np.uint8, "r")
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise InvalidFile("is an empty file, probably a failed download; download it again")
+            content = np.memmap(file, np.uint8, "r")
+    except FileNotFoundError as error:
+        raise InvalidFile("no such file; check the path") from error
     except OSError as error:
-        raise InvalidFile(f"cannot be read ({error.strerror or error}); check its permissions") from error
+        raise InvalidFile(f"cannot be read ({error.strerror or error}); give a file that you may read") from error
     _check_head(content[:_HEAD].tobytes())
     return content
+
+
+def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
+    """Return the JSON object in a text from a file, or in its UTF-8; `what` names it in errors.
+
+    Raises:
+        InvalidFile: If it is too long, is not a JSON object, or has a key twice.
+    """
+    if len(text) > MAX_JSON_BYTES:
+        raise InvalidFile(f"has a {what} of {len(text):,} bytes; expected at most {MAX_JSON_BYTES:,}")
+    try:
+        found = json.loads(str(text, "utf-8") if isinstance(text, bytes) else text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFile(f"is damaged: in its {what}, the JSON is not valid; download or copy it again") from error
+    if not isinstance(found, dict):
+        raise InvalidFile(f"is damaged: its {what} is not a JSON object; download or copy it again")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise InvalidFile("is damaged: in its JSON, a name occurs twice; download or copy it again")
+    return table
 
 
 def _check_head(head: bytes) -> None:

@@ -16,8 +16,9 @@ from typing import BinaryIO
 import numpy as np
 
 from ms_unireid.checkpoints.formats.dtypes import dtype_name, dtype_of
+from ms_unireid.checkpoints.formats.mapped_file import MAX_ITEMS, MAX_NAME_LENGTH, error_context, map_file
 from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile, prefetched
-from ms_unireid.errors import CheckpointError
+from ms_unireid.errors import CheckpointError, shown
 
 # MindSpore splits a larger tensor into consecutive values of the same name.
 SLICE_BYTES = 512 * 1024 * 1024
@@ -41,6 +42,7 @@ _STRING = "str"
 _VALUE = 0x0A
 _NAME, _TENSOR, _MAP = 0x0A, 0x12, 0x1A
 _DIM, _TYPE, _CONTENT = 0x08, 0x12, 0x1A
+_MAX_STRING_BYTES = 1 << 25  # 4 bytes a character
 _MAX_FIELDS = 34  # type, content and numpy's 32 dimensions
 
 # save_checkpoint with crc_check, as here, appends this word and a big-endian CRC-32 in 10 bytes.
@@ -83,19 +85,18 @@ def read_mindspore(path: Path) -> TensorFile:
         CheckpointError: If the file cannot be read, is damaged, is encrypted or is not a MindSpore checkpoint.
     """
     try:
-        data = _values_of(np.memmap(path, np.uint8, "r").view(np.ndarray))
+        with error_context(path):
+            data = _values_of(map_file(path).view(np.ndarray))
         tensors: dict[str, np.ndarray] = {}
         strings: dict[str, str] = {}
         for name, values in itertools.groupby(_read_values(memoryview(data)), key=lambda value: value.name):
             if name in tensors or name in strings:
-                raise ValueError(f"{name!r} occurs twice")
+                raise ValueError(f"{shown(name)} occurs twice")
             first, *rest = values
             if first.type == _STRING and not rest:
                 strings[name] = _string(data, first)
             else:
                 tensors[name] = _tensor(data, [first, *rest])
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     except ValueError as error:
         raise CheckpointError(
             f"{path}: cannot be read as a MindSpore checkpoint ({error}); copy or save it again, or use another file"
@@ -116,11 +117,13 @@ def _values_of(data: np.ndarray) -> np.ndarray:
 
 
 def _read_values(data: memoryview) -> Iterator[_Value]:
-    for _, span in _fields(data, slice(0, len(data)), (_VALUE,)):
+    for count, (_, span) in enumerate(_fields(data, slice(0, len(data)), (_VALUE,))):
+        if count == MAX_ITEMS:
+            raise ValueError(f"it has more than {MAX_ITEMS} values")
         fields = _message(data, span, (_NAME, _TENSOR, _MAP))
         name = _text(data, _only(fields, _NAME, "name"))
         if any(key == _MAP for key, _ in fields):
-            raise ValueError(f"{name!r} is a map parameter; expected only tensors and strings")
+            raise ValueError(f"{shown(name)} is a map parameter; expected only tensors and strings")
         fields = _message(data, _only(fields, _TENSOR, "tensor"), (_DIM, _TYPE, _CONTENT))
         type_name = _text(data, _only(fields, _TYPE, "element type"))
         dims = tuple(dim for key, dim in fields if key == _DIM)
@@ -170,24 +173,31 @@ def _only(fields: list[tuple[int, int | slice]], key: int, what: str) -> slice:
 
 
 def _text(data: memoryview, place: slice) -> str:
+    if place.stop - place.start > MAX_NAME_LENGTH:
+        raise ValueError(f"the name at byte {place.start} has {place.stop - place.start} bytes")
     return str(data[place], "utf-8")
 
 
 def _string(data: np.ndarray, value: _Value) -> str:
+    if value.content.stop - value.content.start > _MAX_STRING_BYTES:
+        raise ValueError(f"{shown(value.name)} is a string of more than {_MAX_STRING_BYTES} bytes")
     return str(memoryview(data)[value.content], "utf-32-le").rstrip("\0")
 
 
 def _tensor(data: np.ndarray, slices: list[_Value]) -> np.ndarray:
     first = slices[0]
     if any((value.type, value.dims) != (first.type, first.dims) for value in slices):
-        raise ValueError(f"{first.name!r} occurs twice, with different types or shapes")
+        raise ValueError(f"{shown(first.name)} occurs twice, with different types or shapes")
     if first.type not in _NAMES:
-        raise ValueError(f"{first.name!r} has elements of type {first.type!r}; expected one of {', '.join(_NAMES)}")
+        found = f"{shown(first.name)} has elements of type {shown(first.type)}"
+        raise ValueError(f"{found}; expected one of {', '.join(_NAMES)}")
     dtype = dtype_of(_NAMES[first.type])
     found = sum(value.content.stop - value.content.start for value in slices)
     shape = () if first.dims == (0,) and found else first.dims  # as older versions write a scalar
     if math.prod(shape) * dtype.itemsize != found:
-        raise ValueError(f"{first.name!r} has {found} bytes, which do not fit shape {shape} of {first.type}")
+        raise ValueError(
+            f"{shown(first.name)} has {found} bytes, which do not fit shape {shown(shape)} of {first.type}"
+        )
     parts = [data[value.content] for value in slices]
     content = parts[0] if len(parts) == 1 else np.concatenate(parts)
     content.flags.writeable = False

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, quoted, truncated
+from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, truncated
+from ms_unireid.errors import shown
 
 # Far above any state dict (30 operations per tensor). They bound the memory that a small hostile file can claim.
 MAX_OPERATIONS = 1_000_000
 MAX_TEXT_BYTES = 1 << 24
+MAX_PICKLE_BYTES = 1 << 26
+_MAX_ARGUMENTS = 16
 _MAX_NAME_LENGTH = 1000
 _MAX_KEY_PARTS = 8
 
@@ -82,6 +85,8 @@ class ByteStream:
         if count > MAX_TEXT_BYTES:
             raise InvalidFile(f"is damaged: its pickle holds a text of {count} bytes; download or copy it again")
         self._position += count
+        if self._position > MAX_PICKLE_BYTES:
+            raise InvalidFile(f"has a pickle of more than {MAX_PICKLE_BYTES} bytes; {_RESAVE}")
         return bytes(self._content[self._position - count : self._position])
 
     def readline(self) -> bytes:
@@ -105,9 +110,8 @@ def load(stream: ByteStream, find: Callable[[str], AllowedName | None], persiste
         InvalidFile: If the stream is damaged or too large, or uses a name that is not allowed.
     """
     interpreter = _Interpreter(find, persistent)
-    for count, (name, argument) in enumerate(_operations(stream)):
-        if count == MAX_OPERATIONS:
-            raise InvalidFile(f"describes more than {MAX_OPERATIONS} items; {_RESAVE}")
+    for name, argument in _operations(stream):
+        interpreter.spend(1)
         interpreter.step(name, argument)
     return interpreter.pop()
 
@@ -135,6 +139,12 @@ class _Interpreter:
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self._spent = 0
+
+    def spend(self, items: int) -> None:
+        self._spent += items
+        if self._spent > MAX_OPERATIONS:
+            raise InvalidFile(f"describes more than {MAX_OPERATIONS} items; {_RESAVE}")
 
     def step(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
@@ -222,7 +232,7 @@ class _Interpreter:
         found = self._find(name)
         if found is None:
             raise InvalidFile(
-                f"asks to run {quoted(name)}, which a file of weights never needs; nothing was run; {_RESAVE}"
+                f"asks to run {shown(name)}, which a file of weights never needs; nothing was run; {_RESAVE}"
             )
         self._stack.append(found)
 
@@ -230,10 +240,14 @@ class _Interpreter:
         arguments, function = self.pop(), self.pop()
         if type(arguments) is not tuple or type(function) is not AllowedName or function.build is None:
             raise _damaged("a call of something that cannot be called")
+        if len(arguments) > _MAX_ARGUMENTS:
+            raise _damaged(f"a call with {len(arguments)} arguments")
+        # A stream can give one long list or tuple to many calls.
+        self.spend(sum(len(argument) for argument in arguments if type(argument) in (list, tuple)))
         try:
             self._stack.append(function.build(*arguments))
         except TypeError as error:
-            raise _damaged(f"wrong arguments for {quoted(function.name)}") from error
+            raise _damaged(f"wrong arguments for {shown(function.name)}") from error
 
     def give_state(self, _: Any) -> None:
         state = self.pop()
@@ -291,5 +305,5 @@ def put(target: dict[str, Any], key: Any, value: Any) -> None:
         raise InvalidFile(f"has a dictionary with a key of more than {_MAX_NAME_LENGTH} characters; {_RESAVE}")
     text = ",".join(texts)
     if text in target:
-        raise InvalidFile(f"has a dictionary with the key {quoted(text)} twice; {_RESAVE}")
+        raise InvalidFile(f"has a dictionary with the key {shown(text)} twice; {_RESAVE}")
     target[text] = value

@@ -9,12 +9,20 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.checkpoints.formats.dtypes import dtype_name, dtype_of
-from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context, map_file, quoted, truncated
+from ms_unireid.checkpoints.formats.mapped_file import (
+    MAX_ITEMS,
+    InvalidFile,
+    error_context,
+    map_file,
+    parse_json,
+    truncated,
+)
 from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile, check_unique, prefetched
+from ms_unireid.errors import shown
 
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 100_000_000  # of the format; `parse_json` reads less
 _MAX_DIMENSIONS = 32
-_MAX_DIGITS = 18
+_MAX_SIZE = 10**18
 _PREFIX = 8
 _METADATA = "__metadata__"
 # The safetensors package writes wide elements first, so that all tensors are aligned.
@@ -64,56 +72,41 @@ def _split(content: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
     end = _PREFIX + int.from_bytes(content[:_PREFIX].tobytes(), "little")
     if end > len(content):
         raise truncated(f"the end of its header (at byte {len(content)} of {end})")
-    try:
-        text = content[_PREFIX:end].tobytes().decode("utf-8")
-        header = json.loads(text, object_pairs_hook=_unique, parse_int=_number)
-    except (ValueError, RecursionError) as error:
-        raise _damaged("the JSON is not valid") from error
+    header = parse_json(content[_PREFIX:end].tobytes(), "header")
+    if len(header) > MAX_ITEMS:
+        raise InvalidFile(f"holds more than {MAX_ITEMS} tensors; save only the weights")
     return header, content[end:]
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise _damaged("a name occurs twice")
-    return table
-
-
-def _number(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise _damaged("a number is impossibly large")
-    return int(digits)
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
     """Check the header entry of a tensor. Return where its bytes begin and end."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-        raise _damaged(f"tensor {quoted(name)} has no dtype")
+        raise _damaged(f"tensor {shown(name)} has no dtype")
     if entry["dtype"] not in _DTYPES:
-        dtype = quoted(entry["dtype"])
+        dtype = shown(entry["dtype"])
         raise InvalidFile(
-            f"tensor {quoted(name)} has type {dtype}, which cannot be read; save it as F32, or leave it out"
+            f"tensor {shown(name)} has type {dtype}, which cannot be read; save it as F32, or leave it out"
         )
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or len(shape) > _MAX_DIMENSIONS:
-        raise _damaged(f"tensor {quoted(name)} has no valid shape and offsets")
+        raise _damaged(f"tensor {shown(name)} has no valid shape and offsets")
     size = math.prod(shape) * dtype_of(_DTYPES[entry["dtype"]]).itemsize
     if offsets[1] - offsets[0] != size:
-        raise _damaged(f"tensor {quoted(name)} takes {size} bytes, but its offsets span {offsets[1] - offsets[0]}")
+        raise _damaged(f"tensor {shown(name)} takes {size} bytes, but its offsets span {offsets[1] - offsets[0]}")
     return offsets[0], offsets[1]
 
 
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < _MAX_SIZE for number in value)
 
 
 def _check_order(spans: dict[str, tuple[int, int]], size: int) -> None:
     position = 0
     for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
         if begin != position:
-            raise _damaged(f"tensor {quoted(name)} begins at {begin}, but the one before it ends at {position}")
+            raise _damaged(f"tensor {shown(name)} begins at {begin}, but the one before it ends at {position}")
         if end > size:
-            raise truncated(f"the end of tensor {quoted(name)} (byte {end} of the data, which has {size})")
+            raise truncated(f"the end of tensor {shown(name)} (byte {end} of the data, which has {size})")
         position = end
     if position != size:
         raise _damaged(f"{size - position} bytes follow the last tensor")
@@ -123,7 +116,7 @@ def _array(name: str, entry: dict[str, Any], data: np.ndarray) -> np.ndarray:
     try:
         return np.ndarray(entry["shape"], dtype_of(_DTYPES[entry["dtype"]]), data)
     except ValueError as error:  # an empty tensor with sizes that numpy cannot hold
-        raise _damaged(f"tensor {quoted(name)} has an impossible shape") from error
+        raise _damaged(f"tensor {shown(name)} has an impossible shape") from error
 
 
 def _damaged(what: str) -> InvalidFile:

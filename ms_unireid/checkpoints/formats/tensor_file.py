@@ -1,7 +1,7 @@
 """An opened file of tensors (`TensorFile`) and a tensor to write (`Entry`)."""
 
 import itertools
-import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.checkpoints.formats.dtypes import FLOATS, cast, dtype_name, dtype_of
-from ms_unireid.errors import CheckpointError
+from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context, parse_json
+from ms_unireid.data.findings import listed
+from ms_unireid.errors import CheckpointError, escaped, shown
 
 META = "ms_unireid"  # the key of the description (a checkpoint's `meta`) in files of ms_unireid
 Scalar = bool | int | float | str | None
@@ -48,20 +50,56 @@ class TensorFile:
         text = self.metadata.get(META) or self.values.get(META)
         if text is None:
             return {}
-        meta = self.parse_json(text, META)
-        if not isinstance(meta.get("config"), dict):
-            raise CheckpointError(f"{self.path}: its description has no config; copy the file again or use another")
+        with error_context(self.path):
+            meta = parse_json(str(text), "description")
+            for key, valid in _DESCRIBED.items():
+                if (key in meta or key == "config") and not valid(meta.get(key)):
+                    found = shown(meta.get(key))
+                    raise InvalidFile(f"has a description whose {key} is wrong ({found}); copy it again or use another")
         return meta
 
-    def parse_json(self, text: Any, what: str) -> dict[str, Any]:
-        """Return a JSON object that the file holds as text; CheckpointError if it is not one."""
-        try:
-            found = json.loads(text)
-        except (TypeError, ValueError):
-            found = None
-        if not isinstance(found, dict):
-            raise CheckpointError(f"{self.path}: its {what} is not a JSON object; copy the file again")
-        return found
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MAX_COUNT
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(section, dict) for section in value.values())
+
+
+def _is_origin(value: Any) -> bool:
+    return isinstance(value, dict) and all(valid(value[key]) for key, valid in _ORIGIN.items() if key in value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in value)
+
+
+def _is_loss_scale(value: Any) -> bool:
+    numbers = value.values() if isinstance(value, dict) and value.keys() <= _LOSS_SCALE else [None]
+    return all(type(number) in (int, float) and 0 <= number < _MAX_COUNT for number in numbers)
+
+
+_MAX_COUNT = 1 << 40
+_NAME = re.compile(r"[\w.]+")  # no wildcard: `missing` permits tensors to be missing
+_LOSS_SCALE = {"value", "steps", "overflows", "in_a_row"}
+_ORIGIN: dict[str, Callable[[Any], bool]] = {
+    "file": lambda value: isinstance(value, str),
+    "known_as": lambda value: isinstance(value, str | None),
+    "sha256": _are_names,
+    "missing": _are_names,
+    "dtypes": lambda value: isinstance(value, dict) and all(name in FLOATS for name in value.values()),
+    "shapes": lambda value: isinstance(value, dict) and all(shape == [1] for shape in value.values()),
+}
+# What is read of a description, and when it is valid. A config is checked in full where a model is made of it.
+_DESCRIBED: dict[str, Callable[[Any], bool]] = {
+    "config": _is_config,
+    "source": _is_origin,
+    "epoch": _is_count,
+    "done": _is_count,
+    "step": _is_count,
+    "loss_scale": _is_loss_scale,
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +130,7 @@ class Entry:
     def as_float32(self, path: Path) -> "Entry":
         """Return the same tensor as float32; CheckpointError, naming the file, if it is not floating-point."""
         if dtype_name(self.dtype) not in FLOATS:
-            found = f"{path}: {self.name} is {dtype_name(self.dtype)}"
+            found = f"{path}: {escaped(self.name)} is {dtype_name(self.dtype)}"
             raise CheckpointError(f"{found}; expected floating-point weights, not quantised weights")
         return Entry(self.name, dtype_of("float32"), self.shape, self.source)
 
@@ -101,24 +139,49 @@ class Entry:
 
         Raises:
             ValueError: If the array's shape is not `shape`.
+            InvalidFile: If a finite value becomes infinite.
         """
-        return cast(self._array(), dtype_name(self.dtype))
+        return self._cast(self._array())
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Yield the array's bytes in C order, uint8, a few MiB at a time. An empty array gives one empty chunk.
 
         Raises:
             ValueError: If the array's shape is not `shape`.
+            InvalidFile: If a finite value becomes infinite.
         """
         flat = np.ascontiguousarray(self._array()).reshape(-1)
         for start in range(0, max(1, flat.size), _CHUNK):
-            yield cast(flat[start : start + _CHUNK], dtype_name(self.dtype)).view(np.uint8)
+            yield self._cast(flat[start : start + _CHUNK]).view(np.uint8)
+
+    def _cast(self, array: np.ndarray) -> np.ndarray:
+        name = dtype_name(self.dtype)
+        try:
+            return cast(array, name)
+        except FloatingPointError as error:
+            raise InvalidFile(
+                f"has a value in {shown(self.name)} that is too large for {name}; take a wider type"
+            ) from error
 
     def _array(self) -> np.ndarray:
         array = self.source()
         if array.shape != self.shape:
-            raise ValueError(f"{self.name!r} is declared as {self.shape}, but its array is {array.shape}")
+            raise ValueError(f"{shown(self.name)} is declared as {self.shape}, but its array is {array.shape}")
         return array
+
+
+def check_finite(path: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Raise CheckpointError, with counts, if a value in a named floating-point array is NaN or infinite."""
+    broken = [
+        f"{shown(name)}: {int(np.isnan(array).sum()):,} NaN, {int(np.isinf(array).sum()):,} infinite"
+        for name, array in arrays
+        if array.size and not (np.isfinite(array.max()) and np.isfinite(array.min()))
+    ]
+    if broken:
+        raise CheckpointError(
+            f"{path}: has values that are not finite in {len(broken)} tensors ({listed(broken, separator='; ')}); the "
+            "training that wrote it failed, use an earlier checkpoint"
+        )
 
 
 def prefetched(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Iterator[np.ndarray]]]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.checkpoints.formats.dtypes import dtype_of
-from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, quoted
+from ms_unireid.checkpoints.formats.mapped_file import InvalidFile
 from ms_unireid.checkpoints.formats.pickle_interpreter import AllowedName, Instance, put
+from ms_unireid.errors import shown
 
 # A view may repeat its storage (torch.Tensor.expand). Copying a view larger than this could exhaust the memory.
 MAX_REPEATED_BYTES = 1 << 26
@@ -52,12 +53,14 @@ class Storage:
     Attributes:
         key: Name of the storage in the file.
         dtype: Name of the element type.
-        start: First element within that storage.
-        length: Number of elements.
+        whole: Number of elements of that storage.
+        start: First of these elements within it.
+        length: Their number.
     """
 
     key: str
     dtype: str
+    whole: int
     start: int
     length: int
 
@@ -86,8 +89,9 @@ class TensorView:
         """
         itemsize = dtype_of(self.storage.dtype).itemsize
         start, length = self.storage.start * itemsize, self.storage.length * itemsize
-        if start + length > len(content):
-            raise InvalidFile(f"takes {start + length} bytes of a storage of {len(content)}; download or save it again")
+        if start + length > len(content) or self.storage.whole != len(content) // itemsize:
+            taken = max(start + length, self.storage.whole * itemsize)
+            raise InvalidFile(f"takes {taken} bytes of a storage of {len(content)}; download or save it again")
         return self._view(content[start : start + length])
 
     def _view(self, content: np.ndarray) -> np.ndarray:
@@ -139,10 +143,10 @@ def parse_storage(reference: Any) -> Storage:
     if type(tag) is not str or tag != "storage" or dtype is None or type(key) is not str or not _is_index(length):
         raise InvalidFile("is damaged: a reference to an unknown storage; download or save it again")
     if not view or view[0] is None:
-        return Storage(key, dtype, 0, length)
+        return Storage(key, dtype, length, 0, length)
     if type(view[0]) is not tuple or len(view[0]) != 3 or not all(_is_index(number) for number in view[0][1:]):
         raise InvalidFile("is damaged: a reference to an unknown part of a storage; download or save it again")
-    return Storage(key, dtype, *view[0][1:])
+    return Storage(key, dtype, length, *view[0][1:])
 
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorView:
@@ -174,8 +178,6 @@ def _dictionary(items: Any = (), *_: Any) -> dict[str, Any]:
         if type(pair) not in (list, tuple) or len(pair) != 2:
             raise InvalidFile("is damaged: a dictionary whose items are not pairs; download or save it again")
         put(result, *pair)
-    if type(items) is list:
-        items.clear()  # otherwise a hostile stream could copy one long list many times
     return result
 
 
@@ -234,5 +236,5 @@ def check_type(name: str, dtype: str) -> None:
         dtype_of(dtype)
     except KeyError:
         raise InvalidFile(
-            f"tensor {quoted(name)} has type {dtype}, which cannot be read; save it as float32, or leave it out"
+            f"tensor {shown(name)} has type {dtype}, which cannot be read; save it as float32, or leave it out"
         ) from None

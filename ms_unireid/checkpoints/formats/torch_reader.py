@@ -14,7 +14,14 @@ import numpy as np
 
 from ms_unireid.checkpoints.formats import zip_records
 from ms_unireid.checkpoints.formats.dtypes import dtype_of
-from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context, map_file, quoted, truncated
+from ms_unireid.checkpoints.formats.mapped_file import (
+    MAX_ITEMS,
+    MAX_NAME_LENGTH,
+    InvalidFile,
+    error_context,
+    map_file,
+    truncated,
+)
 from ms_unireid.checkpoints.formats.pickle_interpreter import AllowedName, ByteStream, Instance, load
 from ms_unireid.checkpoints.formats.tensor_file import Scalar, TensorFile
 from ms_unireid.checkpoints.formats.torch_objects import (
@@ -25,9 +32,8 @@ from ms_unireid.checkpoints.formats.torch_objects import (
     find_script_name,
     parse_storage,
 )
+from ms_unireid.errors import shown
 
-MAX_ITEMS = 200_000
-MAX_NAME_LENGTH = 400
 MAX_DEPTH = 100
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -67,7 +73,7 @@ def _array(name: str, view: TensorView, contents: _Contents) -> np.ndarray:
     try:
         return view.array(content)
     except InvalidFile as error:
-        raise InvalidFile(f"tensor {quoted(name)} {error}") from None
+        raise InvalidFile(f"tensor {shown(name)} {error}") from None
 
 
 def _open_zip(content: np.ndarray) -> tuple[str, "_Leaves", _Contents]:
@@ -100,7 +106,7 @@ def _open_legacy(content: np.ndarray) -> tuple[str, "_Leaves", _Contents]:
 
     def contents(key: str) -> np.ndarray:
         if key not in known:
-            raise InvalidFile(f"has no storage {quoted(key)}; download or save it again")
+            raise InvalidFile(f"has no storage {shown(key)}; download or save it again")
         return known[key]
 
     return "PyTorch file of the format before 1.6", leaves, contents
@@ -117,20 +123,22 @@ def _check_legacy_header(stream: ByteStream) -> None:
 def _legacy_contents(content: np.ndarray, stream: ByteStream, storages: dict[str, Storage]) -> dict[str, np.ndarray]:
     """Return the storages, which follow the list of their keys: a number of elements, then the elements."""
     keys = load(stream, lambda _: None, parse_storage)
+    if type(keys) is list and len(set(map(str, keys))) < len(keys):
+        raise InvalidFile("is damaged: its list of storages has one twice; download or save it again")
     if type(keys) is not list or not all(type(key) is str and key in storages for key in keys):
         raise InvalidFile("is damaged: its list of storages does not match its tensors; download or save it again")
     found = {}
     position = stream.tell()
     for key in keys:
         if position + 8 > len(content):
-            raise truncated(f"storage {quoted(key)} (at byte {len(content)})")
+            raise truncated(f"storage {shown(key)} (at byte {len(content)})")
         (count,) = struct.unpack("<q", content[position : position + 8].tobytes())
         check_type(f"storage {key}", storages[key].dtype)
         end = position + 8 + count * dtype_of(storages[key].dtype).itemsize
         if count < 0:
-            raise InvalidFile(f"is damaged: storage {quoted(key)} has {count} elements; download or save it again")
+            raise InvalidFile(f"is damaged: storage {shown(key)} has {count} elements; download or save it again")
         if end > len(content):
-            raise truncated(f"the end of storage {quoted(key)} (at byte {len(content)} of {end} or more)")
+            raise truncated(f"the end of storage {shown(key)} (at byte {len(content)} of {end} or more)")
         found[key] = content[position + 8 : end]
         position = end
     return found
@@ -164,14 +172,14 @@ class _Leaves:
         elif isinstance(value, bool | int | float | str | None | AllowedName):
             self._put(self.values, name, value.name if isinstance(value, AllowedName) else value, depth)
         elif not isinstance(value, bytes):
-            raise InvalidFile(f"has a {type(value).__name__} at {quoted(name)}; save only the weights, a state dict")
+            raise InvalidFile(f"has a {type(value).__name__} at {shown(name)}; save only the weights, a state dict")
 
     def _check_size(self, name: str, depth: int) -> None:
         self._items += 1
         if self._items > MAX_ITEMS:
             raise InvalidFile(f"holds more than {MAX_ITEMS} items; save only the weights, a state dict")
         if depth > MAX_DEPTH or len(name) > MAX_NAME_LENGTH:
-            raise InvalidFile(f"is nested too deeply, or contains itself, at {quoted(name)}; save only the state dict")
+            raise InvalidFile(f"is nested too deeply, or contains itself, at {shown(name)}; save only the state dict")
 
     def _add_all(self, name: str, items: Any, depth: int) -> None:
         for key, value in items:
@@ -181,5 +189,5 @@ class _Leaves:
         if not depth:
             raise InvalidFile("holds a single value without a name; expected a state dict")
         if name in self.views or name in self.values:
-            raise InvalidFile(f"has two values named {quoted(name)}; save only the state dict")
+            raise InvalidFile(f"has two values named {shown(name)}; save only the state dict")
         target[name] = value

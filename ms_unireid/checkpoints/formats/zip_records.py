@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, quoted, truncated
+from ms_unireid.checkpoints.formats.mapped_file import MAX_ITEMS, InvalidFile, truncated
+from ms_unireid.errors import shown
 
 MAGIC = b"PK\x03\x04"
 
@@ -18,6 +19,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 0xFFFF
+_LONGEST_DIRECTORY = 1 << 24
 _STORED = 0
 _ENCRYPTED = 0x1
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -49,22 +51,27 @@ class ZipRecords:
         for record in _entries(content[self._directory : self._directory + size].tobytes(), count):
             top, name = _split(record.raw_name)
             if folder not in (None, top):
-                raise InvalidFile(
-                    f"is a zip archive with folders {quoted(folder)} and {quoted(top)}; PyTorch writes one"
-                )
+                raise InvalidFile(f"is a zip archive with folders {shown(folder)} and {shown(top)}; PyTorch writes one")
             if name in self._records:
-                raise InvalidFile(f"has the record {quoted(name)} twice; download or save it again")
+                raise InvalidFile(f"has the record {shown(name)} twice; download or save it again")
             folder = top
             self._records[name] = record
-        # Otherwise 100,000 names of one large record would take very long to check.
-        if sum(record.stored_size for record in self._records.values()) > len(content):
-            raise InvalidFile("has records that overlap or reach outside of it; download or save it again")
+        self._check_places()
 
     def __contains__(self, name: str) -> bool:
         return name in self._records
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
+
+    def _check_places(self) -> None:
+        end = 0
+        for record in sorted(self._records.values(), key=lambda record: record.header):
+            if record.header < end:
+                raise InvalidFile("has records that overlap or reach outside of it; download or save it again")
+            end = record.header + _LOCAL.size + len(record.raw_name) + record.stored_size
+        if end > self._directory:
+            raise InvalidFile("has records that overlap or reach outside of it; download or save it again")
 
     def read(self, name: str) -> np.ndarray:
         """Return a record by its name without the folder, such as "data/0", as a read-only view, (bytes,) uint8.
@@ -75,32 +82,32 @@ class ZipRecords:
             InvalidFile: If the record is missing, compressed, encrypted, outside the file or damaged.
         """
         if name not in self._records:
-            raise InvalidFile(f"has no record {quoted(name)}; download or save it again")
+            raise InvalidFile(f"has no record {shown(name)}; download or save it again")
         record = self._records[name]
         if record.flags & _ENCRYPTED:
-            raise InvalidFile(f"has the encrypted record {quoted(name)}; save it again without a password")
+            raise InvalidFile(f"has the encrypted record {shown(name)}; save it again without a password")
         if record.method != _STORED or record.stored_size != record.size:
             raise InvalidFile(
-                f"has the compressed record {quoted(name)}; PyTorch stores them uncompressed, save it again"
+                f"has the compressed record {shown(name)}; PyTorch stores them uncompressed, save it again"
             )
         start = self._data_start(name, record)
         if start + record.size > self._directory:
-            raise InvalidFile(f"has the record {quoted(name)}, which reaches outside its place; download it again")
+            raise InvalidFile(f"has the record {shown(name)}, which reaches outside its place; download it again")
         data = self._content[start : start + record.size]
         if record.crc and zlib.crc32(data) != record.crc:
             raise InvalidFile(
-                f"is damaged: the checksum of record {quoted(name)} does not fit; download or copy it again"
+                f"is damaged: the checksum of record {shown(name)} does not fit; download or copy it again"
             )
         return data
 
     def _data_start(self, name: str, record: _Record) -> int:
         header = self._content[record.header : record.header + _LOCAL.size].tobytes()
         if record.header + _LOCAL.size > self._directory or not header.startswith(MAGIC):
-            raise InvalidFile(f"is damaged: no header for the record {quoted(name)}; download or copy it again")
+            raise InvalidFile(f"is damaged: no header for the record {shown(name)}; download or copy it again")
         *_, name_length, extra_length = _LOCAL.unpack(header)
         start = record.header + _LOCAL.size
         if self._content[start : start + name_length].tobytes() != record.raw_name:
-            raise InvalidFile(f"is damaged: the record {quoted(name)} has two names; download or copy it again")
+            raise InvalidFile(f"is damaged: the record {shown(name)} has two names; download or copy it again")
         return start + name_length + extra_length
 
 
@@ -120,6 +127,8 @@ def _find_directory(content: np.ndarray) -> tuple[int, int, int]:
         end, size, count, offset = _find_directory64(content, locator)
     if offset + size > end:
         raise _damaged_directory()
+    if count > MAX_ITEMS or size > _LONGEST_DIRECTORY:
+        raise InvalidFile(f"is a zip archive of {count} records; expected at most {MAX_ITEMS}; save only the weights")
     return offset, size, count
 
 
@@ -178,9 +187,9 @@ def _split(raw_name: bytes) -> tuple[str, str]:
     top, slash, rest = name.partition("/")
     parts = name.removesuffix("/").split("/")
     if "\\" in name or "\0" in name or _DRIVE.match(name) or any(part in ("", ".", "..") for part in parts):
-        raise InvalidFile(f"has the record {quoted(name)}, whose name leaves the archive; do not use this file")
+        raise InvalidFile(f"has the record {shown(name)}, whose name leaves the archive; do not use this file")
     if not slash:
-        raise InvalidFile(f"is a zip archive with {quoted(name)} outside of a folder; PyTorch writes one folder")
+        raise InvalidFile(f"is a zip archive with {shown(name)} outside of a folder; PyTorch writes one folder")
     return top, rest
 
 

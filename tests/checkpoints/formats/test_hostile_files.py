@@ -262,12 +262,12 @@ def central(content: bytes, record: bytes) -> int:
         (10, struct.pack("<H", 99), "compressed record 'data/0'"),
         (20, struct.pack("<L", 15), "compressed record 'data/0'"),
         (20, struct.pack("<2L", 1 << 30, 1 << 30), "records that overlap or reach outside"),
-        (20, struct.pack("<2L", 700, 700), "record 'data/0', which reaches outside its place"),
+        (20, struct.pack("<2L", 700, 700), "records that overlap or reach outside"),
         (20, struct.pack("<2L", 0xFFFFFFFF, 0xFFFFFFFF), "zip directory is inconsistent"),
         (16, struct.pack("<L", 1), "the checksum of record 'data/0' does not fit"),
-        (42, struct.pack("<L", 0xFFFFFFF0), "no header for the record 'data/0'"),
-        (42, struct.pack("<L", 1), "no header for the record 'data/0'"),
-        (42, struct.pack("<L", 0), "the record 'data/0' has two names"),
+        (42, struct.pack("<L", 0xFFFFFFF0), "records that overlap or reach outside"),
+        (42, struct.pack("<L", 1), "records that overlap or reach outside"),
+        (42, struct.pack("<L", 0), "records that overlap or reach outside"),
         (0, b"PK\x09\x09", "zip directory is inconsistent"),
         (28, struct.pack("<H", 0xFFFF), "zip directory is inconsistent"),
     ],
@@ -347,12 +347,25 @@ BOMBS = {
     "many marks": (b"(" * 100_000 + b".", "without its operand"),
     "laughs": (
         b"]q\x00" + b"".join(b"](" + b"h%c" % level * 10 + b"eq%c" % (level + 1) for level in range(40)) + b".",
-        "holds more than 200000 items",
+        "holds more than 50000 items",
     ),
     "one list as many dictionaries": (
         b"(" + b"](" + b"".join(text(f"{i}") + b"N\x86" for i in range(20_000)) + b"e\x85q\x00"
         + (global_("collections.OrderedDict") + b"h\x00R") * 2_000 + b"t.",
-        None,
+        "describes more than 1000000 items",
+    ),
+    "one tuple as many dictionaries": (
+        b"(" + b"(" + b"".join(text(f"{i}") + b"N\x86" for i in range(20_000)) + b"t\x85q\x00"
+        + (global_("collections.OrderedDict") + b"h\x00R") * 2_000 + b"t.",
+        "describes more than 1000000 items",
+    ),
+    "many arguments": (
+        b"(" + b"N" * 100_000 + b"tq\x00(" + (global_("torch.Size") + b"h\x00R") * 2_000 + b"t.",
+        "a call with 100000 arguments",
+    ),
+    "many calls with a long argument": (
+        b"(" + b"N" * 100_000 + b"tq\x00(" + (global_("torch.Size") + b"h\x00\x85R") * 2_000 + b"t.",
+        "describes more than 1000000 items",
     ),
     "long names": (
         text("x" * 600) + b"q\x00" + (b"h\x00h\x00\x93" * 10_000) + b".", "a name of impossible length"
