@@ -181,7 +181,9 @@ def _read_chain(path: Path, seen: tuple[str, ...]) -> list[tuple[str, dict]]:
         raise _unknown(path) from error
     except OSError as error:
         name = escaped(str(path), 500)
-        raise ConfigError(f"{name}: cannot read the config file ({error.strerror}); give an existing YAML file") from error
+        raise ConfigError(
+            f"{name}: cannot read the config file ({error.strerror}); give an existing YAML file"
+        ) from error
     if not isinstance(values, dict):
         kind = "a list" if isinstance(values, list) else "text"
         raise ConfigError(f"{path}: expected `section:` keys at the top, found {kind}")

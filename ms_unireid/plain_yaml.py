@@ -39,7 +39,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
         event = self.peek_event()
         if event.anchor is not None or getattr(event, "tag", None) is not None:
-            raise _refusal("anchors, aliases and tags are not read; put text that begins with & * or ! in quotes", event)
+            raise _refusal(
+                "anchors, aliases and tags are not read; put text that begins with & * or ! in quotes", event
+            )
         if self.levels == _MOST_LEVELS:
             raise _refusal(f"more than {_MOST_LEVELS} levels", event)
         self.levels += 1

@@ -70,10 +70,21 @@ def test_round_trip_bit_for_bit(saved, other):
 def test_special_values_survive(tmp_path, other):
     params = {p.name: p for p in other.get_parameters()}
     array = params[PROJECTION].asnumpy().copy()
-    array[0, :5] = [np.nan, -0.0, 1e-45, np.inf, 1 / 3]
+    array[0, :4] = [-0.0, 1e-45, 3.4e38, 1 / 3]
     params[PROJECTION].set_data(Tensor(array))
     save_checkpoint(tmp_path / "x.ckpt", other.get_parameters(), meta_of(TINY))
     assert read_checkpoint(tmp_path / "x.ckpt").tensors[PROJECTION].tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("name", [PROJECTION, f"exp_avg.{PROJECTION}"])
+def test_values_that_are_not_finite_are_counted_and_refused(tmp_path, name):
+    params = {p.name: p for p in (*build_model(TINY, 1).get_parameters(), *moments(PROJECTION))}
+    array = params[name].asnumpy().copy()
+    array.flat[:3] = [np.nan, np.inf, -np.inf]
+    params[name].set_data(Tensor(array))
+    save_checkpoint(tmp_path / "x.ckpt", params.values(), meta_of(TINY))
+    with pytest.raises(CheckpointError, match=rf"not finite in 1 tensors \('{name}': 1 NaN, 2 infinite\)"):
+        read_checkpoint(tmp_path / "x.ckpt")
 
 
 def test_a_training_state_fits_the_bare_model(tmp_path, saved, other):

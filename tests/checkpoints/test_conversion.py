@@ -205,6 +205,78 @@ def test_refusals_write_nothing(tmp_path, output, options, words):
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"] and (tmp_path / "x.pth").read_bytes() == before
 
 
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_no_file_of_the_input_is_overwritten(tmp_path, link):
+    folder, output = tmp_path / "folder", tmp_path / "out.safetensors"
+    save_huggingface_folder(folder, clip_state())
+    shard = folder / "model-00001-of-00002.safetensors"
+    getattr(output, link)(shard)
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    for target in (output, shard, folder / "model.safetensors", folder / "pytorch_model.bin"):
+        with pytest.raises(CheckpointError, match=r"is also the input|would be read as a part"):
+            convert(folder, target, TO_PYTORCH)
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    assert convert(folder, folder / "clip.ckpt", Options()).rows
+
+
+@pytest.mark.parametrize("shape", [(1,), ()])
+@pytest.mark.parametrize("layout", ["unireid", "clip", "huggingface"])
+def test_a_logit_scale_of_one_element_comes_back_as_it_was(tmp_path, layout, shape):
+    clip = clip_state()
+    clip["logit_scale"] = clip["logit_scale"].reshape(shape)
+    save_openai(tmp_path / "x.pth", clip)
+    first = convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options())
+    assert ("reshaped" in counts(first.rows)) == (shape == (1,))
+    assert read_checkpoint(tmp_path / "x.ckpt").tensors["logit_scale"].shape == ()
+    for source in ("x.pth", "x.ckpt"):
+        convert(tmp_path / source, tmp_path / "y.safetensors", Options(to="pytorch", layout=layout))
+        assert load_file(tmp_path / "y.safetensors")["logit_scale"].shape == shape
+    assert open_source(tmp_path / "y.safetensors").entries["logit_scale"].shape == ()
+
+
+def test_values_that_are_not_finite_are_counted(tmp_path):
+    clip = clip_state(dtype=torch.float16)
+    clip["visual.proj"][0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    clip["ln_final.bias"][0] = float("nan")
+    save_huggingface(tmp_path / "x.bin", clip)
+    counted = r"'text_model.final_layer_norm.bias': 1 NaN, 0 infinite; 'visual_projection.weight': 1 NaN, 2 infinite"
+    with pytest.raises(CheckpointError, match=rf"not finite in 2 tensors \({counted}\)"):
+        convert(tmp_path / "x.bin", tmp_path / "x.ckpt", Options())
+
+
+@pytest.mark.parametrize(
+    ("value", "saved", "options"),
+    [
+        (1e300, torch.float64, Options()),
+        (7e4, torch.float32, Options(to="pytorch", dtype="float16")),
+        (3.4e38, torch.float32, Options(to="pytorch", dtype="bfloat16")),
+    ],
+)
+def test_values_too_large_for_the_type_are_refused(tmp_path, value, saved, options):
+    clip = clip_state(dtype=saved)
+    clip["visual.proj"][0, 0] = value
+    save_openai(tmp_path / "x.pth", clip)
+    with pytest.raises(CheckpointError, match=r"x\.pth: has a value in 'base_model.visual.proj' that is too large for"):
+        convert(tmp_path / "x.pth", tmp_path / ("y.ckpt" if options.to == "mindspore" else "y.pth"), options)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_names_in_the_report_are_escaped_and_cut(tmp_path):
+    ugly = {"a\nmatched  b": torch.ones(1), "c\x1b[2K\u202e": torch.ones(1), "d" * 390: torch.ones(1)}
+    save_openai(tmp_path / "x.pth", clip_state() | ugly)
+    conversion = convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options())
+    assert all(line.isprintable() and len(line) < 400 for line in to_text(conversion).splitlines())
+    assert len(to_text(conversion).splitlines()) == 1 + len(conversion.rows) + 1 + 5
+    assert [row["name"][:6] for row in to_json(conversion)["tensors"][-3:]] == [r"a\nmat", r"c\x1b[", "dddddd"]
+
+
+def test_an_epoch_of_another_program_is_taken_if_it_is_a_number_of_epochs(tmp_path):
+    for epoch, known in ((7, 7), ("x" * 1000, None), (-1, None), (7.5, None)):
+        torch.save({"model": unireid_state(clip_state()), "epoch": epoch}, tmp_path / "x.pth")
+        convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options())
+        assert open_source(tmp_path / "x.ckpt").meta.get("epoch") == known
+
+
 def test_a_size_no_model_can_have_is_refused(tmp_path):
     save_openai(tmp_path / "x.pth", clip_state())
     with pytest.raises(ConfigError, match="must be at least the patch size 8"):

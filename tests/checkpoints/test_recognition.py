@@ -200,7 +200,18 @@ def test_tensors_of_odd_shapes_and_types_are_refused_in_words(tmp_path, seed):
 
 
 @pytest.mark.parametrize(
-    "description", ["[1]", "3", "{", '"text"', '{"epoch": 1}', '{"config": 3}', '{"config": {"model": 3}}']
+    "description",
+    [
+        "[1]",
+        "3",
+        "{",
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '"text"',
+        '{"epoch": 1}',
+        '{"config": 3}',
+        '{"config": {"model": 3}}',
+    ],
 )
 def test_a_damaged_description_is_refused(tmp_path, description):
     entries = [Entry.of(name, array) for name, array in as_arrays(unireid_state(clip_state())).items()]
@@ -209,14 +220,171 @@ def test_a_damaged_description_is_refused(tmp_path, description):
         open_source(tmp_path / "x.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epoch": "3"}, "whose epoch is wrong \\('3'\\)"),
+        ({"epoch": True}, "whose epoch is wrong"),
+        ({"done": 10**30}, "whose done is wrong"),
+        ({"step": -1}, "whose step is wrong"),
+        ({"loss_scale": {"active": 1}}, "whose loss_scale is wrong"),
+        ({"loss_scale": {"value": float("nan")}}, "whose loss_scale is wrong"),
+        ({"source": 5}, "whose source is wrong \\(5\\)"),
+        ({"source": {"dtypes": {"logit_scale": "float9"}}}, "whose source is wrong"),
+        ({"source": {"dtypes": {"logit_scale": []}}}, "whose source is wrong"),
+        ({"source": {"missing": ["*"]}}, "whose source is wrong"),
+        ({"source": {"shapes": {"logit_scale": [2]}}}, "whose source is wrong"),
+        ({"source": {"file": ["x" * 10**6]}}, "whose source is wrong"),
+        ({"config": {"model": {"architecture": {"vision": 3}}}}, "architecture"),
+        ({"config": {"model": {"image_size": [10**9, 10**9]}}}, "its description says"),
+        ({"config": {"a\x1b[2K": {}}}, "unknown"),
+    ],
+)
+def test_a_description_is_checked_where_it_is_read(tmp_path, change, words):
+    entries = [Entry.of(name, array) for name, array in as_arrays(unireid_state(clip_state())).items()]
+    meta = {"config": to_dict(Config(model=SQUARE)), "epoch": 1}
+    write_mindspore(tmp_path / "x.ckpt", entries, {META: json.dumps(meta)})
+    assert open_source(tmp_path / "x.ckpt").meta == meta
+    for description in (json.dumps(meta | change), "[" * 100_000, "{" + '"a":{' * 100_000):
+        write_mindspore(tmp_path / "x.ckpt", entries, {META: description})
+        with pytest.raises(
+            UserError, match=words if description[1] == '"' and "epoch" in description else "JSON"
+        ) as caught:
+            open_source(tmp_path / "x.ckpt")
+        assert len(str(caught.value)) < len(str(tmp_path)) + 500
+
+
 @pytest.mark.parametrize("content", ["[1]", '{"vision_config": 3}', '{"vision_config": {"image_size": "a"}}'])
 def test_an_odd_config_json_does_not_crash(tmp_path, content):
     save_huggingface_folder(tmp_path / "x", clip_state())
     (tmp_path / "x" / "config.json").write_text(content)
-    try:
-        assert open_source(tmp_path / "x").grid == (4, 4)
-    except CheckpointError as error:
-        assert str(tmp_path) in str(error)
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        open_source(tmp_path / "x")
+
+
+OPEN_CLIP = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": [64, 16], "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 48, "heads": 3, "layers": 2},
+}
+
+
+def write_open_clip_config(folder, changes=None):
+    """Write a config like open_clip's; `changes` are values by dotted keys."""
+    model = json.loads(json.dumps(OPEN_CLIP))
+    for key, value in (changes or {}).items():
+        *sections, name = key.split(".")
+        (model[sections[0]] if sections else model)[name] = value
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
+
+
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "file"])
+@pytest.mark.parametrize(
+    ("changes", "activation", "grid"),
+    [
+        ({}, GELU, (8, 2)),
+        ({"quick_gelu": True}, "quick_gelu", (8, 2)),
+        ({"quick_gelu": False, "vision_cfg.image_size": 32}, GELU, (4, 4)),
+    ],
+)
+def test_open_clips_config_gives_activation_and_size(tmp_path, folder, changes, activation, grid):
+    path = tmp_path / "open_clip_pytorch_model.bin"
+    save_openai(path, clip_state())
+    write_open_clip_config(tmp_path, changes)
+    source = open_source(tmp_path if folder else path)
+    assert (source.kind, source.activation, source.grid) == ("open_clip", activation, grid)
+    assert source.model.activation == activation
+    assert open_source(path, activation="quick_gelu", image_size=(32, 32)).grid == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quick_gelu": "yes"}, "quick_gelu 'yes'; expected true or false"),
+        ({"vision_cfg": []}, r"vision_cfg is \[\]; expected a table"),
+        ({"vision_cfg.image_size": -32}, "image_size is -32; expected a positive number"),
+        ({"vision_cfg.image_size": [32]}, r"image_size is \[32\]"),
+        ({"vision_cfg.image_size": 224}, r"pictures of 224x224 \(open_clip_config.json\) do not give"),
+        ({"vision_cfg.patch_size": [8, 4]}, "expected squares"),
+        ({"vision_cfg.patch_size": 16}, "has patch size 8, but open_clip_config.json beside it says 16"),
+        ({"vision_cfg.width": 768}, "has vision width 64, but open_clip_config.json beside it says 768"),
+        ({"text_cfg.layers": 12}, "has text layers 2, but open_clip_config.json beside it says 12"),
+        ({"text_cfg.vocab_size": 49409}, "has vocabulary size 49408, but"),
+        ({"text_cfg.heads": True}, "heads is True"),
+        ({"text_cfg.no_causal_mask": True}, "no_causal_mask in text_cfg is not False"),
+        ({"embed_dim": 10**40}, "embed_dim is 10+"),
+    ],
+)
+def test_open_clips_config_that_cannot_be_true(tmp_path, changes, words):
+    save_openai(tmp_path / "open_clip_pytorch_model.bin", clip_state())
+    write_open_clip_config(tmp_path, changes)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        open_source(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+
+
+def test_a_config_beside_other_files_is_not_theirs(tmp_path):
+    write_open_clip_config(tmp_path, {"vision_cfg.width": 768})
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "vision_config": 3}')
+    save_unireid(tmp_path / "x.pth", clip_state())
+    SOURCES["openai archive"][2](tmp_path / "archive.pt", clip_state())
+    for name in ("x.pth", "archive.pt"):
+        assert open_source(tmp_path / name).activation is None
+
+
+def test_a_hugging_face_config_beside_a_lone_file(tmp_path):
+    SOURCES["hugging face"][2](tmp_path / "pytorch_model.bin", clip_state())
+    act = {"hidden_act": GELU}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"text_config": act, "vision_config": act | {"image_size": [64, 16]}})
+    )
+    source = open_source(tmp_path / "pytorch_model.bin")
+    assert source.activation == GELU and source.grid == (8, 2)
+
+
+PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "model.", "student.model._orig_mod.module.", "ema.module."]
+
+
+@pytest.mark.parametrize("inner", ["", "_orig_mod.", "module.", "model.", "_orig_mod.model."])
+@pytest.mark.parametrize("outer", ["", *PREFIXES])
+def test_wrappers_in_any_place(tmp_path, outer, inner):
+    state = {f"{outer}base_model.{inner}{name}": value for name, value in clip_state().items()}
+    state[f"{outer}logit_scale"] = state.pop(f"{outer}base_model.{inner}logit_scale")
+    torch.save(state, tmp_path / "x.pth")
+    source = open_source(tmp_path / "x.pth")
+    assert source.kind == "unireid" and not source.surplus
+    assert same(loaded(source), as_arrays(unireid_state(clip_state())))
+    assert {name for names in source.origins.values() for name in names} == state.keys()
+
+
+@pytest.mark.parametrize("outer", PREFIXES)
+@pytest.mark.parametrize("rename", [dict, huggingface_state])
+def test_wrapped_clips_with_wrapped_towers(tmp_path, outer, rename):
+    def wrapped(name):
+        return name.replace("visual.", "visual._orig_mod.").replace(".mlp.", "._checkpoint_wrapped_module.mlp.")
+
+    state = {outer + wrapped(name): value for name, value in rename(clip_state()).items()}
+    torch.save({"model": state}, tmp_path / "x.pth")
+    assert same(loaded(open_source(tmp_path / "x.pth")), as_arrays(unireid_state(clip_state())))
+
+
+@pytest.mark.parametrize("extra", [{"logit_bias": torch.ones(1)}, {"vision_model.head.probe": torch.ones(1, 1, 64)}])
+def test_a_siglip_is_refused_with_the_reason(tmp_path, extra):
+    state = huggingface_state(clip_state()) | extra
+    torch.save(state, tmp_path / "x.pth")
+    assert open_source(tmp_path / "x.pth").kind == "huggingface_clip"  # a CLIP that was trained with SigLIP's loss
+    del state["vision_model.embeddings.class_embedding"]
+    for saved in (state, {"visual.trunk.attn_pool.latent": torch.ones(1)}):
+        torch.save(saved, tmp_path / "x.pth")
+        with pytest.raises(CheckpointError, match="is a SigLIP: it has no class token"):
+            open_source(tmp_path / "x.pth")
+
+
+def test_names_are_shown_escaped_and_cut(tmp_path):
+    torch.save({"a\x1b[2K\n\u202eb": torch.ones(1), "c" * 399: torch.ones(1)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError) as caught:
+        open_source(tmp_path / "x.pth")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < len(str(tmp_path)) + 500
 
 
 OWN = Architecture(TowerSize(128, 3, 4), TowerSize(64, 2, 2), patch_size=8, embed_dim=48)

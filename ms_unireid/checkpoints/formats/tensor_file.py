@@ -156,12 +156,11 @@ class Entry:
 
     def _cast(self, array: np.ndarray) -> np.ndarray:
         name = dtype_name(self.dtype)
-        try:
-            return cast(array, name)
-        except FloatingPointError as error:
-            raise InvalidFile(
-                f"has a value in {shown(self.name)} that is too large for {name}; take a wider type"
-            ) from error
+        with np.errstate(over="ignore"):
+            found = cast(array, name)
+        if found.itemsize < array.itemsize and np.isinf(cast(found, "float32")).sum() > np.isinf(array).sum():
+            raise InvalidFile(f"has a value in {shown(self.name)} that is too large for {name}; choose float32")
+        return found
 
     def _array(self) -> np.ndarray:
         array = self.source()
