@@ -104,7 +104,8 @@ def _find(path: Path, folder: Path = Path()) -> Path:
 def _unknown(path: Path) -> ConfigError:
     near = difflib.get_close_matches(path.as_posix().removesuffix(".yaml")[-100:], _installed(), n=3, cutoff=0.0)
     return ConfigError(
-        f"{escaped(str(path), 500)}: no such file, and no installed config has this name; the nearest names are {', '.join(near)}"
+        f"{escaped(str(path), 500)}: no such file, and no installed config has this name; the nearest names are "
+        f"{', '.join(near)}"
     )
 
 
@@ -170,24 +171,24 @@ def _plain(value: Any) -> Any:
 
 
 def _read_chain(path: Path, seen: tuple[str, ...]) -> list[tuple[str, dict]]:
-    here = os.path.realpath(path)
-    if here in seen:
-        raise ConfigError(f"{path}: `base:` leads back to this file; remove the circle")
-    if len(seen) == _LONGEST_CHAIN:
+    if len(seen) > _LONGEST_CHAIN:
         raise ConfigError(f"{path}: is more than {_LONGEST_CHAIN} `base:` away from the first file; join some of them")
+    name = escaped(str(path), 500)
     try:
         values = read_yaml(path)
     except FileNotFoundError as error:
         raise _unknown(path) from error
     except OSError as error:
-        name = escaped(str(path), 500)
         raise ConfigError(
             f"{name}: cannot read the config file ({error.strerror}); give an existing YAML file"
         ) from error
+    here = os.path.realpath(path)
+    if here in seen:
+        raise ConfigError(f"{name}: `base:` leads back to this file; remove the circle")
     if not isinstance(values, dict):
         kind = "a list" if isinstance(values, list) else "text"
-        raise ConfigError(f"{path}: expected `section:` keys at the top, found {kind}")
-    base = _convert(values.pop("base", None), str | None, str(path), "base")
+        raise ConfigError(f"{name}: expected `section:` keys at the top, found {kind}")
+    base = _convert(values.pop("base", None), str | None, name, "base")
     below = [] if base is None else _read_chain(_find(Path(base), path.parent), (*seen, here))
     return [*below, (str(path), values)]
 
@@ -303,8 +304,9 @@ def _scalar(value: Any, kind: type, source: str, key: str) -> Any:
         found = float(found)
     if type(found) is kind and (kind is bool or _is_usable(found)):
         return found
-    expected = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}[kind]
-    fix = "; write it in plain digits" if kind in (int, float) else ""
+    text = "Unicode text without NUL" if isinstance(value, str) and value else "text"
+    expected = {float: "a number", int: "a whole number", bool: "true or false", str: text}[kind]
+    fix = "; write it in plain digits" if kind in (int, float) and isinstance(value, str) else ""
     raise ConfigError(f"{source}: '{key}' must be {expected}, found {_found(value)}{fix}")
 
 
@@ -313,7 +315,7 @@ def _read_text(text: str, kind: type) -> Any:
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower())
     if kind is int:
-        return int(text) if _WHOLE.fullmatch(text) and len(text) < len(str(_LARGEST)) else None
+        return int(text) if _WHOLE.fullmatch(text) and len(text) < 21 else None
     if kind is float:
         return float(text) if _NUMBER.fullmatch(text) else None
     return None if text == "" and not getattr(text, "quoted", True) else str(text)

@@ -15,7 +15,7 @@ _MOST_BYTES, _MOST_LEVELS = 1 << 15, 20
 
 
 class Scalar(str):
-    """A text in YAML and its place in words; without quotes, `null`, `~` and nothing may mean that there is no value."""
+    """A text in YAML and where it stands; without quotes, `null`, `~` and nothing may mean that there is no value."""
 
     place = ""
     quoted = False
@@ -86,7 +86,7 @@ def read_yaml(path: Path) -> Any:
         found = parse_yaml(data.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not valid YAML ({error}); save it as UTF-8") from error
-    return {} if isinstance(found, Scalar) and found.is_null else found
+    return {} if found == "" else found
 
 
 def parse_yaml(text: str, source: str) -> Any:

@@ -1,9 +1,12 @@
 """Configuration: base chains, overrides, checked keys and types, refused combinations, the published defaults."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ms_unireid import config as config_module
 from ms_unireid import config_schema
@@ -414,3 +417,142 @@ def test_a_program_registers_an_architecture(monkeypatch):
         register_architecture("own", dataclasses.replace(own, embed_dim=32))
     with pytest.raises(ConfigError, match=r"architecture 'odd': text\.layers must be at least 1"):
         register_architecture("odd", dataclasses.replace(own, text=TowerSize(64, 0, 2)))
+
+
+# Texts that YAML's own types would change, and what a user means by them.
+AS_WRITTEN = [
+    "2026-11-29", "2026-02-30", "007", "1_000", "0x10", "1:30", "1e5", ".inf", "true", "yes", "no", "null", "~",
+    "[x", "{x", "'x", "*a", "&a b", "!x", "x # y", "a: b", "- x", "|", "%x", "@x", "C:\\x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", AS_WRITTEN)
+def test_a_key_for_text_takes_it_as_it_is_written(text):
+    assert load_config(None, [f"train.output={text}"]).train.output == text
+    assert load_config(None, [f"train.output= {text} ", "data.root='a b'"]).train.output == text
+    optional = load_config(None, [f"model.pretrained={text}"]).model.pretrained
+    assert optional == (None if text in ("null", "~") else text)
+
+
+def test_a_text_in_quotes_is_never_null():
+    config = load_config(None, ["model.pretrained='null'", 'data.root="2026-11-29"'])
+    assert (config.model.pretrained, config.data.root) == ("null", "2026-11-29")
+
+
+def test_the_field_decides_in_a_file_as_well(tmp_path):
+    path = write(tmp_path / "own.yaml", "train: {output: 2026-02-30, resume: ~}\ndata: {root: 010, captions: no}")
+    config = load_config(path)
+    assert (config.train.output, config.train.resume) == ("2026-02-30", None)
+    assert (config.data.root, config.data.captions) == ("010", "no")
+
+
+@pytest.mark.parametrize(
+    "text", ["010", "0x10", "1_000", "1:30", "3.0", "1e3", "９", "9" * 5000, "yes", "", "&a 3", "!!int 3"]
+)
+def test_a_whole_number_is_written_in_plain_digits(tmp_path, text):
+    path = write(tmp_path / "own.yaml", f"\ntrain: {{epochs: {text}}}")
+    for message in (refusal(None, f"train.epochs={text}"), refusal(path)):
+        assert "train.epochs" in message or "anchors" in message
+        assert "\n" not in message and len(message) < 400
+
+
+@pytest.mark.parametrize("text", ["yes", "no", "on", "off", "1", "null"])
+def test_only_true_and_false_are_booleans(text):
+    assert "must be true or false" in refusal(None, f"objective.dynamic={text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {epochs: 1}\ndata: {}\ntrain: {seed: 3}", "key 'train' appears twice, line 3"),
+        ("train:\n  epochs: 1\n  'epochs': 2", "key 'epochs' appears twice, line 3"),
+        ("a: &a [x, x]\nb: [*a, *a]", "anchors, aliases and tags are not read"),
+        ("train: &a {epochs: 1}\ndata:\n  <<: *a", "line 1"),
+        ("train: {<<: {epochs: 1}}", "unknown key 'train.<<'"),
+        ("train: !!python/object/apply:os.system [x]", "tags are not read"),
+        ("train:\n  epochs: !!binary aGk=", "tags are not read; put text that begins with & * or ! in quotes, line 2"),
+        ("? [a]\n: b", "a key must be text, line 1"),
+        ("train: {epochs: 1}\n---\ntrain: {epochs: 2}", "another document, line 2"),
+        ("[" * 5000, "more than 20 levels"),
+        ("\n".join(" " * depth + "a:" for depth in range(200)), "more than 20 levels, line 20"),
+        ("train:\n\tepochs: 1", "line 2"),
+        ("train:\n  output: a\n  epochs: many", "found 'many' (line 3)"),
+        ("train:\n  output: a\n  epohs: 3", "(line 3)"),
+        (f"%YAML 1.{'9' * 5000}\n--- {{}}", "not valid YAML"),
+        ('train: {output: "\\UFFFFFFFF"}', "not valid YAML"),
+        ('train: {output: "\\ud83d"}', "must be Unicode text"),
+        ('train: {output: "a\\0b"}', "must be Unicode text"),
+        ("train: {output: a\x1b[2Kb}", "not valid YAML"),
+        ("#" * 10**6, "more than 32 KiB"),
+        (f"{'k' * 1000}: 1", "unknown key 'kkk"),
+        (f"train: {{epochs: {'x' * 30000}}}", "whole number"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_yaml_that_means_two_things_or_breaks_a_reader(tmp_path, text, words):
+    message = refusal(write(tmp_path / "bad.yaml", text))
+    assert str(tmp_path / "bad.yaml") in message and words in message
+    assert message.isprintable() and len(message) < 900
+
+
+@pytest.mark.parametrize("key", [".".join("a" * 5000), "k" * 10**6, f"train.{'k' * 10**6}", "tr\x1b[2Kain.x", "\udcff"])
+def test_strange_keys_of_overrides_are_shown_short(key):
+    message = refusal(None, f"{key}=1")
+    assert message.startswith("override '") and message.isprintable() and len(message) < 1000
+
+
+@pytest.mark.parametrize("base", ["pipe", "/dev/zero", ".", "loop", "x" * 5000, '"a\\0b"', "gone/..", "no"])
+def test_a_base_that_is_no_file(tmp_path, base):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (write(tmp_path / "top.yaml", f"base: {base}"), tmp_path / "pipe", Path("a\0b"), Path("x" * 5000)):
+        message = refusal(path)
+        assert message.isprintable() and len(message) < 1000
+
+
+def test_a_long_chain_of_bases(tmp_path):
+    for number in range(30):
+        write(tmp_path / f"{number}.yaml", f"base: {number + 1}.yaml")
+    assert "more than 20 `base:` away from the first file" in refusal(tmp_path / "0.yaml")
+    write(tmp_path / "15.yaml", "train: {epochs: 7}")
+    assert load_config(tmp_path / "0.yaml").train.epochs == 7
+
+
+DEEP = {}
+for _ in range(900):
+    DEEP = {"a": DEEP}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        5, None, [], "x", DEEP, {"train": DEEP}, {"train": {"epochs": DEEP}}, {"train": {"epochs": 10**400}},
+        {"train": {"learning_rate": 10**400}}, {"train": {"learning_rate": float("nan")}}, {"train": {"output": 5}},
+        {"train": {"output": "\ud83d"}}, {"train": {"seeds": {"a": 1}}}, {"eval": {"missing_shares": [DEEP]}},
+        {"data": {"name": DEEP}}, {"x" * 10**7: 1}, {5: 1}, {"model": {"architecture": {"vision": DEEP}}},
+    ],
+    ids=lambda values: repr(values)[:30],
+)  # fmt: skip
+def test_a_config_inside_another_file_is_not_trusted(values):
+    with pytest.raises(ConfigError, match=r"^x\.ckpt: ") as caught:
+        config_from_dict(values, "x.ckpt")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+_TEXTS = st.sampled_from(
+    [*AS_WRITTEN, "", "-", " x", "x ", "\u2028", "\x85", "\ufeff", "a\r\n b", "'", '"', "#", "=", "<<"]
+)
+_TEXTS |= st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(_TEXTS, _TEXTS | st.none(), st.floats(1e-300, 1e300), st.lists(st.integers(0, 2**62), max_size=4, unique=True))
+def test_what_is_written_is_read_back(tmp_path_factory, output, pretrained, rate, seeds):
+    config = dataclasses.replace(
+        Config(),
+        train=dataclasses.replace(Config().train, output=output, learning_rate=rate, seeds=tuple(seeds)),
+        model=dataclasses.replace(Config().model, pretrained=pretrained),
+    )
+    path = tmp_path_factory.getbasetemp() / "back.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(path) == config == config_from_dict(to_dict(config), "x")

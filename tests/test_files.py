@@ -107,7 +107,7 @@ def test_only_regular_files_are_opened(tmp_path):
     for name in ("a", "link"):
         with open_regular(tmp_path / name) as file:
             assert file.read() == b"x"
-    for path in (tmp_path / "pipe", tmp_path, "/dev/zero", tmp_path / "none"):
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero", tmp_path / "none", "a\0b", "\ud83d"):
         with pytest.raises(OSError):
             open_regular(path)
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_unireid.data.folders import read_entries
-from ms_unireid.errors import DataError
+from ms_unireid.errors import DataError, escaped, is_unicode, shown
 
 SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {split: split for split in SPLITS} | dict.fromkeys(("valid", "validation"), "val")
 _LARGEST_ID = 2**31 - 1  # identities become int32 labels
 
 
@@ -51,8 +52,8 @@ class CaptionEntry:
 def read_captions(file: Path, path_key: str) -> tuple[CaptionEntry, ...]:
     """Read a caption file and return its entries in file order.
 
-    It is a JSON list of objects with the keys split, id (a number or digits), captions and `path_key`. As in the
-    authors' code, any split but train and test counts as val.
+    It is a JSON list of objects with the keys split (the letter case and blanks around it do not count), id (a number
+    or digits), captions and `path_key`.
 
     Raises:
         DataError: If the file or an entry is malformed, a photo appears twice, or a path leaves the photo folder.
@@ -62,8 +63,8 @@ def read_captions(file: Path, path_key: str) -> tuple[CaptionEntry, ...]:
         entry = parse_entry(path_key, file, index, raw)
         if (earlier := first.setdefault(entry.photo, index)) != index:
             raise DataError(
-                f"{file}, entry {index}: the photo {entry.photo} is already in entry {earlier}, expected each photo "
-                "once. Fix: put all captions of the photo into one entry."
+                f"{file}, entry {index}: the photo {escaped(entry.photo)} is already in entry {earlier}, expected each "
+                "photo once. Fix: put all captions of the photo into one entry."
             )
         entries.append(entry)
     return tuple(entries)
@@ -84,15 +85,21 @@ def parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionEn
     for key in ("split", "id", path_key, "captions"):
         if key not in raw:
             hint = " (a renamed caption_all.json has no split)" if key == "split" else ""
-            raise DataError(f"{where}: the key {key!r} is missing{hint}; found {', '.join(list(raw)[:8])}. {fix}")
-    if not isinstance(raw["split"], str):
-        raise DataError(f"{where}: 'split' must be a string, found {raw['split']!r:.80}. {fix}")
-    split = raw["split"] if raw["split"] in ("train", "test") else "val"
+            raise DataError(f"{where}: the key {key!r} is missing{hint}; found {shown(list(raw))}. {fix}")
     try:
-        person_id = parse_identity(raw["id"])
+        split, person_id = _split(raw["split"]), parse_identity(raw["id"])
         return CaptionEntry(split, person_id, _photo_name(raw[path_key]), check_captions(raw["captions"]))
     except ValueError as error:
         raise DataError(f"{where}: {error}. {fix}") from error
+
+
+def _split(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"'split' must be a string, found {shown(value)}")
+    split = _SPLIT_NAMES.get(value.strip().casefold())
+    if split is None:
+        raise ValueError(f"the split {shown(value)} is not known, expected one of {', '.join(SPLITS)}")
+    return split
 
 
 def parse_identity(value: object) -> int:
@@ -100,24 +107,26 @@ def parse_identity(value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 12:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_ID:
-        raise ValueError(f"'id' must be an integer from 0 to {_LARGEST_ID}, found {value!r:.80}")
+        raise ValueError(f"'id' must be an integer from 0 to {_LARGEST_ID}, found {shown(value)}")
     return value
 
 
 def _photo_name(value: object) -> str:
-    if not isinstance(value, str) or not value.strip(" ./"):
-        raise ValueError(f"the photo's path must be a string that names a file, found {value!r:.80}")
-    parts = value.replace("\\", "/").split("/")  # a Windows path can leave the folder as well
+    if not isinstance(value, str) or not value.strip(" ./\\") or not is_unicode(value):
+        raise ValueError(f"the photo's path must be a string that names a file, found {shown(value)}")
+    parts = value.strip().replace("\\", "/").split("/")
     if not parts[0] or parts[0][1:2] == ":" or ".." in parts:
-        raise ValueError(f"the photo's path {value!r:.200} leaves the photo folder, expected a path inside it")
-    return "/".join(part for part in value.split("/") if part not in ("", "."))  # pathlib would take a second or two
+        raise ValueError(f"the photo's path {shown(value)} leaves the photo folder, expected a path inside it")
+    return "/".join(part for part in parts if part not in ("", "."))  # pathlib would take a second or two
 
 
 def check_captions(value: object) -> tuple[str, ...]:
-    """Return a list of captions, unchanged; an empty list or a blank caption raises a ValueError."""
+    """Return a list of captions, unchanged; an empty list or a blank or damaged caption raises a ValueError."""
     if not isinstance(value, list) or not value:
-        raise ValueError(f"'captions' must be a list of at least one caption, found {value!r:.80}")
+        raise ValueError(f"'captions' must be a list of at least one caption, found {shown(value)}")
     for caption in value:
         if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f"a caption must be a string that is not blank, found {caption!r:.80}")
+            raise ValueError(f"a caption must be a string that is not blank, found {shown(caption)}")
+        if not is_unicode(caption):
+            raise ValueError(f"a caption must not have NUL or half of a surrogate pair, found {shown(caption)}")
     return tuple(value)

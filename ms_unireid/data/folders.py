@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from ms_unireid.data.findings import DataFinding, count_defects, listed
 from ms_unireid.data.pictures import list_files
-from ms_unireid.errors import DataError
+from ms_unireid.errors import DataError, shown
+from ms_unireid.files import open_regular
 
 _Entries = TypeVar("_Entries", list, dict)
+_MOST_BYTES, _MOST_DIGITS = 1 << 28, 1000
 
 
 def find_folder(name: str, root: Path, usual: str, marks: Sequence[str], others: Sequence[str] = ()) -> Path:
@@ -115,11 +117,12 @@ def read_entries(file: Path, kind: type[_Entries], expected: str, fix: str) -> _
     `kind` is the type of the whole file, list or dict; `expected`, in words, and `fix` are for the error.
 
     Raises:
-        DataError: If it cannot be read, is not valid JSON, has a key twice in one object, is of another type or empty.
+        DataError: If it cannot be read, is not valid JSON, has a key twice in one object, is of
+            another type or empty.
     """
     text = read_text(file, fix)
     try:
-        entries = json.loads(text, object_pairs_hook=_object)
+        entries = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not valid JSON, truncated or damaged ({error}). {fix}") from error
     if not isinstance(entries, kind) or not entries:
@@ -130,19 +133,38 @@ def read_entries(file: Path, kind: type[_Entries], expected: str, fix: str) -> _
 
 
 def read_text(file: Path, fix: str) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark; a file that cannot be read raises a DataError."""
+    """Read a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        DataError: If it is no regular file, has more than 256 MiB, cannot be read or is not UTF-8.
+    """
     try:
-        return file.read_text(encoding="utf-8-sig")
+        with open_regular(file) as opened:
+            data = opened.read(_MOST_BYTES + 1)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}). Fix: check its path and permissions.") from error
-    except ValueError as error:
-        raise DataError(f"{file}: not UTF-8 text ({error}). {fix}") from error
+    if len(data) > _MOST_BYTES:
+        raise DataError(f"{file}: has more than {_MOST_BYTES >> 20} MiB. Fix: split it, or give the right file.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        known = "UTF-16, " if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+        raise DataError(f"{file}: not UTF-8 text ({known}{error.reason}, byte {error.start}). {fix}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in found if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} appears twice in one object")
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {shown(twice)} appears twice in one object")
     return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")

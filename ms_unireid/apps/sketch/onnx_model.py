@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from ms_unireid.apps.optional import need
 from ms_unireid.apps.sketch.pictures import pad_to, resize
 from ms_unireid.config import overridden
 from ms_unireid.errors import ConfigError
 from ms_unireid.installation import install_extra
+from ms_unireid.plain_yaml import read_yaml
 
 _INSTALL = f"install it with: {install_extra('onnx')}"
 
@@ -87,13 +87,11 @@ def read_description(path: Path) -> OnnxDescription:
         ConfigError: If it cannot be read, has an unknown key or a wrong value, or names no network file.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give the YAML file of an ONNX network"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from error
     description = overridden(OnnxDescription(), values, str(path))
     if not description.model or not (path.parent / description.model).is_file():
         raise ConfigError(f"{path}: model: expected the name of an ONNX file beside it, found {description.model!r}")
