@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ms_unireid.errors import UserError
+from ms_unireid.errors import UserError, shown
+
+_MAX_JSON = 16 << 20  # bytes; its lists and dictionaries take up to thirty times as much
+_TOO_LARGE = 1e300
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -29,6 +32,69 @@ def open_regular(path: Path) -> BinaryIO:
         return os.fdopen(number, "rb")
     os.close(number)
     raise OSError(errno.EINVAL, "it is a folder, pipe or device; expected a file", str(path))
+
+
+def read_json(path: Path, form: Any, fix: str) -> Any:
+    """Read a JSON file of our own, of at most 16 MiB, and check it with `check_form`.
+
+    Raises:
+        UserError: If it cannot be read, is no JSON or has another form; the message ends with `fix`.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(_MAX_JSON + 1)
+        if len(content) > _MAX_JSON:
+            raise ValueError("it is larger than 16 MiB")
+        value = json.loads(content)
+        check_form(value, form)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {fix}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged ({error}); {fix}") from error
+    return value
+
+
+def check_form(value: Any, form: Any, name: str = "content") -> None:
+    """Check a value that was read from JSON.
+
+    Args:
+        value: The value.
+        form: A type, where float is any finite number; a set of texts; a tuple of these and None, one of which fits;
+            `[form]` for a list; a dictionary from each needed key to its form, and from `str` to that of other keys.
+        name: What to call the value.
+
+    Raises:
+        ValueError: If the value has another form; the message names the place.
+    """
+    if not isinstance(form, dict | list):
+        kinds = form if isinstance(form, tuple) else (form,)
+        if not any(_fits(value, kind) for kind in kinds):
+            raise ValueError(f"{name} is {shown(value)}; expected {' or '.join(map(_in_words, kinds))}")
+        return
+    if not isinstance(value, type(form)):
+        raise ValueError(f"{name} is {shown(value)}; expected a {'list' if isinstance(form, list) else 'dictionary'}")
+    if isinstance(form, list):
+        for index, item in enumerate(value):
+            check_form(item, form[0], f"{name}[{index}]")
+        return
+    if missing := [key for key in form if key is not str and key not in value]:
+        raise ValueError(f"{name} has no {missing[0]!r}")
+    for key, item in value.items():
+        check_form(item, form.get(key, form.get(str, object)), f"{name}[{shown(key)}]")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, set):
+        return isinstance(value, str) and value in kind
+    if value is None or kind is None or isinstance(value, bool):  # true is no number, although Python's bool is an int
+        return kind is object or value is kind
+    return isinstance(value, int | float) and abs(value) < _TOO_LARGE if kind is float else isinstance(value, kind)
+
+
+def _in_words(kind: Any) -> str:
+    if isinstance(kind, set):
+        return f"one of {', '.join(sorted(kind))}"
+    return {float: "a finite number", int: "a whole number", str: "text", None: "null"}[kind]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.config import RuntimeConfig
+from ms_unireid.config import Config, RuntimeConfig, TrainConfig
 from ms_unireid.errors import ConfigError, EnvironmentProblem
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
@@ -46,18 +46,30 @@ class Processes:
 ALONE = Processes()
 
 
-def check_batch_size(batch_size: int, processes: Processes) -> None:
-    """Check that the processes can split the global batch evenly.
+def smallest_share(train: TrainConfig) -> int:
+    """Return the pairs of a batch that each process needs: alone, a pair has nothing to be contrasted with."""
+    return 1 if train.global_batch_objective and train.accumulation_steps == 1 else 2
+
+
+def check_batch_size(config: Config, processes: Processes) -> None:
+    """Check that the processes can split the global batch evenly, and that each gets enough pairs.
 
     Raises:
-        ConfigError: If they cannot.
+        ConfigError: If not.
     """
+    batch_size, least = config.data.batch_size, smallest_share(config.train) * processes.size
     if batch_size % processes.size:
         below = batch_size - batch_size % processes.size
-        choices = " or ".join(str(size) for size in (below, below + processes.size) if size)
+        choices = " or ".join(map(str, sorted({max(below, least), max(below + processes.size, least)})))
         raise ConfigError(
             f"data.batch_size={batch_size} cannot be split evenly among {processes.size} processes; "
             f"set it to {choices}, or start another number of processes"
+        )
+    if batch_size < least:
+        raise ConfigError(
+            f"data.batch_size={batch_size} gives each of {processes.size} processes a single pair, whose loss is zero; "
+            f"set it to {least} or more, or train without train.accumulation_steps and with "
+            "train.global_batch_objective=true"
         )
 
 

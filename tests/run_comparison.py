@@ -7,6 +7,7 @@ from tool_runner import log_lines, tensors
 
 BEST = {f"best_{task}.ckpt" for task in ("text", "sketch", "fusion", "average")}
 RUN_FILES = BEST | {
+    ".lock",
     "config.yaml",
     "environment.json",
     "log.jsonl",

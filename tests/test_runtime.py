@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ms_unireid import runtime
-from ms_unireid.config import RuntimeConfig
+from ms_unireid.config import Config, RuntimeConfig, load_config
 from ms_unireid.errors import ConfigError, EnvironmentProblem
 from ms_unireid.runtime import Processes, check_batch_size
 
@@ -149,12 +149,26 @@ def test_the_first_process():
     assert Processes().first
 
 
-@pytest.mark.parametrize(("batch_size", "size"), [(64, 1), (64, 8), (7, 7)])
+def config_of(batch_size: int, *overrides: str) -> Config:
+    return load_config(None, [f"data.batch_size={batch_size}", *overrides])
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(64, 1), (64, 8), (14, 7)])
 def test_a_batch_that_can_be_split(batch_size, size):
-    check_batch_size(batch_size, Processes(0, size))
+    check_batch_size(config_of(batch_size), Processes(0, size))
 
 
-@pytest.mark.parametrize(("batch_size", "size", "fix"), [(64, 3, "63 or 66"), (5, 2, "4 or 6"), (2, 4, "4")])
+@pytest.mark.parametrize(
+    ("batch_size", "size", "fix"), [(64, 3, "63 or 66"), (5, 2, "4 or 6"), (2, 4, "8"), (3, 2, "4")]
+)
 def test_a_batch_that_cannot_be_split_names_the_next_sizes(batch_size, size, fix):
     with pytest.raises(ConfigError, match=rf"data\.batch_size={batch_size} .* {size} processes; set it to {fix}, "):
-        check_batch_size(batch_size, Processes(0, size))
+        check_batch_size(config_of(batch_size), Processes(0, size))
+
+
+def test_a_process_needs_two_pairs_unless_all_are_contrasted_together():
+    together = "train.global_batch_objective=true"
+    for overrides in ((), (together, "train.accumulation_steps=2")):
+        with pytest.raises(ConfigError, match=r"data\.batch_size=4 .* a single pair, .* set it to 8 or more"):
+            check_batch_size(config_of(4, *overrides), Processes(0, 4))
+    check_batch_size(config_of(4, together), Processes(0, 4))

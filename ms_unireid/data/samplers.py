@@ -34,14 +34,14 @@ def epoch_batches(person_ids: Sequence[int], config: DataConfig, seed: int, epoc
     return batches
 
 
-def shard(batches: Sequence[np.ndarray], processes: Processes) -> list[np.ndarray]:
+def shard(batches: Sequence[np.ndarray], processes: Processes, least: int = 1) -> list[np.ndarray]:
     """Return one process's block of each global batch; the blocks in rank order are the batch.
 
     All processes get equally many pairs in equally many batches: up to `size - 1` pairs at the end of a batch are left
-    out, and a batch with fewer pairs than processes is left out as a whole.
+    out, and a batch with fewer than `least` pairs for each process is left out as a whole.
     """
     whole = [batch[: len(batch) - len(batch) % processes.size] for batch in batches]
-    return [batch[processes.block(len(batch))] for batch in whole if len(batch)]
+    return [batch[processes.block(len(batch))] for batch in whole if len(batch) >= least * processes.size]
 
 
 def _shuffled(count: int, config: DataConfig, rng: np.random.Generator) -> list[np.ndarray]:

@@ -15,6 +15,13 @@ from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures
 # Keys that rows of several evaluations have in front, and their titles.
 LEADING = {"checkpoint": "checkpoint", "trained_on": "trained on", "dataset": "evaluated on"}
 NUMBERS = (*METRICS, "chance R1", "queries", "no match")
+# The form of a row of `to_json`, for `files.check_form`.
+ROW = {
+    "task": set(TASK_SYMBOLS),
+    "protocol": str,
+    **dict.fromkeys((*METRICS, "chance_R1"), (float, None)),
+    **dict.fromkeys(("queries", "queries_without_match"), int),
+}
 
 
 def evaluate_features(

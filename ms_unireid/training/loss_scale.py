@@ -62,5 +62,5 @@ class LossScale:
 
     def restore(self, state: dict[str, float]) -> None:
         """Restore what `state` returned."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name, value in self.state().items():
+            setattr(self, name, state.get(name, value))

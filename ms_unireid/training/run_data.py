@@ -1,5 +1,8 @@
 """The data of a training run: the splits it uses, and the batches of each epoch."""
 
+import functools
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +17,8 @@ from ms_unireid.data.samplers import epoch_batches, shard
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform
 from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
-from ms_unireid.errors import ConfigError
-from ms_unireid.runtime import ALONE, Processes
+from ms_unireid.errors import ConfigError, DataError
+from ms_unireid.runtime import ALONE, Processes, smallest_share
 
 
 class RunData:
@@ -52,7 +55,11 @@ class RunData:
         self._tokenizer = Tokenizer(config.model.context_length)
         self.load = pixel_loader(config.runtime, config.model.image_size, self._pictures())
         self._drawn: tuple[int, list] = (0, [])
-        self.steps(1)  # refuses a split that cannot fill a batch
+        if not self.steps(1):
+            raise DataError(
+                f"the training split of {len(self._pairs)} pairs has no batch for "
+                f"{processes.size} processes; start fewer"
+            )
 
     def _selection(self, present: tuple[str, ...]) -> str:
         selection = self.config.eval.selection_split
@@ -66,7 +73,14 @@ class RunData:
     def _pictures(self) -> Iterator[Path]:
         return (path for split in self.splits.values() for entry in split for path in (entry.photo, entry.sketch))
 
-    def _batches(self, epoch: int) -> list[list[int]]:
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the training pairs: person, photo below the root, and caption of each, in their order."""
+        root = str(Path(self.config.data.root))
+        pairs = [(pair.person_id, str(pair.photo).removeprefix(root), pair.caption) for pair in self._pairs]
+        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+    def batches(self, epoch: int) -> list[list[int]]:
         """Draw the batches of an epoch (1-based), those of all processes."""
         if self._drawn[0] != epoch:
             drawn = epoch_batches(self._person_ids, self.config.data, self.config.train.seed, epoch)
@@ -75,7 +89,10 @@ class RunData:
 
     def steps(self, epoch: int) -> int:
         """Return the number of this process's batches of an epoch (1-based); samplers may draw another in each."""
-        return len(shard(self._batches(epoch), self.processes))
+        return len(self._shard(epoch))
+
+    def _shard(self, epoch: int) -> list[np.ndarray]:
+        return shard(self.batches(epoch), self.processes, smallest_share(self.config.train))
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield this process's photos, sketches and token ids of an epoch, without the first `done` batches.
@@ -83,7 +100,7 @@ class RunData:
         Raises:
             DataError: If a picture cannot be read.
         """
-        batches = shard(self._batches(epoch), self.processes)[done:]
+        batches = self._shard(epoch)[done:]
         source = TrainingSource(
             self._pairs,
             batches,
@@ -98,7 +115,7 @@ class RunData:
 
     def describe_batch(self, epoch: int, number: int) -> list[dict[str, str]]:
         """Name the pairs of a batch (1-based) of an epoch, those of all processes."""
-        pairs = [self._pairs[i] for i in self._batches(epoch)[number - 1]]
+        pairs = [self._pairs[i] for i in self.batches(epoch)[number - 1]]
         return [{"photo": str(p.photo), "sketch": str(p.sketch), "caption": p.caption} for p in pairs]
 
     def evaluation_set(self, split: str) -> EvaluationSet:

@@ -2,24 +2,65 @@
 
 import contextlib
 import dataclasses
+import difflib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ms_unireid.config import TASKS, Config, config_from_dict, load_config, to_dict, to_yaml
 from ms_unireid.errors import ConfigError, UserError
-from ms_unireid.files import write_json, write_text
+from ms_unireid.evaluation.evaluator import ROW
+from ms_unireid.files import check_form, locked, open_regular, read_json, write_json, write_text
+
+# What a run writes, and what a folder of several runs holds besides them.
+OF_A_RUN = ("config.yaml", "last.ckpt", "previous.ckpt", "best_*.ckpt", "results.json", "log.jsonl", "bad_batch.json")
+OF_RUNS = ("seed_*", "seeds.json", "table_*.json")
+
+_EVALUATION = {"epoch": int, "splits": {str: [ROW]}}
+_RESULTS = {"best": {str: {"R1": float, **_EVALUATION}}, "evaluations": [_EVALUATION], str: str}
+_LOGGED_ROW = {"task": set(TASKS), "protocol": str, "R1": (float, None)}
+_LOGGED = {
+    "step": {"kind": str, "step": int, str: (float, None)},
+    "evaluation": {"step": int, "epoch": int, "splits": {str: [_LOGGED_ROW]}},
+    "config": {"step": int, "changes": {str: [object]}},
+}
 
 
 def read_log(log_file: Path) -> list[dict[str, Any]]:
-    """Read a run's log.jsonl; skip a line that a kill cut off, and take a missing file for an empty log."""
+    """Read a run's log.jsonl; a missing file is an empty log, numbers that are not finite become None.
+
+    A last line that a kill cut off is left out.
+
+    Raises:
+        UserError: If another line is damaged, or the file cannot be read.
+    """
+    if not log_file.exists():
+        return []
+    try:
+        with open_regular(log_file) as file:
+            lines = file.read().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{log_file}: cannot be read ({error.strerror or error}); check its permissions") from error
     entries = []
-    for line in log_file.read_text(encoding="utf-8").splitlines() if log_file.exists() else ():
-        with contextlib.suppress(ValueError):
-            entries.append(json.loads(line))
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(_log_entry(line))
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):  # what follows the last line end was cut off
+                raise UserError(
+                    f"{log_file}: line {number} is damaged ({error}); take this line out, or delete the file to go on "
+                    "without what was logged"
+                ) from error
     return entries
+
+
+def _log_entry(line: bytes) -> dict[str, Any]:
+    entry = json.loads(line, parse_constant=lambda _: None)
+    check_form(entry, {"kind": set(_LOGGED)}, "it")
+    check_form(entry, _LOGGED[entry["kind"]], "it")
+    return entry
 
 
 def selection_scores(rows: list[dict[str, Any]], text_protocol: str) -> dict[str, float]:
@@ -42,6 +83,23 @@ def resumable_keys() -> set[str]:
     """List the config keys that may differ when a run is resumed."""
     sections = {section.name: dataclasses.fields(section.default_factory) for section in dataclasses.fields(Config)}
     return {f"{name}.{key.name}" for name, keys in sections.items() for key in keys if key.metadata.get("resumable")}
+
+
+def changed_keys(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the keys that change a run's numbers and differ between two configs, with both values."""
+    old, new = (_flatten(to_dict(config)) for config in (before, now))
+    return {key: (old[key], new[key]) for key in sorted(new.keys() - resumable_keys()) if old[key] != new[key]}
+
+
+def _refuse(problem: str, changed: dict[str, tuple[Any, Any]], config: Config) -> None:
+    """Raise ConfigError if there are changes that `train.allow_changes` does not permit."""
+    refused = [key for key in changed if key not in config.train.allow_changes]
+    if refused:
+        listed = "; ".join(f"{key}: {changed[key][0]} -> {changed[key][1]}" for key in refused)
+        raise ConfigError(
+            f"{problem} ({listed}); undo these changes, allow them with train.allow_changes=[{','.join(changed)}], or "
+            "start a new run from its checkpoint with model.pretrained"
+        )
 
 
 class RunFolder:
@@ -69,13 +127,46 @@ class RunFolder:
         """Return whether a training state was saved here, whole or damaged."""
         return self.last.exists() or self.previous.exists()
 
-    def check_unused(self) -> None:
-        """Raise ConfigError if the folder already holds a run."""
+    def check_unused(self, names: Sequence[str] = (*OF_A_RUN, *OF_RUNS), resume: str | None = None) -> None:
+        """Check that a new run can begin here; files of another kind may be there.
+
+        Args:
+            names: Patterns of the files that must not be there.
+            resume: The value of `train.resume` that resumes a run here; None means the folder.
+
+        Raises:
+            ConfigError: If it is no folder, or something in it matches one of `names`.
+        """
         if self.holds_run():
             raise ConfigError(
-                f"{self.root}: already holds a run; resume it with train.resume={self.root}, "
+                f"{self.root}: already holds a run; resume it with train.resume={resume or self.root}, "
                 "or choose another train.output"
             )
+        if os.path.lexists(self.root) and not self.root.is_dir():
+            raise ConfigError(f"{self.root}: is no folder; choose another output folder")
+        if found := [path.name for name in names for path in self.root.glob(name)]:
+            raise ConfigError(
+                f"{self.root}: holds {min(found)} of earlier runs, but no config.yaml; choose another output folder, "
+                "or move that away"
+            )
+
+    def check_run(self) -> None:
+        """Check that a run was started here.
+
+        Raises:
+            ConfigError: If not; the message names the nearest run folder beside it or within it.
+        """
+        if self.holds_run():
+            return
+        files = [self.root.parent / "config.yaml", *self.root.parent.glob("*/config.yaml")]
+        runs = [str(file.parent) for file in (*files, *self.root.glob("*/config.yaml")) if file.is_file()]
+        near = difflib.get_close_matches(str(self.root), runs, n=1, cutoff=0.0)
+        fix = f"did you mean {near[0]}?" if near else "set train.resume to the folder of a run"
+        raise ConfigError(f"{self.root}: is not a run folder (config.yaml is missing); {fix}")
+
+    def locked(self) -> BinaryIO:
+        """Lock the folder, see `files.locked`; two runs in one folder would overwrite each other's files."""
+        return locked(self.root / ".lock")
 
     def create(self, config: Config, environment: dict[str, Any]) -> None:
         """Start a new run."""
@@ -91,24 +182,25 @@ class RunFolder:
         Raises:
             ConfigError: If there is no run, or other keys differ that change its numbers.
         """
-        if not self.holds_run():
-            raise ConfigError(
-                f"{self.root}: is not a run folder (config.yaml is missing); set train.resume to the folder of a run"
-            )
-        before, now = (_flatten(to_dict(c)) for c in (load_config(self.config_file), config))
-        unknown = sorted(set(config.train.allow_changes) - now.keys())
+        self.check_run()
+        unknown = sorted(set(config.train.allow_changes) - _flatten(to_dict(config)).keys())
         if unknown:
             raise ConfigError(f"train.allow_changes: {unknown[0]!r} is not a config key such as train.epochs")
-        changed = {k: (before[k], now[k]) for k in sorted(now.keys() - resumable_keys()) if before[k] != now[k]}
-        refused = [k for k in changed if k not in config.train.allow_changes]
-        if refused:
-            listed = "; ".join(f"{k}: {changed[k][0]} -> {changed[k][1]}" for k in refused)
-            raise ConfigError(
-                f"{self.config_file}: the run was started with other values ({listed}); undo these changes, "
-                f"allow them with train.allow_changes=[{','.join(changed)}], or start a new run from its checkpoint "
-                "with model.pretrained"
-            )
+        changed = changed_keys(load_config(self.config_file), config)
+        _refuse(f"{self.config_file}: the run was started with other values", changed, config)
         return changed
+
+    def check_state(self, state: Path, before: Config, config: Config) -> None:
+        """Check that a training state is of this run: it was saved with this config, but for changes in the log.
+
+        Raises:
+            ConfigError: If other keys differ that change the run's numbers.
+        """
+        logged = [entry["changes"] for entry in read_log(self.log_file) if entry["kind"] == "config"]
+        changed = changed_keys(before, config)
+        known = {k for k, (old, _) in changed.items() if any(changes.get(k, [])[:1] == [old] for changes in logged)}
+        changed = {k: values for k, values in changed.items() if k not in known}
+        _refuse(f"{state}: is of a run with other values", changed, config)
 
     def accept(self, changes: dict[str, tuple[Any, Any]], step: int) -> None:
         """Write allowed changes to the log and into config.yaml."""
@@ -148,18 +240,14 @@ class RunFolder:
         """Read results.json, or return empty results; a damaged file is a UserError."""
         if not self.results_file.exists():
             return {"best": {}, "evaluations": []}
-        try:
-            return json.loads(self.results_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(
-                f"{self.results_file}: is damaged ({error}); restore it, or delete it to resume without the past "
-                "evaluations"
-            ) from error
+        return read_json(self.results_file, _RESULTS, "restore it, or delete it to resume without the past evaluations")
 
     def finished_results(self, epochs: int) -> dict[str, Any] | None:
         """Read results.json if the run's last epoch, `epochs`, is evaluated; else return None."""
         results = self.results()
-        return results if any(entry["epoch"] == epochs for entry in results["evaluations"]) else None
+        done = any(entry["epoch"] == epochs for entry in results["evaluations"])
+        best = results["best"].get("average", {"splits": ()})
+        return results if done and results.get("selection_split") in best["splits"] else None
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Replace results.json."""

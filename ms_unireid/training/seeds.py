@@ -14,7 +14,7 @@ from ms_unireid.evaluation.metrics import METRICS
 from ms_unireid.evaluation.queries import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
 from ms_unireid.runtime import ALONE, Processes
-from ms_unireid.training.run_folder import RunFolder
+from ms_unireid.training.run_folder import OF_A_RUN, RunFolder
 
 
 def train_seeds(
@@ -108,15 +108,13 @@ def _check(root: Path, runs: dict[int, Config]) -> None:
         raise ConfigError(
             f"{root}: holds a single run, but train.seeds needs a folder of runs; choose another train.output"
         )
+    RunFolder(root).check_unused(OF_A_RUN)
     for run in runs.values():
         folder = RunFolder(run.train.output)
-        if folder.holds_run():
-            if run.train.resume is None:
-                raise ConfigError(
-                    f"{folder.root}: already holds a run; resume it with train.resume=auto, "
-                    "or choose another train.output"
-                )
+        if folder.holds_run() and run.train.resume == "auto":
             folder.check_resumable(run)
+        else:
+            folder.check_unused(resume="auto")
 
 
 def _compare(tables: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -128,6 +126,7 @@ def _compare(tables: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
             **{metric: _spread([table[task, protocol][metric] for table in indexed]) for metric in METRICS},
         }
         for task, protocol in indexed[0]
+        if all((task, protocol) in table for table in indexed)
     ]
 
 

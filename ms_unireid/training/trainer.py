@@ -1,21 +1,23 @@
 """The trainer: epochs, evaluation, best and last checkpoints, interruption and resume."""
 
+import contextlib
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 from tqdm import tqdm
 
-from ms_unireid.checkpoints.checkpoint import Checkpoint, fill, load_pretrained, read_checkpoint, save_checkpoint
-from ms_unireid.config import Config, to_dict
+from ms_unireid.checkpoints.checkpoint import fill, load_pretrained, read_checkpoint, save_checkpoint
+from ms_unireid.config import Config, config_from_dict, to_dict
 from ms_unireid.distributed import StopRequest, any_process, broadcast_parameters, mean_over_processes
-from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError
+from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError, shown
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
 from ms_unireid.evaluation.figures import draw_ranked_lists
-from ms_unireid.files import write_json
+from ms_unireid.files import check_form, write_json
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import ALONE, Processes, check_batch_size
 from ms_unireid.training.loss_scale import TooManyOverflows
@@ -25,16 +27,20 @@ from ms_unireid.training.run_data import RunData
 from ms_unireid.training.run_folder import RunFolder, improved, selection_scores
 from ms_unireid.training.train_step import TrainOneStepCell
 
+# The form of a state's description.
+_STATE = {"config": {}, "epoch": int, "done": int, "step": int, "loss_scale": {str: float}}
+
 
 def _open_folder(config: Config) -> tuple[RunFolder, bool]:
     """Return the run folder and whether its run is resumed."""
     train = config.train
-    if train.resume is None or train.resume == "auto":
-        folder = RunFolder(train.output)
-        if train.resume is None:
-            folder.check_unused()
-        return folder, folder.holds_run()
-    return RunFolder(train.resume), True
+    if train.resume not in (None, "auto"):
+        return RunFolder(train.resume), True
+    folder = RunFolder(train.output)
+    resumed = train.resume == "auto" and folder.holds_run()
+    if not resumed:
+        folder.check_unused()
+    return folder, resumed
 
 
 class Trainer:
@@ -51,7 +57,7 @@ class Trainer:
 
     def __init__(self, config: Config, environment: dict[str, Any], processes: Processes = ALONE):
         self.config, self.processes = config, processes
-        check_batch_size(config.data.batch_size, processes)
+        check_batch_size(config, processes)
         self.folder, resumed = _open_folder(config)
         changes = self.folder.check_resumable(config) if resumed else {}
         self.data = RunData(config, processes)
@@ -64,26 +70,43 @@ class Trainer:
         self.encoder = Encoder(self.model, config, lambda done, total: self.stop.check(), processes, self.data.load)
         self.epoch, self.done, self.global_step = 1, 0, 0
         self.fell_back = False
-        if resumed:
-            self._restore()
-        broadcast_parameters(self._state(), processes)
-        self.results: dict[str, Any] = {"best": {}, "evaluations": []}
-        self._wait_for_all()  # no process writes before all have checked the folder
-        if processes.first:
-            self._prepare_folder(environment, changes, resumed)
-        self._wait_for_all()
-        self.results = self.folder.results()
-        self.monitor = Monitor(self.folder, config, self.results, self.global_step) if processes.first else None
+        with contextlib.ExitStack() as lock:
+            if resumed and processes.first:
+                lock.enter_context(self.folder.locked())
+            if resumed:
+                self._restore()
+            broadcast_parameters(self._state(), processes)
+            self._wait_for_all()  # no process writes before all have checked the folder
+            if resumed and processes.first:
+                self._prepare_resumed(changes)
+            elif processes.first:
+                lock.enter_context(self.folder.locked())
+                self.folder.check_unused()
+                self.folder.create(config, environment)
+            self._wait_for_all()
+            self.results = self._past_results() if resumed else {"best": {}, "evaluations": []}
+            self.results["selection_split"] = self.data.selection
+            self.monitor = Monitor(self.folder, config, self.results, self.global_step) if processes.first else None
+            self.lock = lock.pop_all()
 
-    def _prepare_folder(self, environment: dict[str, Any], changes: dict[str, Any], resumed: bool) -> None:
-        if not resumed:
-            self.folder.create(self.config, environment)
-            return
+    def _prepare_resumed(self, changes: dict[str, Any]) -> None:
         if self.fell_back:
             self.folder.fall_back()
         finished = self.done >= self.data.steps(self.epoch)
         self.folder.rewind(self.global_step, self.epoch if finished else self.epoch - 1)
         self.folder.accept(changes, self.global_step)
+
+    def _past_results(self) -> dict[str, Any]:
+        results = self.folder.results()
+        try:
+            for entry in (*results["evaluations"], *results["best"].values()):
+                self._scores(entry["splits"])
+        except KeyError as error:
+            raise UserError(
+                f"{self.folder.results_file}: an evaluation has no row of {error}; restore the file, or delete it to "
+                "resume without the past evaluations"
+            ) from error
+        return results
 
     def _wait_for_all(self) -> None:
         any_process(False, self.processes)
@@ -97,6 +120,7 @@ class Trainer:
         """
         size = self.config.data.batch_size
         with (
+            self.lock,
             self.stop,
             tqdm(
                 disable=not self.processes.first,
@@ -172,7 +196,8 @@ class Trainer:
         if self.processes.first:
             pairs = self.data.describe_batch(epoch, self.done)
             write_json(self.folder.bad_batch_file, {"epoch": epoch, "step": self.global_step, "pairs": pairs})
-        return f"its batch is listed in {self.folder.bad_batch_file}; last.ckpt is of an earlier step"
+        state = "last.ckpt is of an earlier step" if self.folder.has_state() else "no state was saved yet"
+        return f"its batch is listed in {self.folder.bad_batch_file}; {state}"
 
     def _log_step(self, epoch: int, values: dict[str, float], speed: float) -> None:
         if not self.monitor:
@@ -191,7 +216,8 @@ class Trainer:
         self.bar.set_postfix_str(self.monitor.postfix(), refresh=False)
 
     def _evaluate(self, epoch: int) -> None:
-        if any(entry["epoch"] == epoch for entry in self.results["evaluations"]):
+        others = [entry for entry in self.results["evaluations"] if entry["epoch"] != epoch]
+        if len(others) < len(self.results["evaluations"]) and "average" in self.results["best"]:
             return
         start = time.perf_counter()
         self.model.set_train(False)
@@ -201,8 +227,7 @@ class Trainer:
             self._keep_best(epoch, rows)
         self.model.set_train(True)
         entry = {"epoch": epoch, "seconds": round(time.perf_counter() - start, 2), "splits": rows}
-        self.results["evaluations"].append(entry)
-        self.results["selection_split"] = self.data.selection
+        self.results["evaluations"] = [*others, entry]
         if self.monitor:
             line = {"kind": "evaluation", "step": self.global_step, **entry}
             self.folder.log(line)
@@ -214,13 +239,16 @@ class Trainer:
             self.bar.write(f"epoch {epoch}, {split}\n{to_table(rows[split])}", file=sys.stderr)
 
     def _keep_best(self, epoch: int, rows: dict[str, Any]) -> None:
-        scores = selection_scores(rows[self.data.selection], self.config.eval.selection_text_protocol)
+        scores = self._scores(rows)
         for task in improved(scores, self.results["best"]):
             entry = {"epoch": epoch, "R1": scores[task], "splits": rows}
             if self.processes.first:
                 meta = self._meta(task=task, **entry)
                 save_checkpoint(self.folder.best(task), self.model.get_parameters(), meta)
             self.results["best"][task] = {"checkpoint": self.folder.best(task).name, **entry}
+
+    def _scores(self, rows: dict[str, Any]) -> dict[str, float]:
+        return selection_scores(rows[self.data.selection], self.config.eval.selection_text_protocol)
 
     def _meta(self, **values: Any) -> dict[str, Any]:
         return {"config": to_dict(self.config), **values}
@@ -234,7 +262,7 @@ class Trainer:
     def _save_last(self) -> None:
         if self.processes.first:
             position = {"epoch": self.epoch, "done": self.done, "step": self.global_step}
-            meta = self._meta(**position, loss_scale=self.step.loss_scale.state())
+            meta = self._meta(**position, pairs=self.data.digest, loss_scale=self.step.loss_scale.state())
             save_checkpoint(self.folder.next, self._state(), meta)
             self.folder.rotate()
 
@@ -243,36 +271,63 @@ class Trainer:
 
     def _restore(self) -> None:
         """Restore the newest state that can be read; without one, the run starts from the beginning."""
-        if self.folder.has_state():
-            checkpoint = _read_state(self.folder)
-            fill(self._state(), checkpoint)
-            meta = checkpoint.meta
-            self.epoch, self.done, self.global_step = meta["epoch"], meta["done"], meta["step"]
-            if self.epoch > self.config.train.epochs:
-                raise ConfigError(f"train.epochs={self.config.train.epochs}: the run is in epoch {self.epoch} already")
-            self.step.loss_scale.restore(meta.get("loss_scale", {}))
-            self.fell_back = checkpoint.path == self.folder.previous
+        if not self.folder.has_state():
+            return
+        try:
+            meta = self._restore_from(self.folder.last)
+        except CheckpointError as damage:
+            if not self.folder.previous.exists():
+                raise
+            meta = self._fall_back(damage)
+        self.epoch, self.done, self.global_step = meta["epoch"], meta["done"], meta["step"]
+        self.step.loss_scale.restore(meta["loss_scale"])
 
+    def _fall_back(self, damage: CheckpointError) -> dict[str, Any]:
+        """Restore previous.ckpt, with a warning on stderr, because last.ckpt is damaged or missing."""
+        try:
+            meta = self._restore_from(self.folder.previous)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"neither state of the run can be read: {damage}; {error}; restore a copy of one of them, or delete "
+                "both to train the run again from its start"
+            ) from error
+        self.fell_back = True
+        place = f"{self.folder.previous} (epoch {meta['epoch']}, step {meta['step']})"
+        print(f"warning: {' '.join(str(damage).split())}; resuming from {place}", file=sys.stderr)
+        return meta
 
-def _read_state(folder: RunFolder) -> Checkpoint:
-    """Read last.ckpt or, with a warning on stderr, previous.ckpt if that is damaged or missing.
+    def _restore_from(self, file: Path) -> dict[str, Any]:
+        """Fill the state from a file of this run and return its description.
 
-    Raises:
-        CheckpointError: If neither can be read.
-    """
-    try:
-        return read_checkpoint(folder.last)
-    except CheckpointError as error:
-        if not folder.previous.exists():
-            raise
-        damage = error
-    try:
-        checkpoint = read_checkpoint(folder.previous)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"neither state of the run can be read: {damage}; {error}; restore a copy of one of them, or delete both "
-            "to train the run again from its start"
-        ) from error
-    place = f"epoch {checkpoint.meta['epoch']}, step {checkpoint.meta['step']}"
-    print(f"warning: {' '.join(str(damage).split())}; resuming from {folder.previous} ({place})", file=sys.stderr)
-    return checkpoint
+        Raises:
+            CheckpointError: If the file is damaged.
+            ConfigError: If it is of a run with other values.
+        """
+        checkpoint = read_checkpoint(file)
+        meta = {"loss_scale": {}, **checkpoint.meta}
+        try:
+            check_form(meta, _STATE, "its description")
+            before = config_from_dict(meta["config"], "its config")
+        except (ValueError, ConfigError) as error:
+            raise CheckpointError(f"{file}: is not the state of a run ({error})") from error
+        self.folder.check_state(file, before, self.config)
+        self._check_position(file, meta, before)
+        fill(self._state(), checkpoint)
+        return meta
+
+    def _check_position(self, file: Path, meta: dict[str, Any], before: Config) -> None:
+        epoch, done, epochs = meta["epoch"], meta["done"], self.config.train.epochs
+        if epoch > epochs:
+            raise ConfigError(f"train.epochs={epochs}: the run is in epoch {epoch} already")
+        batches = len(self.data.batches(epoch)) if before.data.batch_size == self.config.data.batch_size else done
+        if epoch < 1 or not 0 <= done <= min(batches, meta["step"]):
+            place = f"batch {shown(done)} of {batches}, epoch {shown(epoch)}, step {shown(meta['step'])}"
+            raise CheckpointError(f"{file}: is not the state of a run (it is at {place})")
+        if (
+            meta.get("pairs", self.data.digest) != self.data.digest
+            and "data.root" not in self.config.train.allow_changes
+        ):
+            raise ConfigError(
+                f"{file}: is of a run on other training pairs than those in {self.config.data.root}; set data.root to "
+                "the folder of its data set, or allow the change with train.allow_changes=[data.root]"
+            )

@@ -1,21 +1,49 @@
 """Batches of a run: as many as are counted, in every process and every epoch. Costs three seconds."""
 
+import json
+import shutil
+from dataclasses import replace
+
 import pytest
 
 from ms_unireid.config import load_config
+from ms_unireid.errors import DataError
 from ms_unireid.runtime import Processes
 from ms_unireid.training.run_data import RunData
 
-# 72 pairs in batches of ten: the last one has two pairs, too few for five processes.
-BATCHES = {1: 8, 2: 8, 5: 7}
+
+@pytest.fixture
+def config(data):
+    return load_config(
+        None, [f"data.root={data}", "data.batch_size=10", "model.image_size=[32,16]", "data.augment.pad=0"]
+    )
 
 
-@pytest.mark.parametrize("size", BATCHES)
-def test_an_epoch_has_the_batches_that_are_counted(data, size):
-    changes = [f"data.root={data}", "data.batch_size=10", "model.image_size=[32,16]", "data.augment.pad=0"]
-    config = load_config(None, changes)
+# 72 pairs in batches of ten: the last one has two, too few for five processes, and one each for two.
+@pytest.mark.parametrize(("size", "together", "count"), [(1, False, 8), (2, False, 7), (2, True, 8), (5, True, 7)])
+def test_an_epoch_has_the_batches_that_are_counted(config, size, together, count):
+    config = replace(config, train=replace(config.train, global_batch_objective=together))
     for rank in range(size):
         run_data = RunData(config, Processes(rank, size))
-        assert run_data.steps(1) == BATCHES[size] == len(list(run_data.epoch(1)))
+        assert run_data.steps(1) == count == len(list(run_data.epoch(1)))
         assert len(list(run_data.epoch(2, done=3))) == run_data.steps(2) - 3
     assert len(run_data.describe_batch(1, 1)) == 10
+
+
+def test_a_split_without_a_batch_for_all_processes(config):
+    config = replace(config, data=replace(config.data, batch_size=80))
+    assert RunData(config, Processes(0, 20)).steps(1) == 1
+    with pytest.raises(DataError, match=r"72 pairs .* 40 processes"):
+        RunData(config, Processes(0, 40))
+
+
+def test_the_digest_is_of_the_pairs_wherever_they_are(config, data, tmp_path):
+    moved = shutil.copytree(data, tmp_path / "moved")
+    elsewhere = replace(config, data=replace(config.data, root=str(moved)))
+    digest = RunData(config).digest
+    assert RunData(elsewhere).digest == digest
+    file = moved / "CUHK-PEDES" / "reid_raw.json"
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    next(entry for entry in entries if entry["split"] == "train")["captions"][0] = "another person"
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    assert RunData(elsewhere).digest != digest

@@ -10,6 +10,8 @@ from ms_unireid.config import load_config, to_dict
 from ms_unireid.errors import ConfigError, UserError
 from ms_unireid.training.run_folder import RunFolder, improved, read_log, resumable_keys, selection_scores
 
+EVALUATION = {"epoch": 1, "splits": {"val": []}}
+
 
 @pytest.fixture
 def config():
@@ -179,7 +181,7 @@ def test_a_folder_without_a_run_cannot_be_resumed(tmp_path, config):
 
 def test_results_round_trip_to_the_last_digit(folder):
     assert folder.results() == {"best": {}, "evaluations": []}
-    results = {"best": {"text": {"R1": 100 / 3}}, "evaluations": [{"epoch": 1}]}
+    results = {"best": {"text": {"R1": 100 / 3, **EVALUATION}}, "evaluations": [EVALUATION]}
     folder.write_results(results)
     assert folder.results() == results
 
@@ -230,8 +232,8 @@ def test_rewind_to_the_start_and_without_a_log(folder):
 
 
 def test_rewind_keeps_evaluations_that_count_and_config_changes(folder):
-    folder.write_results({"best": {}, "evaluations": [{"epoch": 1}]})
-    evaluations = [{"kind": "evaluation", "step": 2 * epoch, "epoch": epoch} for epoch in (1, 2)]
+    folder.write_results({"best": {}, "evaluations": [EVALUATION]})
+    evaluations = [{"kind": "evaluation", "step": 2 * epoch, **EVALUATION, "epoch": epoch} for epoch in (1, 2)]
     change = {"kind": "config", "step": 9, "changes": {}}
     for entry in (*evaluations, change):
         folder.log(entry)
@@ -240,12 +242,13 @@ def test_rewind_keeps_evaluations_that_count_and_config_changes(folder):
 
 
 def test_rewind_forgets_evaluations_of_epochs_that_are_trained_again(folder):
-    best = {"text": {"epoch": 1}, "sketch": {"epoch": 3}}
-    folder.write_results({"best": best, "evaluations": [{"epoch": 1}, {"epoch": 3}], "selection_split": "val"})
+    third = {**EVALUATION, "epoch": 3}
+    best = {"text": {"R1": 1.0, **EVALUATION}, "sketch": {"R1": 2.0, **third}}
+    folder.write_results({"best": best, "evaluations": [EVALUATION, third], "selection_split": "val"})
     folder.rewind(25, 2)
     assert folder.results() == {
-        "best": {"text": {"epoch": 1}},
-        "evaluations": [{"epoch": 1}],
+        "best": {"text": best["text"]},
+        "evaluations": [EVALUATION],
         "selection_split": "val",
     }
 

@@ -1,7 +1,7 @@
 """Reproduces a table of the paper: trains its runs, evaluates them and writes the table."""
 
+import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from ms_unireid.apps.paper.table_plan import (
 )
 from ms_unireid.apps.paper.table_report import Line, make_line, write_report
 from ms_unireid.config import Config, DataConfig
-from ms_unireid.errors import CheckpointError
+from ms_unireid.errors import CheckpointError, UserError
 from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
-from ms_unireid.evaluation.evaluator import to_json
-from ms_unireid.files import sha256, write_json
+from ms_unireid.evaluation.evaluator import ROW, to_json
+from ms_unireid.files import read_json, sha256, write_json
 from ms_unireid.runtime import ALONE, Processes
-from ms_unireid.training.run_folder import RunFolder
+from ms_unireid.training.run_folder import OF_A_RUN, RunFolder
 
 SPLIT = "test"
 SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
@@ -78,6 +78,7 @@ def reproduce(
     plan = plan_table(request)
     check_targets(plan, choice.targets)
     if choice.checkpoints is None:
+        RunFolder(request.output).check_unused(OF_A_RUN)
         _check_runs(runs := runs_of(plan))
         for number, run in enumerate(runs, start=1):
             finished = run.folder.finished_results(run.config.train.epochs) is not None
@@ -93,10 +94,12 @@ def reproduce(
 
 
 def _check_runs(runs: Iterable[PlannedRun]) -> None:
-    """Check that existing runs, finished ones too, were trained with the same values."""
+    """Check that existing runs, finished ones too, were trained with the same values, and that others can begin."""
     for run in runs:
         if run.folder.holds_run():
             run.folder.check_resumable(run.config)
+        else:
+            run.folder.check_unused()
 
 
 def _fill(line: PlannedLine, choice: CheckpointChoice, report: Callable[[str], None]) -> Line:
@@ -145,9 +148,10 @@ def evaluation_of(
     data = target or run.config.data
     kept = run.folder.root / "evaluations" / f"{data.name}_{SPLIT}_{checkpoint.stem}.json"
     about = {"checkpoint": checkpoint.name, "sha256": _digest(checkpoint), "dataset": data.name, "split": SPLIT}
-    known = _read(kept)
-    if known.items() >= about.items():
-        return known["rows"]
+    with contextlib.suppress(UserError):  # missing or damaged: evaluated again
+        known = read_json(kept, {"rows": [ROW]}, "")
+        if known.items() >= about.items():
+            return known["rows"]
     report(f"evaluating {checkpoint} on {data.name}")
     rows = to_json(CheckpointEvaluator(checkpoint, overrides=_overrides(run)).evaluate(SPLIT, data=data).results)
     write_json(kept, {**about, "rows": rows})
@@ -166,14 +170,6 @@ def _digest(path: Path) -> str:
         return sha256(path.open("rb"))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # evaluated again
-    return found if isinstance(found, dict) and "rows" in found else {}
 
 
 def multiplication_rate(seconds: float = 0.5) -> float:

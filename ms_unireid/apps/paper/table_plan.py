@@ -193,8 +193,8 @@ def _steps_an_epoch(config: Config) -> int | None:
 def _progress(run: PlannedRun) -> tuple[int, float | None]:
     """Return the last logged step, and the mean speed in pairs per second."""
     steps = [entry for entry in read_log(run.folder.log_file) if entry["kind"] == "step"]
-    speeds = [entry["pairs_per_second"] for entry in steps[1:]]
     # The first entry includes the compilation.
+    speeds = [speed for entry in steps[1:] if (speed := entry.get("pairs_per_second"))]
     return steps[-1]["step"] if steps else 0, sum(speeds) / len(speeds) if speeds else None
 
 

@@ -8,7 +8,7 @@ from tool_runner import CONFIGS
 
 from ms_unireid.apps.paper import reproduce as module
 from ms_unireid.apps.paper.reproduce import CheckpointChoice, reproduce
-from ms_unireid.apps.paper.table_plan import TableRequest, plan_table, runs_of
+from ms_unireid.apps.paper.table_plan import TableRequest
 from ms_unireid.config import Config, DataConfig
 from ms_unireid.errors import ConfigError
 from ms_unireid.evaluation.metrics import RetrievalMetrics
@@ -58,13 +58,15 @@ class Trainer:
         if len(self.trained) + 1 == self.stop_at:
             raise Stopped
         folder = RunFolder(config.train.output)
-        folder.root.mkdir(parents=True)
+        folder.create(config, {})
         self.trained.append("/".join(folder.root.parts[-3:]))
         for place, task in enumerate(("text", "sketch", "fusion", "average")):
             number = 10 * config.train.seed + place
             folder.best(task).write_text(str(number), encoding="utf-8")
         folder.last.write_text("99", encoding="utf-8")
-        folder.write_results({"best": {}, "evaluations": [{"epoch": config.train.epochs}]})
+        found = {"epoch": config.train.epochs, "splits": {"test": []}}
+        average = {"R1": 13.0, **found}
+        folder.write_results({"best": {"average": average}, "evaluations": [found], "selection_split": "test"})
         return {}
 
 
@@ -113,17 +115,27 @@ def test_a_changed_checkpoint_is_evaluated_again(tmp_path, evaluations):
     (tmp_path / "rstp_reid/tasks/seed_1/best_text.ckpt").write_text("55", encoding="utf-8")
     lines, _ = run(request(tmp_path), Trainer())
     assert len(evaluations) == before + 1 and lines[0].cells[0].values == (55.0,)
-    damaged = next((tmp_path / "rstp_reid/tasks/seed_1/evaluations").iterdir())
-    damaged.write_text('{"rows"', encoding="utf-8")
-    run(request(tmp_path), Trainer())
-    assert len(evaluations) == before + 2
+    kept = tmp_path / "rstp_reid/tasks/seed_1/evaluations/rstp_reid_test_best_text.json"
+    whole = kept.read_text(encoding="utf-8")
+    for count, damaged in enumerate(['{"rows"', "[]", whole.replace("55.0", '"55"'), whole.replace("55.0", "NaN")], 2):
+        kept.write_text(damaged, encoding="utf-8")
+        run(request(tmp_path), Trainer())
+        assert len(evaluations) == before + count
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "results.json"])
+@pytest.mark.parametrize("place", ["", "rstp_reid/tasks/seed_1"])
+def test_what_is_left_of_another_run_is_neither_used_nor_overwritten(tmp_path, evaluations, name, place):
+    left = tmp_path / place / name
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"{left.parent}: holds {name} of earlier runs"):
+        run(request(tmp_path), trainer := Trainer())
+    assert not trainer.trained and left.read_text(encoding="utf-8") == "{}"
 
 
 def test_a_finished_run_of_other_values_fills_no_line(tmp_path, evaluations):
     asked = request(tmp_path, rows=("unireid",))
-    run(asked, Trainer())
-    (planned,) = runs_of(plan_table(asked))
-    planned.folder.create(planned.config, {})
     run(asked, Trainer())
     with pytest.raises(ConfigError, match=r"other values \(train\.weight_decay: 4e-05 -> 0\.1\)"):
         run(request(tmp_path, rows=("unireid",), overrides=("train.weight_decay=0.1",)), Trainer())

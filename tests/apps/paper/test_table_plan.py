@@ -115,9 +115,11 @@ def test_time_from_the_runs_own_log(tmp_path):
 def test_a_finished_run_costs_nothing(tmp_path):
     run = planned(tmp_path)
     RunFolder(run.folder.root).root.mkdir()
-    run.folder.write_results({"best": {}, "evaluations": [{"epoch": 60}]})
+    found = {"epoch": 60, "splits": {"val": []}}
+    results = {"best": {"average": {"R1": 1.0, **found}}, "evaluations": [found], "selection_split": "val"}
+    run.folder.write_results(results)
     assert (estimate(run).steps_left, estimate(run).seconds, estimate(run).basis) == (0, 0, "finished")
-    run.folder.write_results({"best": {}, "evaluations": [{"epoch": 59}]})
+    run.folder.write_results({**results, "evaluations": [{**found, "epoch": 59}]})
     assert estimate(run).steps_left > 0
 
 
