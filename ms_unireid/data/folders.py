@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -65,8 +66,8 @@ def count_by_folder(missing: Iterable[str], named: Iterable[str]) -> str:
 
 
 EXTENSIONS = r"\.(?:jpg|jpeg|png|bmp)"
-# Hidden files, and those of file managers and archivers.
-_SYSTEM_FILES = re.compile(r"(?:^|/)(?:\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
+# Hidden files, those of file managers and archivers, and the list that tools/build_sketches.py keeps of its work.
+_SYSTEM_FILES = re.compile(r"(?:^|/)(?:\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini|sketches\.json)(?:/|$)", re.IGNORECASE)
 
 
 def matching_files(folder: Path, pattern: re.Pattern, form: str) -> tuple[list[re.Match], list[DataFinding]]:
@@ -92,8 +93,24 @@ def matching_files(folder: Path, pattern: re.Pattern, form: str) -> tuple[list[r
 
 
 def is_system_file(path: str) -> bool:
-    """Return whether a file is hidden, or comes from a file manager or archiver."""
+    """Return whether a file is hidden, or comes from a file manager, an archiver or `tools/build_sketches.py`."""
     return _SYSTEM_FILES.search(path) is not None
+
+
+def nearly(missing: Sequence[str], present: Iterable[str]) -> list[str]:
+    """Return the missing paths that differ from a present one only in extension, letter case or Unicode form."""
+    there = set(map(_loose, present))
+    return [path for path in missing if _loose(path) in there]
+
+
+def _loose(path: str) -> str:
+    return unicodedata.normalize("NFC", stem(path)).casefold()
+
+
+def stem(path: str) -> str:
+    """Return a path without its extension."""
+    head, _, tail = path.rpartition(".")
+    return head if head and "/" not in tail else path
 
 
 def _nothing(folder: Path, detail: str) -> DataFinding:
@@ -133,7 +150,7 @@ def read_entries(file: Path, kind: type[_Entries], expected: str, fix: str) -> _
 
 
 def read_text(file: Path, fix: str) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
+    """Read a UTF-8 text file, with or without a byte order mark and with any ends of lines.
 
     Raises:
         DataError: If it is no regular file, has more than 256 MiB, cannot be read or is not UTF-8.
@@ -146,7 +163,7 @@ def read_text(file: Path, fix: str) -> str:
     if len(data) > _MOST_BYTES:
         raise DataError(f"{file}: has more than {_MOST_BYTES >> 20} MiB. Fix: split it, or give the right file.")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         known = "UTF-16, " if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
         raise DataError(f"{file}: not UTF-8 text ({known}{error.reason}, byte {error.start}). {fix}") from error

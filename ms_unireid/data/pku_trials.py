@@ -19,7 +19,7 @@ from ms_unireid.data.findings import listed
 from ms_unireid.data.folders import contents, read_entries, read_text
 from ms_unireid.data.published import ALL, PUBLISHED
 from ms_unireid.data.sketch_sets import SketchSet
-from ms_unireid.errors import DataError
+from ms_unireid.errors import DataError, shown
 from ms_unireid.files import write_json
 
 _COUNT = 10
@@ -57,6 +57,11 @@ def trials(
     if count < 1:
         raise DataError(f"{count} trials requested, expected at least 1. Fix: request {_COUNT}.")
     if file is None:
+        if not any(counts_to_test(Counter(styles.values())).values()):
+            raise DataError(
+                f"no style has two persons or more ({len(styles)} persons), so no trial can be drawn. "
+                "Fix: complete the data set, or give a file of trials."
+            )
         return tuple(_trial(styles, _drawn(styles, seed, number)) for number in range(1, count + 1))
     tested = _read_lists(file) if file.is_dir() else _read_file(file, styles)
     if len(tested) < count:
@@ -133,7 +138,7 @@ def _check_sizes(file: Path, declared: object, sizes: Mapping[str, int]) -> None
     expected = _describe_styles(sizes)
     if declared is not None and declared != expected:
         raise DataError(
-            f"{file}: made for styles {declared!r:.300}, expected {expected}. Fix: use the file made for this "
+            f"{file}: made for styles {shown(declared)}, expected {expected}. Fix: use the file made for this "
             "copy of the data set, or complete the data set."
         )
 
@@ -154,9 +159,12 @@ def _read_list(file: Path) -> list[int]:
     identities = []
     for number, line in enumerate(read_text(file, fix).split("\n"), 1):
         parts = line.split()
-        if parts and (len(parts) < 2 or not parts[1].isdecimal() or Path(parts[0]).stem != parts[1]):
-            raise DataError(f"{file}, line {number}: expected sketch/ID.jpg ID CAMERA STYLE, found {line!r:.80}. {fix}")
-        identities += [int(parts[1])] if parts else []
+        try:
+            if parts and (len(parts) < 2 or Path(parts[0]).stem != parts[1]):
+                raise ValueError("expected sketch/ID.jpg ID CAMERA STYLE")
+            identities += [parse_identity(parts[1])] if parts else []
+        except ValueError as error:
+            raise DataError(f"{file}, line {number}: {error}, found {shown(line)}. {fix}") from error
     return identities
 
 

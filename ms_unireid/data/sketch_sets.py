@@ -10,7 +10,7 @@ from pathlib import Path
 from ms_unireid.data.annotations import check_captions, parse_identity
 from ms_unireid.data.findings import listed
 from ms_unireid.data.folders import read_entries, read_text
-from ms_unireid.errors import DataError
+from ms_unireid.errors import DataError, shown
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _from_json(file: Path) -> dict[int, tuple[str, ...]]:
         try:
             person, texts = parse_identity(key), check_captions(value)
         except ValueError as error:
-            raise DataError(f"{file}, {key!r:.40}: {error}; expected {_FORM}. Fix: correct this entry.") from error
+            raise DataError(f"{file}, {shown(key)}: {error}; expected {_FORM}. Fix: correct this entry.") from error
         if person in captions:
             raise DataError(f"{file}: identity {person} occurs twice. Fix: put all its captions into one list.")
         captions[person] = texts
@@ -106,7 +106,7 @@ def _from_lines(file: Path) -> dict[int, tuple[str, ...]]:
             found.setdefault(person, []).extend(check_captions([caption]))
         except ValueError as error:
             raise DataError(
-                f"{file}, line {number}: expected IDENTITY/PHOTO@CAPTION, found {line!r:.80}. Fix: correct this line."
+                f"{file}, line {number}: expected IDENTITY/PHOTO@CAPTION, found {shown(line)}. Fix: correct this line."
             ) from error
     if not found:
         raise DataError(f"{file}: no captions found; expected {_FORM}. Fix: copy it again.")

@@ -11,13 +11,14 @@ from types import MappingProxyType
 
 from ms_unireid.data.annotations import SPLITS, Annotation, CaptionEntry, read_captions
 from ms_unireid.data.findings import advice, listed
-from ms_unireid.data.folders import contents, count_by_folder, find_folder
+from ms_unireid.data.folders import contents, count_by_folder, find_folder, nearly
 from ms_unireid.data.pictures import check_pictures, list_files
 from ms_unireid.errors import DataError
 from ms_unireid.installation import job_command
 
 PHOTOS = "imgs"
 _RAW_DOWNLOAD = "caption_all.json"
+_INCOMPLETE = "the download is incomplete; get these sub-folders from the data set's authors"
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,13 @@ def caption_file(layout: TriPedesLayout, folder: Path) -> Path:
 def _check_splits(file: Path, splits: Sequence[str], present: Sequence[str]) -> None:
     absent = [split for split in splits if split not in present]
     if isinstance(splits, str) or absent:
+        wanted = splits if isinstance(splits, str) else absent[0]
+        only = "it can be evaluated only; train on another data set, or give entries the split train; " * (
+            wanted == "train"
+        )
         raise DataError(
-            f"{file}: no annotation belongs to split {splits if isinstance(splits, str) else absent[0]!r}. "
-            f"Fix: use splits that exist here: {', '.join(present)}."
+            f"{file}: no annotation belongs to split {wanted!r}. "
+            f"Fix: {only}use splits that exist here: {', '.join(present)}."
         )
 
 
@@ -184,12 +189,24 @@ def _check_photos(name: str, file: Path, photos: Path, entries: Sequence[Caption
     present = list_files(photos)
     missing = [entry.photo for entry in entries if entry.photo not in present]
     if missing:
+        fix = "; ".join(f"{len(names):,} {words}" for words, names in misnamed(missing, present).items())
         raise DataError(
             f"{photos}: {len(missing)} of {len(entries)} photos named by {file.name} are missing. By sub-folder: "
-            f"{count_by_folder(missing, [entry.photo for entry in entries])}. First: {listed(missing)}. Fix: the "
-            "download is incomplete; get these sub-folders from the data set's authors (the letter case of names "
-            f"counts). {advice(name, photos.parent)}"
+            f"{count_by_folder(missing, [entry.photo for entry in entries])}. First: {listed(missing)}. Fix: "
+            f"{fix or _INCOMPLETE}. {advice(name, photos.parent)}"
         )
+
+
+def misnamed(missing: Sequence[str], present: Collection[str]) -> dict[str, list[str]]:
+    """Find missing photos that exist under nearly the same name: what is wrong and what to do, and the names."""
+    prefix = f"{PHOTOS}/"
+    found = {
+        f"begin with {prefix}, the photo folder itself: remove it from the paths of the caption file": [
+            name for name in missing if name.startswith(prefix) and name.removeprefix(prefix) in present
+        ],
+        "differ only in extension, letter case or Unicode form: rename these files": nearly(missing, present),
+    }
+    return {words: names for words, names in found.items() if names}
 
 
 def _find_sketches(name: str, folder: Path, entries: Sequence[CaptionEntry], photos: set[str]) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The reader of the three Tri data sets: files it reads, tolerates and refuses."""
 
+import json
+import os
 import time
 
 import pytest
@@ -167,20 +169,79 @@ DAMAGED = {
     '{"split": "train"}': "expected a JSON list.*found a JSON object",
     "[]": "an empty list",
     "[3]": "entry 0: expected an object, found int",
+    "[NaN]": "NaN is not a number of JSON",
+    '[{"id": -Infinity}]': "-Infinity is not a number of JSON",
+    '[{"id": 1, "id": 2}]': "key 'id' appears twice",
+    f'[{{"{"k" * 10**6}": 1, "{"k" * 10**6}": 2}}]': "appears twice",
 }
 
 
 @pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
 def test_damaged_annotation_file(tmp_path, text):
     (build(tmp_path, NAME) / "reid_raw.json").write_text(text)
-    with pytest.raises(DataError, match=rf"reid_raw\.json.*({DAMAGED[text]}).*Fix: "):
+    with pytest.raises(DataError, match=rf"reid_raw\.json.*({DAMAGED[text]}).*Fix: ") as caught:
         read_tri_pedes(NAME, tmp_path)
+    assert len(str(caught.value)) < 1000
 
 
 def test_annotation_file_in_another_encoding(tmp_path):
     (build(tmp_path, NAME) / "reid_raw.json").write_bytes('["é"]'.encode("utf-16"))
-    with pytest.raises(DataError, match=r"reid_raw\.json: not UTF-8 text"):
+    with pytest.raises(DataError, match=r"reid_raw\.json: not UTF-8 text \(UTF-16"):
         load(tmp_path)
+
+
+def test_a_caption_file_that_is_no_file(tmp_path):
+    file = build(tmp_path, NAME) / "reid_raw.json"
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"reid_raw\.json.*Fix: "):
+        load(tmp_path)
+
+
+def test_a_gigantic_caption_file(tmp_path):
+    os.truncate(build(tmp_path, NAME) / "reid_raw.json", 1 << 33)
+    with pytest.raises(DataError, match=r"reid_raw\.json: has more than 256 MiB"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "split"), [("Train", "train"), (" TEST ", "test"), ("Val", "val"), ("valid", "val")]
+)
+def test_split_names_are_recognised(tmp_path, written, split):
+    build(tmp_path, NAME, [entry(NAME, written, 1, "a.jpg")])
+    assert read_tri_pedes(NAME, tmp_path).splits == (split,)
+
+
+@pytest.mark.parametrize("written", ["cam\\0.jpg", " cam/0.jpg ", "./cam//0.jpg\t", ".\\cam\\0.jpg"])
+def test_paths_of_other_systems(tmp_path, written):
+    build(tmp_path, NAME)
+    entries = [entry(NAME, "train", 1, written)]
+    (tmp_path / "CUHK-PEDES/reid_raw.json").write_text(json.dumps(entries), encoding="utf-8")
+    assert load(tmp_path)["train"][0].photo == tmp_path / "CUHK-PEDES/imgs/cam/0.jpg"
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("imgs/cam/0.jpg", "1 begin with imgs/, the photo folder itself: remove it from the paths"),
+        ("CAM/0.jpg", "1 differ only in extension, letter case or Unicode form: rename"),
+        ("caf\u00e9.jpg", "1 differ only in extension, letter case or Unicode form: rename"),
+    ],
+)
+def test_nearly_the_name_of_a_photo(tmp_path, written, words):
+    build(tmp_path, NAME, [entry(NAME, "train", 1, "cam/0.jpg"), entry(NAME, "train", 1, "cafe\u0301.jpg")])
+    entries = [entry(NAME, "train", 1, written)]
+    (tmp_path / "CUHK-PEDES/reid_raw.json").write_text(json.dumps(entries), encoding="utf-8")
+    with pytest.raises(DataError, match=f"Fix: {words}") as caught:
+        load(tmp_path)
+    assert "incomplete" not in str(caught.value)
+
+
+def test_a_data_set_without_a_train_split_is_for_evaluation(tmp_path):
+    build(tmp_path, NAME, usual_entries(NAME)[4:])
+    with pytest.raises(DataError, match=r"split 'train'\. Fix: it can be evaluated only; train on another .*val, test"):
+        load(tmp_path)
+    assert len(load(tmp_path, ("val",))["val"]) == 1
 
 
 WRONG = [
@@ -189,6 +250,16 @@ WRONG = [
     ("file_path", None, "'file_path' is missing"),
     ("captions", None, "'captions' is missing"),
     ("split", 1, "'split' must be a string"),
+    ("split", "testing", r"split 'testing' is not known, expected one of train, val, test"),
+    ("split", "", r"split '' is not known"),
+    ("id", "1" * 5000, "'id' must be an integer"),
+    ("id", ["x" * 10**6], "'id' must be an integer"),
+    ("file_path", "a\0.jpg", "path must be a string"),
+    ("file_path", "\udcff.jpg", "path must be a string"),
+    ("file_path", "\\", "path must be a string"),
+    ("captions", ["half a pair \ud83d"], r"half of a surrogate pair, found 'half a pair \\ud83d'"),
+    ("captions", ["a\0b"], "must not have NUL"),
+    ("captions", ["\x1b[2K" * 10**5, "\u2028"], "not blank"),
     ("id", "12a", "'id' must be an integer"),
     ("id", -1, "'id' must be an integer"),
     ("id", True, "'id' must be an integer"),

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ms_unireid.data.tri_pedes import DATASETS
+from ms_unireid.errors import is_unicode
 
 
 def real_data() -> Path:
@@ -79,7 +80,13 @@ def build(
     entries = usual_entries(name) if entries is None else entries
     for item in entries:
         photo = item.get(layout.path_key) if isinstance(item, dict) else None
-        if isinstance(photo, str) and photo.strip(" ./") and ".." not in photo and not photo.startswith("/"):
+        if (
+            isinstance(photo, str)
+            and photo.strip(" ./")
+            and ".." not in photo
+            and is_unicode(photo)
+            and photo[0] != "/"
+        ):
             put(folder / "imgs" / photo)
             put(folder / layout.sketch_folder / sketch_prefix / photo)
     folder.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,8 @@ def verify(
     findings += _examine_duplicates(folder, scan.pictures, checked, quick)
     if any(found.state == "problem" for found in findings):
         findings += packed(folder)
-    return Report(dataset, folder, tuple(findings), counts, tuple(scan.folders), len(checked), quick, seconds)
+    parts = tuple(findings), counts, tuple(scan.folders)
+    return Report(dataset, folder, *parts, len(checked), quick, seconds, tuple(scan.conditions))
 
 
 def _examine_captions(captions: Iterable[tuple[int, str]]) -> list[DataFinding]:
@@ -162,7 +163,8 @@ def _examine_duplicates(
     fix = "draw or unpack the sketches again: these are photos"
     check = ("problem", _pairs(mixed), "groups of photos and sketches with the same bytes", fix)
     yield from count_defects("duplicates", folder, check)
-    for kind in ("photo", "sketch"):
+    looked_at = {picture.kind for picture in pictures if checked[picture.path].digest}
+    for kind in sorted(looked_at):
         alike = [group for group, of in zip(groups, kinds, strict=True) if of == {kind}]
         yield _examine_alike(folder, kind, alike, by_name)
 

@@ -1,13 +1,14 @@
 """Find a data set and its files where they really are: wrong levels, other names, archives, partial downloads."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from ms_unireid.data import market_sketch, pku_sketch, tri_pedes
 from ms_unireid.data.findings import DataFinding, count_defects, from_error
+from ms_unireid.data.folders import stem
 from ms_unireid.errors import DataError
 
 _DEPTH = 3  # levels of folders searched below the root
@@ -86,24 +87,13 @@ def elsewhere(missing: Collection[str], files: Iterable[str]) -> dict[str, list[
     Returns:
         For each prefix such that `prefix + path` exists, with any extension, those paths; most paths first.
     """
-    wanted = {_stem(path): path for path in missing}
+    wanted = {stem(path): path for path in missing}
     found: dict[str, list[str]] = defaultdict(list)
-    for stem in map(_stem, files):
-        for start in (0, *(place + 1 for place, letter in enumerate(stem) if letter == "/")):
-            if stem[start:] in wanted:
-                found[stem[:start]].append(wanted[stem[start:]])
+    for name in map(stem, files):
+        for start in (0, *(place + 1 for place, letter in enumerate(name) if letter == "/")):
+            if name[start:] in wanted:
+                found[name[:start]].append(wanted[name[start:]])
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
-
-
-def nearly(missing: Sequence[str], present: Iterable[str]) -> list[str]:
-    """Return the missing paths that differ from a present one only in extension or letter case."""
-    there = {_stem(path).lower() for path in present}
-    return [path for path in missing if _stem(path).lower() in there]
-
-
-def _stem(path: str) -> str:
-    head, _, tail = path.rpartition(".")
-    return head if head and "/" not in tail else path
 
 
 def _is_kind(kind: Kind, folder: Path) -> bool:

@@ -47,6 +47,7 @@ class Report:
         pictures: Number of pictures checked.
         quick: Whether only their ends were checked.
         seconds: Duration of the check of the pictures.
+        conditions: Under which the data set can be used, in words that follow "usable".
     """
 
     dataset: str
@@ -57,6 +58,7 @@ class Report:
     pictures: int = 0
     quick: bool = False
     seconds: float = 0.0
+    conditions: tuple[str, ...] = ()
 
     @property
     def problems(self) -> int:
@@ -67,7 +69,7 @@ class Report:
 def to_text(report: Report) -> str:
     """Lay out a report as text: counts, folders, findings, and the result in the last line."""
     warnings = sum(finding.state == "warning" for finding in report.findings)
-    usable = "not usable" if report.problems else "usable"
+    usable = "not usable" if report.problems else " ".join(("usable", *report.conditions))
     parts = [
         f"{report.dataset} in {report.folder}" if report.folder else f"{report.dataset}: not found",
         _table(["split", "what", "found", "published"], report.counts),
@@ -84,6 +86,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "dataset": report.dataset,
         "folder": str(report.folder) if report.folder else None,
         "usable": not report.problems,
+        "conditions": [] if report.problems else list(report.conditions),
         "findings": findings_to_json(report.findings),
         "counts": [dataclasses.asdict(row) for row in report.counts],
         "folders": [dataclasses.asdict(row) for row in report.folders],

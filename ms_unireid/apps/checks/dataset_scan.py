@@ -1,18 +1,20 @@
 """Checks of the files of each data set: names, caption files, missing photos and sketches; pixels are not read."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ms_unireid.apps.checks.dataset_layout import elsewhere, nearly
+from ms_unireid.apps.checks.dataset_layout import elsewhere
 from ms_unireid.apps.checks.dataset_report import FolderRow
 from ms_unireid.data import market_sketch, pku_sketch, tri_pedes
 from ms_unireid.data.annotations import CaptionEntry, parse_entry, read_raw_captions
 from ms_unireid.data.findings import DataFinding, count_defects, finding, from_error, listed
 from ms_unireid.data.folders import count_by_folder, first_folder, is_system_file
 from ms_unireid.data.pictures import list_files
+from ms_unireid.data.pku_trials import trials
 from ms_unireid.data.published import ALL
 from ms_unireid.data.sketch_sets import SketchSet, read_person_captions
 from ms_unireid.data.tri_pedes import PHOTOS, TriPedesLayout
@@ -39,6 +41,7 @@ class Scan:
         folders: Rows of the table of folders.
         pictures: Photos and sketches that exist.
         captions: Person and raw caption.
+        conditions: Under which it can be used, in words that follow "usable".
     """
 
     findings: list[DataFinding] = field(default_factory=list)
@@ -46,6 +49,7 @@ class Scan:
     folders: list[FolderRow] = field(default_factory=list)
     pictures: list[ListedPicture] = field(default_factory=list)
     captions: list[tuple[int, str]] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
 
 
 def scan_data_set(dataset: str, folder: Path, captions: Path | None) -> Scan:
@@ -80,7 +84,21 @@ def _scan_tri(name: str, folder: Path) -> Scan:
         if photo in sketches:
             scan.pictures.append(ListedPicture(folder / layout.sketch_folder / sketches[photo], "sketch", *whose))
     scan.captions = [(entry.person_id, caption) for entry in entries.values() for caption in entry.captions]
+    if entries:
+        _check_splits(scan, {entry.split for entry in entries.values()})
     return scan
+
+
+def _check_splits(scan: Scan, present: Collection[str]) -> None:
+    if "train" not in present:
+        scan.conditions.append("for evaluation only")
+        detail = f"no entry belongs to train, only to {' and '.join(sorted(present))}"
+        fix = "nothing, if you only evaluate; else give the split train to the entries to learn from"
+        scan.findings.append(DataFinding("splits", "warning", detail, fix))
+    elif len(present) == 1:
+        scan.conditions.append("with eval.selection_split=train")
+        fix = "give the split val or test to persons that are not trained on; results on train say little"
+        scan.findings.append(DataFinding("splits", "warning", "no entry belongs to val or test", fix))
 
 
 def _below(folder: str, files: Collection[str]) -> frozenset[str]:
@@ -161,14 +179,14 @@ def _check_photos(
 def _photo_fix(
     folder: Path, files: Collection[str], named: Sequence[str], missing: Sequence[str], photos: Collection[str]
 ) -> str:
+    close = tri_pedes.misnamed(missing, photos)
+    others = set(missing).difference(*close.values())
     hints = [
         _move(folder / prefix, found, folder / PHOTOS)
-        for prefix, found in elsewhere(missing, files).items()
+        for prefix, found in elsewhere(others, files).items()
         if "sketch" not in prefix.lower() and prefix != f"{PHOTOS}/"
     ][:1]
-    close = nearly(missing, photos)
-    if close:
-        hints.append(f"{len(close):,} differ only in extension or letter case: rename these files")
+    hints += [f"{len(names):,} {words}" for words, names in close.items()]
     counts, lost = Counter(map(first_folder, named)), Counter(map(first_folder, missing))
     whole = [name for name in lost if lost[name] == counts[name]]
     if whole and not hints:
@@ -210,7 +228,9 @@ def _check_sketches(
         yield finding("sketches", "problem", detail, place, missing, fix)
     elif photos:
         yield DataFinding("sketches", "ok", f"all {len(photos):,} photos have one", where=str(place))
-    alone = sorted(set(present) - set(sketches.values()))
+    used = set(sketches.values())
+    # A sketch drawn by another hand has the name of the first one, in a folder of its own.
+    alone = sorted(name for name in present if re.sub(r"^variations/\d+/", "", name) not in used)
     yield from count_defects(
         "sketches", place, ("warning", alone, "files without a photo", "remove them, or leave them")
     )
@@ -236,7 +256,20 @@ def _scan_pku_sketch(folder: Path, captions: Path | None) -> Scan:
         FolderRow(pku_sketch.SKETCHES, None, 0, len(found.sketches)),
     ]
     _check_person_captions(scan, captions, found.persons)
+    _check_part(scan, folder, found)
     return _conclude(scan)
+
+
+def _check_part(scan: Scan, folder: Path, found: SketchSet) -> None:
+    """Add a problem if no trials can be drawn, and the condition if what there is is read as a part only."""
+    if any(finding.state == "problem" for finding in scan.findings):
+        return
+    try:
+        trials(found)
+    except DataError as error:
+        scan.findings.append(from_error("trials", error))
+    if any(finding.state == "problem" for finding in pku_sketch.examine(folder, allow_partial=False)[1]):
+        scan.conditions.append("with data.allow_partial=true")
 
 
 def _scan_market_sketch(folder: Path, captions: Path | None) -> Scan:

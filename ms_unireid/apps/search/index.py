@@ -370,9 +370,7 @@ class PhotoIndex:
         """
         path = Path(given or self.about["checkpoint"]["path"])
         if not path.exists():
-            raise CheckpointError(
-                f"{path}: does not exist, and made {self.folder}; give it by --checkpoint"
-            )
+            raise CheckpointError(f"{path}: does not exist, and made {self.folder}; give it by --checkpoint")
         return path
 
     @property

@@ -1,5 +1,6 @@
 """The verifier finds each kind of defect in a small data set, with its fix, and nothing in a correct one."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -12,12 +13,15 @@ from PIL import Image
 
 from ms_unireid.apps.checks import dataset
 from ms_unireid.apps.checks.dataset import verify
-from ms_unireid.apps.checks.dataset_layout import elsewhere, nearly
+from ms_unireid.apps.checks.dataset_layout import elsewhere
 from ms_unireid.apps.checks.dataset_report import CountRow, FolderRow, Report, to_json, to_text
+from ms_unireid.config import DataConfig, load_config
+from ms_unireid.data.evaluation_sets import load_evaluation_set
 from ms_unireid.data.findings import DataFinding
+from ms_unireid.data.folders import nearly
 from ms_unireid.data.published import ALL, PUBLISHED
 from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
-from ms_unireid.errors import DataError, EnvironmentProblem
+from ms_unireid.errors import ConfigError, DataError, EnvironmentProblem
 
 NAME = "cuhk_pedes"
 WHOLE = {"counts": "warning"}  # a few pictures are a part of any published data set
@@ -263,10 +267,13 @@ def test_a_sub_folder_that_the_download_does_not_have(tri):
     assert found.count == 4 and "get the folders cam from" in found.fix
 
 
-@pytest.mark.parametrize("name", ["imgs/cam/0.JPG", "imgs/cam/0.png"])
+MISNAMED = "1 differ only in extension, letter case or Unicode form: rename these files"
+
+
+@pytest.mark.parametrize("name", ["imgs/cam/0.JPG", "imgs/cam/0.png", "imgs/cam/0.jpg "])
 def test_letter_case_and_extension(tri, name):
     (tri / "imgs/cam/0.jpg").rename(tri / name)
-    assert the(verify(NAME, tri), "photos").fix == "1 differ only in extension or letter case: rename these files"
+    assert the(verify(NAME, tri), "photos").fix == MISNAMED
 
 
 @pytest.mark.parametrize(
@@ -351,6 +358,48 @@ def test_elsewhere_finds_by_path_and_counts():
     }
     assert elsewhere(["2.png"], ["a.b/2", "a/2.x"]) == {"a.b/": ["2.png"], "a/": ["2.png"]}
     assert nearly(["x/1.jpg", "x/2.jpg"], ["X/1.PNG"]) == ["x/1.jpg"]
+
+
+def test_what_build_sketches_leaves_in_the_folder_is_known(tri):
+    sketches = tri / "imgs-sketch2"
+    (sketches / "sketches.json").write_text("{}", encoding="utf-8")
+    shutil.copytree(sketches / "cam", sketches / "variations/2/cam")
+    assert "sketches" not in defects(verify(NAME, tri, quick=True))
+    put_distinct(sketches / "variations/2/cam/77.jpg")
+    assert the(verify(NAME, tri, quick=True), "sketches", "warning").examples == ("variations/2/cam/77.jpg",)
+
+
+def test_the_verdict_says_what_the_splits_are_good_for(tri):
+    rewrite(tri, lambda entries: [entries.pop(0) for _ in range(4)])
+    report = verify(NAME, tri, quick=True)
+    assert "no entry belongs to train, only to test and val" in the(report, "splits", "warning").detail
+    assert "\n\nusable for evaluation only; problems: 0" in to_text(report)
+    assert to_json(report)["conditions"] == ["for evaluation only"]
+
+
+def test_a_data_set_of_one_split_can_be_trained_on_with_an_option(tri):
+    rewrite(tri, lambda entries: [entries.pop() for _ in range(2)])
+    assert verify(NAME, tri, quick=True).conditions == ("with eval.selection_split=train",)
+    from ms_unireid.training.run_data import RunData
+
+    with pytest.raises(ConfigError, match="selection_split"):
+        RunData(load_config(None, [f"data.root={tri}", "data.batch_size=2"]))
+    RunData(load_config(None, [f"data.root={tri}", "data.batch_size=2", "eval.selection_split=train"]))
+
+
+def test_nothing_is_said_of_what_was_not_looked_at(tri):
+    for folder in ("imgs", "imgs-sketch2"):
+        for file in (tri / folder).rglob("*.jpg"):
+            file.unlink() if folder == "imgs" else file.write_bytes(b"")
+    report = verify(NAME, tri)
+    assert not [finding for finding in report.findings if finding.what == "duplicates"]
+
+
+@pytest.mark.parametrize("key", ["split", "captions", "file_path"])
+def test_text_that_no_file_can_hold_is_named(tri, key):
+    rewrite(tri, lambda entries: entries[1].update({key: ["\ud83d"] if key == "captions" else "\ud83d"}))
+    report = verify(NAME, tri, quick=True)
+    assert "entry 1: " in the(report, "caption file").examples[0] and to_text(report).encode("utf-8")
 
 
 # 5. Pixels.
@@ -500,10 +549,24 @@ def test_defects_of_pku_sketch_are_all_found(tmp_path):
     assert report.problems == 4
 
 
-def test_a_part_of_pku_sketch_is_usable(tmp_path):
+def test_a_part_of_pku_sketch_is_usable_on_a_condition(tmp_path):
     folder = build_pku(tmp_path, put=put_distinct)
+    assert verify("pku_sketch", folder).conditions == ()
     (folder / "styleAnnotation/a_3.txt").rename(folder / "styleAnnotation/a_46.txt")
-    assert defects(verify("pku_sketch", folder)) == {**WHOLE, "styles": "warning"}
+    report = verify("pku_sketch", folder)
+    assert defects(report) == {**WHOLE, "styles": "warning"}
+    assert to_text(report).endswith("usable with data.allow_partial=true; problems: 0, warnings: 2")
+    load = DataConfig(name="pku_sketch", root=str(folder))
+    with pytest.raises(DataError, match="allow_partial=true"):
+        load_evaluation_set(load, "test")
+    assert len(load_evaluation_set(dataclasses.replace(load, allow_partial=True), "test").trials) == 10
+
+
+def test_a_part_of_pku_sketch_that_has_no_trial_is_not_usable(tmp_path):
+    folder = build_pku(tmp_path, {"b": (5,), "c": (7,)}, put=put_distinct)
+    assert "no style has two persons or more" in the(verify("pku_sketch", folder), "trials").detail
+    with pytest.raises(DataError, match="no style has two persons or more"):
+        load_evaluation_set(DataConfig(name="pku_sketch", root=str(folder)), "test")
 
 
 @pytest.mark.parametrize("place", ["photo", "sketch", ".."])
@@ -590,7 +653,18 @@ def test_the_text_report(tri):
 def test_the_json_report(tri):
     report = verify(NAME, tri)
     raw = json.loads(json.dumps(to_json(report)))
-    assert set(raw) == {"dataset", "folder", "usable", "findings", "counts", "folders", "pictures", "quick", "seconds"}
+    assert set(raw) == {
+        "dataset",
+        "folder",
+        "usable",
+        "conditions",
+        "findings",
+        "counts",
+        "folders",
+        "pictures",
+        "quick",
+        "seconds",
+    }
     assert (raw["dataset"], raw["folder"], raw["usable"], raw["pictures"]) == (NAME, str(tri), True, 12)
     assert {frozenset(row) for row in raw["findings"]} == {
         frozenset({"what", "state", "detail", "fix", "where", "count", "examples"})
