@@ -2,14 +2,19 @@
 
 import difflib
 import importlib
+import io
 import os
+import re
 import signal
 import sys
+from collections.abc import Sequence
 
 from ms_unireid import __version__
-from ms_unireid.errors import Interrupted, UserError, escaped
+from ms_unireid.errors import Interrupted, UserError, escaped, is_unicode, shown
 
 USER_ERROR = 2
+# Control characters but tab and line feed, and those that change the direction of writing.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LONGEST_LINE = 4000
 JOBS = {
     "train": "train a UNIReID, with evaluations during training",
@@ -39,6 +44,7 @@ def cli() -> None:
     if job in answers:
         print(answers[job])
         sys.exit(0)
+    job = escaped(job)
     near = difflib.get_close_matches(job, JOBS, n=1, cutoff=0.0)[0]
     print(f"error: unknown job '{job}'; did you mean '{near}'?\n{usage}", file=sys.stderr)
     sys.exit(USER_ERROR)
@@ -52,6 +58,7 @@ def run(job: str) -> None:
     _keep_stdout_for_results()
     code = 0
     try:
+        _check_arguments(sys.argv[1:])
         importlib.import_module(f"ms_unireid.commands.{job}").main(sys.argv[1:])
     except UserError as error:
         print(f"error: {escaped(' '.join(str(error).split()), _LONGEST_LINE)}", file=sys.stderr)
@@ -65,12 +72,28 @@ def run(job: str) -> None:
     sys.exit(code)
 
 
+def _check_arguments(arguments: Sequence[str]) -> None:
+    for number, text in enumerate(arguments, 1):
+        if not is_unicode(text):
+            raise UserError(
+                f"argument {number}, {shown(text)}: is not {sys.getfilesystemencoding().upper()} text; rename the file "
+                "that it names, or set a locale such as LC_ALL=C.UTF-8"
+            )
+
+
+class _Results(io.TextIOWrapper):
+    """Stdout: what a caption or name would do to a terminal is shown as an escape, which JSON reads back."""
+
+    def write(self, text: str) -> int:
+        return super().write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
 def _keep_stdout_for_results() -> None:
     """Send what compiled libraries print on stdout to stderr; MindSpore prints there at every start."""
     sys.stdout.flush()
-    results = os.dup(1)
+    results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    sys.stdout = os.fdopen(results, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    sys.stdout = _Results(results, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 if __name__ == "__main__":

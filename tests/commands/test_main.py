@@ -1,5 +1,7 @@
 """Exit codes, one-line errors, and a stdout that holds results only; without MindSpore."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +20,12 @@ def main(arguments):
 """
 
 
-def run_main(body: str, *arguments: str) -> subprocess.CompletedProcess:
+def run_main(body: str, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
     script = (
         f"{HEAD}    {body}\nsys.modules['ms_unireid.commands.fake'] = types.SimpleNamespace(main=main)\nrun('fake')\n"
     )
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60, env=environment)
 
 
 def test_success():
@@ -67,6 +69,27 @@ def test_results_reach_stdout_before_an_error():
     assert (done.returncode, done.stdout, done.stderr) == (2, "half", "error: no\n")
 
 
+@pytest.mark.parametrize("text", [b"x\xff", b"\xed\xa0\xbd", b"--checkpoint=\xe9"])
+def test_an_argument_that_is_no_text_is_named(text):
+    done = run_main("print(arguments)", "--split", os.fsdecode(text))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: argument 2, '") and done.stderr.count("\n") == 1
+
+
+def test_a_caption_cannot_steer_the_terminal():
+    text = "\x1b[2K\x9b1mred\u202ecoat\ud83d\tlast"
+    done = run_main(f"import json; text = {text!a}; print(text); print(json.dumps(text, ensure_ascii=False))")
+    shown, in_json = done.stdout.splitlines()
+    assert shown == r"\u001b[2K\u009b1mred\u202ecoat\ud83d" + "\tlast"
+    assert json.loads(in_json) == text
+
+
+@pytest.mark.parametrize("changes", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "LANG": ""}])
+def test_a_narrow_terminal(changes):
+    done = run_main("print(chr(0x7ea2)); raise UserError(chr(0x7ea2))", environment=os.environ | changes)
+    assert (done.returncode, done.stdout) == (2, "\u7ea2\n") and "Traceback" not in done.stderr
+
+
 def unireid(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "ms_unireid.commands.main", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -94,6 +117,7 @@ def test_the_version():
 
 
 def test_an_unknown_job_is_one_line_and_the_list():
+    assert "\x1b" not in unireid("tain\x1b").stderr
     done = unireid("tain")
     assert done.returncode == 2 and done.stderr.startswith("error: unknown job 'tain'; did you mean 'train'?")
     assert all(job in done.stderr for job in JOBS)
