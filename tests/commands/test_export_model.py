@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from ms_unireid.apps.export.runner import open_exported
 from ms_unireid.apps.export.verification import Agreement, check_tolerance, compare, run_in_fresh_process
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import evaluation_transform
-from ms_unireid.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem, ExportError, UserError
+from ms_unireid.errors import CheckpointError, ConfigError, EnvironmentProblem, ExportError, UserError
 
 STEMS = ("image_encoder", "text_encoder", "fusion")
 SPECIFICATION = "input_specification.json"
@@ -51,7 +52,7 @@ def checkpoint(data, model, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory) -> tuple[Path, str]:
     """Return the folder of an export with the defaults, and what was printed."""
-    folder = tmp_path_factory.mktemp("exported") / "files"
+    folder = tmp_path_factory.mktemp("exported") / "my files, 导出"  # MindSpore itself refuses such a path
     done = run_tool("export_model.py", "--checkpoint", checkpoint, "--output", folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
@@ -270,6 +271,13 @@ def test_an_existing_folder(exported, checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"holds an export; .* or replace it with --redo"):
         export(checkpoint, exported[0])
     assert {path.name: path.stat().st_mtime_ns for path in exported[0].iterdir()} == before
+    held = tmp_path / "held"
+    held.mkdir()
+    for name in (SPECIFICATION, "x.ckpt"):
+        (held / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"holds .*x\.ckpt, which would be replaced"):
+        export(held / "x.ckpt", held, "--redo")
+    shutil.rmtree(held)
     (tmp_path / "letter.txt").write_text("dear reader", encoding="utf-8")
     for more in ((), ("--redo",)):
         with pytest.raises(UserError, match="the folder is not an export"):
@@ -289,7 +297,7 @@ def test_an_unreadable_checkpoint(tmp_path):
 def test_wrong_arguments(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="give --formats onnx"):
         export(checkpoint, tmp_path / "out", "--formats", "mindir", "--precision", "int8")
-    with pytest.raises(DataError, match=r"none\.png"):
+    with pytest.raises(ConfigError, match=r"none\.png: no such file"):
         export(checkpoint, tmp_path / "out", "--pictures", tmp_path / "none.png")
     with pytest.raises(CheckpointError, match=r"none\.ckpt"):
         export(tmp_path / "none.ckpt", tmp_path / "out")

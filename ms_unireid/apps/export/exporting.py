@@ -1,9 +1,10 @@
 """Exports a checkpoint to a folder: MindIR and ONNX files, each compared with the checkpoint, and a description."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def export_checkpoint(
         ExportError: If a file cannot be written or its outputs differ from the checkpoint's.
         UserError: If the checkpoint, a picture, a package or the folder is wrong.
     """
-    _check_request(output, options)
+    _check_request(output, options, [path, *pictures])
     for picture in pictures:
         load_picture(picture)
     opened = open_model(path, [*overrides, *_EXPORTED_FORM])
@@ -67,11 +68,14 @@ def export_checkpoint(
     return description
 
 
-def _check_request(output: Path, options: ExportOptions) -> None:
+def _check_request(output: Path, options: ExportOptions, inputs: Sequence[Path]) -> None:
     if options.precision == "int8" and options.formats != ("onnx",):
         raise ConfigError("--precision int8 writes ONNX files only; give --formats onnx")
     if "onnx" in options.formats:
         onnx_files.need_onnx()
+    for file in inputs:
+        if output.resolve() in (file.resolve(), *file.resolve().parents):
+            raise UserError(f"{output}: holds {file}, which would be replaced; choose another folder")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / specification.FILE_NAME).is_file():
@@ -141,15 +145,30 @@ def _write(file: Path, part: Part, batch: int, precision: str) -> None:
 
 
 def _write_mindir(file: Path, part: Part) -> None:
-    ms.export(part.cell, *input_placeholders(part, None), file_name=str(file), file_format="MINDIR")
+    with _plain_name(file) as name:
+        ms.export(part.cell, *input_placeholders(part, None), file_name=name, file_format="MINDIR")
+    if not file.exists():
+        raise ValueError("MindSpore splits networks above 1 GiB into several files; give --formats onnx")
+
+
+@contextlib.contextmanager
+def _plain_name(file: Path) -> Iterator[str]:
+    """Yield the file's name in its folder: MindSpore's exporters refuse a path with blanks or other letters."""
+    before = Path.cwd()
+    os.chdir(file.parent)
+    try:
+        yield file.name
+    finally:
+        os.chdir(before)
 
 
 def _write_onnx(file: Path, part: Part, batch: int, precision: str) -> None:
     inputs = input_placeholders(part, batch)
-    if importlib.util.find_spec("mindspore.onnx"):  # since 2.7.1, where ms.export as ONNX is deprecated
-        importlib.import_module("mindspore.onnx").export(part.cell, *inputs, file_name=str(file))
-    else:
-        ms.export(part.cell, *inputs, file_name=str(file), file_format="ONNX")
+    with _plain_name(file) as name:
+        if importlib.util.find_spec("mindspore.onnx"):  # since 2.7.1, where ms.export as ONNX is deprecated
+            importlib.import_module("mindspore.onnx").export(part.cell, *inputs, file_name=name)
+        else:
+            ms.export(part.cell, *inputs, file_name=name, file_format="ONNX")
     file.chmod(_READABLE)  # open_batch rewrites it
     onnx_files.open_batch(file, batch, list(part.inputs), part.outputs)
     if precision == "int8":

@@ -149,14 +149,37 @@ def parse_storage(reference: Any) -> Storage:
     return Storage(key, dtype, length, *view[0][1:])
 
 
-def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorView:
+def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorView:
     return TensorView(_known(storage), storage.dtype, offset, shape, strides)
 
 
-def _rebuild_typed(storage: Any, offset: Any, shape: Any, strides: Any, _: Any, __: Any, dtype: Any, *___: Any):
+def _rebuild_v2(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, metadata: Any = None
+) -> TensorView:
+    _check_state(grad, metadata)
+    return _rebuild(storage, offset, shape, strides)
+
+
+def _rebuild_v3(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, metadata: Any = None
+) -> TensorView:
+    _check_state(grad, metadata)
     if type(dtype) is not AllowedName:
         raise InvalidFile("is damaged: a tensor without an element type; download or save it again")
     return TensorView(_known(storage), dtype.name.removeprefix("torch."), offset, shape, strides)
+
+
+def _check_state(grad: Any, metadata: Any) -> None:
+    if type(grad) is not bool or not (metadata is None or type(metadata) is dict):
+        raise InvalidFile("is damaged: a tensor with a wrong state; download or save it again")
+    if metadata and any(metadata.values()):  # "neg": PyTorch negates the stored values when it reads them
+        raise InvalidFile("has a tensor that is negated or conjugated lazily; save it again after tensor.resolve_neg()")
+
+
+def _parameter(data: Any, *_: Any) -> TensorView:
+    if type(data) is not TensorView:
+        raise InvalidFile("is damaged: a parameter that is no tensor; download or save it again")
+    return data
 
 
 def _known(storage: Any) -> Storage:
@@ -187,12 +210,12 @@ def _device(kind: Any, index: Any = None) -> str:
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuild,
-    "torch._utils._rebuild_tensor_v2": _rebuild,
-    "torch._utils._rebuild_tensor_v3": _rebuild_typed,
-    "torch._utils._rebuild_qtensor": _rebuild,
-    "torch._utils._rebuild_parameter": _first,
-    "torch._utils._rebuild_parameter_with_state": _first,
-    "torch.nn.parameter.Parameter": _first,
+    "torch._utils._rebuild_tensor_v2": _rebuild_v2,
+    "torch._utils._rebuild_tensor_v3": _rebuild_v3,
+    "torch._utils._rebuild_qtensor": lambda *view: _rebuild(*view[:4]),
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch.nn.parameter.Parameter": _parameter,
     "torch.Size": _first,
     "torch.device": _device,
     "collections.OrderedDict": _dictionary,

@@ -275,3 +275,15 @@ def test_one_damaged_tensor_is_named(tmp_path):
     short = {name: data[:40] if name.endswith("data/0") else data for name, data in records(content).items()}
     message = refusal(tmp_path, archive_of(short))
     assert "tensor 'net.x' takes 400 bytes of a storage of 40" in message
+
+
+@pytest.mark.parametrize("save", [zip_bytes, legacy_bytes])
+def test_a_lazily_negated_tensor_is_refused(tmp_path, save):
+    """PyTorch stores the values before the sign is changed."""
+    negated = torch.view_as_complex(torch.ones(2, 2)).conj().imag
+    assert negated.is_neg()
+    (tmp_path / "x.pt").write_bytes(save({"x": negated.contiguous()}))
+    assert (read_torch(tmp_path / "x.pt").tensors["x"] == -1).all()
+    (tmp_path / "x.pt").write_bytes(save({"x": negated}))
+    with pytest.raises(CheckpointError, match="is negated or conjugated lazily"):
+        read_torch(tmp_path / "x.pt")
