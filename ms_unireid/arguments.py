@@ -58,7 +58,7 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
             raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in {expected}")
         if os.path.lexists(path) and not os.path.isfile(path):
             raise argparse.ArgumentTypeError(f"{text}: is no file; give another name")
-        output_folder(path.absolute().parent)
+        output_folder(path.parent)
         return path
 
     return check
