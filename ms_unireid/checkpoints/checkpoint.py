@@ -1,5 +1,6 @@
 """Checkpoints of training and evaluation: from a file to a model or its weights, and from parameters to a file."""
 
+import glob
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -157,7 +158,7 @@ def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> No
         raise CheckpointError(
             f"{path}: holds a model with {source.activation}; set model.activation={source.activation}"
         )
-    entries, _ = fit(source, config, source.meta.get("source", {}).get("missing", ()))
+    entries, _ = fit(source, config, list(map(glob.escape, source.meta.get("source", {}).get("missing", ()))))
     params = {p.name: p for p in model.get_parameters()}
     for name, entry in entries.items():
         if name != LOGIT_SCALE or config.pretrained_logit_scale:

@@ -1,7 +1,6 @@
 """An opened file of tensors (`TensorFile`) and a tensor to write (`Entry`)."""
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from ms_unireid.checkpoints.formats.dtypes import FLOATS, cast, dtype_name, dtyp
 from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context, parse_json
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped, shown
+from ms_unireid.files import check_form
 
 META = "ms_unireid"  # the key of the description (a checkpoint's `meta`) in files of ms_unireid
 Scalar = bool | int | float | str | None
@@ -52,53 +52,31 @@ class TensorFile:
             return {}
         with error_context(self.path):
             meta = parse_json(str(text), "description")
-            for key, valid in _DESCRIBED.items():
-                if (key in meta or key == "config") and not valid(meta.get(key)):
-                    found = shown(meta.get(key))
-                    raise InvalidFile(f"has a description whose {key} is wrong ({found}); copy it again or use another")
+            _check_description(meta)
         return meta
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _MAX_COUNT
+def _check_description(meta: dict[str, Any]) -> None:
+    """Check what is read of a description; a config is checked in full where a model is made of it."""
+    try:
+        check_form(meta, {"config": {str: {}}, **_present(_DESCRIBED, meta)}, "its description")
+        check_form(meta.get("source", {}), _present(_ORIGIN, meta.get("source", {})), "its source")
+    except ValueError as error:
+        raise InvalidFile(f"cannot be used: {error}; copy the file again or use another") from error
 
 
-def _is_config(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(section, dict) for section in value.values())
+def _present(forms: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {key: form for key, form in forms.items() if key in values}
 
 
-def _is_origin(value: Any) -> bool:
-    return isinstance(value, dict) and all(valid(value[key]) for key, valid in _ORIGIN.items() if key in value)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in value)
-
-
-def _is_loss_scale(value: Any) -> bool:
-    numbers = value.values() if isinstance(value, dict) and value.keys() <= _LOSS_SCALE else [None]
-    return all(type(number) in (int, float) and 0 <= number < _MAX_COUNT for number in numbers)
-
-
-_MAX_COUNT = 1 << 40
-_NAME = re.compile(r"[\w.]+")  # no wildcard: `missing` permits tensors to be missing
-_LOSS_SCALE = {"value", "steps", "overflows", "in_a_row"}
-_ORIGIN: dict[str, Callable[[Any], bool]] = {
-    "file": lambda value: isinstance(value, str),
-    "known_as": lambda value: isinstance(value, str | None),
-    "sha256": _are_names,
-    "missing": _are_names,
-    "dtypes": lambda value: isinstance(value, dict) and all(name in FLOATS for name in value.values()),
-    "shapes": lambda value: isinstance(value, dict) and all(shape == [1] for shape in value.values()),
-}
-# What is read of a description, and when it is valid. A config is checked in full where a model is made of it.
-_DESCRIBED: dict[str, Callable[[Any], bool]] = {
-    "config": _is_config,
-    "source": _is_origin,
-    "epoch": _is_count,
-    "done": _is_count,
-    "step": _is_count,
-    "loss_scale": _is_loss_scale,
+_DESCRIBED = {"epoch": int, "done": int, "step": int, "loss_scale": {str: float}, "source": {}}
+_ORIGIN = {
+    "file": str,
+    "known_as": (str, None),
+    "sha256": [str],
+    "missing": [str],
+    "dtypes": {str: set(FLOATS)},
+    "shapes": {str: [int]},
 }
 
 
