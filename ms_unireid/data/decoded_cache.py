@@ -141,7 +141,9 @@ class DecodedStore:
         held: dict[PictureState, tuple[int, int]] = {}
         if header == self._header:
             for row, line in enumerate(lines):
-                with contextlib.suppress(ValueError, TypeError):  # an incomplete or damaged line: its row is ignored
+                with contextlib.suppress(
+                    ValueError, TypeError, RecursionError
+                ):  # an incomplete or damaged line: its row is ignored
                     path, size, mtime_ns, checksum = json.loads(line)
                     held[PictureState(path, size, mtime_ns)] = row, checksum
         return held

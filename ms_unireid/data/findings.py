@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ms_unireid.errors import DataError, UserError
+from ms_unireid.errors import DataError, UserError, escaped
 from ms_unireid.installation import job_command
 
 State = Literal["ok", "warning", "problem"]
-_WIDTH = 20
+_WIDTH, _LONGEST = 20, 3000  # characters
 _EXAMPLES = 5
 
 
@@ -53,8 +53,8 @@ def to_table(findings: Iterable[Finding]) -> str:
     """Lay out findings as a text table, with the notes of each below it."""
     lines = [f"{'state':8} {'what':{_WIDTH}} found"]
     for finding in findings:
-        lines.append(f"{finding.state:8} {finding.what:{_WIDTH}} {finding.detail}")
-        lines += [f"{'':8} {'':{_WIDTH}} {note}" for note in finding.notes()]
+        lines.append(f"{finding.state:8} {finding.what:{_WIDTH}} {escaped(finding.detail, _LONGEST)}")
+        lines += [f"{'':8} {'':{_WIDTH}} {escaped(note, _LONGEST)}" for note in finding.notes()]
     return "\n".join(lines)
 
 

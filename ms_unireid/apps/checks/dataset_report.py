@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from ms_unireid.data.findings import DataFinding, to_table
 from ms_unireid.data.findings import to_json as findings_to_json
+from ms_unireid.errors import escaped
 
 
 @dataclass(frozen=True)
@@ -100,5 +101,5 @@ def _table(head: list[str], rows: tuple[CountRow, ...] | tuple[FolderRow, ...]) 
     if not rows:
         return ""
     align = ["left" if field.type is str else "right" for field in dataclasses.fields(rows[0])]
-    cells = [dataclasses.astuple(row) for row in rows]
+    cells = [[escaped(cell) if isinstance(cell, str) else cell for cell in dataclasses.astuple(row)] for row in rows]
     return tabulate(cells, head, "plain", intfmt=",", missingval="-", colalign=align, disable_numparse=[0])

@@ -4,7 +4,6 @@ The sketch of `CUHK01/a.jpg` is `CUHK01/a.png`; variation 2 of it is `variations
 only in the suffix keep their own names, suffix included; the file is still a PNG.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ms_unireid.apps.sketch.recipe import Recipe
+from ms_unireid.data.folders import read_entries
 from ms_unireid.data.pictures import DECODE_ERRORS, opened
 from ms_unireid.errors import DataError
 from ms_unireid.files import replacing, write_json
@@ -101,10 +101,10 @@ def check_folder(output: Path, recipe: Recipe, redo: bool) -> None:
 def read_manifest(output: Path) -> dict[str, Any] | None:
     """Return the manifest of a sketch folder; None if the folder has none, or not one of this tool."""
     try:
-        found = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_entries(output / MANIFEST, dict, "the list of drawn sketches", "")
+    except DataError:
         return None
-    return found if isinstance(found, dict) and found.get("generator") == _GENERATOR else None
+    return found if found.get("generator") == _GENERATOR else None
 
 
 def write_manifest(

@@ -23,6 +23,7 @@ from ms_unireid.apps.synthetic.captions import caption_tokens, write_caption
 from ms_unireid.apps.synthetic.drawing import SKETCH_STYLES, draw_from_photo, draw_photo, draw_sketch, draw_view
 from ms_unireid.apps.synthetic.figure import Figure
 from ms_unireid.apps.synthetic.person import Person, draw_people
+from ms_unireid.data.folders import read_entries
 from ms_unireid.errors import DataError
 
 _DATASET_FOLDER = "CUHK-PEDES"
@@ -166,11 +167,10 @@ def _is_reusable(target: Path, config: SyntheticConfig, force: bool) -> bool:
 def _read_manifest(path: Path) -> dict | None:
     """Return the manifest of a synthetic data set, or None."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_entries(path, dict, "the description of a synthetic data set", "")
+    except DataError:
         return None
-    ours = isinstance(found, dict) and found.get("generator") == "ms_unireid.data.synthetic"
-    return found if ours else None
+    return found if found.get("generator") == "ms_unireid.data.synthetic" else None
 
 
 def _is_complete(target: Path, config: SyntheticConfig) -> bool:

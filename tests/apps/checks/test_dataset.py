@@ -402,6 +402,13 @@ def test_text_that_no_file_can_hold_is_named(tri, key):
     assert "entry 1: " in the(report, "caption file").examples[0] and to_text(report).encode("utf-8")
 
 
+def test_a_name_cannot_forge_a_line_of_the_report(tri):
+    rewrite(tri, lambda entries: entries.append(entry(NAME, "train", 2, "x\nusable\x1b[2K/a.jpg")))
+    report = verify(NAME, tri, quick=True)
+    assert r"such as: x\nusable\x1b[2K/a.jpg" in to_text(report) and r"x\nusable\x1b[2K  " in to_text(report)
+    assert to_json(report)["folders"][-1]["folder"] == "x\nusable\x1b[2K"
+
+
 # 5. Pixels.
 
 
