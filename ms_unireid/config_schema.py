@@ -180,10 +180,10 @@ class TrainConfig:
         epochs: Passes over the training pairs.
         seed: Seeds the initial weights, the sampler and the augmentation.
         learning_rate: Base rate, reached after the warm-up.
-        final_learning_rate: The rate that the cosine approaches.
+        final_learning_rate: The rate that the cosine approaches, for weights and biases alike.
         warmup_epochs: Epochs of linear warm-up; the rate changes once an epoch.
         warmup_factor: The first epoch's share of the base rate.
-        bias_lr_factor: Multiplies the rate of every bias.
+        bias_lr_factor: Multiplies the base rate of every bias.
         weight_decay: L2 term added to the gradient, not applied to biases.
         bias_weight_decay: The same for biases.
         beta1: Adam's decay of the first moment.

@@ -18,7 +18,7 @@ class Adam(nn.Cell):
 
     Args:
         params: Trained parameters, in the order of the gradients.
-        config: Rates, decay, betas and epsilon. A name that contains "bias" takes the bias factors.
+        config: Decay, betas and epsilon. A name that contains "bias" takes the biases' rate and decay.
     """
 
     def __init__(self, params: Sequence[Parameter], config: TrainConfig):
@@ -31,12 +31,12 @@ class Adam(nn.Cell):
         self.beta1_power = Parameter(Tensor(1.0, ms.float32), name="beta1_power")
         self.beta2_power = Parameter(Tensor(1.0, ms.float32), name="beta2_power")
         biases = ["bias" in p.name for p in params]
-        self.lr_factors = tuple(config.bias_lr_factor if bias else 1.0 for bias in biases)
+        self.biases = tuple(biases)
         self.decays = tuple(config.bias_weight_decay if bias else config.weight_decay for bias in biases)
         self.adam = ops.Adam()
 
-    def construct(self, grads: tuple[Tensor, ...], learning_rate: Tensor) -> bool:
-        """Take one step; `learning_rate` is the base rate, a float32 scalar."""
+    def construct(self, grads: tuple[Tensor, ...], learning_rate: Tensor, bias_rate: Tensor) -> bool:
+        """Take one step at the rates of weights and biases, float32 scalars."""
         beta1_power, beta2_power = self.beta1_power * self.beta1, self.beta2_power * self.beta2
         eps = self.eps * ops.sqrt(1 - beta2_power)
         done = True
@@ -50,7 +50,7 @@ class Adam(nn.Cell):
                 self.exp_avg_sq[i],
                 beta1_power,
                 beta2_power,
-                learning_rate * self.lr_factors[i],
+                bias_rate if self.biases[i] else learning_rate,
                 self.beta1,
                 self.beta2,
                 eps,
@@ -65,23 +65,24 @@ class Adam(nn.Cell):
 PAPER_BATCH = 64
 
 
-def learning_rates(config: Config) -> list[float]:
-    """Return the base rate of each epoch: linear warm-up, then cosine, one value per epoch as the authors do.
+def learning_rates(config: Config, group_factor: float = 1.0) -> list[float]:
+    """Return the rate of each epoch of a group of parameters whose base rate is `group_factor` times the base rate.
 
-    `train.scale_learning_rate` multiplies all of them for a batch of another size.
+    It rises in equal steps to the group's base rate, then follows a cosine to `train.final_learning_rate`, which is the
+    same for all groups; one value per epoch, as the authors do. `train.scale_learning_rate` multiplies all of them for
+    a batch of another size.
     """
     ratio = config.data.batch_size / PAPER_BATCH
     factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[config.train.scale_learning_rate]
-    return [factor * rate for rate in _paper_rates(config.train)]
+    return [factor * rate for rate in _paper_rates(config.train, config.train.learning_rate * group_factor)]
 
 
-def _paper_rates(config: TrainConfig) -> list[float]:
-    low, high = config.final_learning_rate, config.learning_rate
+def _paper_rates(config: TrainConfig, base: float) -> list[float]:
     warmup = min(config.warmup_epochs, config.epochs)
-    first = low + (high - low) * config.warmup_factor
-    rates = linear_lr(first / high, 1.0, config.warmup_epochs, lr=high, steps_per_epoch=1, epochs=warmup)
+    rates = linear_lr(config.warmup_factor, 1.0, config.warmup_epochs, lr=base, steps_per_epoch=1, epochs=warmup)
     decay = config.epochs - warmup
-    return rates + cosine_decay_lr(decay, low, eta_max=high, steps_per_epoch=1, epochs=decay)
+    final = config.final_learning_rate
+    return rates + cosine_decay_lr(decay, final, eta_max=base, steps_per_epoch=1, epochs=decay)
 
 
 # Keeps a vanishing gradient from a division by zero, as PyTorch's clipping does.
@@ -159,10 +160,10 @@ class ApplyGradients(nn.Cell):
         self.average = None if config.ema_decay is None else MovingAverage(params, config.ema_decay)
         self.averages = self.average is not None
 
-    def construct(self, norm: Tensor, learning_rate: Tensor, *grads: Tensor) -> bool:
-        """Update the weights by gradients of a known global norm at a base rate, both float32 scalars."""
+    def construct(self, norm: Tensor, learning_rate: Tensor, bias_rate: Tensor, *grads: Tensor) -> bool:
+        """Update the weights by gradients of a known global norm at two rates, all float32 scalars."""
         if self.clip_norm is not None:
             factor = ops.minimum(self.clip_norm / (norm + _EPS), Tensor(1.0))
             grads = tuple([grad * factor for grad in grads])
-        done = self.optimizer(grads, learning_rate)
+        done = self.optimizer(grads, learning_rate, bias_rate)
         return self.average(done) if self.averages else done

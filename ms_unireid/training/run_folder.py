@@ -199,6 +199,8 @@ class RunFolder:
         logged = [entry["changes"] for entry in read_log(self.log_file) if entry["kind"] == "config"]
         changed = changed_keys(before, config)
         known = {k for k, (old, _) in changed.items() if any(changes.get(k, [])[:1] == [old] for changes in logged)}
+        if os.path.basename(before.model.pretrained or "") == os.path.basename(config.model.pretrained or ""):
+            known.add("model.pretrained")  # the same file elsewhere
         changed = {k: values for k, values in changed.items() if k not in known}
         _refuse(f"{state}: is of a run with other values", changed, config)
 

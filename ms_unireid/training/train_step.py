@@ -73,7 +73,8 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         params = ParameterTuple(network.trained_parameters())
         apply_gradients = ApplyGradients(params, train)
         super().__init__(network, apply_gradients.optimizer)
-        self.part_names, self.params, self.learning_rate = objective.part_names, params, train.learning_rate
+        self.part_names, self.params = objective.part_names, params
+        self.learning_rate, self.bias_factor = train.learning_rate, train.bias_lr_factor
         self.loss_scale = LossScale(runtime)
         self.gradient, sums = self._make_gradient(train)
         reducer = gradient_reducer(params, processes)
@@ -93,12 +94,18 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         return gradient, gradient.sums
 
     def construct(
-        self, images: Tensor, sketches: Tensor, token_ids: Tensor, loss_scale: Tensor, learning_rate: Tensor
+        self,
+        images: Tensor,
+        sketches: Tensor,
+        token_ids: Tensor,
+        loss_scale: Tensor,
+        learning_rate: Tensor,
+        bias_rate: Tensor,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Take a step in one graph; return (loss, *parts) and the gradient's norm."""
         values, grads = self.gradient(images, sketches, token_ids, loss_scale)
         grads, norm = self.reduce_gradients(loss_scale, *grads)
-        done = self.apply_gradients(norm, learning_rate, *grads)
+        done = self.apply_gradients(norm, learning_rate, bias_rate, *grads)
         return values, ops.depend(norm, done)
 
     def __call__(
@@ -107,6 +114,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         sketches: np.ndarray | Tensor,
         token_ids: np.ndarray | Tensor,
         learning_rate: float | None = None,
+        bias_rate: float | None = None,
     ) -> StepResult:
         """Take one step.
 
@@ -114,20 +122,22 @@ class TrainOneStepCell(nn.TrainOneStepCell):
             images: Photos (B, 3, H, W) float32.
             sketches: Their sketches (B, 3, H, W) float32.
             token_ids: Their captions (B, L) int32.
-            learning_rate: Base rate of this step; None takes `train.learning_rate`.
+            learning_rate: Rate of this step; None takes `train.learning_rate`.
+            bias_rate: Rate of the biases; None takes `train.bias_lr_factor` times the other rate.
 
         Raises:
             TooManyOverflows: After too many overflows in a row.
         """
         batch = _on_device((images, sketches, token_ids))
-        rate = Tensor(self.learning_rate if learning_rate is None else learning_rate, ms.float32)
+        rate = self.learning_rate if learning_rate is None else learning_rate
+        rates = [Tensor(r, ms.float32) for r in (rate, self.bias_factor * rate if bias_rate is None else bias_rate)]
         if self.in_one_graph:
-            values, norm = super().__call__(*batch, Tensor(self.loss_scale.value, ms.float32), rate)
+            values, norm = super().__call__(*batch, Tensor(self.loss_scale.value, ms.float32), *rates)
             return self._result(values, norm, skipped=False)
         values, grads, norm = self._reduced_gradients(batch)
         finite = not self.loss_scale.active or math.isfinite(float(norm.asnumpy()))
         if finite:
-            self.apply_gradients(norm, rate, *grads)
+            self.apply_gradients(norm, *rates, *grads)
         if self.loss_scale.active:
             self.loss_scale.update(finite)
         return self._result(values, norm, skipped=not finite)

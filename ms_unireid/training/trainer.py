@@ -62,6 +62,7 @@ class Trainer:
         changes = self.folder.check_resumable(config) if resumed else {}
         self.data = RunData(config, processes)
         self.rates = learning_rates(config)
+        self.bias_rates = learning_rates(config, config.train.bias_lr_factor)
         self.model = build_model(config.model, config.train.seed, config.runtime)
         if config.model.pretrained and not (resumed and self.folder.has_state()):
             load_pretrained(self.model, config.model.pretrained, config.model)
@@ -178,7 +179,7 @@ class Trainer:
         """
         place = f"at epoch {epoch}, step {self.global_step}"
         try:
-            result = self.step(*batch, self.rates[epoch - 1])
+            result = self.step(*batch, self.rates[epoch - 1], self.bias_rates[epoch - 1])
         except TooManyOverflows as error:
             raise UserError(f"{self.folder.root}: {place} {error}; {self._bad_batch(epoch)}") from error
         found = {"loss": float(result.loss), **{name: float(part) for name, part in result.parts.items()}}

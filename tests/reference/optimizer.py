@@ -132,11 +132,12 @@ def make_schedule(
     warmup_factor: float = 0.1,
     target_lr: float = 0.0,
 ) -> LambdaLR:
-    """Attach the schedule lr = target + (base - target) f to every group; call `.step()` once after each epoch."""
+    """Attach the schedule to every group: base f in warm-up, then target + (base - target) f; step it once an epoch."""
 
     def group_factor(base: float):
         def factor(epoch: int) -> float:
-            rate = target_lr + (base - target_lr) * schedule_factor(epoch, epochs, warmup_epochs, warmup_factor)
+            target = 0.0 if epoch < warmup_epochs else target_lr
+            rate = target + (base - target) * schedule_factor(epoch, epochs, warmup_epochs, warmup_factor)
             return rate / base
 
         return factor

@@ -33,10 +33,10 @@ class Step(nn.Cell):
 
     def __init__(self, params, config):
         super().__init__(auto_prefix=False)
-        self.adam = Adam(params, config)
+        self.adam, self.bias_factor = Adam(params, config), config.bias_lr_factor
 
     def construct(self, learning_rate, *grads):
-        return self.adam(grads, learning_rate)
+        return self.adam(grads, learning_rate, self.bias_factor * learning_rate)
 
 
 def gradients(values, step):
@@ -100,7 +100,8 @@ def test_adam_equals_torch(options, bound, mode):
 def test_first_step_by_hand(mode):
     config = TrainConfig(learning_rate=0.1, weight_decay=0.5)
     weight, bias = (Parameter(Tensor([2.0], ms.float32), name=name) for name in ("a.weight", "a.bias"))
-    Adam([weight, bias], config)((Tensor([-0.997], ms.float32), Tensor([0.003], ms.float32)), Tensor(0.1, ms.float32))
+    rates = Tensor(0.1, ms.float32), Tensor(0.2, ms.float32)
+    Adam([weight, bias], config)((Tensor([-0.997], ms.float32), Tensor([0.003], ms.float32)), *rates)
     # weight: gradient 0.003 once the decay is added; bias: twice the rate, no decay.
     assert float(weight.asnumpy()[0]) == pytest.approx(2 - 0.1 * 0.003 / 0.004, abs=1e-5)
     assert float(bias.asnumpy()[0]) == pytest.approx(2 - 0.2 * 0.003 / 0.004, abs=1e-6)
@@ -110,7 +111,7 @@ def test_zero_gradient_moves_nothing_but_by_decay(mode):
     params = [Parameter(Tensor([1.0], ms.float32), name=name) for name in ("a.weight", "a.bias")]
     adam = Adam(params, TrainConfig(learning_rate=0.01))
     for _ in range(3):
-        adam((Tensor([0.0], ms.float32),) * 2, Tensor(0.01, ms.float32))
+        adam((Tensor([0.0], ms.float32),) * 2, Tensor(0.01, ms.float32), Tensor(0.02, ms.float32))
     weight, bias = (float(p.asnumpy()[0]) for p in params)
     assert weight < 1
     assert bias == 1
@@ -138,6 +139,16 @@ def test_rates_equal_those_of_torch(options):
         config.learning_rate, config.epochs, config.warmup_epochs, config.warmup_factor, config.final_learning_rate
     )
     assert learning_rates(Config(train=config)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_the_warmup_knows_no_final_rate_and_the_cosine_is_each_groups_own(factor):
+    base, final = 1e-5, 4e-6
+    config = Config(train=TrainConfig(learning_rate=base, final_learning_rate=final))
+    cosine = [0.5 * (1 + np.cos(np.pi * k / 55)) for k in range(55)]
+    expected = [factor * base * (0.1 * (1 - k / 5) + k / 5) for k in range(5)]
+    expected += [final + (factor * base - final) * f for f in cosine]
+    assert learning_rates(config, factor) == pytest.approx(expected, rel=1e-12)
 
 
 def test_no_warmup_starts_at_the_base_rate():
