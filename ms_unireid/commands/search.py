@@ -29,6 +29,7 @@ from ms_unireid.arguments import (
     output_file,
     output_folder,
 )
+from ms_unireid.data.photo_sets import describe_left_out
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError, QueryError
 from ms_unireid.files import write_json, write_text
@@ -126,7 +127,8 @@ def _index(options: argparse.Namespace) -> None:
             f"forget them with {forget_command(options.output, folder)}",
             file=sys.stderr,
         )
-    summary = {"index": str(options.output), **dataclasses.asdict(report)}
+    left_out = describe_left_out(report.left_out)
+    summary = {"index": str(options.output), **dataclasses.asdict(report), "left_out": left_out}
     _print_json(summary)
     if options.json:
         write_json(options.json, summary)

@@ -18,7 +18,7 @@ from ms_unireid.apps.sketch.recipe import DEFAULT_SIZE, STYLES, Recipe, make_rec
 from ms_unireid.apps.sketch.sketch_folder import find_sketch, sketch_names
 from ms_unireid.arguments import FIGURES, JSON, Parser, at_least, checkpoint, input_folder, output_file, output_folder
 from ms_unireid.commands.progress import progress_bar
-from ms_unireid.data.photo_sets import PhotoSet, dataset_photos, folder_photos
+from ms_unireid.data.photo_sets import PhotoSet, dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.files import write_json
@@ -95,6 +95,7 @@ def main(arguments: Sequence[str]) -> None:
         summary, failures = _evaluate(photos, output, recipe, options), {}
     else:
         summary, failures = _build(photos, output, recipe, options)
+    summary["left out"] = describe_left_out(photos.left_out)
     print(json.dumps(summary, indent=2, ensure_ascii=False))
     if options.json:
         write_json(options.json, summary)
@@ -111,7 +112,8 @@ def _places(options: argparse.Namespace) -> tuple[PhotoSet, Path]:
     else:
         photos = folder_photos(options.photos, options.identity_pattern)
     if not photos.names:
-        raise DataError(f"{photos.folder}: has no photos; give a folder of picture files")
+        others = describe_left_out(photos.left_out) or "give a folder of picture files"
+        raise DataError(f"{photos.folder}: has no photos; {others}")
     output = options.output or photos.sketches
     if output is None and not options.preview:
         raise ConfigError("--photos needs --output, the folder of the sketches")

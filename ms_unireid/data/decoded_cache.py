@@ -27,12 +27,10 @@ from PIL import features
 from tqdm import tqdm
 
 from ms_unireid.config import RuntimeConfig
-from ms_unireid.data.pictures import FIX, describe
+from ms_unireid.data.pictures import FIX, READER, describe
 from ms_unireid.data.transforms import PixelLoader, load_pixels
 from ms_unireid.errors import DataError, UserError
 from ms_unireid.files import locked
-
-_FORMAT = 1  # raise it when `transforms.load_pixels` returns other pixels
 
 
 class PictureState(NamedTuple):
@@ -67,7 +65,7 @@ def recipe(image_size: tuple[int, int]) -> dict[str, Any]:
     """Return what decides the pixels besides the picture file: versions of the decoders, filter and size."""
     decoders = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp")}
     return {
-        "format": _FORMAT,
+        "format": READER,
         "image_size": list(image_size),
         "filter": "bilinear",
         "pillow": PIL.__version__,

@@ -1,21 +1,23 @@
 """Lists of photos to draw sketches from or to index: from a caption file or from any folder."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ms_unireid.data.pictures import list_files
+from ms_unireid.data.findings import listed
+from ms_unireid.data.folders import is_system_file
+from ms_unireid.data.pictures import DECODE_ERRORS, SUFFIXES, list_files, opened
 from ms_unireid.data.tri_pedes import DATASETS, PHOTOS, read_tri_pedes
-from ms_unireid.errors import ConfigError, DataError
-
-_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+from ms_unireid.errors import ConfigError, DataError, escaped
 
 
 @dataclass(frozen=True)
 class PhotoSet:
     """Photos by sorted path relative to `folder`, with person and split of each path where known.
 
-    `sketches` is the folder where the data set's reader expects the sketches; None for a plain folder.
+    `sketches` is the folder where the data set's reader expects the sketches; None for a plain folder. `left_out` are
+    the files of a plain folder that are no pictures.
     """
 
     folder: Path
@@ -23,6 +25,7 @@ class PhotoSet:
     identities: dict[str, int | str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
     sketches: Path | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def dataset_photos(name: str, root: Path) -> PhotoSet:
@@ -45,12 +48,25 @@ def folder_photos(folder: Path, identity_pattern: str | None = None) -> PhotoSet
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of the photos")
-    names = tuple(sorted(name for name in list_files(folder) if _is_picture(name)))
-    return PhotoSet(folder, names, _identities(folder, names, identity_pattern) if identity_pattern else {})
+    files = sorted(name for name in list_files(folder) if not is_system_file(name))
+    names = tuple(name for name in files if _is_picture(folder / name))
+    identities = _identities(folder, names, identity_pattern) if identity_pattern else {}
+    return PhotoSet(folder, names, identities, left_out=tuple(sorted({*files} - {*names})))
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(_ENDINGS) and not any(part.startswith(".") for part in name.split("/"))
+def describe_left_out(names: Sequence[str]) -> str:
+    """Count files that are no pictures, and name the first ones; empty if there are none."""
+    return f"left out, no pictures: {len(names):,} ({listed([escaped(name) for name in names])})" if names else ""
+
+
+def _is_picture(path: Path) -> bool:
+    if path.suffix:
+        return path.suffix.lower() in SUFFIXES
+    try:
+        with opened(path):
+            return True
+    except DECODE_ERRORS:
+        return False
 
 
 def _identities(folder: Path, names: tuple[str, ...], pattern: str) -> dict[str, int | str]:

@@ -19,11 +19,12 @@ from ms_unireid.errors import DataError, UserError, escaped
 from ms_unireid.files import open_regular, replacing
 from ms_unireid.installation import install_extra
 
+READER = 2  # raise it when `to_rgb` gives other pixels than before: indexes and decoded pictures are brought up to date
 # Above the largest phone photos in use. Decoding one takes less than 1 GiB in every format.
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 65_535  # of a JPEG; a longer line of pixels takes memory out of proportion
 MAX_BYTES = 1 << 29  # 50 million pixels of 4 x 16 bits, uncompressed
-_MAX_SLOW_PIXELS = 2_000_000  # of a PPM that Pillow decodes in Python
+_MAX_SLOW_PIXELS = 1_000_000  # of a PPM in text or with an odd range, which Pillow decodes in Python
 # A fixed list: no file reaches a decoder that starts another program (EPS) or is rarely used.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF", "AVIF")
 SUFFIXES = (
@@ -102,7 +103,8 @@ def _check(picture: Image.Image) -> None:
     slow = bool(picture.tile) and picture.tile[0][0].startswith("ppm")
     most = _MAX_SLOW_PIXELS if slow else MAX_PIXELS
     if width * height > most or max(width, height) > MAX_SIDE:
-        raise UnusableError(f"{width}x{height} pixels, expected at most {most:,} in all and {MAX_SIDE:,} on a side")
+        kind = " for a PPM in text or with an odd range" if slow else ""
+        raise UnusableError(f"{width}x{height} pixels, expected at most {most:,} in all and {MAX_SIDE:,} a side{kind}")
     # A phone's MPO or HEIC has the photo first; behind it are previews, depth maps or further shots.
     if picture.format not in ("MPO", "HEIF") and getattr(picture, "is_animated", False):
         raise UnusableError(
@@ -115,7 +117,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
     if isinstance(error, UnidentifiedImageError):
-        return f"not a picture in a known format ({', '.join(FORMATS)})"
+        return f"not a picture in a known format ({', '.join(FORMATS)}), or its beginning is damaged"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be opened ({error.strerror})"
     if isinstance(error, OSError):
@@ -185,6 +187,16 @@ def upright(picture: Image.Image) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
+def read_otherwise(picture: Image.Image) -> list[str]:
+    """List what makes `to_rgb` give other pixels than `Image.convert` alone, with which the authors read pictures."""
+    found = ["an orientation tag"] if orientation(picture) in _TURNS else []
+    if picture.mode[0] in "IF":
+        found.append("more than 8 bits")
+    elif picture.has_transparency_data and upright(picture).convert("RGBA").getextrema()[3][0] < 255:
+        found.append("transparency")
+    return found
+
+
 def orientation(picture: Image.Image) -> int | None:
     """Return the orientation tag of a picture, 1 to 8; None without a usable one."""
     try:
@@ -222,17 +234,15 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
     return scaled
 
 
-def find_damage(data: bytes) -> str:
-    """Return what libjpeg-turbo warns of in a JPEG that Pillow decodes without a word; empty for other files."""
+def jpeg_grey(data: bytes) -> np.ndarray | None:
+    """Decode a JPEG with libjpeg-turbo, whose warnings Pillow ignores: uint8 grey (H, W, 1); None for other files.
+
+    Raises:
+        ValueError: If it warns of damage, which Pillow may decode without a word.
+    """
     import simplejpeg
 
-    if not data.startswith(_JPEG_HEAD):
-        return ""
-    try:
-        simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
-    except ValueError as error:
-        return escaped(str(error))
-    return ""
+    return simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True) if data.startswith(_JPEG_HEAD) else None
 
 
 def check_pictures(paths: Iterable[Path]) -> None:

@@ -70,6 +70,7 @@ def test_a_failure_gives_exit_code_two_and_one_line(root):
     assert done.returncode == 2
     assert json.loads(done.stdout) == {
         "folder": str(root / "sketches"), "drawn": 23, "there already": 0, "failed": 1, "noted": 0,
+        "left out": "",
     }  # fmt: skip
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: 1 photos have no sketch: cam/7.png: cam/7.png: not a picture")

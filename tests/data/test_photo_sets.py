@@ -3,7 +3,7 @@
 import pytest
 from data.tri_factory import build, entry, put_picture, touch
 
-from ms_unireid.data.photo_sets import dataset_photos, folder_photos
+from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError, DataError
 
@@ -25,10 +25,19 @@ def test_a_folder_gives_its_visible_pictures(tmp_path):
     for name in ("b.JPG", "x/a.png", "x/.hidden.png", ".x/c.png"):
         put_picture(tmp_path / name)
     touch(tmp_path / "notes.txt")
+    touch(tmp_path / "x" / "README")
     found = folder_photos(tmp_path, r"([ab])\.")
     assert found.names == ("b.JPG", "x/a.png") and found.identities == {"b.JPG": "b", "x/a.png": "a"}
+    assert found.left_out == ("notes.txt", "x/README")
+    assert describe_left_out(found.left_out) == "left out, no pictures: 2 (notes.txt, x/README)"
     with pytest.raises(DataError, match="no such folder"):
         folder_photos(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.JPE", "a.avif", "a.heic", "a.mpo", "a.pbm", "a.dib", "0001", "x/photo"])
+def test_every_suffix_that_is_read_and_none(tmp_path, name):
+    put_picture(tmp_path / name)
+    assert folder_photos(tmp_path).names == (name,) and folder_photos(tmp_path).left_out == ()
 
 
 @pytest.mark.parametrize(

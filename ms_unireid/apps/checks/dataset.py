@@ -16,25 +16,43 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ms_unireid.apps.checks.dataset_layout import KINDS, locate, packed
 from ms_unireid.apps.checks.dataset_report import CountRow, Report
 from ms_unireid.apps.checks.dataset_scan import ListedPicture, scan_data_set
 from ms_unireid.data import tri_pedes
 from ms_unireid.data.findings import DataFinding, count_defects, finding
-from ms_unireid.data.pictures import DECODE_ERRORS, MAX_PIXELS, decode_picture, describe, looks_whole
+from ms_unireid.data.pictures import (
+    DECODE_ERRORS,
+    MAX_BYTES,
+    decode_picture,
+    describe,
+    jpeg_grey,
+    looks_whole,
+    opened_file,
+    read_otherwise,
+)
 from ms_unireid.data.published import ALL, PUBLISHED
 from ms_unireid.data.tokenizer import Tokenizer
-from ms_unireid.errors import DataError, EnvironmentProblem
+from ms_unireid.errors import DataError, EnvironmentProblem, escaped
+from ms_unireid.files import open_regular
 from ms_unireid.installation import INSTALL_CORE
 
 _COPY = "copy these files again from the data set's archive; a broken download or a full disk may have damaged them"
-_JPEG = b"\xff\xd8\xff"
+# Why a picture is not read as the authors read it, and what to do.
+_ODDITIES = {
+    "an orientation tag": "nothing, if they are to be upright; or store them upright, without the tag",
+    "transparency": "nothing, if they are to be on white; or store them on their background",
+    "more than 8 bits": "look at some of them; better store them with 8 bits",
+    "one value throughout": "look at them, and copy or draw them again: a model learns nothing from them",
+}
 _CHUNK, _MOST_THREADS = 64, 32
 
 
 @dataclass(frozen=True)
 class _CheckedPicture:
-    """The result for one picture: whether it can be read, its defect in words, and a digest of its bytes.
+    """The result for one picture: whether it can be read, its defect in words, a digest of its bytes, and `_ODDITIES`.
 
     The defect is empty if none was found, the digest if the bytes were not read.
     """
@@ -42,6 +60,7 @@ class _CheckedPicture:
     readable: bool = True
     defect: str = ""
     digest: bytes = b""
+    oddities: tuple[str, ...] = ()
 
 
 def verify(
@@ -139,11 +158,13 @@ def _examine_counts(rows: Sequence[CountRow]) -> DataFinding:
 def _examine_pictures(checked: Mapping[Path, _CheckedPicture], quick: bool) -> Iterator[DataFinding]:
     unreadable = [f"{path} ({found.defect})" for path, found in checked.items() if not found.readable]
     damaged = [f"{path} ({found.defect})" for path, found in checked.items() if found.readable and found.defect]
+    odd = {name: [path for path, found in checked.items() if name in found.oddities] for name in _ODDITIES}
     yield from count_defects(
         "pictures",
         "",
         ("problem", unreadable, "pictures that cannot be read", _COPY),
         ("warning", damaged, "pictures with damage inside; a part of them may be decoded wrongly", _COPY),
+        *(("warning", odd[name], f"pictures with {name}", fix) for name, fix in _ODDITIES.items()),
     )
     if checked and not unreadable and not damaged:
         how = "have a correct beginning and end" if quick else "decode to their last pixel"
@@ -232,25 +253,23 @@ def _check(path: Path, quick: bool) -> _CheckedPicture:
     try:
         if quick and looks_whole(path):
             return _CheckedPicture()
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read(MAX_BYTES + 1)
+        with opened_file(io.BytesIO(data)) as picture:
+            oddities = read_otherwise(picture)
+        pixels, defect = _decode(data)
+        if pixels.min() == pixels.max():
+            oddities.append("one value throughout")
         digest = b"" if quick else hashlib.blake2b(data, digest_size=16).digest()
-        defect = _damage(data) if data.startswith(_JPEG) else None
-        if defect != "":
-            decode_picture(io.BytesIO(data))
-        return _CheckedPicture(defect=defect or "", digest=digest)
+        return _CheckedPicture(defect=defect, digest=digest, oddities=tuple(oddities))
     except DECODE_ERRORS as error:
         return _CheckedPicture(False, describe(error))
 
 
-def _damage(data: bytes) -> str:
-    """Return what libjpeg-turbo reports about a JPEG; very large ones are left to Pillow."""
-    import simplejpeg
-
+def _decode(data: bytes) -> tuple[np.ndarray, str]:
+    """Return grey pixels, and the damage inside a JPEG; empty if there is none."""
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        if height * width > MAX_PIXELS:
-            return "very large"
-        simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
+        pixels, defect = jpeg_grey(data), ""
     except ValueError as error:
-        return str(error)
-    return ""
+        pixels, defect = None, escaped(str(error))
+    return np.asarray(decode_picture(io.BytesIO(data)).convert("L")) if pixels is None else pixels, defect

@@ -16,11 +16,10 @@ from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_s
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
 from ms_unireid.config import Config, to_dict
 from ms_unireid.data import pictures as picture_files
-from ms_unireid.data.photo_sets import dataset_photos, folder_photos
-from ms_unireid.data.pictures import decode_picture
+from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.pipeline import iterate
 from ms_unireid.data.transforms import MEAN, STD, normalize, resize
-from ms_unireid.errors import ConfigError, DataError
+from ms_unireid.errors import ConfigError, DataError, escaped
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.files import open_regular, sha256
@@ -42,6 +41,8 @@ class IndexReport:
     repaired: int  # features that were missing, and have been encoded again
     skipped: dict[str, str] = field(default_factory=dict)  # path to reason
     unreachable: dict[str, int] = field(default_factory=dict)  # folder to its photos, which stay in the index
+    damaged: dict[str, str] = field(default_factory=dict)  # encoded all the same, a part may be wrong: path to reason
+    left_out: tuple[str, ...] = ()  # files in the folders that are no pictures
 
 
 def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, An
         "checkpoint": {"path": str(checkpoint.resolve()), "sha256": checkpoint_digest(checkpoint)},
         "model": {key: model[key] for key in ("architecture", "image_size", "stride", "context_length", "activation")},
         "preprocessing": {"filter": "PIL bilinear", "mean": MEAN.tolist(), "std": STD.tolist()},
+        "reader": picture_files.READER,
         "dtype": dtype,
         "dim": config.model.sizes.embed_dim,
     }
@@ -131,12 +133,17 @@ def update_index(
         UserError: If the index cannot be written, or another process is changing it.
     """
     progress = progress or (lambda what, done, total: None)
-    given = {source: _list_photos(source) for source in _distinct(sources)}  # mistakes are found before any change
+    damaged: dict[str, str] = {}
+    left_out: list[str] = []
+    # Mistakes are found before any change.
+    given = {source: _list_photos(source, left_out) for source in _distinct(sources)}
     writer = IndexWriter(folder, about)
     try:
-        kept, dropped, listings = _choose_sources(writer, given, removed)
+        kept, dropped, listings = _choose_sources(writer, given, removed, left_out)
         folders = {number: Path(source.folder) for number, source in kept.items()}
         photos = writer.manifest.photos()
+        if writer.manifest.about().get("reader") != picture_files.READER:
+            photos = [_forget_if_read_otherwise(photo, folders, listings) for photo in photos]
         changes = find_changes(
             folders, listings, photos, writer.manifest.skipped(), lambda *counts: progress("compared", *counts)
         )
@@ -145,7 +152,10 @@ def update_index(
             writer.manifest.set_about(left=len(changes.new))
         if dropped or not is_same(changes, photos):
             writer.rearrange(changes.photos, changes.rows, dropped)  # one transaction: a source goes with its photos
-        encoded = _encode_new(writer, folders, changes, encoder, progress)
+        encoded = _encode_new(writer, folders, changes, encoder, progress, damaged)
+        if listings.keys() == folders.keys():
+            with writer.manifest.transaction():
+                writer.manifest.set_about(reader=picture_files.READER)
         skipped = {str(folders[one.source] / one.name): one.reason for one in writer.manifest.skipped()}
         return IndexReport(
             photos=writer.manifest.count(),
@@ -156,6 +166,8 @@ def update_index(
             repaired=writer.repaired,
             skipped=skipped,
             unreachable=_unreachable({n: one for n, one in folders.items() if n not in listings}, photos),
+            damaged=damaged,
+            left_out=tuple(left_out),
         )
     finally:
         writer.close()
@@ -177,8 +189,21 @@ def _unreachable(folders: Mapping[int, Path], photos: Sequence[Photo]) -> dict[s
     }
 
 
+def _forget_if_read_otherwise(photo: Photo, folders: Mapping[int, Path], listings: Mapping[int, Listing]) -> Photo:
+    """Make a photo count as changed if an index of before `READER` read its file in another way."""
+    if photo.source not in listings:
+        return photo
+    try:
+        with picture_files.opened(folders[photo.source] / photo.name) as picture:
+            if not picture_files.read_otherwise(picture):
+                return photo
+    except picture_files.DECODE_ERRORS:
+        pass  # now refused, or gone
+    return photo._replace(mtime_ns=-1, sha256=b"")
+
+
 def _choose_sources(
-    writer: IndexWriter, given: Mapping[Source, Listing], removed: Sequence[Path]
+    writer: IndexWriter, given: Mapping[Source, Listing], removed: Sequence[Path], left_out: list[str]
 ) -> tuple[dict[int, Source], list[int], dict[int, Listing]]:
     """Add new sources to the manifest.
 
@@ -193,7 +218,7 @@ def _choose_sources(
             raise ConfigError(f"{known[number].folder}: cannot be both added and removed; choose one")
     kept = {number: source for number, source in known.items() if number not in dropped}
     _check_not_nested([*kept.values(), *given])
-    listings = given or {source: _list_known(writer, number, source) for number, source in kept.items()}
+    listings = given or {source: _list_known(writer, number, source, left_out) for number, source in kept.items()}
     added = sum(len(listing) for source, listing in listings.items() if source not in known.values())
     left = writer.manifest.about()["left"] + added
     with writer.manifest.transaction():
@@ -220,10 +245,10 @@ def _check_not_nested(sources: Sequence[Source]) -> None:
                 raise ConfigError(f"{inner}: is inside {outer}, so its photos would be indexed twice; give one of them")
 
 
-def _list_known(writer: IndexWriter, number: int, source: Source) -> Listing:
+def _list_known(writer: IndexWriter, number: int, source: Source, left_out: list[str]) -> Listing:
     """List a folder of the index; an error names the way to forget it."""
     try:
-        return _list_photos(source)
+        return _list_photos(source, left_out)
     except DataError as error:
         count = sum(photo.source == number for photo in writer.manifest.photos())
         raise DataError(
@@ -237,15 +262,18 @@ def forget_command(index: Path, folder: str) -> str:
     return f"{job_command('search')} index --output {index} --remove {folder}"
 
 
-def _list_photos(source: Source) -> Listing:
+def _list_photos(source: Source, left_out: list[str]) -> Listing:
     folder = Path(source.folder)
     if source.dataset:
         photos = dataset_photos(source.dataset, folder.parent)
         listing = {name: str(photos.identities[name]) for name in photos.names if photos.splits[name] == source.split}
     else:
-        listing = dict.fromkeys(folder_photos(folder).names)
+        photos = folder_photos(folder)
+        listing = dict.fromkeys(photos.names)
     if not listing:
-        raise DataError(f"{folder}: has no photos; check the path (is the disk mounted?)")
+        others = describe_left_out(photos.left_out) or "check the path (is the disk mounted?)"
+        raise DataError(f"{folder}: has no photos; {others}")
+    left_out += (str(folder / name) for name in photos.left_out)
     return listing
 
 
@@ -255,10 +283,11 @@ def _encode_new(
     changes: Changes,
     encoder: Encoder,
     progress: Progress,
+    damaged: dict[str, str],
 ) -> int:
-    """Encode and store the new photos batch by batch; return their number."""
+    """Encode and store the new photos batch by batch; return their number. Damage inside them goes to `damaged`."""
     config = encoder.config
-    source = _NewPhotos(folders, changes.new, config.eval.batch_size, config.model.image_size)
+    source = _NewPhotos(folders, changes.new, config.eval.batch_size, config.model.image_size, damaged)
     done = encoded = 0
     for number, (pictures,) in enumerate(iterate(source, config.runtime) if changes.new else ()):
         found = source.found.pop(number)
@@ -282,6 +311,7 @@ class _NewPhotos:
 
     Attributes:
         found: Batch number to a `Photo` or `Skipped` for each of its files.
+        damaged: File to the damage inside it, for those that are encoded all the same.
     """
 
     columns = ("pictures",)
@@ -292,8 +322,9 @@ class _NewPhotos:
         new: Sequence[tuple[int, str, str | None]],
         batch_size: int,
         image_size: tuple[int, int],
+        damaged: dict[str, str],
     ):
-        self.folders, self.new = folders, new
+        self.folders, self.new, self.damaged = folders, new, damaged
         self.batch_size, self.image_size = batch_size, image_size
         self.found: dict[int, list[Photo | Skipped]] = {}
 
@@ -314,8 +345,12 @@ class _NewPhotos:
             with open_regular(self.folders[source] / name) as file:
                 status = os.fstat(file.fileno())
                 size, changed = status.st_size, status.st_mtime_ns
-                content = file.read()
-            normalize(resize(decode_picture(io.BytesIO(content)), self.image_size), target)
+                content = file.read(picture_files.MAX_BYTES + 1)
+            normalize(resize(picture_files.decode_picture(io.BytesIO(content)), self.image_size), target)
         except picture_files.DECODE_ERRORS as error:
             return Skipped(source, name, size, changed, picture_files.describe(error))
+        try:
+            picture_files.jpeg_grey(content)
+        except ValueError as error:
+            self.damaged[str(self.folders[source] / name)] = escaped(str(error))
         return Photo(source, name, size, changed, bytes.fromhex(sha256(io.BytesIO(content))), person)

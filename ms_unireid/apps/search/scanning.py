@@ -20,7 +20,7 @@ class Changes:
     photos: list[Photo] = field(default_factory=list)  # to keep, with their present names and states
     rows: list[int] = field(default_factory=list)  # present row of each kept photo's feature
     new: list[tuple[int, str, str | None]] = field(default_factory=list)  # to encode: source, name, person
-    skipped: list[Skipped] = field(default_factory=list)  # unreadable, now or before and unchanged
+    skipped: list[Skipped] = field(default_factory=list)  # unreadable now, or before in a source that is not compared
     kept: int = 0  # number of unchanged photos
     copied: int = 0  # content that the index has under another name
     removed: int = 0  # gone, or with new content
@@ -43,7 +43,6 @@ def find_changes(
         progress: Called with (done, total) files compared by content.
     """
     rows = {(photo.source, photo.name): row for row, photo in enumerate(photos)}
-    unreadable = {(one.source, one.name): one for one in skipped}
     changes = Changes()
     for row, photo in enumerate(photos):
         if photo.source in folders and photo.source not in listings:
@@ -55,12 +54,10 @@ def find_changes(
             status = _status(changes, folders[source], source, name)
             if status is None:
                 continue
-            row, known = rows.get((source, name)), unreadable.get((source, name))
+            row = rows.get((source, name))
             if row is not None and photos[row][2:4] == status:
                 _keep(changes, photos[row]._replace(person=person), row)
-            elif known is not None and known[2:4] == status:
-                changes.skipped.append(known)
-            else:
+            else:  # also what could not be read before: a package may have been installed since
                 candidates.append((source, name, person))
     _compare_contents(changes, folders, photos, rows, candidates, progress)
     changes.removed = len(photos) - changes.kept

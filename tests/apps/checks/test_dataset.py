@@ -6,7 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from apps.web.hostile_uploads import encoded
 from data.sketch_factory import build_market, build_pku, write_style
 from data.tri_factory import build, entry, noise_bytes, put_distinct, usual_entries
 from PIL import Image
@@ -448,7 +450,41 @@ def test_damage_inside_a_jpeg_that_pillow_decodes_without_a_warning(tri, progres
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_every_kind_of_jpeg_is_whole(tri, mode):
-    Image.new(mode, (33, 77)).save(tri / "imgs/cam/0.jpg", format="JPEG")
+    Image.linear_gradient("L").resize((33, 77)).convert(mode).save(tri / "imgs/cam/0.jpg", format="JPEG")
+    assert defects(verify(NAME, tri)) == WHOLE
+
+
+def with_tag(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return encoded(Image.linear_gradient("L"), "JPEG", exif=tags)
+
+
+ODD = {
+    "an orientation tag": with_tag(6),
+    "transparency": encoded(Image.merge("LA", [Image.linear_gradient("L")] * 2), "PNG"),
+    "more than 8 bits": encoded(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16), "PNG"),
+    "one value throughout": encoded(Image.new("L", (20, 60), 255), "PNG"),
+}
+PLAIN = {
+    "upright": with_tag(1),
+    "opaque": encoded(Image.linear_gradient("L").convert("RGBA"), "PNG"),
+    "CMYK": encoded(Image.linear_gradient("L").convert("CMYK"), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("oddity", ODD)
+def test_pictures_that_are_not_read_as_the_authors_read_them(tri, oddity):
+    (tri / "imgs/cam/0.jpg").write_bytes(ODD[oddity])
+    report = verify(NAME, tri)
+    found = the(report, "pictures", "warning")
+    assert found.detail == f"pictures with {oddity}: 1" and "imgs/cam/0.jpg" in found.examples[0]
+    assert not report.problems and found.fix
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_pictures_that_only_look_odd(tri, name):
+    (tri / "imgs/cam/0.jpg").write_bytes(PLAIN[name])
     assert defects(verify(NAME, tri)) == WHOLE
 
 
@@ -461,8 +497,7 @@ def test_quick_looks_at_the_ends_only(tri):
 
 
 def test_a_very_large_jpeg_is_not_decoded(tri, monkeypatch):
-    for module in ("data.pictures", "apps.checks.dataset"):
-        monkeypatch.setattr(f"ms_unireid.{module}.MAX_PIXELS", 1000)
+    monkeypatch.setattr("ms_unireid.data.pictures.MAX_PIXELS", 1000)
     (tri / "imgs/cam/0.jpg").write_bytes(noise_bytes("JPEG"))
     assert "60x160 pixels" in the(verify(NAME, tri), "pictures").examples[0]
 

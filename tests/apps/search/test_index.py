@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps.search.index_factory import MeanColour, check, colour_of, expected, put_photo, put_photos, update
+from data.tri_factory import noise_bytes
 from PIL import Image
 
 from ms_unireid.apps.search import index_writer, indexing
@@ -148,6 +149,41 @@ def test_bad_photos_are_skipped_listed_and_tried_again_when_changed(photos, inde
     fixed = update(index, photos)
     assert fixed.encoded == 1 and len(fixed.skipped) == 2
     assert describe_index(index)["skipped"] == fixed.skipped
+
+
+def test_damage_inside_and_files_that_are_no_pictures_are_told(photos, index):
+    whole = noise_bytes("JPEG")
+    (photos / "hole.jpg").write_bytes(whole[: len(whole) // 2] + bytes(300) + whole[len(whole) // 2 + 300 :])
+    (photos / "notes.txt").write_text("no picture")
+    report = update(index, photos)
+    assert (report.photos, list(report.damaged), report.skipped) == (11, [str(photos / "hole.jpg")], {})
+    assert report.left_out == (str(photos / "notes.txt"),)
+    (photos / "only").mkdir()
+    (photos / "only" / "a.txt").write_text("")
+    with pytest.raises(DataError, match=r"only: has no photos; left out, no pictures: 1 \(a\.txt\)"):
+        update(index, photos / "only")
+
+
+def test_an_index_of_before_takes_what_is_read_otherwise_now(photos, index):
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    Image.open(photos / "003.png").save(photos / "lying.png", exif=tag)
+    update(index, photos)
+    manifest = Manifest(index)
+    manifest.set_about(reader=1)
+    manifest.close()
+    report = update(index, photos)
+    assert (report.encoded, report.kept, report.photos) == (1, 10, 11)
+    assert update(index, photos).kept == 11
+    check(index, photos.glob("*.png"))
+
+
+def test_a_photo_is_tried_again_when_a_package_reads_it(photos, index, monkeypatch):
+    (photos / "a.heic").write_bytes((photos / "003.png").read_bytes())
+    with monkeypatch.context() as context:
+        context.setattr("ms_unireid.data.pictures.FORMATS", ("JPEG",))
+        assert len(update(index, photos).skipped) == 11
+    assert update(index, photos).photos == 11
 
 
 def test_a_batch_without_readable_photos(index, tmp_path):

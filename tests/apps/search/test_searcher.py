@@ -1,5 +1,6 @@
 """Search with a real tiny model, compared with rankings computed from its features."""
 
+import contextlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from ms_unireid.apps.search.search_figure import draw_search, heat_picture
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.checkpoints.checkpoint import save_checkpoint
 from ms_unireid.config import load_config, to_dict
-from ms_unireid.data.pictures import load_picture
+from ms_unireid.data.pictures import FORMATS, load_picture
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, ConfigError, DataError, QueryError
 from ms_unireid.models.rollout import attention_rollout
@@ -203,6 +204,47 @@ def test_a_new_index_needs_a_checkpoint_and_photos(made, tmp_path):
         build_index(tmp_path / "index", [photo_source(made / "photos")])
     with pytest.raises(ConfigError, match="a new index needs"):
         build_index(tmp_path / "index", checkpoint=made / "model.ckpt")
+
+
+def drawn(mode: str) -> Image.Image:
+    """Draw a picture of 16x32 pixels, another one for each mode."""
+    rng = np.random.default_rng(list(mode.encode()))
+    values = rng.integers(0, 65536, (8, 4)).repeat(4, 0).repeat(4, 1)
+    if mode.startswith("I"):
+        return Image.fromarray(values.astype({"I": np.int32, "I;16": np.uint16, "I;16B": ">u2"}[mode]))
+    colours = Image.fromarray(rng.integers(0, 256, (8, 4, 4), dtype=np.uint8).repeat(4, 0).repeat(4, 1))
+    return (colours.quantize(256) if mode[0] == "P" else colours).convert(mode)
+
+
+def put_every_kind(folder: Path) -> None:
+    """Write photos in every format and mode that Pillow writes and the index takes; one of each format is lying."""
+    folder.mkdir()
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    for format in (*FORMATS, "MPO"):
+        with contextlib.suppress(OSError):
+            drawn("RGB").save(folder / f"lying.{format.lower()}", format, exif=tag)
+        for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I"):
+            path = folder / f"{mode.replace(';', '')}.{format.lower()}"
+            if mode[0] == "I" and format not in ("PNG", "TIFF", "PPM"):
+                continue  # Pillow cuts the values
+            try:
+                drawn(mode).save(path, format)
+            except (OSError, ValueError):
+                path.unlink(missing_ok=True)
+
+
+def test_every_kind_of_photo_finds_itself(made, tmp_path):
+    """Takes 5 s: about 70 files."""
+    put_every_kind(tmp_path / "photos")
+    report = build_index(tmp_path / "index", [photo_source(tmp_path / "photos")], made / "model.ckpt", dtype="float32")
+    assert report.photos > 60 and not report.skipped and not report.damaged
+    searcher = Searcher.open(tmp_path / "index")
+    photos = searcher.index.photos
+    for path, hits in zip(photos, searcher.search_all([make_query(photo=path) for path in photos], 1), strict=True):
+        assert hits[0].score == pytest.approx(1, abs=1e-5), path
+        same = np.abs(np.asarray(load_picture(hits[0].path), int) - np.asarray(load_picture(path), int)).max()
+        assert hits[0].path == path or same < 30, (path, hits[0].path)
 
 
 def test_figure_with_and_without_heat_maps(searcher, made, tmp_path):
