@@ -170,7 +170,8 @@ def test_an_index_of_before_takes_what_is_read_otherwise_now(photos, index):
     Image.open(photos / "003.png").save(photos / "lying.png", exif=tag)
     update(index, photos)
     manifest = Manifest(index)
-    manifest.set_about(reader=1)
+    with manifest.transaction():
+        manifest.set_about(reader=1)
     manifest.close()
     report = update(index, photos)
     assert (report.encoded, report.kept, report.photos) == (1, 10, 11)
