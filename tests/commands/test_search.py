@@ -1,5 +1,6 @@
 """The search tool through its command line: indexes, queries, and one-line errors."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,9 +13,9 @@ from apps.search.index_factory import colour_of, put_photo, put_photos
 from PIL import Image
 from tool_runner import LIMIT, command, load_tool, run_tool
 
-from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.search.index import Manifest, PhotoIndex
 from ms_unireid.config import load_config, to_dict
-from ms_unireid.errors import ConfigError
+from ms_unireid.errors import ConfigError, DataError
 
 MODEL = ("model.architecture=tiny", "model.image_size=[32, 16]", "model.context_length=24", "runtime.device=CPU")
 
@@ -142,12 +143,47 @@ def test_a_killed_run_continues(checkpoint, tmp_path):
             break
         time.sleep(0.001)
     assert started.wait() == -signal.SIGKILL
-    before = PhotoIndex.open(index).count
-    assert 0 < before < 300
+    stopped = PhotoIndex.open(index)
+    before = stopped.count
+    assert 0 < before < 300 and stopped.state == {"whole": False, "photos": before, "skipped": 0, "left": 300 - before}
     done = run_tool("search.py", "index", "--output", index)
     summary = json.loads(done.stdout)
     assert (summary["photos"], summary["kept"], summary["encoded"]) == (300, before, 300 - before)
     assert sorted(PhotoIndex.open(index).photos) == sorted(photos.iterdir())
+
+
+def test_an_index_that_is_not_whole_says_so(photos, checkpoint, tmp_path, capsys):
+    index = tmp_path / "index"
+    call("index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
+    with contextlib.closing(Manifest(index)) as manifest, manifest.transaction():
+        manifest.set_about(left=3)  # as a stop leaves it
+    capsys.readouterr()
+    (tmp_path / "q.csv").write_text("text\na man\na woman\n")
+    call("query", "--index", index, "--queries", tmp_path / "q.csv", "--top-k", 1, "--json", tmp_path / "found.json")
+    told = capsys.readouterr().err
+    assert told.count("is not whole, it stopped at 12 of 15 photos") == 1
+    for one in json.loads((tmp_path / "found.json").read_text()):
+        assert (
+            one["index"] == {"whole": False, "photos": 12, "skipped": 0, "left": 3} and "not whole" in one["notes"][0]
+        )
+    call("info", "--index", index)
+    info = json.loads(capsys.readouterr().out)
+    assert (info["whole"], info["left"]) == (False, 3)
+    call("index", "--output", index, "--remove", photos)
+    with pytest.raises(DataError, match=r"has no photos .* index --output"):
+        call("query", "--index", index, "--text", "a man")
+
+
+def test_folders_out_of_reach_are_told(photos, checkpoint, tmp_path, capsys):
+    index = tmp_path / "index"
+    call("index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
+    photos.rename(tmp_path / "moved")
+    capsys.readouterr()
+    call("index", "--photos", tmp_path / "moved", "--output", index)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["unreachable"] == {str(photos): 12}
+    assert "its 12 photos stay in the index; if they are gone for good, forget them with" in printed.err
+    assert f"--output {index} --remove {photos}" in printed.err
 
 
 @pytest.mark.parametrize(

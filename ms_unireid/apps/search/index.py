@@ -191,7 +191,8 @@ class Manifest:
         if len(names) != len(features) or not all(one[0] in sources and _is_inside(one[1]) for one in names):
             raise self.damaged("its rows do not fit the features")
         for start in range(0, len(features), _ROWS_AT_ONCE):
-            lengths = np.linalg.norm(features[start : start + _ROWS_AT_ONCE].astype(np.float32), axis=1)
+            with np.errstate(all="ignore"):
+                lengths = np.linalg.norm(features[start : start + _ROWS_AT_ONCE].astype(np.float32), axis=1)
             if not (abs(lengths - 1) < 0.01).all():  # true for NaN too
                 raise self.damaged("a feature has not the length 1")
         return names

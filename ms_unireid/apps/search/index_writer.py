@@ -7,6 +7,7 @@ given a new checksum.
 
 import contextlib
 import os
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -113,13 +114,17 @@ class IndexWriter:
         """Drop photos whose features are missing, and remove the files of an interrupted change."""
         about, count = self.manifest.about(), self.manifest.count()
         file = features_file(self.folder, about)
-        stored = file.stat().st_size // row_bytes(about) if file.exists() else 0
+        if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+            raise DataError(
+                f"{file}: is not a plain file, so it is not written to; put the features there, or remove it"
+            )
+        with _clear_errors(self.folder):
+            file.touch()
+            stored = file.stat().st_size // row_bytes(about)
         if stored < count:
             with self.manifest.transaction():
                 self.manifest.truncate_photos(stored)
                 self.manifest.set_about(left=about["left"] + count - stored)
-        if not file.exists():
-            file.touch()
         self._remove_old_files()
         return max(0, count - stored)
 

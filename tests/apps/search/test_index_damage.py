@@ -1,0 +1,320 @@
+"""Indexes that are damaged, unfinished, in use or made by an earlier version."""
+
+import os
+import resource
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from apps.search.index_factory import CONFIG, check, colour_of, put_photo, put_photos, update
+
+from ms_unireid.apps.search.approximate import FAISS_ABOUT, FAISS_FILE, ApproximateIndex, build_approximate
+from ms_unireid.apps.search.index import FORMAT, MANIFEST, Manifest, PhotoIndex, describe_index
+from ms_unireid.apps.search.indexing import _NewPhotos
+from ms_unireid.apps.search.scanning import find_changes
+from ms_unireid.errors import ConfigError, DataError, UserError
+from ms_unireid.evaluation.similarity import exact_search
+
+FEATURES = "features.1.float16"
+COUNT = 10
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    put_photos(folder / "photos", range(COUNT))
+    update(folder / "index", folder / "photos")
+    return folder
+
+
+@pytest.fixture
+def photos(made) -> Path:
+    return made / "photos"
+
+
+@pytest.fixture
+def index(made, tmp_path) -> Path:
+    return shutil.copytree(made / "index", tmp_path / "index")
+
+
+def change_features(index: Path, change) -> None:
+    features = np.fromfile(index / FEATURES, np.float16).reshape(COUNT, -1)
+    change(features)
+    features.tofile(index / FEATURES)
+
+
+def change_manifest(index: Path, *statements: str) -> None:
+    with sqlite3.connect(index / MANIFEST) as database:
+        for statement in statements:
+            database.execute(statement)
+    database.close()
+
+
+def make_old(index: Path) -> Path:
+    """Take out of a manifest what earlier versions did not write."""
+    change_manifest(
+        index, "ALTER TABLE photos DROP COLUMN checksum", "DELETE FROM about WHERE key IN ('id', 'left', 'digest')",
+        "PRAGMA user_version = 1",
+    )  # fmt: skip
+    return index
+
+
+def assert_refused(index: Path, photos: Path, message: str = "make the index anew") -> None:
+    """Neither a search nor an update takes a damaged index."""
+    with pytest.raises(DataError, match=message):
+        PhotoIndex.open(index)
+    with pytest.raises(DataError, match=message):
+        update(index, photos)
+
+
+FEATURE_DAMAGE = {
+    "not finite": lambda f: f.__setitem__((3, 0), np.nan),
+    "infinite": lambda f: f.__setitem__((3, 0), np.inf),
+    "length 50": lambda f: f.__setitem__(4, f[4] * 50),
+    "zero": lambda f: f.__setitem__(4, 0),
+}
+ORDER_DAMAGE = {
+    "another order": lambda f: f.__setitem__([1, 2], f[[2, 1]]),
+    "shifted": lambda f: f.__setitem__(slice(None), np.roll(f, 1, axis=0)),
+    "one bit": lambda f: f.view(np.uint8).__ixor__(np.eye(*f.view(np.uint8).shape, dtype=np.uint8)),
+}
+
+
+@pytest.mark.parametrize("kind", [*FEATURE_DAMAGE, *ORDER_DAMAGE])
+def test_damaged_features_are_refused(kind, index, photos):
+    change_features(index, {**FEATURE_DAMAGE, **ORDER_DAMAGE}[kind])
+    assert_refused(index, photos)
+
+
+@pytest.mark.parametrize("row", [0, 4, COUNT - 1])
+def test_a_deleted_row_is_refused(row, index, photos):
+    change_manifest(index, f"DELETE FROM photos WHERE row = {row}")
+    assert_refused(index, photos)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE photos SET name = 'x' || name",
+        "UPDATE photos SET person = '7' WHERE row = 2",
+        "UPDATE photos SET row = row + 100",
+        "UPDATE photos SET source = 2 WHERE row = 1",
+        "UPDATE photos SET checksum = NULL",
+        "UPDATE photos SET name = x'ff' WHERE row = 1",
+        "UPDATE photos SET name = CAST(x'ff' AS TEXT) WHERE row = 1",
+        "UPDATE sources SET folder = '/'",
+        "DELETE FROM sources",
+        "DELETE FROM about",
+        "DELETE FROM about WHERE key = 'digest'",
+        "UPDATE about SET value = '0' WHERE key = 'dim'",
+        "UPDATE about SET value = '16' WHERE key = 'dim'",
+        "UPDATE about SET value = '\"../x\"' WHERE key = 'file'",
+        "UPDATE about SET value = '{' WHERE key = 'model'",
+        "UPDATE about SET value = '1' WHERE key = 'left'",
+        "INSERT INTO skipped VALUES (99, 'a.png', 1, 1, 'no')",
+        "INSERT INTO skipped VALUES (1, 'a.png', 1, 1, x'00')",
+        "DROP TABLE skipped",
+        "CREATE VIEW endless AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+        "CREATE TRIGGER t AFTER INSERT ON photos BEGIN DELETE FROM sources; END",
+        "PRAGMA user_version = 1",
+    ],
+)
+def test_a_changed_manifest_is_refused(statement, index, photos):
+    change_manifest(index, statement)
+    with pytest.raises(UserError, match="make the index anew"):
+        PhotoIndex.open(index)
+    with pytest.raises(UserError, match="make the index anew"):
+        update(index, photos)
+
+
+def test_values_nested_too_deeply(index, photos):
+    change_manifest(index, f"UPDATE about SET value = '{'[' * 100_000}' WHERE key = 'model'")
+    assert_refused(index, photos)
+
+
+def test_features_of_another_index_are_refused(index, photos, tmp_path):
+    put_photos(tmp_path / "others", range(20, 20 + COUNT))
+    update(tmp_path / "another", tmp_path / "others")
+    shutil.copy(tmp_path / "another" / FEATURES, index / FEATURES)
+    assert_refused(index, photos)
+
+
+def test_an_index_without_checksums_is_used_and_gets_them(index, photos):
+    before = PhotoIndex.open(index)
+    found = PhotoIndex.open(make_old(index))
+    assert found.photos == before.photos and (found.features == before.features).all() and found.whole
+    report = update(index, photos)
+    assert (report.kept, report.encoded) == (COUNT, 0)
+    assert Manifest(index).format == FORMAT and describe_index(index)["id"]
+    change_features(index, ORDER_DAMAGE["another order"])
+    assert_refused(index, photos)
+
+
+@pytest.mark.parametrize("kind", FEATURE_DAMAGE)
+def test_damaged_features_without_checksums_are_refused(kind, index, photos):
+    change_features(make_old(index), FEATURE_DAMAGE[kind])
+    assert_refused(index, photos)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM photos WHERE row = 4",
+        "UPDATE photos SET name = '../' || name",
+        "UPDATE photos SET name = '/etc/passwd' WHERE row = 1",
+        "UPDATE photos SET source = 2 WHERE row = 1",
+        "UPDATE photos SET person = x'00' WHERE row = 1",
+        "UPDATE photos SET name = x'00' WHERE row = 1",
+        "UPDATE about SET value = '1000000000' WHERE key = 'dim'",
+        "UPDATE about SET value = 'true' WHERE key = 'dim'",
+        "UPDATE about SET value = '-1' WHERE key = 'file'",
+        "UPDATE about SET value = '{}' WHERE key = 'checkpoint'",
+        "UPDATE about SET value = '[]' WHERE key = 'model'",
+        "UPDATE about SET value = '\"int8\"' WHERE key = 'dtype'",
+    ],
+)
+def test_a_changed_manifest_without_checksums_is_refused(statement, index, photos):
+    change_manifest(make_old(index), statement)
+    assert_refused(index, photos)
+
+
+def test_a_damaged_or_foreign_approximate_index_is_refused(index, photos, tmp_path):
+    opened = PhotoIndex.open(index)
+    build_approximate(opened, {"photos": np.asarray(opened.features, np.float32)})
+    good = (index / FAISS_ABOUT).read_text()
+    for bad in ("[]", "null", "{}", good.replace('"lists": 1', '"lists": 2'), "[" * 100_000):
+        (index / FAISS_ABOUT).write_text(bad)
+        with pytest.raises(DataError, match="missing or damaged"):
+            ApproximateIndex(opened)
+    put_photos(tmp_path / "others", range(20, 20 + COUNT))
+    update(tmp_path / "another", tmp_path / "others")
+    another = PhotoIndex.open(tmp_path / "another")
+    build_approximate(another, {"photos": np.asarray(another.features, np.float32)})
+    shutil.copy(tmp_path / "another" / FAISS_FILE, index)
+    (index / FAISS_ABOUT).write_text(good)
+    with pytest.raises(DataError, match="missing or damaged"):
+        ApproximateIndex(opened)
+    shutil.copy(tmp_path / "another" / FAISS_ABOUT, index)
+    with pytest.raises(DataError, match="has changed since"):
+        ApproximateIndex(opened)
+
+
+def test_a_full_disk_leaves_an_index_that_says_so(tmp_path):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    (photos / "bad.png").parent.mkdir()
+    (photos / "bad.png").write_text("no picture")
+    put_photo(photos / "000.png", colour_of(0))
+    update(index, photos)
+    put_photos(photos, range(1, 80))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((index / MANIFEST).stat().st_size + 1, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be"):
+            update(index, photos)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found = PhotoIndex.open(index)
+    seen = found.count + 1
+    assert not found.whole and 1 < seen < 81
+    assert found.state == {"whole": False, "photos": found.count, "skipped": 1, "left": 81 - seen}
+    (note,) = found.notes
+    assert f"stopped at {seen} of 81 photos (1 skipped)" in note and f"index --output {index}" in note
+    update(index)
+    assert check(index, photos.glob("[0-9]*.png")).notes == []
+    assert describe_index(index)["whole"] is True
+
+
+def test_a_reader_sees_the_old_state_during_a_long_change(index):
+    writer = Manifest(index)
+    with pytest.raises(KeyboardInterrupt), writer.transaction():
+        writer.replace_photos((), ())
+        assert PhotoIndex.open(index).count == COUNT
+        raise KeyboardInterrupt
+    writer.close()
+
+
+def test_a_reader_waits_while_a_change_is_committed(index):
+    database = sqlite3.connect(index / MANIFEST, check_same_thread=False)
+    database.execute("BEGIN EXCLUSIVE")
+    threading.Timer(0.3, database.rollback).start()
+    assert PhotoIndex.open(index).count == COUNT
+    database.close()
+
+
+@pytest.mark.parametrize("what", ["shortened", "replaced", "removed"])
+def test_an_open_index_survives_damage(what, index):
+    found = PhotoIndex.open(index)
+    queries = np.eye(3, found.dim, dtype=np.float32)
+    before = exact_search(found.features, queries, 4)
+    if what == "shortened":
+        os.truncate(index / FEATURES, 10)
+    elif what == "replaced":
+        (index / FEATURES).write_bytes(bytes(5000))
+    else:
+        shutil.rmtree(index)
+    for one, other in zip(before, exact_search(found.features, queries, 4), strict=True):
+        assert (one == other).all()
+
+
+def test_folders_out_of_reach_are_told_with_the_way_to_forget_them(index, photos, tmp_path):
+    put_photos(tmp_path / "others", range(20, 23))
+    update(index, tmp_path / "others")
+    shutil.move(tmp_path / "others", tmp_path / "moved")
+    report = update(index, tmp_path / "moved")
+    assert report.unreachable == {str(tmp_path / "others"): 3} and report.copied == 3
+    with pytest.raises(DataError, match=rf"3 photos .* --output {index} --remove {tmp_path / 'others'}"):
+        update(index)
+    (tmp_path / "others").mkdir()  # a disk that is not mounted
+    assert update(index, photos).unreachable == {str(tmp_path / "others"): 3}
+    with pytest.raises(DataError, match="--remove"):
+        update(index)
+    report = update(index, removed=[tmp_path / "others"])
+    assert (report.photos, report.unreachable) == (COUNT + 3, {})
+
+
+def test_a_folder_has_one_name(index, photos, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(photos)
+    monkeypatch.chdir(photos.parent)
+    for name in (tmp_path / "link", Path("photos"), Path(f"{photos}/"), photos / ".." / "photos"):
+        report = update(index, name, name, photos)
+        assert (report.photos, report.kept, report.copied) == (COUNT, COUNT, 0)
+    put_photo(photos / "inner" / "x.png", colour_of(50))
+    (tmp_path / "inner").symlink_to(photos / "inner")
+    with pytest.raises(ConfigError, match="indexed twice"):
+        update(index, tmp_path / "inner")
+    shutil.rmtree(photos / "inner")
+    assert update(index, removed=[tmp_path / "link"]).photos == 0
+
+
+def test_a_photo_that_became_a_pipe_is_skipped(index, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    changes = find_changes({1: tmp_path}, {1: {"pipe.png": None}}, Manifest(index).photos(), [])
+    assert changes.new == [(1, "pipe.png", None)]
+    source = _NewPhotos({1: tmp_path}, changes.new, 1, CONFIG.model.image_size)
+    assert not source[0][0].any() and "pipe" in source.found[0][0].reason
+
+
+@pytest.mark.parametrize("name", [".lock", FEATURES])
+def test_a_link_in_place_of_a_file_is_not_written_through(name, tmp_path):
+    photos, index, target = tmp_path / "photos", tmp_path / "index", tmp_path / "target"
+    put_photo(photos / "bad.png", (1, 2, 3)).write_text("no picture")
+    update(index, photos)
+    target.write_text("something of value")
+    (index / name).unlink()
+    (index / name).symlink_to(target)
+    put_photo(photos / "000.png", (1, 2, 3))
+    with pytest.raises(UserError, match="plain file"):
+        update(index, photos)
+    assert target.read_text() == "something of value"
+
+
+def test_features_that_are_a_pipe_are_refused(index, photos):
+    (index / FEATURES).unlink()
+    os.mkfifo(index / FEATURES)
+    with pytest.raises(DataError, match="pipe or device"):
+        PhotoIndex.open(index)
+    with pytest.raises(DataError, match="plain file"):
+        update(index, photos)
