@@ -47,7 +47,8 @@ def main(arguments: Sequence[str]) -> None:
         raise EnvironmentProblem(f"NiceGUI is not installed; install it with: {install_extra('app')}")
     from ms_unireid.apps.search.searcher import Searcher
     from ms_unireid.apps.web.access import check_access
-    from ms_unireid.apps.web.page import address_of, bind, build_site, serve
+    from ms_unireid.apps.web.page import build_site
+    from ms_unireid.apps.web.server import address_of, bind, serve
     from ms_unireid.apps.web.worker import SearchWorker
 
     token = options.token or os.environ.get(TOKEN) or None

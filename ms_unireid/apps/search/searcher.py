@@ -1,5 +1,6 @@
 """Search of an index by text, sketch, both, or a photo."""
 
+import contextlib
 import functools
 import threading
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from mindspore import Tensor
 from PIL import Image
 
 from ms_unireid.apps.search.approximate import ApproximateIndex
-from ms_unireid.apps.search.index import PhotoIndex, model_overrides
+from ms_unireid.apps.search.index import Manifest, PhotoIndex, model_overrides
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
 from ms_unireid.config import Config, config_from_dict
@@ -42,10 +43,9 @@ class Searcher:
 
     def __init__(self, model: UNIReID, index: PhotoIndex | str | Path, approximate: bool = False):
         self.model = model
-        self.index = index if isinstance(index, PhotoIndex) else PhotoIndex(index)
+        self._approximate = approximate
+        self._use(index if isinstance(index, PhotoIndex) else PhotoIndex(index))
         self.config = _config_of(self.index)
-        engine = ApproximateIndex(self.index).search if approximate else None
-        self._find = engine or functools.partial(exact_search, self.index.features)
         self._encoder = Encoder(model, self.config)
         self._model_lock = threading.Lock()
 
@@ -74,6 +74,27 @@ class Searcher:
         path = _find_checkpoint(index, checkpoint)
         opened = open_model(path, [*model_overrides(index.about), *overrides])
         return cls(opened.model, index, approximate)
+
+    def refresh(self) -> bool:
+        """Open the index again if it has changed; return whether it had.
+
+        Raises:
+            UserError: If it cannot be opened, or another model has made it; then the earlier state is kept.
+        """
+        old = self.index.about
+        with contextlib.closing(Manifest(self.index.folder)) as manifest:
+            if manifest.about() == old:
+                return False
+        index = PhotoIndex(self.index.folder)
+        _config_of(index)
+        if any(index.about[key] != old[key] for key in ("checkpoint", "model", "preprocessing")):
+            raise DataError(f"{index.folder}: another model has made it; start again")
+        self._use(index)
+        return True
+
+    def _use(self, index: PhotoIndex) -> None:
+        engine = ApproximateIndex(index).search if self._approximate else None
+        self.index, self._find = index, engine or functools.partial(exact_search, index.features)
 
     def search(
         self,

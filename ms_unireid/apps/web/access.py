@@ -22,6 +22,7 @@ _POLICY = (
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _TOKEN_HINT = 'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+_PACKETS = tuple("123456")  # how text messages begin
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -79,7 +80,7 @@ class Guard:
         answer = self._refusal(scope, Headers(scope=scope))
         send = _add_headers(send)
         if answer is None:
-            await self.app(scope, self._limit_body(receive), send)
+            await self.app(scope, self._checked(receive), send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})  # the server turns this into status 403
         else:
@@ -91,9 +92,13 @@ class Guard:
         if origin is not None and origin.partition("://")[2] != headers.get("host"):
             return PlainTextResponse("Requests of other sites' pages are refused.", 403)
         refused = self._check_token(scope, headers) if self._token is not None else _check_host(headers)
-        if refused is None and _length(headers) > self.max_bytes:
+        if refused is not None:
+            return refused
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return HTMLResponse("<p>Links of other sites are refused. <a href='/'>Open the search page</a></p>", 403)
+        if _length(headers) > self.max_bytes:
             return PlainTextResponse(f"At most {self.max_bytes:,} bytes may be sent.", 413)
-        return refused
+        return None
 
     def _check_token(self, scope: Scope, headers: Headers) -> Response | None:
         # Checked before the cookie, so that no address with the token reaches the application.
@@ -114,18 +119,21 @@ class Guard:
         answer.set_cookie(COOKIE, self._cookie, httponly=True, samesite="strict")
         return answer
 
-    def _limit_body(self, receive: Receive) -> Receive:
+    def _checked(self, receive: Receive) -> Receive:
+        """Limit the bytes of a request, and end a websocket with anything but packets of Engine.IO."""
         received = 0
 
-        async def counted() -> Message:
+        async def checked() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b"")) if message["type"] == "http.request" else 0
+            received += len(message.get("body", b""))
             if received > self.max_bytes:
                 raise HTTPException(413, f"At most {self.max_bytes:,} bytes may be sent.")
+            if message["type"] == "websocket.receive" and not (message.get("text") or "").startswith(_PACKETS):
+                return {"type": "websocket.disconnect", "code": 1008}
             return message
 
-        return counted
+        return checked
 
 
 def _add_headers(send: Send) -> Send:
@@ -148,7 +156,7 @@ def _check_host(headers: Headers) -> Response | None:
 
 def _length(headers: Headers) -> int:
     length = headers.get("content-length", "0")
-    return int(length) if length.isdecimal() else 0
+    return int(length[:20]) if length.isdecimal() else 0
 
 
 def _cookie_value(token: str) -> str:

@@ -1,29 +1,34 @@
 """The search page: its routes, the state of each browser tab, and the server."""
 
+import asyncio
+import inspect
 import logging
-import socket
+import re
+import traceback
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
-import uvicorn
 from fastapi import FastAPI, Response
 from nicegui import app as pages
-from nicegui import ui
+from nicegui import core, ui
 from starlette.formparsers import MultiPartParser
 
 from ms_unireid.apps.search.queries import Hit
 from ms_unireid.apps.web.access import Guard
 from ms_unireid.apps.web.form import QueryForm
 from ms_unireid.apps.web.page_query import PageQuery
-from ms_unireid.apps.web.results import ResultList
+from ms_unireid.apps.web.results import ResultList, path_mark
 from ms_unireid.apps.web.thumbnails import Thumbnails
-from ms_unireid.apps.web.uploads import MAX_BYTES
-from ms_unireid.apps.web.worker import SearchWorker
-from ms_unireid.errors import ConfigError, UserError
+from ms_unireid.apps.web.uploads import MAX_REQUEST
+from ms_unireid.apps.web.worker import Answer, SearchWorker
+from ms_unireid.errors import UserError, escaped
 
 _TITLE = "Person search"
 _STYLE = Path(__file__).with_name("page.css")
 _HISTORY = 20  # queries per tab
-_FORM_OVERHEAD = 1 << 16  # bytes of an upload request besides the file
 _DAY = 24 * 60 * 60  # seconds
 _GONE = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 360"><rect width="120" height="360" fill="#e5e7eb"/>'
@@ -43,16 +48,18 @@ class SearchPage:
     """
 
     def __init__(self, worker: SearchWorker, history: list[PageQuery]):
-        self._worker, self._queries, self._busy = worker, history, False
+        self._worker, self._queries, self._client = worker, history, ui.context.client
+        self._latest: PageQuery | None = None
+        self._turn = asyncio.Lock()
         with ui.element("header").classes("top"):
             with ui.element("h1"):
                 ui.label(_TITLE)
             ui.label("The score is the cosine similarity of the query and the photo.").classes("hint")
-        with ui.element("main").classes("page"):
+        with ui.element("div").classes("page"):
             with ui.element("section").classes("form").props('aria-label="Query"'):
                 self._form = QueryForm(worker, self._search_form, lambda problem: self._results.show_problem(problem))
             with ui.element("section").classes("found").props('aria-label="Results"'):
-                self._results = ResultList(worker.searcher.index.count, self._search_photo)
+                self._results = ResultList(worker.searcher.index, self._search_photo)
             with ui.element("section").classes("history").props('aria-label="History"'):
                 ui.label("History").classes("caption")
                 self._history = ui.element("ul")
@@ -61,8 +68,9 @@ class SearchPage:
     async def _search_form(self) -> None:
         await self._search(self._form.query)
 
-    async def _search_photo(self, hit: Hit) -> None:
-        await self._search(PageQuery(photo=hit.row, photo_name=hit.path.name, top_k=self._form.query.top_k))
+    async def _search_photo(self, hit: Hit, name: str) -> None:
+        top_k = self._form.query.top_k
+        await self._search(PageQuery(photo=hit.row, photo_path=hit.path, photo_name=name, top_k=top_k))
 
     async def _repeat(self, query: PageQuery) -> None:
         if query.photo is None:
@@ -70,28 +78,35 @@ class SearchPage:
         await self._search(query)
 
     async def _search(self, query: PageQuery) -> None:
-        """Search and show the results or the error; one search at a time per tab."""
-        if self._busy:
-            return
-        self._set_busy(True)
+        """Search and show the results or the error. Of the queries that wait for another, the latest is answered."""
+        self._latest = query
+        self._form.set_busy(True)
+        self._results.show_loading()
+        async with self._turn:
+            answer = await self._answer(query) if self._is_wanted(query) else ""
+        if self._is_wanted(query):
+            self._form.set_busy(False)
+            self._show(query, answer)
+
+    def _is_wanted(self, query: PageQuery) -> bool:
+        return query is self._latest and not self._client.is_deleted
+
+    async def _answer(self, query: PageQuery) -> Answer | str:
+        """Return the answer or the error."""
         try:
-            answer = await self._worker.search(query)
+            return await self._worker.search(query)
         except UserError as problem:
-            self._results.show_problem(str(problem))
+            return str(problem)
         except Exception:
             _log.exception("a search failed")
-            self._results.show_problem("The search failed. The terminal that runs the page shows the error.")
+            return "The search failed. The terminal that runs the page shows the error."
+
+    def _show(self, query: PageQuery, answer: Answer | str) -> None:
+        if isinstance(answer, str):
+            self._results.show_problem(answer)
         else:
             self._results.show(query.name(), answer)
             self._remember(query)
-        finally:
-            self._set_busy(False)
-
-    def _set_busy(self, busy: bool) -> None:
-        self._busy = busy
-        self._form.set_busy(busy)
-        if busy:
-            self._results.show_loading()
 
     def _remember(self, query: PageQuery) -> None:
         earlier = [other for other in self._queries if other != query]
@@ -102,7 +117,7 @@ class SearchPage:
         self._history.clear()
         with self._history:
             if not self._queries:
-                ui.label("Your queries appear here.").classes("hint")
+                ui.html("Your queries appear here.", tag="li", sanitize=False).classes("hint")
             for query in self._queries:
                 with ui.element("li"):
                     button = ui.button(query.name(), icon="history", on_click=lambda query=query: self._repeat(query))
@@ -116,60 +131,74 @@ def build_site(worker: SearchWorker, token: str | None = None) -> Guard:
         worker: Answers the queries.
         token: Token of the users; None if only this machine has access.
     """
-    MultiPartParser.spool_max_size = MAX_BYTES + _FORM_OVERHEAD  # an upload stays in memory
+    MultiPartParser.spool_max_size = MAX_REQUEST  # an upload stays in memory
     pages.storage.max_tab_storage_age = _DAY
     site = FastAPI(openapi_url=None)
-    _serve_photos(site, Thumbnails(worker.searcher.index))
+    _serve_photos(site, worker)
 
     @ui.page("/", title=_TITLE)
     async def page() -> None:
         ui.add_css(_STYLE)
         ui.colors(primary="#1d5a86")
-        await ui.context.client.connected()  # the tab is unknown before
-        SearchPage(worker, pages.storage.tab.setdefault("queries", []))
+        client = ui.context.client
+        await client.connected()  # the tab is unknown before
+        if not client.is_deleted:  # as it is after a request without a browser
+            SearchPage(worker, pages.storage.tab.setdefault("queries", []))
 
     ui.run_with(site, title=_TITLE, dark=None, language="en-GB", reconnect_timeout=30, tailwind=False)
-    return Guard(site, token, MAX_BYTES + _FORM_OVERHEAD)
+    pages.config.quasar_config["loadingBar"]["skipHijack"] = True  # it has no name for a screen reader
+    _ignore_malformed_messages()
+    logging.getLogger("nicegui").setLevel(logging.CRITICAL)  # it logs addresses, and tracebacks of what is told here
+    pages.on_exception(_tell)
+    return Guard(site, token, MAX_REQUEST)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Open the socket of the page; port 0 takes a free one. Call it before the slow start of the model.
+def _serve_photos(site: FastAPI, worker: SearchWorker) -> None:
+    thumbnails = Thumbnails(worker.searcher.index)
+    # One decodes at a time. Each tab waits for its own photos first, so that nobody waits for all photos of another.
+    thread, turns = ThreadPoolExecutor(1, "thumbnails"), WeakValueDictionary()
 
-    Raises:
-        ConfigError: If the port is invalid or in use, or the host is not an address of this machine.
-    """
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"--port {port}: expected 1 to 65535, or 0 for a free one")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(
-            f"{host} port {port} cannot be opened ({reason}); choose another --port, or 0 for a free one"
-        ) from error
-
-
-def serve(site: Guard, listener: socket.socket) -> None:
-    """Serve the page until a signal stops it; without an access log, which would contain tokens."""
-    config = uvicorn.Config(
-        site, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
-    )
-    uvicorn.Server(config).run(sockets=[listener])
-
-
-def address_of(listener: socket.socket) -> str:
-    """Return the URL to open in a browser."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _serve_photos(site: FastAPI, thumbnails: Thumbnails) -> None:
-    @site.get("/photo/{row:int}")
-    def photo(row: int) -> Response:
+    @site.get("/photo/{row}")
+    async def photo(row: str, tab: str = "", of: str = "") -> Response:
+        """Send the thumbnail of a row; nothing if `of` is given and is not the mark of that row's path."""
+        number = int(row) if re.fullmatch("[0-9]{1,12}", row) else -1
+        index = thumbnails.index = worker.searcher.index
+        if of and number < index.count and of != path_mark(index.path(number)):
+            number = -1
         try:
+            async with turns.setdefault(tab, asyncio.Lock()):
+                content = await asyncio.get_running_loop().run_in_executor(thread, thumbnails.get, number)
             # Not cached: another index has another photo at the same URL.
-            return Response(thumbnails.get(row), media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+            return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
         except UserError as error:
-            _log.warning("%s", error)
+            _log.warning("%s", escaped(str(error), 1000))
             return Response(_GONE, 404, media_type="image/svg+xml")
+
+
+def _ignore_malformed_messages() -> None:
+    """Let a message that NiceGUI cannot take apart be ignored; the page's own errors go to `_tell`."""
+    events = core.sio.handlers["/"]
+    events["log"] = lambda *_: None  # whatever the browser says would be shown in the terminal
+    for name in ("connect", "handshake", "event", "javascript_response", "ack"):
+        events[name] = _tolerant(events[name])
+    core.sio.eio.handlers["message"] = _tolerant(core.sio.eio.handlers["message"])
+    core.sio.eio.transports = ["websocket"]  # a second way in would need the same care
+
+
+def _tell(error: Exception) -> None:
+    """Log an error of an event in one line: events come from browsers, with any arguments."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = escaped(f"{type(error).__name__}: {error}", 200)
+    _log.error("an event of the page failed: %s (%s:%s)", text, Path(place.filename).name, place.lineno)
+
+
+def _tolerant(handler: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    async def handle(*message: Any) -> Any:
+        try:
+            result = handler(*message)
+            return await result if inspect.isawaitable(result) else result
+        except (LookupError, TypeError, ValueError, AttributeError):
+            _log.warning("a malformed message of a browser was ignored")
+            return False
+
+    return handle

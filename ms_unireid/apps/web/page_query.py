@@ -1,6 +1,7 @@
 """Queries of the page: a description, a sketch, both, or an indexed photo."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
 
@@ -19,7 +20,8 @@ class PageQuery:
     strokes: tuple[Stroke, ...] = ()
     upload: Image.Image | None = None  # RGB, at the size of the model's input
     photo: int | None = None  # row of an indexed photo; replaces description and sketch
-    photo_name: str = ""
+    photo_path: Path | None = None  # of that row, which another state of the index may give to another photo
+    photo_name: str = field(default="", compare=False)
     weight: float = 0.5  # of the sketch, 0 to 1; the text has the rest
     top_k: int = 10  # photos to show
 

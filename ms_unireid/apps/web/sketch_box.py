@@ -5,11 +5,14 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+from nicegui import app as pages
 from nicegui import events, ui
 from PIL import Image
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 from ms_unireid.apps.web.drawing import Drawing, Stroke, to_svg
-from ms_unireid.apps.web.uploads import ACCEPTED_SUFFIXES, MAX_BYTES, decode_upload
+from ms_unireid.apps.web.uploads import ACCEPTED_SUFFIXES, MAX_BYTES, read_upload
 from ms_unireid.apps.web.worker import SearchWorker
 from ms_unireid.errors import UserError
 
@@ -33,6 +36,7 @@ class SketchBox:
 
     def __init__(self, worker: SearchWorker, on_change: Callable[[], None], on_problem: Callable[[str], None]):
         self.upload: Image.Image | None = None
+        self._is_receiving = False
         self._worker, self._on_change, self._on_problem = worker, on_change, on_problem
         self._drawing = Drawing(worker.image_size)
         with ui.element("div").classes("sketch"):
@@ -55,15 +59,18 @@ class SketchBox:
 
     def _build_paper(self) -> None:
         paper = ui.interactive_image(size=self._drawing.size, events=list(_POINTER), sanitize=False)
-        paper.classes("paper").props('role="img" aria-label="Sheet to draw the person on"')
+        paper.classes("paper").props('role="img"')
+        ui.run_javascript(f"getHtmlElement({paper.id}).querySelectorAll('img').forEach(one => one.alt = '')")
         paper.on("mouse", self._on_pointer, js_handler=_PRESSED_ONLY)
         self._paper, self._active_stroke = paper, paper.add_layer()
 
     def _build_buttons(self) -> None:
         self._undo = _button("Undo", "undo", self._on_undo)
         self._clear = _button("Clear", "delete_outline", self._on_clear)
-        uploader = ui.upload(on_upload=self._on_upload, max_file_size=MAX_BYTES, auto_upload=True).classes("hidden")
+        uploader = ui.upload(max_file_size=MAX_BYTES, auto_upload=True).classes("hidden")
         uploader.props(f'accept="{ACCEPTED_SUFFIXES}" aria-label="Sketch file"')
+        pages.remove_route(uploader.props["url"])  # NiceGUI's takes any number of files
+        pages.add_route(uploader.props["url"], self._receive, methods=["POST"])
         uploader.on_rejected(lambda: self._on_problem(_REFUSED))
         in_browser = f"getElement({uploader.id}).$refs.qRef"
         # The browser resets the uploader after the response. A reset by the server would abort the waiting request, and
@@ -94,15 +101,25 @@ class SketchBox:
     def _on_clear(self) -> None:
         self.show((), None)
 
-    async def _on_upload(self, event: events.UploadEventArguments) -> None:
-        data = await event.file.read()
+    async def _receive(self, request: Request) -> Response:
+        """Take one file a request, and one request at a time."""
+        if self._is_receiving:
+            return PlainTextResponse("Wait for the other upload.", 429)
+        self._is_receiving = True
         try:
-            picture = await self._worker.run(lambda: self._worker.fit(decode_upload(data)))
+            await self._take(await read_upload(request))
+        finally:
+            self._is_receiving = False
+        return Response()
+
+    async def _take(self, data: bytes) -> None:
+        try:
+            picture = await self._worker.decode(data)
         except UserError as error:
             self._on_problem(str(error))
-            return
-        self._on_problem("")
-        self.show((), picture)
+        else:
+            self._on_problem("")
+            self.show((), picture)
 
     def _refresh(self) -> None:
         self._draw()
@@ -111,6 +128,8 @@ class SketchBox:
     def _draw(self) -> None:
         self._paper.set_source(_data_url(self.upload) if self.upload else "")
         self._paper.content, self._active_stroke.content = to_svg(self.strokes), ""
+        content = "an uploaded picture" if self.upload else f"{len(self.strokes)} strokes"
+        self._paper.props["aria-label"] = f"Sheet to draw the person on: {content}"
         self._undo.set_enabled(bool(self.strokes))
         self._clear.set_enabled(bool(self.strokes) or self.upload is not None)
 

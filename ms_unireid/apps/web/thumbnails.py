@@ -3,24 +3,30 @@
 import functools
 import hashlib
 import io
+from pathlib import Path
 
 from PIL import Image
 
 from ms_unireid.apps.search.index import PhotoIndex
-from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe
+from ms_unireid.data.pictures import DECODE_ERRORS, MAX_BYTES, decode_picture, describe
 from ms_unireid.errors import DataError
+from ms_unireid.files import open_regular
 from ms_unireid.installation import job_command
 
 MAX_SIZE = (320, 480)  # width and height in pixels
 _QUALITY = 88
-_CACHE_SIZE = 1024  # about 20 kB each
+_CACHE_SIZE = 512  # about 20 kB each, at most 100
 
 
 class Thumbnails:
-    """Thumbnails of an index's photos; the latest are cached in memory."""
+    """Thumbnails of an index's photos; the latest are cached in memory.
+
+    Attributes:
+        index: The index; may be replaced by a newer state of it.
+    """
 
     def __init__(self, index: PhotoIndex):
-        self._index = index
+        self.index = index
         self._encoded = functools.lru_cache(_CACHE_SIZE)(self._encode)
 
     def get(self, row: int) -> bytes:
@@ -30,20 +36,21 @@ class Thumbnails:
             DataError: If the row does not exist, or the photo is missing, damaged, or has changed since indexing.
             UserError: If the index cannot be read.
         """
-        if not 0 <= row < self._index.count:
-            raise DataError(f"row {row} is not in the index, which has {self._index.count} photos")
-        path = self._index.path(row)
+        index = self.index
+        if not 0 <= row < index.count:
+            raise DataError(f"row {row} is not in the index, which has {index.count} photos")
+        path = index.path(row)
         try:
             status = path.stat()
-            return self._encoded(row, status.st_size, status.st_mtime_ns)
+            return self._encoded(path, index.sha256(row), status.st_size, status.st_mtime_ns)
         except DECODE_ERRORS as error:
             raise DataError(f"{path}: {describe(error)}") from error
 
-    def _encode(self, row: int, size: int, changed: int) -> bytes:
+    def _encode(self, path: Path, sha256: bytes | None, size: int, changed: int) -> bytes:
         """Encode a photo; size and modification time are part of the cache key."""
-        path = self._index.path(row)
-        content = path.read_bytes()
-        if hashlib.sha256(content).digest() != self._index.sha256(row):
+        with open_regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
+        if hashlib.sha256(content).digest() != sha256:
             raise DataError(f"{path}: has changed since it was indexed; update it with {job_command('search')} index")
         return _to_jpeg(decode_picture(io.BytesIO(content), max(MAX_SIZE)))
 

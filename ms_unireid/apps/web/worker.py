@@ -1,19 +1,18 @@
-"""The search thread of the page: it owns the model and answers one query at a time."""
+"""The threads of the page: one owns the model and answers one query at a time, one decodes uploads."""
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from PIL import Image
 
 from ms_unireid.apps.search.queries import Hit, make_query
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.apps.web.page_query import PageQuery
+from ms_unireid.apps.web.uploads import decode_upload
 from ms_unireid.data.transforms import resize
-
-Result = TypeVar("Result")
+from ms_unireid.errors import QueryError, UserError
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class Answer:
     """The answer to a query."""
 
     hits: list[Hit]  # best first
-    note: str = ""  # a hint for the user
+    count: int  # of photos in the index
+    notes: list[str]  # hints for the user
 
 
 class SearchWorker:
@@ -39,30 +39,45 @@ class SearchWorker:
     """
 
     def __init__(self, open_searcher: Callable[[], Searcher]):
-        # The thread also decodes uploads: large ones need much memory, so one at a time.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._thread = ThreadPoolExecutor(1, "search")
+        self._decoder = ThreadPoolExecutor(1, "uploads")  # large ones need much memory, so one at a time
         self.searcher = self._thread.submit(open_searcher).result()
         self.image_size = tuple(self.searcher.config.model.image_size)
         height, width = self.image_size
         sheet = Image.new("RGB", (width, height), "white")
         self._thread.submit(self._answer, PageQuery(text="a person", upload=sheet)).result()
 
-    async def run(self, call: Callable[[], Result]) -> Result:
-        """Run a function in the thread, after the functions that already wait."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-
     async def search(self, query: PageQuery) -> Answer:
         """Search; UserError if the query cannot be answered."""
         query.check()
-        return await self.run(lambda: self._answer(query))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, query)
 
-    def fit(self, picture: Image.Image) -> Image.Image:
-        """Resize a picture to the model's input size."""
-        return Image.fromarray(resize(picture, self.image_size))
+    async def decode(self, upload: bytes) -> Image.Image:
+        """Decode an upload at the model's input size; DataError if it cannot be used."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, self._fit, upload)
+
+    def _fit(self, upload: bytes) -> Image.Image:
+        return Image.fromarray(resize(decode_upload(upload), self.image_size))
 
     def _answer(self, query: PageQuery) -> Answer:
-        if query.photo is not None:
-            return Answer(self.searcher.search(photo=query.photo, top_k=query.top_k))
+        notes = self._refresh()
         text, sketch = query.text.strip() or None, query.sketch(self.image_size)
-        asked = make_query(text, sketch, weight=query.weight if text and sketch else 0.5)
-        return Answer(self.searcher.search_all([asked], query.top_k)[0], " ".join(self.searcher.notes(asked)))
+        asked = make_query(text, sketch, self._row(query), query.weight if text and sketch else 0.5)
+        hits = self.searcher.search_all([asked], query.top_k)[0]
+        return Answer(hits, self.searcher.index.count, [*notes, *self.searcher.notes(asked)])
+
+    def _refresh(self) -> list[str]:
+        """Open the index again if it has changed; an index that cannot be opened is searched as it was."""
+        try:
+            return ["The index has changed and was opened again."] * self.searcher.refresh()
+        except UserError as error:
+            return [f"The index has changed. Its earlier state was searched, because the new one fails: {error}"]
+
+    def _row(self, query: PageQuery) -> int | None:
+        """Return the row of an indexed photo, which may have moved."""
+        index, path = self.searcher.index, query.photo_path
+        if path is None or (query.photo < index.count and index.path(query.photo) == path):
+            return query.photo
+        if path not in index.photos:
+            raise QueryError(f"{query.photo_name} is no longer in the index.")
+        return index.photos.index(path)

@@ -140,6 +140,21 @@ def test_another_sites_page_is_refused(origin):
         assert not opens_socket(browser, origin=origin)
 
 
+@pytest.mark.parametrize(
+    ("site", "passes"), [("cross-site", False), ("same-site", False), ("same-origin", True), ("none", True)]
+)
+def test_a_link_or_picture_on_another_site_is_refused(site, passes):
+    """The browser marks the request; it sends no origin. A link with the token, as in a mail, is the way in."""
+    marked = {"sec-fetch-site": site, "sec-fetch-mode": "navigate"}
+    for token in (None, TOKEN):
+        browser = client(token, "http://gallery.example.org" if token else "http://127.0.0.1")
+        if token:
+            assert browser.get(f"/?token={token}", headers=marked).status_code == 200
+        for path in ("/", "/photo/0"):
+            assert browser.get(path, headers=marked).status_code == (200 if passes else 403)
+    assert opens_socket(client(), **marked) == passes
+
+
 def test_its_own_page_passes():
     browser = client()
     assert browser.post("/upload", content=b"x", headers={"origin": "http://127.0.0.1:8080"}).status_code == 200
@@ -165,7 +180,12 @@ def test_the_content_length_is_limited():
 
 def test_the_received_bytes_are_limited():
     """Without a content length, and with a wrong one, reading stops at the limit."""
-    for length in ([], [(b"content-length", b"5")], [(b"content-length", b"five")]):
+    for length in (
+        [],
+        [(b"content-length", b"5")],
+        [(b"content-length", b"five")],
+        [(b"content-length", "٣".encode())],
+    ):
         assert _stream(length) == (413, 3)
 
 

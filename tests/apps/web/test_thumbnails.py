@@ -1,6 +1,7 @@
 """Thumbnails: only of indexed photos, small, and always encoded again."""
 
 import io
+import os
 
 import pytest
 from apps.search.index_factory import update
@@ -59,6 +60,15 @@ def test_a_photo_removed_from_the_index_is_refused(index, tmp_path):
     name.write_bytes(content)
     with pytest.raises(DataError, match="has changed since it was indexed"):
         Thumbnails(index).get(1)
+
+
+def test_a_pipe_or_device_in_a_photos_place_is_refused(index):
+    thumbnails = Thumbnails(index)
+    for row, make in enumerate((os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir)):
+        index.path(row).unlink()
+        make(index.path(row))
+        with pytest.raises(DataError, match="cannot be opened"):
+            thumbnails.get(row)
 
 
 def test_a_photo_with_a_new_modification_time_is_served(index):
