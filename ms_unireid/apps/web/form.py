@@ -65,10 +65,11 @@ class QueryForm:
     # The browser's own controls: Quasar's slider and menu take the focus without a role.
 
     def _build_weight(self) -> None:
-        self._weight = ui.element("input").props('type="range" min="0" max="1" step="0.05"').classes("full")
+        with ui.element("div").classes("weight"):
+            self._weight = ui.element("input").props('type="range" min="0" max="1" step="0.05"').classes("full")
+            self._weight_label = ui.label().classes("hint")
         self._weight.props["aria-label"], self._weight.props["value"] = "Weight of the sketch", 0.5
         self._weight.on("input", self._on_weight, js_handler=_NUMBER)
-        self._weight_label = ui.label().classes("hint")
 
     def _build_count(self) -> None:
         with ui.element("label").classes("count"):
