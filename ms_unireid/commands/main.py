@@ -61,8 +61,12 @@ def run(job: str) -> None:
         _check_arguments(sys.argv[1:])
         importlib.import_module(f"ms_unireid.commands.{job}").main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {escaped(' '.join(str(error).split()), _LONGEST_LINE)}", file=sys.stderr)
-        code = USER_ERROR
+        code = _report(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A path that no check foresaw: too long, without permission, or on a disk that fails.
+        code = _report(f"{escaped(str(error.filename), 500)}: {error.strerror}; check this path and its permissions")
     except Interrupted as error:
         print(error, file=sys.stderr)
         code = 128 + error.signal_number
@@ -70,6 +74,11 @@ def run(job: str) -> None:
         print("stopped", file=sys.stderr)
         code = 128 + signal.SIGINT
     sys.exit(code)
+
+
+def _report(mistake: str) -> int:
+    print(f"error: {escaped(' '.join(mistake.split()), _LONGEST_LINE)}", file=sys.stderr)
+    return USER_ERROR
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:

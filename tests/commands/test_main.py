@@ -40,6 +40,17 @@ def test_a_users_mistake_is_one_line(kind):
     assert done.stderr == "error: x.yaml: wrong key; did you mean y\n"
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "none/a", "/dev/null/a"])
+def test_a_path_that_the_system_refuses_is_one_line(name):
+    done = run_main(f"os.stat({name!r})")
+    assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+    assert (
+        done.stderr.startswith(f"error: {name[:400]}")
+        and "; check this path" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
+
+
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_stop_by_signal(number, code):
     done = run_main(f"raise Interrupted(signal.{number}, 'resume with train.resume=runs/x')")
