@@ -350,6 +350,7 @@ def _architecture_rules(sizes: Architecture) -> _Rules:
     for name, tower in (("vision", sizes.vision), ("text", sizes.text)):
         for key, value in dataclasses.asdict(tower).items():
             yield value >= 1, f"{name}.{key}", "must be at least 1"
+        yield tower.layers <= 1000, f"{name}.layers", "must be at most 1000"
         yield tower.width % tower.heads == 0, f"{name}.heads", f"must divide the width {tower.width}"
     yield sizes.patch_size >= 1, "patch_size", "must be at least 1"
     yield sizes.embed_dim >= 1, "embed_dim", "must be at least 1"

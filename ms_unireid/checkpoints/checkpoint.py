@@ -3,6 +3,7 @@
 import glob
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from ms_unireid.checkpoints.clip_names import LOGIT_SCALE
+from ms_unireid.checkpoints.clip_names import LOGIT_SCALE, our_shapes
 from ms_unireid.checkpoints.fitting import NAMED_TENSORS, fit, float32_entries
 from ms_unireid.checkpoints.formats.any_file import read_tensor_file
 from ms_unireid.checkpoints.formats.dtypes import aligned
@@ -22,6 +23,7 @@ from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped
 from ms_unireid.files import replacing, sha256
+from ms_unireid.models.positions import model_grid
 from ms_unireid.models.unireid import UNIReID, build_model
 from ms_unireid.runtime import prepare
 
@@ -62,6 +64,10 @@ class Checkpoint:
             EnvironmentProblem: If packages or device are wrong.
             CheckpointError: If the weights do not fit the config's model.
         """
+        sizes = config.model.sizes
+        wanted = our_shapes(sizes, config.model.context_length, math.prod(model_grid(config.model)))
+        del wanted[LOGIT_SCALE]
+        _check_shapes(wanted, self.tensors, str(self.path), _fix(self))
         prepare(config.runtime)
         model = build_model(config.model, runtime=config.runtime)
         fill(model.get_parameters(), self)
@@ -172,27 +178,38 @@ def fill(params: Iterable[Parameter], checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: If a tensor is missing, of another shape, or unexpected and not part of a training state.
     """
+    _fill(params, checkpoint.tensors, str(checkpoint.path), _fix(checkpoint))
+
+
+def _fix(checkpoint: Checkpoint) -> str:
     model = checkpoint.meta.get("config", {}).get("model", {})
     made = f"{model.get('architecture')} at image size {model.get('image_size')}, stride {model.get('stride')}"
-    fix = f"The checkpoint holds {made}; use the config it was trained with (config.yaml in its run folder)"
-    _fill(params, checkpoint.tensors, str(checkpoint.path), fix)
+    return f"The checkpoint holds {made}; use the config it was trained with (config.yaml in its run folder)"
 
 
 def _fill(params: Iterable[Parameter], found: Mapping[str, np.ndarray], source: str, fix: str = "") -> None:
     params = list(params)
-    names = {LOGIT_SCALE, *(p.name for p in params)}
-    wrong = [
-        f"{p.name} is {found[p.name].shape}, the model needs {p.shape}"
-        for p in params
-        if p.name in found and found[p.name].shape != tuple(p.shape)
-    ]
+    _check_shapes({p.name: tuple(p.shape) for p in params}, found, source, fix)
+    for param in params:
+        param.set_data(Tensor(aligned(found[param.name]), param.dtype))
+
+
+def _check_shapes(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray], source: str, fix: str
+) -> None:
     problems = {
-        "missing": [p.name for p in params if p.name not in found],
-        "of another shape": wrong,
-        "unexpected": [escaped(n) for n in found if n not in names and not n.startswith(OPTIMIZER_PREFIXES)],
+        "missing": [name for name in wanted if name not in found],
+        "of another shape": [
+            f"{name} is {found[name].shape}, the model needs {shape}"
+            for name, shape in wanted.items()
+            if name in found and found[name].shape != shape
+        ],
+        "unexpected": [
+            escaped(name)
+            for name in found
+            if name not in wanted and name != LOGIT_SCALE and not name.startswith(OPTIMIZER_PREFIXES)
+        ],
     }
     lists = [f"{len(some)} {what} ({listed(some, NAMED_TENSORS, '; ')})" for what, some in problems.items() if some]
     if lists:
         raise CheckpointError(f"{source}: does not fit the model: {', '.join(lists)}. {fix}".rstrip())
-    for param in params:
-        param.set_data(Tensor(aligned(found[param.name]), param.dtype))

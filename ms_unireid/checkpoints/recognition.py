@@ -179,10 +179,13 @@ def _recipe_of(file: TensorFile, anchor: str, prefix: str) -> _RecipeOf:
         recipe = names.custom_text_recipe
     else:
         recipe = names.clip_recipe
-    # The logit scale is beside "base_model.", or further out where only an inner model is wrapped.
-    parts = _owner(prefix).split(".")[:-1]
-    outward = ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts), -1, -1)]
-    scale_prefix = next((place for place in outward if place + names.LOGIT_SCALE in file.tensors), outward[0])
+    # The logit scale is beside "base_model.", or further out where only an inner model is wrapped. PEFT's own
+    # "base_model.model." holds it inside.
+    owner = prefix if anchor == _HUGGINGFACE_ANCHOR else _owner(prefix)
+    parts = owner.split(".")[:-1]
+    places = ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts), -1, -1)]
+    places += [prefix] if prefix != owner + names.OUR_PREFIX else []
+    scale_prefix = next((place for place in places if place + names.LOGIT_SCALE in file.tensors), owner)
 
     def with_prefix(name: str) -> names.Recipe:
         found, before = recipe(name), scale_prefix if name == names.LOGIT_SCALE else prefix

@@ -1,6 +1,7 @@
 """Checkpoints: bit-for-bit round trips, strictness, damaged files, pretrained starts, atomic writes."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import mindspore as ms
 import numpy as np
@@ -13,9 +14,12 @@ from ms_unireid.checkpoints.checkpoint import (
     fill,
     load_checkpoint,
     load_pretrained,
+    open_model,
     read_checkpoint,
     save_checkpoint,
 )
+from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
+from ms_unireid.checkpoints.formats.tensor_file import META, Entry
 from ms_unireid.config import Config, ModelConfig, to_dict
 from ms_unireid.errors import CheckpointError, UserError
 from ms_unireid.models.positions import resize_positions
@@ -85,6 +89,20 @@ def test_values_that_are_not_finite_are_counted_and_refused(tmp_path, name):
     save_checkpoint(tmp_path / "x.ckpt", params.values(), meta_of(TINY))
     with pytest.raises(CheckpointError, match=rf"not finite in 1 tensors \('{name}': 1 NaN, 2 infinite\)"):
         read_checkpoint(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [({"layers": 10**9}, "must be at most 1000"), ({"width": 3 * 2**30}, "missing|of another shape")]
+)
+def test_a_description_of_a_model_too_large_to_build(tmp_path, saved, text, words):
+    kept = {name: array for name, array in saved[1].items() if ".visual." in name}
+    config = meta_of(TINY)["config"]
+    config["model"]["architecture"] = asdict(TINY.sizes)
+    config["model"]["architecture"]["text"] |= text
+    entries = [Entry.of(name, array) for name, array in kept.items()]
+    write_mindspore(tmp_path / "x.ckpt", entries, {META: json.dumps({"config": config})})
+    with pytest.raises(UserError, match=words):
+        open_model(tmp_path / "x.ckpt")
 
 
 def test_a_training_state_fits_the_bare_model(tmp_path, saved, other):

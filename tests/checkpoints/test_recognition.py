@@ -356,6 +356,12 @@ def test_wrappers_in_any_place(tmp_path, outer, inner):
     assert {name for names in source.origins.values() for name in names} == state.keys()
 
 
+@pytest.mark.parametrize("rename", [dict, huggingface_state])
+def test_a_clip_inside_pefts_wrapper(tmp_path, rename):
+    torch.save({f"base_model.model.{name}": v for name, v in rename(clip_state()).items()}, tmp_path / "x.pth")
+    assert same(loaded(open_source(tmp_path / "x.pth")), as_arrays(unireid_state(clip_state())))
+
+
 @pytest.mark.parametrize("outer", PREFIXES)
 @pytest.mark.parametrize("rename", [dict, huggingface_state])
 def test_wrapped_clips_with_wrapped_towers(tmp_path, outer, rename):
