@@ -53,13 +53,18 @@ def cli() -> None:
 def run(job: str) -> None:
     """Run a job with Python's command line and exit: 0 done, 2 a user's mistake, 128 + n after signal n.
 
-    A mistake is one line on stderr, without a traceback or a control character that a file put into it.
+    If nobody reads stdout any more, as after `| head`, it ends quietly as by SIGPIPE. A mistake is one line on stderr,
+    without a traceback or a control character that a file put into it.
     """
     _keep_stdout_for_results()
     code = 0
     try:
         _check_arguments(sys.argv[1:])
         importlib.import_module(f"ms_unireid.commands.{job}").main(sys.argv[1:])
+    except SystemExit as stop:  # argparse, after --help
+        code = stop.code
+    except BrokenPipeError:
+        code = 128 + signal.SIGPIPE
     except UserError as error:
         code = _report(str(error))
     except OSError as error:
@@ -73,6 +78,11 @@ def run(job: str) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         code = 128 + signal.SIGINT
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at Python's exit
+        code = code or 128 + signal.SIGPIPE
     sys.exit(code)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ms_unireid.arguments import Parser, checkpoint
 from ms_unireid.config import load_config
 from ms_unireid.runtime import check_packages, describe, prepare
+from ms_unireid.training.run_folder import RunFolder
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -32,7 +33,10 @@ def main(arguments: Sequence[str]) -> None:
     config_file = options.config
     if config_file is None:
         resume = load_config(None, [o for o in options.overrides if o.startswith("train.resume=")]).train.resume
-        config_file = Path(resume) / "config.yaml" if resume not in (None, "auto") else None
+        if resume not in (None, "auto"):
+            run = RunFolder(resume)
+            run.check_run()
+            config_file = run.config_file
     config = load_config(config_file, options.overrides)
     if config.model.pretrained and not config.train.resume:
         checkpoint(config.model.pretrained)

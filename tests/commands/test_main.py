@@ -18,13 +18,11 @@ from ms_unireid.commands.main import run
 from ms_unireid.errors import *
 def main(arguments):
 """
+TAIL = "sys.modules['ms_unireid.commands.fake'] = types.SimpleNamespace(main=main)\nrun('fake')\n"
 
 
 def run_main(body: str, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
-    script = (
-        f"{HEAD}    {body}\nsys.modules['ms_unireid.commands.fake'] = types.SimpleNamespace(main=main)\nrun('fake')\n"
-    )
-    command = [sys.executable, "-c", script, *arguments]
+    command = [sys.executable, "-c", HEAD + f"    {body}\n{TAIL}", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60, env=environment)
 
 
@@ -61,6 +59,19 @@ def test_a_stop_by_signal(number, code):
 def test_ctrl_c_outside_training():
     done = run_main("os.kill(os.getpid(), signal.SIGINT); signal.pause()")
     assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+@pytest.mark.parametrize("body", ["[print('x' * 99) for _ in range(9999)]", "print('x' * 99999, end='')"])
+def test_nobody_reads_to_the_end(body):
+    script = (
+        f"{HEAD}    {body}\nsys.modules['ms_unireid.commands.fake'] = types.SimpleNamespace(main=main)\nrun('fake')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as started:
+        started.stdout.read(1)
+        started.stdout.close()
+        assert (started.stderr.read(), started.wait()) == (b"", 141)
 
 
 def test_our_own_mistakes_keep_their_traceback():
