@@ -1,8 +1,10 @@
 """Files and folders are written completely or not at all."""
 
+import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ms_unireid.errors import UserError
-from ms_unireid.files import locked, open_regular, replacing, replacing_folder, write_json, write_text
+from ms_unireid.files import check_form, locked, open_regular, replacing, replacing_folder, write_json, write_text
 
 
 def names(folder) -> list[str]:
@@ -163,3 +165,25 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fcntl, "flock", refuse)
     locked(tmp_path / ".lock").close()
     assert f"{tmp_path / '.lock'}: cannot be locked (No locks available)" in capsys.readouterr().err
+
+
+FORM = {"rows": [{"task": {"text", "sketch"}, "R1": (float, None)}], str: int}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"rows": [{"task": "text", "R1": 1}, {"task": "sketch", "R1": None, "more": []}], "n": 3}, None),
+        ([], r"content is \[\]; expected a dictionary"),
+        ({}, "content has no 'rows'"),
+        ({"rows": {}}, r"content\['rows'\] is {}; expected a list"),
+        ({"rows": [{"task": 5, "R1": 1.0}]}, r"\['rows'\]\[0\]\['task'\] is 5; expected one of sketch, text"),
+        ({"rows": [{"task": "text", "R1": math.nan}]}, r"\['R1'\] is nan; expected a finite number or null"),
+        ({"rows": [{"task": "text", "R1": 10**400}]}, r"\['R1'\] is .*; expected a finite number"),
+        ({"rows": [], "n": True}, r"content\['n'\] is True; expected a whole number"),
+    ],
+    ids=str,
+)
+def test_forms(value, words):
+    with contextlib.nullcontext() if words is None else pytest.raises(ValueError, match=words):
+        check_form(value, FORM)

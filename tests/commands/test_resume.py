@@ -21,6 +21,9 @@ from run_comparison import assert_same_run
 from tool_runner import CONFIGS, log_lines, run_tool, train_arguments
 
 from ms_unireid.checkpoints.checkpoint import read_checkpoint
+from ms_unireid.checkpoints.formats.any_file import read_tensor_file
+from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
+from ms_unireid.checkpoints.formats.tensor_file import META, Entry
 from ms_unireid.config import load_config
 from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.data.evaluation_sets import EvaluationSet
@@ -43,7 +46,7 @@ class Killed(BaseException):
 class CheapStep(TrainOneStepCell):
     """Changes one weight and one moment by the content of the batch."""
 
-    def __call__(self, images, sketches, token_ids, learning_rate):
+    def __call__(self, images, sketches, token_ids, learning_rate, bias_rate):
         scale, moment = self.network.model.logit_scale, self.state()[0]
         moment.set_data(Tensor(0.9 * moment.asnumpy() + images.mean() + token_ids.mean()))
         scale.set_data(Tensor(scale.asnumpy() - learning_rate * moment.asnumpy().mean() + sketches.mean()))
@@ -211,8 +214,14 @@ DAMAGES = {
     "cut in half": cut,
     "empty": lambda p: p.write_bytes(b""),
     "without its last byte": lambda p: p.write_bytes(p.read_bytes()[:-1]),
+    "a bit of a weight": lambda p: p.write_bytes(flipped(p.read_bytes())),
     "lost": Path.unlink,
 }
+
+
+def flipped(content: bytes) -> bytes:
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -321,9 +330,9 @@ def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overf
     step = CheapStep.__call__
     seen = []
 
-    def spoiled(self, images, sketches, token_ids, learning_rate):
+    def spoiled(self, images, sketches, token_ids, *rates):
         seen.append(token_ids)
-        result = step(self, images, sketches, token_ids, learning_rate)
+        result = step(self, images, sketches, token_ids, *rates)
         if overflows:
             self.loss_scale.update(finite=len(seen) not in (2, 4, 5))
             return result
@@ -340,3 +349,131 @@ def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overf
 
     assert np.array_equal(Tokenizer(24)([pair["caption"] for pair in bad["pairs"]]), seen[-1])
     assert all(Path(pair["photo"]).exists() and Path(pair["sketch"]).exists() for pair in bad["pairs"])
+
+
+def test_a_loss_that_is_not_finite_before_the_first_state(train, tmp_path, monkeypatch):
+    step = CheapStep.__call__
+    monkeypatch.setattr(CheapStep, "__call__", lambda self, *batch: step(self, *batch)._replace(loss=float("nan")))
+    with pytest.raises(UserError, match=r"at epoch 1, step 1; .*no state was saved yet"):
+        train(tmp_path / "run")
+
+
+OTHERS = {
+    "train.seed=2": r"train\.seed: 2 -> 1",
+    "train.learning_rate=2e-5": r"train\.learning_rate: 2e-05 -> ",
+    "objective.gamma=1": r"objective\.gamma: 1\.0 -> 3\.5",
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_state_of_another_run_is_refused(train, straight, tmp_path, other):
+    run = Path(shutil.copytree(straight, tmp_path / "run"))
+    train(tmp_path / "other", other)
+    shutil.copy(tmp_path / "other" / "last.ckpt", run)
+    before = contents(run)
+    with pytest.raises(ConfigError, match=rf"last\.ckpt: is of a run with other values \({OTHERS[other]}"):
+        train(run)
+    assert contents(run) == before
+
+
+def test_the_state_of_a_run_on_other_data_is_refused(train, straight, data, tmp_path):
+    run, changed = Path(shutil.copytree(straight, tmp_path / "run")), Path(shutil.copytree(data, tmp_path / "data"))
+    file = changed / "CUHK-PEDES" / "reid_raw.json"
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    next(entry for entry in entries if entry["split"] == "train")["captions"][0] = "another person"
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"last\.ckpt: is of a run on other training pairs than those in .*data"):
+        train(run, f"data.root={changed}")
+    train(run, f"data.root={changed}", "train.allow_changes=[data.root]")
+
+
+def test_a_change_that_was_allowed_once_stays_allowed_for_the_older_states(train, tmp_path):
+    run = tmp_path / "run"
+    kill_at_step(train, run, 4)
+    changed = ("train.epochs=3", "train.learning_rate=2e-5")
+    with contextlib.suppress(Killed), killed_at(1, CheapStep, "__call__", lambda *_: None):
+        train(run, *changed, "train.allow_changes=[train.epochs, train.learning_rate]")
+    train(run, *changed)
+    assert position(run / "last.ckpt") == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"done": 10**9},
+        {"done": -1},
+        {"epoch": 0},
+        {"step": 1},
+        {"step": "4"},
+        {"config": 5},
+        {"loss_scale": {"value": "x"}},
+    ],
+    ids=str,
+)
+def test_the_description_of_a_state_is_checked(train, straight, tmp_path, capsys, changes):
+    run = Path(shutil.copytree(straight, tmp_path / "run"))
+    file = read_tensor_file(run / "last.ckpt")
+    entries = [Entry.of(name, np.array(array)) for name, array in file.tensors.items()]
+    write_mindspore(run / "last.ckpt", entries, {META: json.dumps(file.description() | changes)})
+    train(run)
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert str(run / "last.ckpt") in warning and "resuming from" in warning
+
+
+def test_one_run_at_a_time(train, straight, tmp_path):
+    run = Path(shutil.copytree(straight, tmp_path / "run"))
+    before = contents(run)
+    for folder in (run, tmp_path / "new"):
+        with RunFolder(folder).locked(), pytest.raises(UserError, match=f"{folder}: another process is changing"):
+            train(folder)
+    assert contents(run) == before and [p.name for p in (tmp_path / "new").iterdir()] == [".lock"]
+    train(tmp_path / "new")
+    assert_same_run(tmp_path / "new", straight)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt", "best_text.ckpt", "results.json", "log.jsonl"])
+@pytest.mark.parametrize("resume", ["auto", "null"])
+def test_a_new_run_does_not_begin_among_what_another_left(train, straight, tmp_path, name, resume):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(straight / name, run)
+    before = contents(run)
+    with pytest.raises(ConfigError, match=rf"{run}: holds {name} of earlier runs, but no config\.yaml"):
+        train(run, f"train.resume={resume}")
+    assert contents(run) == before
+
+
+def spoil(name: str, old: str, new: str) -> Callable[[Path], object]:
+    def change(run: Path) -> None:
+        text = (run / name).read_text(encoding="utf-8")
+        assert old in text
+        (run / name).write_bytes(text.replace(old, new, 1).encode("latin-1"))
+
+    return change
+
+
+DAMAGED = {
+    "a byte in the log": (spoil("log.jsonl", "step", "\xff"), r"log\.jsonl: line 1 is damaged .* take this line out"),
+    "a list in the log": (spoil("log.jsonl", "{", "[{}, {"), r"log\.jsonl: line 1 is damaged"),
+    "a text in the log": (spoil("log.jsonl", '"step": 1', '"step": "1"'), r"log\.jsonl: line 1 is damaged"),
+    "a list": (lambda run: (run / "results.json").write_text("[]"), r"results\.json: is damaged \(content is \[\]"),
+    "nothing in it": (lambda run: (run / "results.json").write_text("{}"), r"results\.json: is damaged .* no 'best'"),
+    "NaN": (spoil("results.json", '"R1": ', '"R1": NaN, "x": '), r"results\.json: is damaged .*a finite number"),
+    "a byte": (spoil("results.json", "best", "\xff"), r"results\.json: is damaged"),
+    "nested": (lambda run: (run / "results.json").write_text("[" * 10**6), r"results\.json: is damaged"),
+    "huge": (lambda run: (run / "results.json").write_text(" " * (1 << 25)), r"results\.json: .* larger than 16 MiB"),
+    "a split": (spoil("results.json", '"val"', '"test"'), r"results\.json: an evaluation has no row of 'val'"),
+    "a pipe": (
+        lambda run: ((run / "results.json").unlink(), os.mkfifo(run / "results.json")),
+        r"results\.json: cannot be read \(it is a folder, pipe or device",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_log_or_results_is_one_error(train, straight, tmp_path, damage):
+    run = Path(shutil.copytree(straight, tmp_path / "run"))
+    spoil_it, words = DAMAGED[damage]
+    spoil_it(run)
+    with pytest.raises(UserError, match=words):
+        train(run)

@@ -44,6 +44,33 @@ def test_a_used_folder_is_an_error_and_stays_unchanged(folder):
     assert folder.config_file.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["seed_1", "seeds.json", "table_2.json", "bad_batch.json"])
+def test_folders_of_several_runs_and_leftovers_are_used_too(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=rf"{tmp_path}: holds {name} of earlier runs"):
+        RunFolder(tmp_path).check_unused()
+
+
+def test_a_folder_with_files_of_the_user_is_unused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    RunFolder(tmp_path).check_unused()
+
+
+def test_a_file_or_a_broken_link_is_no_folder(tmp_path, folder):
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "link").symlink_to(folder.root)
+    for name, words in (("file", "is no folder"), ("broken", "is no folder"), ("link", "already holds a run")):
+        with pytest.raises(ConfigError, match=rf"{tmp_path / name}: {words}"):
+            RunFolder(tmp_path / name).check_unused()
+
+
+@pytest.mark.parametrize("given", ["rum", "run/last.ckpt", ""])
+def test_a_mistyped_run_names_the_nearest(tmp_path, folder, given):
+    with pytest.raises(ConfigError, match=rf"is not a run folder .*; did you mean {folder.root}\?"):
+        RunFolder(tmp_path / given).check_run()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path, config):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be written"):
