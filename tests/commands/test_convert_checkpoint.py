@@ -90,8 +90,15 @@ def bad_input(what, tmp_path):
         path.write_bytes(b"")
     elif what == "folder":
         path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "names":
+        torch.save({"a\x1b[2K\nerror: b\u202e" + "c" * 300: torch.ones(1)}, path)
     elif what != "missing":
-        save_openai(path, clip_state())
+        clip = clip_state()
+        if what == "not finite":
+            clip["visual.proj"][0, :2] = torch.tensor([float("nan"), float("inf")])
+        save_openai(path, clip)
         if what == "truncated":
             path.write_bytes(path.read_bytes()[:100_000])
     return path
@@ -106,6 +113,9 @@ def bad_input(what, tmp_path):
         ("empty", [], "empty"),
         ("folder", [], ""),
         ("missing", [], "no such file"),
+        ("pipe", [], "pipe or device"),
+        ("names", [], r"a\x1b[2K\nerror: b\u202ecc"),
+        ("not finite", [], "'visual.proj': 1 NaN, 1 infinite"),
         ("good", ["--source-image-size", 64, 64], "--source-image-size"),
         ("good", ["--kind", "huggingface_clip"], "vision_model"),
         ("good", ["--image-size", 4, 4], "at least the patch size"),

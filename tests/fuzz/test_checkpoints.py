@@ -1,5 +1,6 @@
 """Damaged checkpoints of every format are read as PyTorch, safetensors and protobuf read them, or refused."""
 
+import functools
 import io
 import itertools
 import json
@@ -7,7 +8,9 @@ import pickletools
 import random
 import re
 import struct
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,25 +55,27 @@ def _state(layout):
     return {entry.name: torch.from_numpy(entry.load().copy()) for entry in lay_out(_entries(), layout, {})}
 
 
-def _saved(folder, write, *arguments):
-    write(folder / "x", *arguments)
-    return (folder / "x").read_bytes()
+def _saved(write, *arguments):
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder, "x"), *arguments)
+        return Path(folder, "x").read_bytes()
 
 
-def _files(folder):
+@functools.cache
+def _files():
     """Return whole files of every format."""
     clip, ours = _state("clip"), _state("unireid")
     moments = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(4)}}, "param_groups": [{"lr": 1e-5}]}
     model = ModelConfig("fuzzed", image_size=(4, 4), context_length=6)
     strings = {META: json.dumps({"config": to_dict(Config(model=model)), "epoch": 3})}
-    whole = _saved(folder, write_mindspore, _entries().values(), strings)
+    whole = _saved(write_mindspore, _entries().values(), strings)
     return {
         "zip": zip_bytes(clip),
         "training": zip_bytes({"model": ours, "optimizer": moments, "epoch": 7, "name": "run"}),
         "legacy": legacy_bytes(clip),
         "script": script_bytes(),
         "safetensors": safetensors.torch.save(clip, {"format": "pt"}),
-        "own safetensors": _saved(folder, write_safetensors, list(_entries().values()), strings),
+        "own safetensors": _saved(write_safetensors, list(_entries().values()), strings),
         "mindspore": whole,
         "mindspore without checksum": whole[:-_CHECKSUM_BYTES],
     }
@@ -109,11 +114,6 @@ def registered():
     ARCHITECTURES["fuzzed"] = _SIZES
     yield
     del ARCHITECTURES["fuzzed"]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return _files(tmp_path_factory.mktemp("files"))
 
 
 def _global(name):
@@ -289,8 +289,8 @@ def _weights(path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_whole_file(tmp_path, files, name):
-    (tmp_path / "x").write_bytes(files[name])
+def test_a_whole_file(tmp_path, name):
+    (tmp_path / "x").write_bytes(_files()[name])
     assert _agree(name, tmp_path / "x")
     if name != "script":
         assert _weights(tmp_path / "x").keys() == _entries().keys()
@@ -298,9 +298,9 @@ def test_a_whole_file(tmp_path, files, name):
 
 @tries(1600)
 @given(st.sampled_from(FORMATS), st.integers(0, 1 << 32))
-def test_a_damaged_file(tmp_path_factory, files, name, seed):
+def test_a_damaged_file(tmp_path_factory, name, seed):
     path = tmp_path_factory.getbasetemp() / "checkpoint"
-    path.write_bytes(_spoilt(name, files[name], random.Random(seed)))
+    path.write_bytes(_spoilt(name, _files()[name], random.Random(seed)))
     _agree(name, path)
 
 

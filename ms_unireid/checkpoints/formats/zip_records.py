@@ -183,7 +183,10 @@ def _zip64_values(extra: bytes) -> list[int]:
 
 def _split(raw_name: bytes) -> tuple[str, str]:
     """Return the top folder of a record and the rest of its name."""
-    name = raw_name.decode("utf-8", "surrogateescape")
+    try:
+        name = raw_name.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidFile(f"has a record whose name {shown(raw_name)} is no UTF-8; download or save it again") from None
     top, slash, rest = name.partition("/")
     parts = name.removesuffix("/").split("/")
     if "\\" in name or "\0" in name or _DRIVE.match(name) or any(part in ("", ".", "..") for part in parts):

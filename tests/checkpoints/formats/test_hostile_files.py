@@ -237,6 +237,11 @@ def test_record_names_that_leave_the_archive(tmp_path, name):
     assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
 
 
+def test_record_names_that_are_no_utf_8(tmp_path):
+    content = plain().replace(b"archive/version", b"archive/versi\xffn")
+    assert r"whose name b'archive/versi\xffn' is no UTF-8" in refusal(tmp_path / "x.pt", content)
+
+
 def test_several_folders_and_records_outside(tmp_path):
     assert "folders 'archive' and 'b'" in refusal(tmp_path / "x.pt", archive_of({**records(plain()), "b/x": b""}))
     assert "outside of a folder" in refusal(tmp_path / "x.pt", archive_of({**records(plain()), "x": b""}))
