@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ms_unireid.arguments import FIGURES, JSON, Parser, at_least, checkpoint, output_file, output_folder
+from ms_unireid.commands.progress import progress_bar
 from ms_unireid.config import Config, load_config
 from ms_unireid.config_schema import PROTOCOLS
 from ms_unireid.data.evaluation_sets import parse_targets
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
     from ms_unireid.evaluation.evaluator import to_json, to_markdown, to_table
 
     rows = []
-    with tqdm(unit="batch", desc=options.split) as bar:
+    with progress_bar("batch", options.split) as show:
         for evaluated in evaluate_checkpoints(
             options.checkpoint,
             options.target,
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
             reranked=options.rerank,
             files=options.config,
             overrides=options.overrides,
-            progress=lambda done, total: bar.update(),
+            progress=show,
         ):
             rows += to_json(evaluated.results) if single else evaluated.rows()
     print(to_table(rows))

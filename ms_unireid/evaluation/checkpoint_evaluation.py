@@ -23,6 +23,7 @@ class Evaluated:
     Attributes:
         trained_on: Name of the data set that the checkpoint was trained on; `unknown` if ms_unireid did not train it.
         dataset: Name of the data set that the checkpoint was evaluated on.
+        folder: Its folder, as it was given.
         data: What was encoded.
         feats: The features of `data`.
     """
@@ -30,6 +31,7 @@ class Evaluated:
     checkpoint: Path
     trained_on: str
     dataset: str
+    folder: str
     split: str
     data: EvaluationSet
     feats: SplitFeatures
@@ -37,7 +39,8 @@ class Evaluated:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of `to_json`, each with the columns `evaluator.LEADING`."""
-        about = {"checkpoint": str(self.checkpoint), "trained_on": self.trained_on, "dataset": self.dataset}
+        about = {"checkpoint": str(self.checkpoint), "trained_on": self.trained_on}
+        about |= {"dataset": self.dataset, "folder": self.folder}
         return [about | row for row in to_json(self.results)]
 
 
@@ -45,7 +48,7 @@ class CheckpointEvaluator:
     """Evaluates one checkpoint; arguments as in `open_model`.
 
     Args:
-        progress: Called with (done, total) batches of what is being encoded.
+        progress: Called with (done, total) batches of a split.
 
     Attributes:
         config: The config in effect.
@@ -96,14 +99,22 @@ class CheckpointEvaluator:
         data = data or self.config.data
         loaded = load(data, split)  # before the model is built, so that mistakes show at once
         check_protocol(protocol, loaded)
+        size = self.config.eval.batch_size
+        rows = (set(loaded.captions), loaded.photos, loaded.sketches)
+        self._done, self._total = 0, sum(-(-len(one) // size) for one in rows)
         feats = self.encoder.encode(loaded)
         results = evaluate_features(feats, protocol, self.config.eval, reranked)
-        return Evaluated(self.path, self.trained_on, data.name, split, loaded, feats, results)
+        return Evaluated(self.path, self.trained_on, data.name, data.root, split, loaded, feats, results)
 
     @functools.cached_property
     def encoder(self) -> Encoder:
         """The encoder; the model is built at first use."""
-        return Encoder(self.checkpoint.build(self.config), self.config, self.progress)
+        return Encoder(self.checkpoint.build(self.config), self.config, self._advance if self.progress else None)
+
+    def _advance(self, *_: int) -> None:
+        """Count a batch of captions, photos or sketches."""
+        self._done += 1
+        self.progress(self._done, self._total)
 
 
 def evaluate_checkpoints(

@@ -13,7 +13,12 @@ from ms_unireid.evaluation.protocols import Results, evaluate_protocol, evaluate
 from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures
 
 # Keys that rows of several evaluations have in front, and their titles.
-LEADING = {"checkpoint": "checkpoint", "trained_on": "trained on", "dataset": "evaluated on"}
+LEADING = {
+    "checkpoint": "checkpoint",
+    "trained_on": "trained on",
+    "dataset": "evaluated on",
+    "folder": "folder",
+}
 NUMBERS = (*METRICS, "chance R1", "queries", "no match")
 # The form of a row of `to_json`, for `files.check_form`.
 ROW = {
@@ -43,8 +48,12 @@ def evaluate_features(
 
 
 def to_json(results: Results) -> list[dict[str, Any]]:
-    """List the rows as plain dictionaries: task, protocol and every metric."""
-    return [{"task": t, "protocol": p, **dataclasses.asdict(metrics)} for (t, p), metrics in results.items()]
+    """List the rows as plain dictionaries: task, protocol and every metric, None if no query has a match."""
+    unknown = dict.fromkeys((*METRICS, "chance_R1"))
+    return [
+        {"task": t, "protocol": p, **dataclasses.asdict(metrics), **({} if metrics.queries else unknown)}
+        for (t, p), metrics in results.items()
+    ]
 
 
 def to_table(rows: Sequence[dict[str, Any]], table_format: str = "plain") -> str:
@@ -69,8 +78,10 @@ def format_table(
     return tabulate(rows, titles, table_format, disable_numparse=True, colalign=alignment if rows else None)
 
 
-def format_mean(mean: float, deviation: float | None) -> str:
-    """Write a number in percent with its standard deviation, if there is one."""
+def format_mean(mean: float | None, deviation: float | None = None) -> str:
+    """Write a number in percent with its standard deviation, if there is one; a dash for None."""
+    if mean is None:
+        return "-"
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
 

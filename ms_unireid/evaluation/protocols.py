@@ -39,7 +39,7 @@ PAPER_ROWS = (
 
 @dataclass(frozen=True)
 class TrialMetrics(RetrievalMetrics):
-    """Means over trials; the counts are sums.
+    """Means over the trials with a query that has a match; the counts are sums.
 
     Attributes:
         trials: Number of trials.
@@ -225,8 +225,10 @@ def _ten_trials(feats: SplitFeatures, score: _Score) -> Results:
 
 
 def _over_trials(results: Sequence[RetrievalMetrics]) -> TrialMetrics:
-    values = {f.name: [getattr(one, f.name) for one in results] for f in dataclasses.fields(RetrievalMetrics)}
-    counts = {name: sum(values.pop(name)) for name in ("queries", "queries_without_match")}
+    counts = {name: sum(getattr(one, name) for one in results) for name in ("queries", "queries_without_match")}
+    known = [one for one in results if one.queries] or results
+    names = [field.name for field in dataclasses.fields(RetrievalMetrics) if field.name not in counts]
+    values = {name: [getattr(one, name) for one in known] for name in names}
     deviation = {name: float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for name, v in values.items()}
     means = {name: float(np.mean(v)) for name, v in values.items()}
     return TrialMetrics(**means, **counts, trials=len(results), deviation=deviation)

@@ -143,7 +143,7 @@ def _draw_accuracy(axes: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
         for split, rows in entry["splits"].items():
             for row in rows:
                 points = curves.setdefault((row["task"], row["protocol"], split), [])
-                points.append((entry["epoch"], row["R1"]))
+                points.append((entry["epoch"], np.nan if row["R1"] is None else row["R1"]))
     for (task, protocol, split), points in curves.items():
         color, style = PROTOCOL_COLORS.get((task, protocol), COLORS[task]), SPLIT_STYLES[split]
         marker = "." if len(points) <= MARKED_POINTS else ""

@@ -10,6 +10,7 @@ from typing import Any
 
 from ms_unireid.config import TASKS, Config
 from ms_unireid.errors import EnvironmentProblem, UserError
+from ms_unireid.evaluation.evaluator import format_mean
 from ms_unireid.evaluation.metrics import METRICS
 from ms_unireid.installation import install_extra
 from ms_unireid.training.curves import draw_curves
@@ -63,7 +64,7 @@ class Monitor:
     def summary_line(self, results: dict[str, Any]) -> str:
         """Return the final line of a run: epoch and scores of the best average, time, and folder."""
         best, split = results["best"]["average"], results["selection_split"]
-        scores = ", ".join(f"{task} {R1:.2f}" for task, R1 in self._selected(best["splits"][split]).items())
+        scores = ", ".join(f"{task} {format_mean(R1)}" for task, R1 in self._selected(best["splits"][split]).items())
         spent = timedelta(seconds=round(time.monotonic() - self.start))
         return (
             f"best average R1 {best['R1']:.2f} on {split} at epoch {best['epoch']} of {self.config.train.epochs} "
@@ -83,7 +84,7 @@ class Monitor:
         best = results["best"].get("average")
         return f"R1 {scores}" + (f" best {_fit(best['R1'], 4)}" if best else "")
 
-    def _selected(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+    def _selected(self, rows: list[dict[str, Any]]) -> dict[str, float | None]:
         """Return the R1 that chooses each task's best checkpoint."""
         scores = selection_scores(rows, self.config.eval.selection_text_protocol)
         return {task: scores[task] for task in TASKS}
@@ -156,7 +157,9 @@ def _scores(splits: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, floa
                 yield f"eval/{split}/{row['task']}/{row['protocol']}/{metric}", row[metric]
 
 
-def _fit(value: float, width: int) -> str:
-    """Write a number with as many decimals as `width` characters hold."""
+def _fit(value: float | None, width: int) -> str:
+    """Write a number with as many decimals as `width` characters hold; a dash for None."""
+    if value is None:
+        return "-"
     whole = len(f"{value:.0f}")
     return f"{value:.{max(0, width - whole - 1)}f}"

@@ -63,20 +63,23 @@ def _log_entry(line: bytes) -> dict[str, Any]:
     return entry
 
 
-def selection_scores(rows: list[dict[str, Any]], text_protocol: str) -> dict[str, float]:
+def selection_scores(rows: list[dict[str, Any]], text_protocol: str) -> dict[str, float | None]:
     """Return the R1 in percent that chooses the best checkpoint of each task, and the `average` of the three.
 
+    A task without a query that has a match has None and no part in the average.
     `rows` come from `evaluator.to_json` on the selection split, `text_protocol` from `eval.selection_text_protocol`.
     """
     protocols = dict.fromkeys(TASKS, "exclude_source_photo") | {"text": text_protocol}
     found = {(row["task"], row["protocol"]): row["R1"] for row in rows}
     scores = {task: found[task, protocol] for task, protocol in protocols.items()}
-    return {**scores, "average": sum(scores.values()) / len(scores)}
+    known = [score for score in scores.values() if score is not None] or [0.0]
+    return {**scores, "average": sum(known) / len(known)}
 
 
-def improved(scores: dict[str, float], best: dict[str, dict[str, Any]]) -> list[str]:
+def improved(scores: dict[str, float | None], best: dict[str, dict[str, Any]]) -> list[str]:
     """List the tasks, `average` included, with a new best score; in a tie the earlier epoch stays the best."""
-    return [task for task, score in scores.items() if task not in best or score > best[task]["R1"]]
+    known = {task: score for task, score in scores.items() if score is not None}
+    return [task for task, score in known.items() if task not in best or score > best[task]["R1"]]
 
 
 def resumable_keys() -> set[str]:

@@ -130,9 +130,10 @@ def _compare(tables: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     ]
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "standard_deviation": deviation, "values": values}
+def _spread(values: list[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    deviation = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known) if known else None, "standard_deviation": deviation, "values": values}
 
 
 def _cell(spread: dict[str, Any]) -> str:

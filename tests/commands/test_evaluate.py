@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,39 @@ def test_two_checkpoints_on_two_data_sets(checkpoints, data, pku, evaluate, tmp_
     assert first != second
     together = [{key: row[key] for key in first[0]} for row in written["rows"] if row["dataset"] == "cuhk_pedes"]
     assert together == first + second
+
+
+def test_two_folders_of_one_data_set_are_told_apart(checkpoints, data, evaluate, tmp_path):
+    (tmp_path / "copy").symlink_to(data)
+    folders = [str(data), str(tmp_path / "copy")]
+    written, lines = evaluate("--checkpoint", checkpoints[0], *(f"--target=cuhk_pedes={folder}" for folder in folders))
+    assert [row["folder"] for row in written["rows"]] == [folder for folder in folders for _ in range(4)]
+    assert all(line.split()[3] == row["folder"] for row, line in zip(written["rows"], lines[1:], strict=True))
+
+
+def test_rows_without_a_match_have_a_dash(checkpoints, data, evaluate, tmp_path):
+    """Each person of the test split keeps one photo, which is the source of its own queries."""
+    folder = tmp_path / "CUHK-PEDES"
+    shutil.copytree(data / "CUHK-PEDES", folder)
+    entries = json.loads((folder / "reid_raw.json").read_text(encoding="utf-8"))
+    first = {entry["id"]: entry for entry in reversed(entries)}
+    kept = [entry for entry in entries if entry["split"] != "test" or entry is first[entry["id"]]]
+    (folder / "reid_raw.json").write_text(json.dumps(kept), encoding="utf-8")
+    written, lines = evaluate("--checkpoint", checkpoints[0], f"data.root={tmp_path}", "--errors", tmp_path / "errors")
+    for row, line in zip(written["rows"], lines[1:], strict=True):
+        none = row["protocol"] == "exclude_source_photo"
+        assert {row[name] is None for name in METRICS} == {none} and (row["queries"] == 0) == none
+        assert (line.split()[2:8] == ["-"] * 6) == none
+
+
+def test_progress_counts_all_batches(checkpoints, data):
+    from ms_unireid.evaluation.checkpoint_evaluation import evaluate_checkpoints
+
+    seen = []
+    targets = [f"cuhk_pedes={data}"] * 2
+    list(evaluate_checkpoints(checkpoints[:1], targets, progress=lambda *counts: seen.append(counts)))
+    total = seen[0][1]
+    assert total > 2 and seen == [(done, total) for _ in range(2) for done in range(1, total + 1)]
 
 
 def test_a_plain_evaluation_has_no_extra_keys(checkpoints, evaluate):

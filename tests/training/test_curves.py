@@ -67,13 +67,25 @@ def test_a_text_only_run_draws_no_sketch_or_fusion_loss(tmp_path):
         [step_entry(1)],
         [evaluation_entry(1)],
         [step_entry(1), evaluation_entry(1)],
+        [evaluation_entry(1) | {"splits": {"val": [{"task": "text", "protocol": "full_gallery", "R1": None}]}}],
         [{"kind": "config", "step": 0, "changes": {}}],
         [step_entry(s, loss_text=math.nan, gradient_norm=math.inf, temperature=None) for s in range(1, 4)],
         [step_entry(1, loss_text=1.0), step_entry(2, loss_text=math.nan), step_entry(3, loss_text=-math.inf)],
         [step_entry(s, gradient_norm=0.0) for s in range(1, 3)],
         [step_entry(s, weight_text=math.nan) for s in range(1, 3 * POINTS)],
     ],
-    ids=["empty", "one step", "one evaluation", "one of each", "a note", "never finite", "some NaN", "zeros", "long"],
+    ids=[
+        "empty",
+        "one step",
+        "one evaluation",
+        "one of each",
+        "no match",
+        "a note",
+        "never finite",
+        "some NaN",
+        "zeros",
+        "long",
+    ],
 )
 def test_odd_logs_are_drawn(tmp_path, entries):
     assert drawn(tmp_path, entries).shape[1] == 1600

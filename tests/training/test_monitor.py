@@ -195,6 +195,17 @@ def test_each_evaluation_draws_the_curves(folder):
     assert (folder.root / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_task_without_a_match_is_a_dash(folder):
+    entry, results = evaluated(1)
+    for row in entry["splits"]["val"]:
+        row["R1"] = row["R1"] if row["task"] == "sketch" else None
+    folder.log(entry)
+    watch = monitor(folder)
+    watch.evaluation(entry, results)
+    assert watch.postfix() == "R1 -/55.2/- best 62.6"
+    assert "(text -, sketch 55.25, fusion -)" in watch.summary_line(results)
+
+
 def test_the_last_line(folder, monkeypatch):
     _, results = evaluated(41, 60)
     watch = monitor(folder)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from ms_unireid.config import load_config, to_dict
+from ms_unireid.config import TASKS, load_config, to_dict
 from ms_unireid.errors import ConfigError, UserError
 from ms_unireid.training.run_folder import RunFolder, improved, read_log, resumable_keys, selection_scores
 
@@ -248,6 +248,16 @@ def test_the_scores_that_choose_the_best_checkpoints():
     assert improved(found, {}) == ["text", "sketch", "fusion", "average"]
     earlier = {"text": 40.0, "sketch": 19.0, "fusion": 61.0, "average": 39.0}
     assert improved(found, {task: {"R1": R1} for task, R1 in earlier.items()}) == ["sketch", "average"]
+
+
+def test_a_task_without_a_match_has_no_part_in_the_best_average():
+    protocol = "exclude_source_photo"
+    rows = [{"task": task, "protocol": protocol, "R1": R1} for task, R1 in zip(TASKS, (None, 20.0, 60.0), strict=True)]
+    found = selection_scores(rows, protocol)
+    assert found == {"text": None, "sketch": 20.0, "fusion": 60.0, "average": 40.0}
+    assert improved(found, {}) == ["sketch", "fusion", "average"]
+    nothing = selection_scores([{**row, "R1": None} for row in rows], protocol)
+    assert nothing["average"] == 0 and improved(nothing, {}) == ["average"]
 
 
 def test_rewind_to_the_start_and_without_a_log(folder):

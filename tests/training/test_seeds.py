@@ -149,6 +149,14 @@ def cells_of(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
+def test_a_row_without_a_match_is_a_dash():
+    unknown = result(50.0)
+    unknown["best"]["average"]["splits"]["val"][0]["R1"] = None
+    report = report_seeds({1: unknown, 2: result(53.0)})
+    assert report["splits"]["val"][0]["R1"] == {"mean": 53.0, "standard_deviation": None, "values": [None, 53.0]}
+    assert cells_of(seeds_markdown(report_seeds({1: unknown})))[0][2] == "-"
+
+
 def test_one_seed_has_no_deviation():
     report = report_seeds({4: result(50.0)})
     assert report["splits"]["val"][0]["R1"] == {"mean": 50.0, "standard_deviation": None, "values": [50.0]}

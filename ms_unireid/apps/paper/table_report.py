@@ -54,10 +54,14 @@ class Line:
     missing: str = ""
 
 
-def make_line(paper: PaperRow, scores: dict[int, dict[str, float]], missing: str = "") -> Line:
-    """Make a line from the metrics in percent of each seed, and from the reason why seeds are missing."""
+def make_line(paper: PaperRow, scores: dict[int, dict[str, float | None]], missing: str = "") -> Line:
+    """Make a line from the metrics in percent of each seed, or None, and from the reason why seeds are missing."""
     cells = tuple(
-        Cell(metric, None if math.isnan(value) else value, tuple(found[metric] for found in scores.values()))
+        Cell(
+            metric,
+            None if math.isnan(value) else value,
+            tuple(found[metric] for found in scores.values() if found[metric] is not None),
+        )
         for metric, value in paper.published.items()
     )
     return Line(paper, cells, tuple(scores), missing)
@@ -142,7 +146,7 @@ def _names(line: Line) -> tuple[str, str, str]:
 def _numbers(line: Line) -> list[str]:
     texts = []
     for cell in line.cells:
-        texts.append(EMPTY if cell.mean is None else format_mean(cell.mean, cell.deviation))
-        texts.append(EMPTY if cell.paper is None else f"{cell.paper:.2f}")
+        texts.append(format_mean(cell.mean, cell.deviation))
+        texts.append(format_mean(cell.paper))
         texts.append(EMPTY if cell.difference is None else f"{cell.difference:+.2f}")
     return texts

@@ -42,6 +42,13 @@ def test_nothing_is_filled_in_without_a_run(lines):
     assert "cuhk_pedes T->R L_s: no checkpoint for seed 1" in to_markdown(lines)
 
 
+def test_a_seed_without_a_match_is_a_dash():
+    unknown = dict.fromkeys(SCORES[1])
+    (row,) = to_markdown([make_line(PAPER, {1: unknown})]).splitlines()[2:3]
+    assert cells(row)[3::3] == ["-"] * 3
+    assert make_line(PAPER, {1: unknown, 2: SCORES[1]}).cells[0].values == (SCORES[1]["R1"],)
+
+
 def test_markdown(lines):
     header, rules, first, *_ = to_markdown(lines).splitlines()
     assert cells(header)[:7] == ["data set", "task", "row", "R1 ours", "paper", "difference", "mAP ours"]
