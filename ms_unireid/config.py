@@ -336,7 +336,7 @@ def _check(config: Config, source: str) -> None:
     elif model.architecture not in ARCHITECTURES:
         near = _suggest(model.architecture, ARCHITECTURES)
         raise ConfigError(f"{source}: unknown model.architecture '{model.architecture}'{near}")
-    for rules in (_model_rules, _data_rules, _objective_rules, _train_rules, _runtime_rules):
+    for rules in (_model_rules, _data_rules, _objective_rules, _train_rules, _runtime_rules, _upper_rules):
         _check_rules(rules(config), f"{source}:")
 
 
@@ -423,3 +423,16 @@ def _runtime_rules(config: Config) -> _Rules:
         yield getattr(config.runtime, key) >= 1, f"runtime.{key}", "must be at least 1"
     yield config.runtime.initial_loss_scale >= 1, "runtime.initial_loss_scale", "must be at least 1"
     yield config.runtime.device_id >= 0, "runtime.device_id", "must not be negative"
+
+
+def _upper_rules(config: Config) -> _Rules:
+    """Refuse numbers that no memory holds."""
+    limits = (
+        ("model.image_size", max(config.model.image_size), 4096),
+        ("data.augment.pad", config.data.augment.pad, 4096),
+        ("eval.batch_size", config.eval.batch_size, 1_000_000),
+        ("runtime.workers", config.runtime.workers, 1024),
+        ("runtime.prefetch", config.runtime.prefetch, 10_000),
+    )
+    for key, value, most in limits:
+        yield value <= most, key, f"must be at most {most}"

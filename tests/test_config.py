@@ -97,6 +97,11 @@ IMPOSSIBLE = [
     (["eval.batch_size=0"], "eval.batch_size", "at least 1"),
     (["runtime.workers=0"], "runtime.workers", "at least 1"),
     (["runtime.prefetch=0"], "runtime.prefetch", "at least 1"),
+    (["runtime.prefetch=4611686018427387904"], "runtime.prefetch", "at most 10000"),
+    (["runtime.workers=100000"], "runtime.workers", "at most 1024"),
+    (["eval.batch_size=4611686018427387904"], "eval.batch_size", "at most 1000000"),
+    (["model.image_size=[384, 100000]"], "model.image_size", "at most 4096"),
+    (["data.augment.pad=100000"], "data.augment.pad", "at most 4096"),
 ]
 
 # An override, and what its message must hold: key, expectation, what was found.

@@ -155,14 +155,13 @@ def caption_file(layout: TriPedesLayout, folder: Path) -> Path:
 def _check_splits(file: Path, splits: Sequence[str], present: Sequence[str]) -> None:
     absent = [split for split in splits if split not in present]
     if isinstance(splits, str) or absent:
-        wanted = splits if isinstance(splits, str) else absent[0]
-        only = "it can be evaluated only; train on another data set, or give entries the split train; " * (
-            wanted == "train"
+        wanted, there = splits if isinstance(splits, str) else absent[0], ", ".join(present)
+        fix = (
+            f"this data set is for evaluation only ({there}); train on another, or give entries the split train"
+            if wanted == "train"
+            else f"use splits that exist here: {there}"
         )
-        raise DataError(
-            f"{file}: no annotation belongs to split {wanted!r}. "
-            f"Fix: {only}use splits that exist here: {', '.join(present)}."
-        )
+        raise DataError(f"{file}: no annotation belongs to split {wanted!r}. Fix: {fix}.")
 
 
 def check_contiguous(file: Path, layout: TriPedesLayout, identities: set[int]) -> None:
