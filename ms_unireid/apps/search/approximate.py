@@ -1,7 +1,6 @@
 """Approximate search through faiss, for millions of photos."""
 
 import contextlib
-import json
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -10,12 +9,13 @@ import numpy as np
 
 from ms_unireid.apps.optional import need
 from ms_unireid.apps.search.index import PhotoIndex, digest_of
-from ms_unireid.errors import DataError
+from ms_unireid.errors import DataError, UserError
 from ms_unireid.evaluation.similarity import exact_search, normalize_rows
-from ms_unireid.files import open_regular, replacing, sha256, write_json
+from ms_unireid.files import open_regular, read_json, replacing, sha256, write_json
 from ms_unireid.installation import install_extra, job_command
 
 FAISS_FILE, FAISS_ABOUT = "approximate.faiss", "approximate.json"
+_ABOUT = {"id": str, "changes": int, "lists_looked_into": int, "digest": str, str: object}
 TOP = 10
 # faiss recommends 4 lists per square root of the photos, and 40 training photos per list.
 _LISTS, _SAMPLE = 4, 40
@@ -41,13 +41,12 @@ class ApproximateIndex:
         file = index.folder / FAISS_FILE
         fix = f"build it with {job_command('search')} approximate"
         try:
-            with open_regular(index.folder / FAISS_ABOUT) as about_file:
-                self.about = json.load(about_file)
+            self.about = read_json(index.folder / FAISS_ABOUT, _ABOUT, fix)
             if self.about.pop("digest") != digest_of([self.about, sha256(open_regular(file))]):
                 raise ValueError("its digest is another one")
             # Not memory-mapped: a mapped file that is shortened kills the process.
             self._lists = faiss.read_index(str(file))
-        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        except (UserError, OSError, ValueError, RuntimeError) as error:
             raise DataError(f"{file}: the approximate index is missing or damaged; {fix}") from error
         if (self.about["id"], self.about["changes"]) != (index.about["id"], index.about["changes"]):
             raise DataError(f"{file}: {index.folder} has changed since this was built; {fix} again")

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_unireid.errors import CheckpointError, DataError, UserError, escaped, shown
-from ms_unireid.files import open_regular, replacing
+from ms_unireid.errors import CheckpointError, DataError, UserError, escaped
+from ms_unireid.files import check_form, open_regular, replacing
 from ms_unireid.installation import job_command
 
 DTYPES = ("float16", "float32")
@@ -43,18 +43,10 @@ _ADD_PHOTO = (
     "INSERT INTO photos (row, source, name, size, mtime_ns, sha256, person, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _PHOTO_TYPES = (int, str, int, int, bytes, (str, NoneType))
-# What `about` must hold.
 _ABOUT = {
-    "checkpoint": lambda one: _is_text(one, "path") and _is_text(one, "sha256"),
-    "model": lambda one: isinstance(one, dict),
-    "preprocessing": lambda one: isinstance(one, dict),
-    "dtype": lambda one: one in DTYPES,
-    "dim": lambda one: type(one) is int and 0 < one <= _MAX_DIM,
-    "file": lambda one: type(one) is int and one > 0,
-    "changes": lambda one: type(one) is int and one >= 0,
-    "id": lambda one: isinstance(one, str),
-    "left": lambda one: type(one) is int and one >= 0,
-}
+    "checkpoint": {"path": str, "sha256": str, str: object}, "model": {str: object}, "preprocessing": {str: object},
+    "dtype": set(DTYPES), "dim": int, "file": int, "changes": int, "id": str, "left": int, str: object,
+}  # fmt: skip
 
 
 class Source(NamedTuple):
@@ -142,9 +134,10 @@ class Manifest:
         if self.format == FORMAT and digest != self._digest(about):
             raise self.damaged("its digest is another one")
         about = {"id": "", "left": 0, **about}
-        for key, is_right in _ABOUT.items():
-            if key not in about or not is_right(about[key]):
-                raise self.damaged(f"{key} is {shown(about.get(key))}")
+        with self._clear_errors():
+            check_form(about, _ABOUT, "about")
+        if not (0 < about["dim"] <= _MAX_DIM and about["file"] > 0 and about["changes"] >= 0 and about["left"] >= 0):
+            raise self.damaged("a number is out of range")
         return about
 
     def set_about(self, **values: Any) -> None:
@@ -489,7 +482,3 @@ def _checksum(feature: np.ndarray, row: int, source: int, name: str, person: str
 def _is_inside(name: str) -> bool:
     """Whether a photo's path stays inside its folder."""
     return not name.startswith("/") and (".." not in name or ".." not in name.split("/"))
-
-
-def _is_text(values: Any, key: str) -> bool:
-    return isinstance(values, dict) and isinstance(values.get(key), str)

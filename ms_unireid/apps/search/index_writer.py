@@ -119,7 +119,8 @@ class IndexWriter:
                 f"{file}: is not a plain file, so it is not written to; put the features there, or remove it"
             )
         with _clear_errors(self.folder):
-            file.touch()
+            if not file.exists():
+                file.touch()
             stored = file.stat().st_size // row_bytes(about)
         if stored < count:
             with self.manifest.transaction():

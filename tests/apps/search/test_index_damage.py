@@ -204,8 +204,8 @@ def test_a_damaged_or_foreign_approximate_index_is_refused(index, photos, tmp_pa
 
 def test_a_full_disk_leaves_an_index_that_says_so(tmp_path):
     photos, index = tmp_path / "photos", tmp_path / "index"
-    (photos / "bad.png").parent.mkdir()
-    (photos / "bad.png").write_text("no picture")
+    (photos / "!bad.png").parent.mkdir()
+    (photos / "!bad.png").write_text("no picture")
     put_photo(photos / "000.png", colour_of(0))
     update(index, photos)
     put_photos(photos, range(1, 80))
@@ -293,7 +293,7 @@ def test_a_photo_that_became_a_pipe_is_skipped(index, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     changes = find_changes({1: tmp_path}, {1: {"pipe.png": None}}, Manifest(index).photos(), [])
     assert changes.new == [(1, "pipe.png", None)]
-    source = _NewPhotos({1: tmp_path}, changes.new, 1, CONFIG.model.image_size)
+    source = _NewPhotos({1: tmp_path}, changes.new, 1, CONFIG.model.image_size, {})
     assert not source[0][0].any() and "pipe" in source.found[0][0].reason
 
 
