@@ -1,16 +1,22 @@
 """The search page in a real browser: type, draw, upload, search; by mouse, keyboard and finger; 20 users at once."""
 
+import contextlib
 import http.client
+import json
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
 from apps.search.shape_people import PEOPLE, caption
 from apps.web.hostile_uploads import HOSTILE, still
+from axe_playwright_python.sync_playwright import Axe
 from commands.search_page import PATIENCE, description, draw, launch, names, opened, search, served
 from playwright.sync_api import expect, sync_playwright
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 USERS = 20
 
@@ -198,6 +204,55 @@ def test_it_fits_a_phone_and_a_finger(site, browser):
     context.close()
 
 
+# With its checks beyond the standards; only the strictest contrast is left out.
+_AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice", "experimental"]}
+
+
+def violations(page) -> list[str]:
+    """Return what axe-core finds; elements that move or fade are shown at their end."""
+    page.wait_for_function("document.getAnimations().every(one => one.playState == 'finished')")
+    found = Axe().run(page, options=_AXE).response["violations"]
+    return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everyone_can_use_it(page, scheme):
+    """Takes about five seconds each: axe-core looks at the page in four states."""
+    page.emulate_media(color_scheme=scheme)
+    assert violations(page) == [], "at the start"
+    description(page).fill(caption("red"))
+    draw(page, "red")
+    search(page)
+    page.locator("summary").first.click()
+    assert violations(page) == [], "results, weight and a whole path"
+    upload(page, still())
+    expect(page.get_by_role("img", name="an uploaded picture")).to_be_visible()
+    assert violations(page) == [], "upload"
+    page.get_by_role("button", name="Clear").click()
+    search(page, " ")
+    assert violations(page) == [], "problem"
+    assert page.evaluate(_NAMELESS) == []
+
+
+# What takes the focus but has no role of its own, or no name.
+_NAMELESS = """() => [...document.querySelectorAll("input, select, textarea, button, summary, a, [tabindex='0']")]
+    .filter(one => one.checkVisibility() && one.tabIndex >= 0)
+    .filter(one => !(one.matches("input, select, textarea, button, summary, a[href]") || one.role)
+        || !(one.ariaLabel || one.labels?.[0]?.innerText || one.innerText))
+    .map(one => one.outerHTML)"""
+
+
+def test_the_latest_query_is_answered(page):
+    for _ in range(3):
+        for text in (caption("red"), caption("blue"), "", caption("grey"), caption("green")):
+            description(page).fill(text)
+            description(page).press("Enter", no_wait_after=True)
+        expect(page.locator(".status")).to_contain_text(f"for “{caption('green')}"[:40])
+        assert first(page) == "green"
+        search(page, caption("orange"))
+        assert first(page) == "orange", "no older answer comes later"
+
+
 # 3. Errors.
 
 
@@ -290,17 +345,89 @@ def test_a_missing_photo_is_a_placeholder(site, people):
     assert changed == gone and gone[0] == 404 and gone[1].startswith(b"<svg")
 
 
+PART = b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../../a.png"\r\n\r\n' + still() + b"\r\n"
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (PART * 2 + b"--x--\r\n", FORM),
+        (PART * 30 + b"--x--\r\n", FORM),
+        (PART.replace(b"filename", b"file") + b"--x--\r\n", FORM),
+        (b"--x--\r\n", FORM),
+        (PART[:40], FORM),
+        (still(), {"Content-Type": "image/png"}),
+        (b"a=1", {"Content-Type": "application/x-www-form-urlencoded"}),
+    ],
+)
+def test_an_upload_is_a_form_with_one_file(site, page, body, headers):
+    assert ask(site, "POST", page.evaluate(_UPLOAD_ADDRESS), body, **headers)[0] == 400
+    expect(page.get_by_role("button", name="Clear")).to_be_disabled()
+
+
+def test_a_tab_sends_one_upload_at_a_time(site, page):
+    """All at once; the uploads that are refused are not read, so others do not wait for them."""
+    address = page.evaluate(_UPLOAD_ADDRESS)
+    with ThreadPoolExecutor(30) as pool:
+        asked = [pool.submit(ask, site, "POST", address, PART + b"--x--\r\n", **FORM) for _ in range(30)]
+    found = {one.result()[0] for one in asked}
+    assert 200 in found and found <= {200, 429}
+    expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+    search(page, caption("red"))
+
+
+MALFORMED = [
+    "", "x", "9", "4", "42", "42[]", "42[1]", '42["event"]', '42["event",null]', '42["event",{"client_id":[]}]',
+    '42["handshake",{}]', '42["ack",{"client_id":"x"}]', '42["log",{"level":"error","message":"\x1b[31m"}]',
+    '42["javascript_response",7]', '42["nope"]', "4999999999[]", "42" + "[" * 9999,
+    '451-["event",{"_placeholder":true}]',
+]  # fmt: skip
+
+
+def test_malformed_messages_and_requests_do_no_harm(site, page):
+    """The log has no traceback, or the site's fixture would fail."""
+    address = f"ws{site.address[4:]}/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
+    for message in MALFORMED:
+        with connect(address) as websocket, contextlib.suppress(ConnectionClosed, TimeoutError):
+            websocket.recv(PATIENCE)
+            websocket.send("40")
+            websocket.recv(PATIENCE)
+            websocket.send(message)
+            websocket.recv(0.1)
+    elements = page.evaluate(_LISTENERS)
+    assert len(elements) > 9
+    for arguments in ("[null]", '["\\"x\\""]', '["[9]"]', '["{}"]', '["{"]', "7", "[]", '["1e999"]'):
+        page.evaluate(_EMIT, [elements, json.loads(arguments)])
+    for path in (
+        "/photo/" + "9" * 5000,
+        "/%ff%00",
+        "/?" + "a=" * 20_000,
+        "/_nicegui/%1b",
+        "/_nicegui_ws/socket.io/?EIO=x",
+    ):
+        assert ask(site, "GET", path)[0] in (200, 400, 404)
+    for method in ("HEAD", "POST", "PUT", "DELETE", "TRACE"):
+        assert ask(site, method, "/")[0] == 405
+    opened(page, site.address)
+    search(page, caption("red"))
+    assert first(page) == "red"
+
+
+_LISTENERS = """() => Object.entries(mounted_app.elements).flatMap(([id, one]) =>
+    (one.events || []).map(event => [parseInt(id), event.listener_id]))"""
+_EMIT = """([elements, args]) => elements.forEach(([id, listener_id]) =>
+    window.socket.emit("event", {id, client_id: window.clientId, listener_id, args}))"""
+
+
 def test_larger_requests_are_refused(site, page):
     """Sent to the page's upload address, without the check of the browser."""
     address = page.evaluate(_UPLOAD_ADDRESS)
-    head = b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../../large.png"\r\n\r\n'
-    form = {"Content-Type": "multipart/form-data; boundary=x"}
-    status, answer = ask(site, "POST", address, head + bytes(11 * 2**20) + b"\r\n--x--\r\n", **form)
+    status, answer = ask(site, "POST", address, PART + bytes(11 * 2**20) + b"\r\n--x--\r\n", **FORM)
     assert (status, answer) == (413, b"At most 10,551,296 bytes may be sent.")
-    status, _ = ask(site, "POST", address, head + still() + b"\r\n--x--\r\n", **form)
-    assert status == 200
+    assert ask(site, "POST", address, PART + b"--x--\r\n", **FORM)[0] == 200
     expect(page.get_by_role("button", name="Clear")).to_be_enabled()
-    assert ask(site, "POST", address, head + still(), **form, Origin="http://example.org")[0] == 403
+    assert ask(site, "POST", address, PART, **FORM, Origin="http://example.org")[0] == 403
 
 
 _UPLOAD_ADDRESS = """() => {
