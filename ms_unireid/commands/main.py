@@ -60,7 +60,10 @@ def run(job: str) -> None:
     code = 0
     try:
         _check_arguments(sys.argv[1:])
-        importlib.import_module(f"ms_unireid.commands.{job}").main(sys.argv[1:])
+        try:
+            importlib.import_module(f"ms_unireid.commands.{job}").main(sys.argv[1:])
+        finally:
+            _end_progress_bars()
     except SystemExit as stop:  # argparse, after --help
         code = stop.code
     except BrokenPipeError:
@@ -105,6 +108,12 @@ class _Results(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         return super().write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _end_progress_bars() -> None:
+    """End the line of each open bar, which tqdm otherwise shows again behind an error."""
+    for bar in list(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())):
+        bar.close()
 
 
 def _keep_stdout_for_results() -> None:

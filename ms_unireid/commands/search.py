@@ -8,11 +8,10 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ms_unireid.apps.search.index import DTYPES, PhotoIndex, describe_index
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
@@ -29,9 +28,10 @@ from ms_unireid.arguments import (
     output_file,
     output_folder,
 )
+from ms_unireid.commands.progress import progress_bar
 from ms_unireid.data.photo_sets import describe_left_out
 from ms_unireid.data.tri_pedes import DATASETS
-from ms_unireid.errors import ConfigError, QueryError
+from ms_unireid.errors import ConfigError, QueryError, escaped
 from ms_unireid.files import write_json, write_text
 from ms_unireid.runtime import check_packages
 
@@ -111,16 +111,17 @@ def _index(options: argparse.Namespace) -> None:
     sources = [photo_source(folder) for folder in options.photos]
     if options.dataset:
         sources.append(dataset_source(options.dataset, options.root, options.split or "test"))
-    report = build_index(
-        options.output,
-        sources,
-        options.checkpoint,
-        dtype=options.dtype,
-        removed=options.remove,
-        files=options.config,
-        overrides=options.overrides,
-        progress=_progress_bars(),
-    )
+    with progress_bar("photo", "compared") as compared, progress_bar("photo", "encoded") as encoded:
+        report = build_index(
+            options.output,
+            sources,
+            options.checkpoint,
+            dtype=options.dtype,
+            removed=options.remove,
+            files=options.config,
+            overrides=options.overrides,
+            progress=lambda step, *counts: {"compared": compared, "encoded": encoded}[step](*counts),
+        )
     for folder, count in report.unreachable.items():
         print(
             f"warning: {folder}: is out of reach, and its {count} photos stay in the index; if they are gone for good, "
@@ -145,7 +146,7 @@ def _query(options: argparse.Namespace) -> None:
     found = searcher.search_all(queries, options.top_k)
     notes = [searcher.notes(query) for query in queries]
     lines = [
-        note if note in searcher.index.notes else f"{query.name}{': ' * bool(query.name)}{note}"
+        note if note in searcher.index.notes else f"{escaped(query.name)}{': ' * bool(query.name)}{note}"
         for query, told in zip(queries, notes, strict=True)
         for note in told
     ]
@@ -197,8 +198,12 @@ def _approximate(options: argparse.Namespace) -> None:
     from ms_unireid.apps.search.searcher import Searcher
 
     searcher = Searcher.open(index, options.checkpoint)
-    feats = np.stack([searcher.encode(one) for one in tqdm(queries, unit="query", desc="encoding")])
-    measured = {"queries": feats, "photos": sample_photos(searcher.index, SAMPLE)}
+    feats = []
+    with progress_bar("query", "encoding") as show:
+        for query in queries:
+            feats.append(searcher.encode(query))
+            show(len(feats), len(queries))
+    measured = {"queries": np.stack(feats), "photos": sample_photos(searcher.index, SAMPLE)}
     _print_json(build_approximate(searcher.index, measured, options.recall))
 
 
@@ -213,17 +218,3 @@ def _info(options: argparse.Namespace) -> None:
 
 def _print_json(value: dict) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _progress_bars() -> Callable[[str, int, int], None]:
-    """Return a progress callback that shows one bar per step of the work."""
-    bars: dict[str, tqdm] = {}
-
-    def show(step: str, done: int, total: int) -> None:
-        if step not in bars:
-            bars[step] = tqdm(total=total, unit="photo", desc=step, mininterval=0.5)
-        bars[step].update(done - bars[step].n)
-        if done == total:
-            bars[step].close()
-
-    return show

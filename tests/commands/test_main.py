@@ -74,6 +74,12 @@ def test_nobody_reads_to_the_end(body):
         assert (started.stderr.read(), started.wait()) == (b"", 141)
 
 
+def test_an_error_stands_on_its_own_line_below_a_progress_bar():
+    done = run_main("import tqdm; sys.bar = tqdm.tqdm(total=3); sys.bar.update(); raise UserError('no')")
+    *shown, last = done.stderr.splitlines()
+    assert last == "error: no" and "1/3" in shown[-1]
+
+
 def test_our_own_mistakes_keep_their_traceback():
     done = run_main("raise ZeroDivisionError('ours')")
     assert done.returncode == 1
