@@ -242,6 +242,13 @@ def test_a_damaged_file_is_found_and_nothing_is_left(checkpoint, tmp_path, monke
     assert nothing_in(tmp_path)
 
 
+def test_a_network_that_mindspore_splits_into_several_files(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("mindspore.train.serialization.TOTAL_SAVE", 1)  # KiB, instead of 1 GiB
+    with pytest.raises(ExportError, match=r"image_encoder\.mindir: cannot be written .*give --formats onnx"):
+        export(checkpoint, tmp_path / "out", "--formats", "mindir")
+    assert nothing_in(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["onnx", "mindir"])
 def test_a_file_cut_short_cannot_be_loaded_again(exported, tmp_path, kind):
     whole = exported[0] / f"image_encoder.{kind}"

@@ -130,13 +130,13 @@ def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def parse_storage(reference: Any) -> Storage:
-    """Return the storage, or the part of one, that a persistent id describes.
+def parse_storage(reference: Any, parts: int = 5) -> Storage:
+    """Return the storage, or the part of one, that a persistent id of 5 parts, before PyTorch 1.6 of 6, describes.
 
     Raises:
         InvalidFile: If the id does not describe a storage.
     """
-    if type(reference) is not tuple or len(reference) not in (5, 6):
+    if type(reference) is not tuple or len(reference) != parts:
         raise InvalidFile("is damaged: a reference to something that is not a storage; download or save it again")
     tag, kind, key, _, length, *view = reference
     dtype = _STORAGE_TYPES.get(kind.name) if type(kind) is AllowedName else None

@@ -96,7 +96,7 @@ def _open_legacy(content: np.ndarray) -> tuple[str, "_Leaves", _Contents]:
     storages: dict[str, Storage] = {}
 
     def persistent(reference: Any) -> Storage:
-        storage = parse_storage(reference)
+        storage = parse_storage(reference, parts=6)
         if storages.setdefault(storage.key, storage).dtype != storage.dtype:
             raise InvalidFile("is damaged: a storage with two element types; download or save it again")
         return storage

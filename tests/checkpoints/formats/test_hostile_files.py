@@ -200,7 +200,7 @@ def test_legacy_storages_with_false_entries(tmp_path):
     negative = saved[:-24] + struct.pack("<q", -1) + saved[-16:]
     assert "has -1 elements" in refusal(tmp_path / "x.pt", negative)
     kinds = (global_("torch.FloatStorage"), global_("torch.DoubleStorage"))
-    two = b"".join(b"(" + text("storage") + kind + text("0") + text("cpu") + b"K\x04tQ" for kind in kinds)
+    two = b"".join(b"(" + text("storage") + kind + text("0") + text("cpu") + b"K\x04NtQ" for kind in kinds)
     assert "two element types" in refusal(tmp_path / "x.pt", as_legacy(b"](" + two + b"e."))
 
 
