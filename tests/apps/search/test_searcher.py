@@ -303,3 +303,27 @@ def test_reports_agree(searcher, made):
 
 def test_the_photos_have_different_colours():
     assert len({colour_of(number) for number in range(300)}) == 300
+
+
+def test_a_changed_index_is_opened_again(made, model, tmp_path):
+    """The page asks before each query. It takes about two seconds."""
+    shutil.copytree(made / "photos", tmp_path / "photos")
+    index, source = tmp_path / "index", [photo_source(tmp_path / "photos")]
+    build_index(index, source, made / "model.ckpt", dtype="float32")
+    searcher = Searcher(model, index)
+    assert not searcher.refresh() and searcher.index.count == 9
+    first = tmp_path / "photos" / "000.png"
+    shutil.copy(first, tmp_path / "photos" / "a_new_one.png")
+    first.unlink()
+    build_index(index, source, made / "model.ckpt", dtype="float32")
+    assert searcher.refresh() and not searcher.refresh()
+    assert first not in searcher.index.photos
+    assert searcher.search(photo=tmp_path / "photos" / "a_new_one.png")[0].path.name == "a_new_one.png"
+    shutil.rmtree(index)
+    build_index(index, source, save(tmp_path / "other.ckpt", 2), dtype="float32")
+    with pytest.raises(DataError, match="another model has made it"):
+        searcher.refresh()
+    shutil.rmtree(index)
+    with pytest.raises(DataError, match="is not an index"):
+        searcher.refresh()
+    assert len(searcher.search(text=TEXTS[0])) == 9, "the earlier state is still searched"
