@@ -21,7 +21,7 @@ from ms_unireid.checkpoints.checkpoint import save_checkpoint
 from ms_unireid.config import load_config, to_dict
 from ms_unireid.data.pictures import FORMATS, load_picture
 from ms_unireid.data.transforms import evaluation_transform
-from ms_unireid.errors import CheckpointError, ConfigError, DataError, QueryError
+from ms_unireid.errors import CheckpointError, ConfigError, DataError, QueryError, UserError
 from ms_unireid.models.rollout import attention_rollout
 from ms_unireid.models.unireid import UNIReID, build_model
 
@@ -252,6 +252,12 @@ def test_figure_with_and_without_heat_maps(searcher, made, tmp_path):
     found = searcher.search_all(queries, 3)
     for name, heat in (("plain.png", False), ("heat.png", True)):
         draw_search(searcher, queries, found, tmp_path / name, heat)
+    for name, start in (("a.JPG", b"\xff\xd8"), ("a.pdf", b"%PDF")):
+        draw_search(searcher, queries, found, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    for name in ("a.svg", "a"):
+        with pytest.raises(UserError, match=r"expected a name that ends in \.png"):
+            draw_search(searcher, queries, found, tmp_path / name)
     with Image.open(tmp_path / "plain.png") as plain, Image.open(tmp_path / "heat.png") as heat:
         assert plain.size == heat.size and np.asarray(plain).shape[2] == 3
         assert (np.asarray(plain) != np.asarray(heat)).any()
