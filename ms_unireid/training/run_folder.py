@@ -18,7 +18,7 @@ from ms_unireid.files import check_form, locked, open_regular, read_json, write_
 OF_A_RUN = ("config.yaml", "last.ckpt", "previous.ckpt", "best_*.ckpt", "results.json", "log.jsonl", "bad_batch.json")
 OF_RUNS = ("seed_*", "seeds.json", "table_*.json")
 
-_EVALUATION = {"epoch": int, "splits": {str: [ROW]}}
+_EVALUATION = {"epoch": int, "splits": {str: [{**ROW, str: float}]}}
 _RESULTS = {"best": {str: {"R1": float, **_EVALUATION}}, "evaluations": [_EVALUATION], str: str}
 _LOGGED_ROW = {"task": set(TASKS), "protocol": str, "R1": (float, None)}
 _LOGGED = {
