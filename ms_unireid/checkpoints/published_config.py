@@ -55,6 +55,8 @@ def read_published(file: TensorFile, names: Sequence[str]) -> PublishedConfig:
 def _huggingface(config: dict[str, Any]) -> PublishedConfig:
     # Older files repeat a tower's values under "..._config_dict", which wins.
     towers = {t: _section(config, f"{t}_config") | _section(config, f"{t}_config_dict") for t in TOWERS}
+    if not any(towers.values()):
+        return PublishedConfig()  # of something other than a CLIP
     found = [tower.get("hidden_act", "quick_gelu") for tower in towers.values()]  # Hugging Face's default
     acts = {act if isinstance(act, str) else shown(act) for act in found}
     keys = _HUGGINGFACE_KEYS.items()
@@ -70,6 +72,8 @@ def _huggingface(config: dict[str, Any]) -> PublishedConfig:
 def _open_clip(config: dict[str, Any]) -> PublishedConfig:
     model = _section(config, "model_cfg")
     vision, text = (_section(model, f"{tower}_cfg") for tower in TOWERS)
+    if not vision or not text:
+        raise InvalidFile(f"{OPEN_CLIP} beside it has no model_cfg with vision_cfg and text_cfg; download it again")
     quick = model.get("quick_gelu", False)
     if not isinstance(quick, bool):
         raise InvalidFile(f"{OPEN_CLIP} has quick_gelu {shown(quick)}; expected true or false")

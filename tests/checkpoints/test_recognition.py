@@ -300,6 +300,8 @@ def test_open_clips_config_gives_activation_and_size(tmp_path, folder, changes, 
     ("changes", "words"),
     [
         ({"quick_gelu": "yes"}, "quick_gelu 'yes'; expected true or false"),
+        ({"vision_cfg": {}}, "has no model_cfg with vision_cfg and text_cfg"),
+        ({"text_cfg": None}, "has no model_cfg with vision_cfg and text_cfg"),
         ({"vision_cfg": []}, r"vision_cfg is \[\]; expected a table"),
         ({"vision_cfg.image_size": -32}, "image_size is -32; expected a positive number"),
         ({"vision_cfg.image_size": [32]}, r"image_size is \[32\]"),
@@ -333,10 +335,10 @@ def test_a_config_beside_other_files_is_not_theirs(tmp_path):
 
 def test_a_hugging_face_config_beside_a_lone_file(tmp_path):
     SOURCES["hugging face"][2](tmp_path / "pytorch_model.bin", clip_state())
-    act = {"hidden_act": GELU}
-    (tmp_path / "config.json").write_text(
-        json.dumps({"text_config": act, "vision_config": act | {"image_size": [64, 16]}})
-    )
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert open_source(tmp_path / "pytorch_model.bin").activation is None
+    config = {"text_config": {"hidden_act": GELU}, "vision_config": {"hidden_act": GELU, "image_size": [64, 16]}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8-sig")
     source = open_source(tmp_path / "pytorch_model.bin")
     assert source.activation == GELU and source.grid == (8, 2)
 

@@ -74,7 +74,7 @@ def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
     if len(text) > MAX_JSON_BYTES:
         raise InvalidFile(f"has a {what} of {len(text):,} bytes; expected at most {MAX_JSON_BYTES:,}")
     try:
-        found = json.loads(str(text, "utf-8") if isinstance(text, bytes) else text, object_pairs_hook=_unique)
+        found = json.loads(str(text, "utf-8-sig") if isinstance(text, bytes) else text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise InvalidFile(f"is damaged: in its {what}, the JSON is not valid; download or copy it again") from error
     if not isinstance(found, dict):
