@@ -164,9 +164,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """
     picture = upright(picture)
     if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    rgb = picture.convert("RGB")
+        layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        rgb = Image.new("RGB", layer.size, "white")
+        rgb.paste(layer, mask=layer)  # less memory than `alpha_composite`, the same pixels
+    else:
+        rgb = picture.convert("RGB")
     rgb.info = {}  # the orientation is not to be applied again
     return rgb
 

@@ -92,6 +92,13 @@ def test_every_mode_is_scaled_to_eight_bits_on_white(tmp_path, mode, format):
     np.testing.assert_array_equal(to_rgb(found), found)
 
 
+def test_transparency_is_blended_as_pillow_does():
+    value, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    picture = Image.fromarray(np.stack([value, value[::-1], 255 - value, alpha], -1))
+    expected = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    np.testing.assert_array_equal(to_rgb(picture), expected)
+
+
 def png(depth, colour, row, transparent=b""):
     """Return a PNG of two pixels, with a transparent colour if given."""
 
