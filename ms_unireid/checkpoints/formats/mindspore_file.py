@@ -89,11 +89,15 @@ def read_mindspore(path: Path) -> TensorFile:
             data = _values_of(map_file(path).view(np.ndarray))
         tensors: dict[str, np.ndarray] = {}
         strings: dict[str, str] = {}
+        room = _MAX_STRING_BYTES
         for name, values in itertools.groupby(_read_values(memoryview(data)), key=lambda value: value.name):
             if name in tensors or name in strings:
                 raise ValueError(f"{shown(name)} occurs twice")
             first, *rest = values
             if first.type == _STRING and not rest:
+                room -= first.content.stop - first.content.start
+                if room < 0:
+                    raise ValueError(f"its strings have more than {_MAX_STRING_BYTES} bytes")
                 strings[name] = _string(data, first)
             else:
                 tensors[name] = _tensor(data, [first, *rest])
@@ -179,8 +183,6 @@ def _text(data: memoryview, place: slice) -> str:
 
 
 def _string(data: np.ndarray, value: _Value) -> str:
-    if value.content.stop - value.content.start > _MAX_STRING_BYTES:
-        raise ValueError(f"{shown(value.name)} is a string of more than {_MAX_STRING_BYTES} bytes")
     return str(memoryview(data)[value.content], "utf-32-le").rstrip("\0")
 
 
