@@ -71,7 +71,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
-    from ms_unireid.apps.paper.table_plan import TableRequest, check_targets, plan_table
+    from ms_unireid.apps.paper.table_plan import TableRequest, check_runs, check_targets, plan_table, runs_of
     from ms_unireid.data.evaluation_sets import parse_targets
 
     request = TableRequest(
@@ -90,8 +90,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     plan = plan_table(request)
     first = plan[0].runs[0].config
-    if first.model.pretrained and not options.checkpoint_dir:
-        checkpoint(first.model.pretrained)
+    if not options.checkpoint_dir:
+        check_runs(options.output, runs_of(plan))
+        if first.model.pretrained:
+            checkpoint(first.model.pretrained)
     targets = {data.name: data for data in parse_targets(options.target, first)}
     check_packages()
     if options.dry_run:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ms_unireid.apps.paper.table_plan import (
     PlannedLine,
     PlannedRun,
     TableRequest,
+    check_runs,
     check_targets,
     plan_table,
     runs_of,
@@ -26,7 +27,7 @@ from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
 from ms_unireid.evaluation.evaluator import ROW, to_json
 from ms_unireid.files import read_json, sha256, write_json
 from ms_unireid.runtime import ALONE, Processes
-from ms_unireid.training.run_folder import OF_A_RUN, RunFolder
+from ms_unireid.training.run_folder import RunFolder
 
 SPLIT = "test"
 SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
@@ -78,8 +79,7 @@ def reproduce(
     plan = plan_table(request)
     check_targets(plan, choice.targets)
     if choice.checkpoints is None:
-        RunFolder(request.output).check_unused(OF_A_RUN)
-        _check_runs(runs := runs_of(plan))
+        check_runs(request.output, runs := runs_of(plan))
         for number, run in enumerate(runs, start=1):
             finished = run.folder.finished_results(run.config.train.epochs) is not None
             place = f"run {number} of {len(runs)}: {run.dataset}, {run.row}, seed {run.config.train.seed}"
@@ -91,15 +91,6 @@ def reproduce(
     lines = [_fill(line, choice, report) for line in plan]
     write_report(request.output, request.table, lines, {"select": choice.select, "split": SPLIT})
     return lines
-
-
-def _check_runs(runs: Iterable[PlannedRun]) -> None:
-    """Check that existing runs, finished ones too, were trained with the same values, and that others can begin."""
-    for run in runs:
-        if run.folder.holds_run():
-            run.folder.check_resumable(run.config)
-        else:
-            run.folder.check_unused()
 
 
 def _fill(line: PlannedLine, choice: CheckpointChoice, report: Callable[[str], None]) -> Line:

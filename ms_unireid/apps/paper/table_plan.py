@@ -14,7 +14,7 @@ from ms_unireid.data.samplers import epoch_batches
 from ms_unireid.data.tri_pedes import read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.models.positions import model_grid
-from ms_unireid.training.run_folder import RunFolder, read_log
+from ms_unireid.training.run_folder import OF_A_RUN, RunFolder, read_log
 
 # The data set that tools/make_synthetic.py draws: the layout of CUHK-PEDES, without published numbers.
 SYNTHETIC = "synthetic"
@@ -112,6 +112,20 @@ def check_targets(lines: Iterable[PlannedLine], targets: Collection[str]) -> Non
                 f"table {line.paper.table}: is evaluated on {line.paper.dataset}; give its folder with "
                 f"--target {line.paper.dataset}=FOLDER"
             )
+
+
+def check_runs(output: Path, runs: Iterable[PlannedRun]) -> None:
+    """Check the folder of the runs, that existing runs were trained with the same values, and that others can begin.
+
+    Raises:
+        ConfigError: If not.
+    """
+    RunFolder(output).check_unused(OF_A_RUN)
+    for run in runs:
+        if run.folder.holds_run():
+            run.folder.check_resumable(run.config)
+        else:
+            run.folder.check_unused()
 
 
 def needs_synthetic(lines: Sequence[PlannedLine]) -> bool:
