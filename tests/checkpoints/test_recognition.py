@@ -205,8 +205,7 @@ def test_tensors_of_odd_shapes_and_types_are_refused_in_words(tmp_path, seed):
         "[1]",
         "3",
         "{",
-        "[" * 100_000,
-        '{"a":' * 100_000,
+        *(pytest.param(text * 100_000, id=f"deep {text}") for text in ("[", '{"a":')),
         '"text"',
         '{"epoch": 1}',
         '{"config": 3}',
@@ -244,13 +243,10 @@ def test_a_description_is_checked_where_it_is_read(tmp_path, change, words):
     meta = {"config": to_dict(Config(model=SQUARE)), "epoch": 1}
     write_mindspore(tmp_path / "x.ckpt", entries, {META: json.dumps(meta)})
     assert open_source(tmp_path / "x.ckpt").meta == meta
-    for description in (json.dumps(meta | change), "[" * 100_000, "{" + '"a":{' * 100_000):
-        write_mindspore(tmp_path / "x.ckpt", entries, {META: description})
-        with pytest.raises(
-            UserError, match=words if description[1] == '"' and "epoch" in description else "JSON"
-        ) as caught:
-            open_source(tmp_path / "x.ckpt")
-        assert len(str(caught.value)) < len(str(tmp_path)) + 500
+    write_mindspore(tmp_path / "x.ckpt", entries, {META: json.dumps(meta | change)})
+    with pytest.raises(UserError, match=words) as caught:
+        open_source(tmp_path / "x.ckpt")
+    assert len(str(caught.value)) < len(str(tmp_path)) + 500
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"vision_config": 3}', '{"vision_config": {"image_size": "a"}}'])
