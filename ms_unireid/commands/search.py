@@ -69,6 +69,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=0.5,
         help="weight of the sketch, 0 to 1; the text has the rest; 0.5 adds both features as the paper does",
     )
+    query.add_argument(
+        "--as-is", action="store_true", help="search sketches as they are: blank, light on dark, small, coloured"
+    )
     query.add_argument("--queries", type=Path, help="a file of queries: CSV with a header, or one JSON object per line")
     query.add_argument("--top-k", type=at_least(1), default=10, help="photos per query")
     query.add_argument("--approximate", action="store_true", help="search the approximate index")
@@ -173,10 +176,10 @@ def _open(options: argparse.Namespace) -> PhotoIndex:
 
 def _queries(options: argparse.Namespace) -> list[Query]:
     if not options.queries:
-        return [make_query(options.text, options.sketch, options.photo, options.weight)]
+        return [make_query(options.text, options.sketch, options.photo, options.weight, as_is=options.as_is)]
     if options.text or options.sketch or options.photo or options.weight != 0.5:
         raise ConfigError("--queries is a file of all queries; leave out --text, --sketch, --photo and --weight")
-    return _read_queries(options.queries)
+    return [dataclasses.replace(query, as_is=options.as_is) for query in _read_queries(options.queries)]
 
 
 def _read_queries(path: Path) -> list[Query]:

@@ -41,6 +41,7 @@ class Query:
     weight: float = 0.5  # of the sketches, 0 to 1; the texts have the rest; 0.5 adds both features as the paper does
     name: str = ""  # in results
     include_self: bool = False  # whether an indexed photo is among the results of its own search
+    as_is: bool = False  # whether the sketches are searched without `prepare_sketch`
 
     def __post_init__(self):
         if any(not any(c.isprintable() and c != " " for c in text) for text in self.texts):
@@ -83,6 +84,7 @@ def make_query(
     weight: float = 0.5,
     name: str = "",
     include_self: bool = False,
+    as_is: bool = False,
 ) -> Query:
     """Make a query; text and sketch may be one or a sequence.
 
@@ -94,7 +96,8 @@ def make_query(
     sketches = (sketch,) if isinstance(sketch, str | Path | Image.Image) else tuple(sketch or ())
     paths = tuple(Path(one) if isinstance(one, str) else one for one in sketches)
     plain = tuple(_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", one) for one in (*texts, name))
-    return Query(plain[:-1], paths, Path(photo) if isinstance(photo, str) else photo, weight, plain[-1], include_self)
+    taken = Path(photo) if isinstance(photo, str) else photo
+    return Query(plain[:-1], paths, taken, weight, plain[-1], include_self, as_is)
 
 
 def read_query_picture(picture: Path | Image.Image) -> Image.Image:

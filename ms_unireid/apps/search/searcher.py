@@ -13,6 +13,7 @@ from PIL import Image
 from ms_unireid.apps.search.approximate import ApproximateIndex
 from ms_unireid.apps.search.index import Manifest, PhotoIndex, model_overrides
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
+from ms_unireid.apps.search.sketches import prepare_sketch
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
 from ms_unireid.config import Config, config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
@@ -104,6 +105,7 @@ class Searcher:
         weight: float = 0.5,
         top_k: int = 10,
         include_self: bool = False,
+        as_is: bool = False,
     ) -> list[Hit]:
         """Find the photos that best match a description, a sketch, both, or a photo.
 
@@ -114,11 +116,13 @@ class Searcher:
             weight: Weight of the sketch, 0 to 1; the text has the rest. 0.5 adds both features (Section 4.1).
             top_k: Number of photos.
             include_self: Whether an indexed photo that is searched by its row is among the results.
+            as_is: Whether sketches are searched without `prepare_sketch`, even blank ones.
 
         Raises:
-            QueryError: If there is nothing to search for, or a picture cannot be read.
+            QueryError: If there is nothing to search for, a picture cannot be read, or a sketch is blank.
         """
-        return self.search_all([make_query(text, sketch, photo, weight, include_self=include_self)], top_k)[0]
+        query = make_query(text, sketch, photo, weight, include_self=include_self, as_is=as_is)
+        return self.search_all([query], top_k)[0]
 
     def search_all(self, queries: Sequence[Query], top_k: int = 10) -> list[list[Hit]]:
         """Answer several queries in one pass over the index.
@@ -145,7 +149,8 @@ class Searcher:
         if query.photo is not None:
             return self._encode_picture(query.photo)
         text = np.mean([self._encode_text(one) for one in query.texts], axis=0) if query.texts else None
-        sketch = np.mean([self._encode_picture(one) for one in query.sketches], axis=0) if query.sketches else None
+        sketches = [self._encode_picture(self.read_sketch(query, one)[0]) for one in query.sketches]
+        sketch = np.mean(sketches, axis=0) if sketches else None
         if text is None or sketch is None:
             return sketch if text is None else text
         weight = np.float32(query.weight)
@@ -154,7 +159,24 @@ class Searcher:
     def notes(self, query: Query) -> list[str]:
         """Say how a query was understood where that may surprise, and whether the index is not whole; mostly empty."""
         told = [note for text in query.texts for note in self._encoder.tokenizer.notes(text)]
+        told += [note for sketch in query.sketches for note in self.read_sketch(query, sketch)[1]]
         return told + self.index.notes
+
+    def read_sketch(self, query: Query, sketch: Path | Image.Image) -> tuple[Image.Image, list[str]]:
+        """Read a sketch of a query as it is searched, mode RGB, and say what `prepare_sketch` did to it.
+
+        Raises:
+            QueryError: If it cannot be read, or is blank.
+        """
+        picture = read_query_picture(sketch)
+        if query.as_is:
+            return picture, []
+        name = str(sketch) if isinstance(sketch, Path) else "the sketch"
+        try:
+            picture, notes = prepare_sketch(picture, self.config.model.image_size)
+        except QueryError as error:
+            raise QueryError(f"{name}: {error}") from error
+        return picture, [f"{name}: {note}" for note in notes]
 
     def heat_map(self, picture: Path | Image.Image) -> np.ndarray:
         """Compute which patches of a picture the model attends to, by `attention_rollout`.

@@ -45,6 +45,7 @@ class QueryForm:
             text=self._text.value or "",
             strokes=self._sketch.strokes,
             upload=self._sketch.upload,
+            as_is=self._sketch.as_is,
             weight=self._weight.props["value"],
             top_k=self._count.props["value"],
         )

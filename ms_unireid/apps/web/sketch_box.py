@@ -28,7 +28,7 @@ class SketchBox:
     Args:
         worker: Decodes the uploads.
         on_change: Called when the sheet has changed.
-        on_problem: Called with the error of an upload, or with an empty text after a good one.
+        on_problem: Called with the error of an upload, or with what was done to it, mostly an empty text.
 
     Attributes:
         upload: The uploaded sketch at the size of the model's input, or None.
@@ -43,8 +43,15 @@ class SketchBox:
             self._build_paper()
             with ui.element("div").classes("sketch-side"):
                 self._build_buttons()
+                self._as_is = ui.checkbox("Search sketches as they are")
+                self._as_is.props["title"] = "Do not invert, clean or enlarge them"
                 ui.label("Draw with mouse, pen or finger. Fill the sheet from head to feet.").classes("hint")
         self._draw()
+
+    @property
+    def as_is(self) -> bool:
+        """Whether sketches are searched without `prepare_sketch`."""
+        return bool(self._as_is.value)
 
     @property
     def strokes(self) -> tuple[Stroke, ...]:
@@ -114,11 +121,11 @@ class SketchBox:
 
     async def _take(self, data: bytes) -> None:
         try:
-            picture = await self._worker.decode(data)
+            picture, notes = await self._worker.decode(data, self.as_is)
         except UserError as error:
             self._on_problem(str(error))
         else:
-            self._on_problem("")
+            self._on_problem("".join(f"The upload: {note}. " for note in notes).strip())
             self.show((), picture)
 
     def _refresh(self) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ms_unireid.apps.search.queries import Hit, make_query
 from ms_unireid.apps.search.searcher import Searcher
+from ms_unireid.apps.search.sketches import prepare_sketch
 from ms_unireid.apps.web.page_query import PageQuery
 from ms_unireid.apps.web.uploads import decode_upload
 from ms_unireid.data.transforms import resize
@@ -52,17 +53,21 @@ class SearchWorker:
         query.check()
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, query)
 
-    async def decode(self, upload: bytes) -> Image.Image:
-        """Decode an upload at the model's input size; DataError if it cannot be used."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoder, self._fit, upload)
+    async def decode(self, upload: bytes, as_is: bool = False) -> tuple[Image.Image, list[str]]:
+        """Decode an upload at the model's input size, and say what was done to it; UserError if it cannot be used."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, self._fit, upload, as_is)
 
-    def _fit(self, upload: bytes) -> Image.Image:
-        return Image.fromarray(resize(decode_upload(upload), self.image_size))
+    def _fit(self, upload: bytes, as_is: bool) -> tuple[Image.Image, list[str]]:
+        picture, notes = decode_upload(upload), []
+        if not as_is:
+            picture, notes = prepare_sketch(picture, self.image_size)
+        return Image.fromarray(resize(picture, self.image_size)), notes
 
     def _answer(self, query: PageQuery) -> Answer:
         notes = self._refresh()
         text, sketch = query.text.strip() or None, query.sketch(self.image_size)
-        asked = make_query(text, sketch, self._row(query), query.weight if text and sketch else 0.5)
+        weight, as_is = query.weight if text and sketch else 0.5, query.as_is or query.upload is not None
+        asked = make_query(text, sketch, self._row(query), weight, as_is=as_is)
         hits = self.searcher.search_all([asked], query.top_k)[0]
         return Answer(hits, self.searcher.index.count, [*notes, *self.searcher.notes(asked)])
 
