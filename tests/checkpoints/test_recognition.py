@@ -234,7 +234,8 @@ def test_a_damaged_description_is_refused(tmp_path, description):
         ({"source": {"shapes": {"logit_scale": 1}}}, "is 1; expected a list"),
         ({"source": {"file": ["x" * 10**6]}}, r"its source\['file'\] is \['xx.*expected text"),
         ({"config": {"model": {"architecture": {"vision": 3}}}}, "architecture"),
-        ({"config": {"model": {"image_size": [10**9, 10**9]}}}, "its description says"),
+        ({"config": {"model": {"image_size": [10**9, 10**9]}}}, "must be at most 4096"),
+        ({"config": {"model": {"architecture": "tiny", "image_size": [64, 64]}}}, "its description says"),
         ({"config": {"a\x1b[2K": {}}}, "unknown"),
     ],
 )
