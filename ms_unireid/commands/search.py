@@ -164,7 +164,8 @@ def _query(options: argparse.Namespace) -> None:
     if options.figure:
         from ms_unireid.apps.search.search_figure import draw_search
 
-        draw_search(searcher, queries, found, options.figure, heat_map=options.heat_map)
+        for told in draw_search(searcher, queries, found, options.figure, heat_map=options.heat_map):
+            print(f"warning: {told}", file=sys.stderr)
 
 
 def _open(options: argparse.Namespace) -> PhotoIndex:

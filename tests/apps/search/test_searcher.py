@@ -268,6 +268,24 @@ def test_figure_with_and_without_heat_maps(searcher, made, tmp_path):
         heat_picture(searcher, missing)
 
 
+def test_figure_with_a_photo_that_is_changed_and_one_that_is_missing(made, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(made / "photos", folder)
+    build_index(tmp_path / "index", [photo_source(folder)], made / "model.ckpt")
+    searcher, queries = Searcher.open(tmp_path / "index"), [make_query(photo=0, include_self=True)]
+    found = searcher.search_all(queries, 9)
+    assert draw_search(searcher, queries, found, tmp_path / "before.png") == []
+    Image.new("RGB", (30, 90), "red").save(folder / "001.png")
+    (folder / "002.png").unlink()
+    for heat in (True, False):
+        told = draw_search(searcher, queries, found, tmp_path / "after.png", heat)
+        assert sorted(Path(one.split(": ")[0]).name for one in told) == ["001.png", "002.png"]
+        assert {"changed since indexing" in one or "missing" in one for one in told} == {True}
+        assert all("index" in one.split(";")[1] for one in told)
+    with Image.open(tmp_path / "after.png") as after:
+        assert not (np.asarray(after.convert("RGB")) == (255, 0, 0)).all(axis=2).any()
+
+
 def test_rollout_against_its_definition(model):
     """One block at a time from the class token, in float64, with the attention of a literal softmax."""
     rng = np.random.default_rng(3)
