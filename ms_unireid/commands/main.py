@@ -83,9 +83,12 @@ def run(job: str) -> None:
         code = 128 + signal.SIGINT
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at Python's exit
-        code = code or 128 + signal.SIGPIPE
+        if isinstance(error, BrokenPipeError):
+            code = code or 128 + signal.SIGPIPE
+        elif not code:  # else it is told already
+            code = _report(_no_room(error))
     sys.exit(code)
 
 
@@ -107,7 +110,16 @@ class _Results(io.TextIOWrapper):
     """Stdout: what a caption or name would do to a terminal is shown as an escape, which JSON reads back."""
 
     def write(self, text: str) -> int:
-        return super().write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+        try:
+            return super().write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(_no_room(error)) from error
+
+
+def _no_room(error: OSError) -> str:
+    return f"stdout cannot be written ({error.strerror}); make room for what it is sent to"
 
 
 def _end_progress_bars() -> None:

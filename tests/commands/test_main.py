@@ -80,6 +80,17 @@ def test_an_error_stands_on_its_own_line_below_a_progress_bar():
     assert last == "error: no" and "1/3" in shown[-1]
 
 
+@pytest.mark.parametrize("body", ["print('x' * 99)", "print('x', end='')"])
+def test_a_full_disk_behind_stdout(body):
+    command = [sys.executable, "-c", HEAD + f"    {body}\n{TAIL}"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", timeout=60)
+    assert done.returncode == 2
+    assert (
+        done.stderr == "error: stdout cannot be written (No space left on device); make room for what it is sent to\n"
+    )
+
+
 def test_our_own_mistakes_keep_their_traceback():
     done = run_main("raise ZeroDivisionError('ours')")
     assert done.returncode == 1
