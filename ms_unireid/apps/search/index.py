@@ -311,10 +311,10 @@ class Manifest:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise UserError(
-                f"{self.file}: cannot be used ({escaped(str(error))}); check the disk and your permissions in its "
-                "folder, or make the index anew"
-            ) from error
+            fix = "check the disk and your permissions in its folder, or make the index anew"
+            if "locked" in str(error):
+                fix = "another process uses it; try again when that is done"
+            raise UserError(f"{self.file}: cannot be used ({escaped(str(error))}); {fix}") from error
         except (sqlite3.DatabaseError, ValueError, RecursionError) as error:
             raise self.damaged(escaped(str(error))) from error
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from apps.search.index_factory import CONFIG, check, colour_of, put_photo, put_photos, update
 
+from ms_unireid.apps.search import index as search_index
 from ms_unireid.apps.search.approximate import FAISS_ABOUT, FAISS_FILE, ApproximateIndex, build_approximate
 from ms_unireid.apps.search.index import FORMAT, MANIFEST, Manifest, PhotoIndex, describe_index
 from ms_unireid.apps.search.indexing import _NewPhotos
@@ -236,11 +237,15 @@ def test_a_reader_sees_the_old_state_during_a_long_change(index):
     writer.close()
 
 
-def test_a_reader_waits_while_a_change_is_committed(index):
+def test_a_reader_waits_while_a_change_is_committed(index, monkeypatch):
     database = sqlite3.connect(index / MANIFEST, check_same_thread=False)
     database.execute("BEGIN EXCLUSIVE")
     threading.Timer(0.3, database.rollback).start()
     assert PhotoIndex.open(index).count == COUNT
+    database.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(search_index, "_WAIT", 0.1)
+    with pytest.raises(UserError, match="another process uses it; try again"):
+        PhotoIndex.open(index)
     database.close()
 
 
