@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.arguments import Parser, checkpoint
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.installation import install_extra, job_command
@@ -45,15 +46,17 @@ def main(arguments: Sequence[str]) -> None:
     check_packages()
     if importlib.util.find_spec("nicegui") is None:
         raise EnvironmentProblem(f"NiceGUI is not installed; install it with: {install_extra('app')}")
-    from ms_unireid.apps.search.searcher import Searcher
     from ms_unireid.apps.web.access import check_access
-    from ms_unireid.apps.web.page import build_site
     from ms_unireid.apps.web.server import address_of, bind, serve
-    from ms_unireid.apps.web.worker import SearchWorker
 
     token = options.token or os.environ.get(TOKEN) or None
     check_access(options.host, options.allow_remote, token)
     with bind(options.host, options.port) as listener:
+        PhotoIndex.open(options.index).checkpoint(options.checkpoint)  # before MindSpore is imported
+        from ms_unireid.apps.search.searcher import Searcher
+        from ms_unireid.apps.web.page import build_site
+        from ms_unireid.apps.web.worker import SearchWorker
+
         print(f"opening {options.index}", file=sys.stderr)
         worker = SearchWorker(
             lambda: Searcher.open(options.index, checkpoint=options.checkpoint, overrides=options.overrides)
