@@ -1,6 +1,7 @@
 """Picture files: the one reader of all rooms, checks of many before a run, and the files of a folder."""
 
 import contextlib
+import logging
 import os
 import struct
 import warnings
@@ -46,7 +47,9 @@ _PNG_HEAD, _PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_HEAD, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _TAIL_BYTES = 64  # some cameras pad a JPEG after its end marker
 _CHUNK, _THREADS, _NAMED = 512, 8, 5  # threads hide the latency of network disks
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of tags and palettes; what matters is raised
+# What Pillow warns of (tags, palettes) and logs; what matters is raised.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class UnusableError(Exception):
