@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -11,9 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from apps.search.shape_people import PEOPLE, caption
-from apps.web.hostile_uploads import HOSTILE, still
+from apps.web.hostile_uploads import HOSTILE, encoded, sketched, still
 from axe_playwright_python.sync_playwright import Axe
 from commands.search_page import PATIENCE, description, draw, launch, names, opened, search, served
+from PIL import Image, ImageOps
 from playwright.sync_api import expect, sync_playwright
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -115,6 +117,7 @@ def test_the_weight_decides_between_words_and_drawing(page):
 
 
 def test_it_finds_an_uploaded_picture(page, people):
+    page.get_by_role("checkbox", name="Search sketches as they are").check()
     page.set_input_files("input[type=file]", people / "gallery" / "green_1.png")
     expect(page.get_by_role("button", name="Clear")).to_be_enabled()
     draw(page, "blue")  # ignored while the sheet has an upload
@@ -225,7 +228,7 @@ def test_everyone_can_use_it(page, scheme):
     search(page)
     page.locator("summary").first.click()
     assert violations(page) == [], "results, weight and a whole path"
-    upload(page, still())
+    upload(page, sketched())
     expect(page.get_by_role("img", name="an uploaded picture")).to_be_visible()
     assert violations(page) == [], "upload"
     page.get_by_role("button", name="Clear").click()
@@ -240,6 +243,21 @@ _NAMELESS = """() => [...document.querySelectorAll("input, select, textarea, but
     .filter(one => !(one.matches("input, select, textarea, button, summary, a[href]") || one.role)
         || !(one.ariaLabel || one.labels?.[0]?.innerText || one.innerText))
     .map(one => one.outerHTML)"""
+
+
+def test_an_upload_is_prepared_unless_it_is_to_stay(page):
+    search_as_is = page.get_by_role("checkbox", name="Search sketches as they are")
+    dark = ImageOps.invert(Image.open(io.BytesIO(sketched())).convert("L"))
+    upload(page, encoded(dark, "PNG"))
+    expect(page.get_by_text("inverted")).to_be_visible()
+    search_as_is.check()
+    expect(page.get_by_text("inverted")).to_have_count(0)
+    expect(page.get_by_role("img", name="an uploaded picture")).to_be_visible()
+    page.get_by_role("button", name="Clear").click()
+    search_as_is.uncheck()
+    upload(page, still())
+    expect(problem(page)).to_contain_text("nothing is drawn")
+    expect(page.get_by_role("button", name="Clear")).to_be_disabled()
 
 
 def test_the_latest_query_is_answered(page):
@@ -278,10 +296,10 @@ def test_bad_uploads_are_refused_and_good_ones_still_work(page, site):
         expect(problem(page)).to_contain_text(reason)
     upload(page, bytes(10 * 2**20 + 1))
     expect(problem(page)).to_contain_text("one picture file (PNG, JPEG, …) of at most 10 MiB")
-    upload(page, still(), "page.html")
+    upload(page, sketched(), "page.html")
     expect(problem(page)).to_contain_text("one picture file")
     expect(page.get_by_role("button", name="Clear")).to_be_disabled()
-    upload(page, still())
+    upload(page, sketched())
     expect(page.get_by_role("button", name="Clear")).to_be_enabled()
     expect(problem(page)).to_have_count(0)
     search(page)
@@ -296,7 +314,7 @@ def test_an_upload_with_a_late_response_is_kept(page):
 
     page.route("**/upload/**", late)
     for _ in range(2):
-        upload(page, still())
+        upload(page, sketched())
         expect(page.locator(".q-uploader__file")).to_have_count(0)
         expect(page.get_by_role("button", name="Clear")).to_be_enabled()
         expect(problem(page)).to_have_count(0)
@@ -345,7 +363,7 @@ def test_a_missing_photo_is_a_placeholder(site, people):
     assert changed == gone and gone[0] == 404 and gone[1].startswith(b"<svg")
 
 
-PART = b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../../a.png"\r\n\r\n' + still() + b"\r\n"
+PART = b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../../a.png"\r\n\r\n' + sketched() + b"\r\n"
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
@@ -357,7 +375,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=x"}
         (PART.replace(b"filename", b"file") + b"--x--\r\n", FORM),
         (b"--x--\r\n", FORM),
         (PART[:40], FORM),
-        (still(), {"Content-Type": "image/png"}),
+        (sketched(), {"Content-Type": "image/png"}),
         (b"a=1", {"Content-Type": "application/x-www-form-urlencoded"}),
     ],
 )

@@ -18,8 +18,8 @@ class PageQuery:
 
     text: str = ""
     strokes: tuple[Stroke, ...] = ()
-    upload: Image.Image | None = None  # RGB, at the size of the model's input, as it is searched
-    as_is: bool = False  # whether a drawing is searched without `prepare_sketch`
+    upload: Image.Image | None = None  # RGB, prepared, at the size of the model's input
+    as_is: bool = False  # whether the drawing is searched without `prepare_sketch`
     photo: int | None = None  # row of an indexed photo; replaces description and sketch
     photo_path: Path | None = None  # of that row, which another state of the index may give to another photo
     photo_name: str = field(default="", compare=False)

@@ -36,6 +36,7 @@ class SketchBox:
 
     def __init__(self, worker: SearchWorker, on_change: Callable[[], None], on_problem: Callable[[str], None]):
         self.upload: Image.Image | None = None
+        self._decoded: Image.Image | None = None  # the upload before it was prepared
         self._is_receiving = False
         self._worker, self._on_change, self._on_problem = worker, on_change, on_problem
         self._drawing = Drawing(worker.image_size)
@@ -43,14 +44,14 @@ class SketchBox:
             self._build_paper()
             with ui.element("div").classes("sketch-side"):
                 self._build_buttons()
-                self._as_is = ui.checkbox("Search sketches as they are")
-                self._as_is.props["title"] = "Do not invert, clean or enlarge them"
+                self._as_is = ui.checkbox("Search sketches as they are", on_change=self._on_as_is).props("dense")
                 ui.label("Draw with mouse, pen or finger. Fill the sheet from head to feet.").classes("hint")
+                self._notes = ui.label().classes("hint").props('role="status"')
         self._draw()
 
     @property
     def as_is(self) -> bool:
-        """Whether sketches are searched without `prepare_sketch`."""
+        """Whether sketches are searched as they are."""
         return bool(self._as_is.value)
 
     @property
@@ -61,7 +62,7 @@ class SketchBox:
     def show(self, strokes: tuple[Stroke, ...], upload: Image.Image | None) -> None:
         """Replace the content of the sheet."""
         self._drawing = Drawing(self._worker.image_size, strokes)
-        self.upload = upload
+        self.upload, self._decoded, self._notes.text = upload, None, ""
         self._refresh()
 
     def _build_paper(self) -> None:
@@ -121,12 +122,24 @@ class SketchBox:
 
     async def _take(self, data: bytes) -> None:
         try:
-            picture, notes = await self._worker.decode(data, self.as_is)
+            await self._use(await self._worker.decode(data))
         except UserError as error:
             self._on_problem(str(error))
+
+    async def _on_as_is(self) -> None:
+        if self._decoded is not None:
+            await self._use(self._decoded)
+
+    async def _use(self, decoded: Image.Image) -> None:
+        """Show an upload as it is searched."""
+        try:
+            picture, notes = await self._worker.prepare(decoded, self.as_is)
+        except UserError as error:
+            self._on_problem(f"The upload: {error}.")
         else:
-            self._on_problem("".join(f"The upload: {note}. " for note in notes).strip())
+            self._on_problem("")
             self.show((), picture)
+            self._decoded, self._notes.text = decoded, "; ".join(notes)
 
     def _refresh(self) -> None:
         self._draw()

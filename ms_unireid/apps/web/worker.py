@@ -53,14 +53,20 @@ class SearchWorker:
         query.check()
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, query)
 
-    async def decode(self, upload: bytes, as_is: bool = False) -> tuple[Image.Image, list[str]]:
-        """Decode an upload at the model's input size, and say what was done to it; UserError if it cannot be used."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoder, self._fit, upload, as_is)
+    async def decode(self, upload: bytes) -> Image.Image:
+        """Decode an upload; DataError if it cannot be used."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, decode_upload, upload)
 
-    def _fit(self, upload: bytes, as_is: bool) -> tuple[Image.Image, list[str]]:
-        picture, notes = decode_upload(upload), []
-        if not as_is:
-            picture, notes = prepare_sketch(picture, self.image_size)
+    async def prepare(self, picture: Image.Image, as_is: bool) -> tuple[Image.Image, list[str]]:
+        """Prepare a decoded upload, unless `as_is`, at the model's input size, and say what was done.
+
+        Raises:
+            QueryError: If nothing is drawn.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, self._prepare, picture, as_is)
+
+    def _prepare(self, picture: Image.Image, as_is: bool) -> tuple[Image.Image, list[str]]:
+        picture, notes = (picture, []) if as_is else prepare_sketch(picture, self.image_size)
         return Image.fromarray(resize(picture, self.image_size)), notes
 
     def _answer(self, query: PageQuery) -> Answer:

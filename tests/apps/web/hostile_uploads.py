@@ -4,7 +4,7 @@ import io
 import struct
 import zlib
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 def encoded(picture: Image.Image, format: str, **options: object) -> bytes:
@@ -17,6 +17,13 @@ def encoded(picture: Image.Image, format: str, **options: object) -> bytes:
 def still(format: str = "PNG", size: tuple[int, int] = (40, 120), mode: str = "RGB") -> bytes:
     """Return an ordinary picture."""
     return encoded(Image.new(mode, size, "white"), format)
+
+
+def sketched() -> bytes:
+    """Return a sketch of lines on white that fills its sheet."""
+    sheet = Image.new("RGB", (128, 384), "white")
+    ImageDraw.Draw(sheet).line([(20, 370), (64, 20), (108, 370), (30, 200), (98, 200)], "black", 4)
+    return encoded(sheet, "PNG")
 
 
 def animated(format: str) -> bytes:
