@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from apps.search.index_factory import colour_of, put_photos
 from mindspore import Tensor
-from PIL import Image
+from PIL import Image, ImageOps
 
 import ms_unireid as mu
 from ms_unireid.apps.search.indexing import build_index, photo_source
@@ -284,6 +284,26 @@ def test_figure_with_a_photo_that_is_changed_and_one_that_is_missing(made, tmp_p
         assert all("index" in one.split(";")[1] for one in told)
     with Image.open(tmp_path / "after.png") as after:
         assert not (np.asarray(after.convert("RGB")) == (255, 0, 0)).all(axis=2).any()
+
+
+def test_sketches_are_put_right_and_told_unless_taken_as_they_are(searcher, model, tmp_path):
+    plain, light, blank = (tmp_path / name for name in ("plain.png", "light.png", "blank.png"))
+    Image.new("L", (64, 192), 255).save(blank)
+    with Image.open(blank) as sheet:
+        sheet.paste(0, (16, 20, 48, 180))
+        sheet.paste(255, (22, 26, 42, 174))
+        sheet.save(plain)
+        ImageOps.invert(sheet).save(light)
+    expected, as_is = image_feature(model, plain), image_feature(model, light)
+    np.testing.assert_allclose(searcher.encode(make_query(sketch=plain)), expected, atol=1e-5)
+    np.testing.assert_allclose(searcher.encode(make_query(sketch=light)), expected, atol=1e-5)
+    np.testing.assert_allclose(searcher.encode(make_query(sketch=light, as_is=True)), as_is, atol=1e-5)
+    assert searcher.notes(make_query(sketch=plain)) == searcher.notes(make_query(sketch=light, as_is=True)) == []
+    (note,) = searcher.notes(make_query(sketch=light))
+    assert str(light) in note and "inverted" in note
+    with pytest.raises(QueryError, match=r"blank\.png: nothing is drawn"):
+        searcher.search("a man", blank)
+    assert searcher.search("a man", blank, as_is=True)
 
 
 def test_rollout_against_its_definition(model):
