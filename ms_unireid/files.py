@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,11 +20,7 @@ _TOO_LARGE = 1e300
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading. A pipe or a device, which may never end, is refused before anything waits for it.
-
-    Raises:
-        OSError: If it is no regular file or cannot be opened.
-    """
+    """Open a file for reading; a pipe or a device, which may never end, raises an OSError before anything waits."""
     try:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:  # NUL, or half of a surrogate pair
@@ -34,6 +31,47 @@ def open_regular(path: Path) -> BinaryIO:
     raise OSError(errno.EINVAL, "it is a folder, pipe or device; expected a file", str(path))
 
 
+def read_text(path: Path, most_bytes: int) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark; its ends of lines stay.
+
+    Raises:
+        OSError: As `open_regular`.
+        ValueError: If it is too large or not UTF-8; the message says so.
+    """
+    with open_regular(path) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        limit = f"{most_bytes >> 20} MiB" if most_bytes >> 20 else f"{most_bytes >> 10} KiB"
+        raise ValueError(f"larger than {limit}")
+    try:
+        if b"\0" in data:
+            raise ValueError("a zero byte")
+        return data.decode("utf-8-sig")
+    except ValueError as error:
+        known = "UTF-16, " if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+        raise ValueError(f"not UTF-8 text ({known}{error})") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; a key twice in one object, NaN, infinities and anything that is no JSON raise a ValueError."""
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {shown(twice)} appears twice in one object")
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
 def read_json(path: Path, form: Any, fix: str) -> Any:
     """Read a JSON file of our own, of at most 16 MiB, and check it with `check_form`.
 
@@ -41,15 +79,11 @@ def read_json(path: Path, form: Any, fix: str) -> Any:
         UserError: If it cannot be read, is no JSON or has another form; the message ends with `fix`.
     """
     try:
-        with open_regular(path) as file:
-            content = file.read(_MAX_JSON + 1)
-        if len(content) > _MAX_JSON:
-            raise ValueError("it is larger than 16 MiB")
-        value = json.loads(content)
+        value = parse_json(read_text(path, _MAX_JSON))
         check_form(value, form)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {fix}") from error
-    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {fix}") from error
+    except ValueError as error:
         raise UserError(f"{path}: is damaged ({error}); {fix}") from error
     return value
 
@@ -148,16 +182,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def locked(file: Path, waiting: str | None = None) -> BinaryIO:
-    """Lock a file, made if missing, until it is closed or the process ends; only the first holder goes on.
+    """Lock a plain file, made if missing, until it is closed or the process ends; only the first holder goes on.
 
-    A file system that knows no locks is told on stderr; the lock then holds nobody back.
-
-    Args:
-        file: A plain file in the folder that is to be changed; its content stays.
-        waiting: Printed on stderr before waiting for another holder, instead of raising a UserError.
-
-    Raises:
-        UserError: If another process holds the lock, or the file cannot be opened or is no plain file.
+    Another holder raises a UserError, or is waited for if there are words to say so on stderr, `waiting`. A file system
+    that knows no locks is told on stderr.
     """
     import fcntl  # missing on Windows
 
@@ -174,16 +202,12 @@ def locked(file: Path, waiting: str | None = None) -> BinaryIO:
     except BlockingIOError as error:
         if waiting is None:
             lock.close()
-            raise UserError(
-                f"{file.parent}: another process is changing this folder; wait for it, or stop it"
-            ) from error
+            raise UserError(f"{file.parent}: another process is changing this folder; wait, or stop it") from error
         print(waiting, file=sys.stderr)
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
-        print(
-            f"warning: {file}: cannot be locked ({error.strerror}); let no other process change {file.parent}",
-            file=sys.stderr,
-        )
+        advice = f"let no other process change {file.parent}"
+        print(f"warning: {file}: cannot be locked ({error.strerror}); {advice}", file=sys.stderr)
     return lock
 
 

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import yaml
 
 from ms_unireid.errors import ConfigError, escaped, shown
-from ms_unireid.files import open_regular
+from ms_unireid.files import read_text
 
 _MOST_BYTES, _MOST_LEVELS = 1 << 15, 20
+
+_NOT_READ = "anchors, aliases and tags are not read; put text that begins with & * or ! in quotes"
 
 
 class Scalar(str):
@@ -39,9 +41,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
         event = self.peek_event()
         if event.anchor is not None or getattr(event, "tag", None) is not None:
-            raise _refusal(
-                "anchors, aliases and tags are not read; put text that begins with & * or ! in quotes", event
-            )
+            raise _refusal(_NOT_READ, event)
         if self.levels == _MOST_LEVELS:
             raise _refusal(f"more than {_MOST_LEVELS} levels", event)
         self.levels += 1
@@ -72,25 +72,25 @@ def _refusal(problem: str, place: yaml.Event | yaml.Node) -> yaml.MarkedYAMLErro
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a file of at most 32 KiB as dictionaries, lists and `Scalar`s; an empty one is an empty dictionary.
+    """Read a file of at most 32 KiB as `parse_yaml` reads its text; an empty one is an empty dictionary.
 
     Raises:
-        ConfigError: If it is too large, or as `parse_yaml`.
-        OSError: If it cannot be read.
+        ConfigError: If it is no text file in UTF-8, or as `parse_yaml`.
+        FileNotFoundError: If there is none.
     """
-    with open_regular(path) as file:
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise ConfigError(f"{path}: has more than {_MOST_BYTES >> 10} KiB; give a YAML file of options")
+    name = escaped(str(path), 500)
     try:
-        found = parse_yaml(data.decode("utf-8-sig"), str(path))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not valid YAML ({error}); save it as UTF-8") from error
+        found = parse_yaml(read_text(path, _MOST_BYTES), name)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise ConfigError(f"{name}: cannot be read ({reason}); give a YAML file of options in UTF-8") from error
     return {} if found == "" else found
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Parse a text as `read_yaml` does; an empty one is an empty `Scalar`.
+    """Parse a text as dictionaries, lists and `Scalar`s; an empty one is an empty `Scalar`.
 
     Raises:
         ConfigError: If it is not valid YAML, has anchors, aliases, tags or a key twice, or is nested too deeply; it

@@ -1,20 +1,19 @@
 """Folders and text files of data sets: find, list and read them, with errors that say what is there."""
 
-import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
+from ms_unireid import files
 from ms_unireid.data.findings import DataFinding, count_defects, listed
 from ms_unireid.data.pictures import list_files
-from ms_unireid.errors import DataError, shown
-from ms_unireid.files import open_regular
+from ms_unireid.errors import DataError
 
 _Entries = TypeVar("_Entries", list, dict)
-_MOST_BYTES, _MOST_DIGITS = 1 << 28, 1000
+_MOST_BYTES = 1 << 28
 
 
 def find_folder(name: str, root: Path, usual: str, marks: Sequence[str], others: Sequence[str] = ()) -> Path:
@@ -83,13 +82,16 @@ def matching_files(folder: Path, pattern: re.Pattern, form: str) -> tuple[list[r
         return [], [_nothing(folder, f"the folder is missing; {there}")]
     names = sorted(name for name in list_files(folder) if not is_system_file(name))
     found = [(name, pattern.fullmatch(name)) for name in names if "/" not in name]
-    findings = _too_deep(folder, [name for name in names if "/" in name])
     if not names:
-        findings = [_nothing(folder, f"the folder has no file named {form}")]
-    strange = [name for name, match in found if match is None]
-    fix = "rename them, or move them elsewhere"
-    findings += count_defects(what, folder, ("problem", strange, f"files not named {form}", fix))
-    return [match for _, match in found if match is not None], findings
+        return [], [_nothing(folder, f"the folder has no file named {form}")]
+    deep, strange = [name for name in names if "/" in name], [name for name, match in found if match is None]
+    findings = count_defects(
+        what,
+        folder,
+        ("problem", deep, f"files in sub-folders, expected directly in {what}", f"move them into {folder}"),
+        ("problem", strange, f"files not named {form}", "rename them, or move them elsewhere"),
+    )
+    return [match for _, match in found if match is not None], [*findings]
 
 
 def is_system_file(path: str) -> bool:
@@ -118,29 +120,14 @@ def _nothing(folder: Path, detail: str) -> DataFinding:
     return DataFinding(f"{folder.name}/", "problem", detail, fix, str(folder), 1)
 
 
-def _too_deep(folder: Path, names: list[str]) -> list[DataFinding]:
-    if not names:
-        return []
-    below = sorted({str(PurePosixPath(name).parent) for name in names})
-    others = " and of the other sub-folders" if len(below) > 1 else ""
-    fix = f"move the files of {folder / below[0]}{others} into {folder}"
-    words = f"files in sub-folders, expected directly in {folder.name}/"
-    return [*count_defects(f"{folder.name}/", folder, ("problem", names, words, fix))]
-
-
 def read_entries(file: Path, kind: type[_Entries], expected: str, fix: str) -> _Entries:
-    """Read a JSON file of entries; every such file that a user brings is read here.
+    """Read a JSON file of entries that a user brings: a list or a dict, as `kind` says, that is not empty.
 
-    `kind` is the type of the whole file, list or dict; `expected`, in words, and `fix` are for the error.
-
-    Raises:
-        DataError: If it cannot be read, is not valid JSON, has a key twice in one object, is of
-            another type or empty.
+    Anything else raises a DataError with `expected`, in words, and `fix`.
     """
-    text = read_text(file, fix)
     try:
-        entries = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        entries = files.parse_json(read_text(file, fix))
+    except ValueError as error:
         raise DataError(f"{file}: not valid JSON, truncated or damaged ({error}). {fix}") from error
     if not isinstance(entries, kind) or not entries:
         name = {list: "list", dict: "object"}.get(type(entries), type(entries).__name__)
@@ -150,38 +137,10 @@ def read_entries(file: Path, kind: type[_Entries], expected: str, fix: str) -> _
 
 
 def read_text(file: Path, fix: str) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark and with any ends of lines.
-
-    Raises:
-        DataError: If it is no regular file, has more than 256 MiB, cannot be read or is not UTF-8.
-    """
+    """Read a UTF-8 text file with any ends of lines; one that cannot be read or has over 256 MiB raises a DataError."""
     try:
-        with open_regular(file) as opened:
-            data = opened.read(_MOST_BYTES + 1)
+        return files.read_text(file, _MOST_BYTES).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}). Fix: check its path and permissions.") from error
-    if len(data) > _MOST_BYTES:
-        raise DataError(f"{file}: has more than {_MOST_BYTES >> 20} MiB. Fix: split it, or give the right file.")
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        known = "UTF-16, " if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
-        raise DataError(f"{file}: not UTF-8 text ({known}{error.reason}, byte {error.start}). {fix}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {shown(twice)} appears twice in one object")
-    return found
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError(f"a number of {len(digits):,} digits")
-    return int(digits)
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
+    except ValueError as error:
+        raise DataError(f"{file}: {error}. {fix}") from error

@@ -458,7 +458,10 @@ DAMAGED = {
     "a text in the log": (spoil("log.jsonl", '"step": 1', '"step": "1"'), r"log\.jsonl: line 1 is damaged"),
     "a list": (lambda run: (run / "results.json").write_text("[]"), r"results\.json: is damaged \(content is \[\]"),
     "nothing in it": (lambda run: (run / "results.json").write_text("{}"), r"results\.json: is damaged .* no 'best'"),
-    "NaN": (spoil("results.json", '"R1": ', '"R1": NaN, "x": '), r"results\.json: is damaged .*a finite number"),
+    "NaN": (
+        spoil("results.json", '"R1": ', '"R1": NaN, "x": '),
+        r"results\.json: is damaged .*NaN is not a number of JSON",
+    ),
     "a byte": (spoil("results.json", "best", "\xff"), r"results\.json: is damaged"),
     "nested": (lambda run: (run / "results.json").write_text("[" * 10**6), r"results\.json: is damaged"),
     "huge": (lambda run: (run / "results.json").write_text(" " * (1 << 25)), r"results\.json: .* larger than 16 MiB"),

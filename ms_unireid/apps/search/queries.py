@@ -3,7 +3,6 @@
 import csv
 import io
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from tabulate import tabulate
 
 from ms_unireid.data.pictures import DECODE_ERRORS, describe, load_picture, to_rgb
 from ms_unireid.errors import DataError, QueryError, UserError, escaped, shown
-from ms_unireid.files import open_regular
+from ms_unireid.files import parse_json, read_text
 
 _EXPECTED = {
     "text": "text, or a list of texts",
@@ -123,7 +122,12 @@ def read_queries(path: Path) -> list[Query]:
         QueryError: If the file or one of its lines is wrong; names the line where the record begins.
         UserError: If the file cannot be read.
     """
-    text = _read_text(path)
+    try:
+        text = read_text(path, _MAX_BYTES)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a CSV or JSON Lines file") from error
+    except ValueError as error:
+        raise QueryError(f"{path}: {error}; give a smaller file in UTF-8") from error
     try:
         rows = _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text)
         queries = [_query(line, values, path.parent) for line, values in itertools.islice(rows, _MAX_QUERIES + 1)]
@@ -186,24 +190,6 @@ def _label(picture: Path | Image.Image | int) -> str:
     return f"({picture.width}x{picture.height} pixels)" if isinstance(picture, Image.Image) else str(picture)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        with open_regular(path) as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give a CSV or JSON Lines file of queries"
-        ) from error
-    if len(data) > _MAX_BYTES:
-        raise QueryError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB; split it")
-    try:
-        if b"\0" in data:
-            raise ValueError("a zero byte")
-        return data.decode("utf-8-sig")
-    except ValueError as error:
-        raise QueryError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
-
-
 def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the first line of each record, and its cells that are not empty by their headers."""
     reader, header, line = csv.reader(io.StringIO(text, newline=""), strict=True), None, 1
@@ -254,25 +240,13 @@ def _json_rows(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not line.strip():
             continue
         try:
-            # As floats, because Python refuses to read integers of thousands of digits.
-            found = json.loads(line, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_int=float)
-        except (ValueError, RecursionError) as error:
+            found = parse_json(line)
+        except ValueError as error:
             problem = str(error).replace("line 1 column", "column")
             raise QueryError(f"line {number}: is not valid JSON ({problem}); give one object per line") from error
         if not isinstance(found, dict):
             raise QueryError(f"line {number}: expected a JSON object with some of {', '.join(FIELDS)}")
         yield number, found
-
-
-def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a field is there twice")
-    return values
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _query(line: int, values: Mapping[str, Any], folder: Path) -> Query:
@@ -297,7 +271,7 @@ def _check_field(key: str, value: Any) -> None:
     if key not in FIELDS:
         raise QueryError(f"unknown field {shown(key)}; expected some of {', '.join(FIELDS)}")
     if key == "weight":
-        fits = isinstance(value, float)
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
     else:
         listed = value if isinstance(value, list) and key in ("text", "sketch") else [value]
         fits = all(isinstance(one, str) for one in listed)
