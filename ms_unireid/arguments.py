@@ -22,11 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def checkpoint(text: str) -> Path:
-    """Return the path of a checkpoint: a file or a folder that exists.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
+    """Return the path of a checkpoint, a file or a folder; if there is none, it raises a CheckpointError."""
     if not os.path.exists(text):
         raise CheckpointError(f"{text}: no such file; expected a checkpoint, such as RUN/best_average.ckpt")
     return Path(text)

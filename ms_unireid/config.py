@@ -34,31 +34,16 @@ from ms_unireid.errors import ConfigError, escaped, is_unicode, shown
 from ms_unireid.plain_yaml import Scalar, parse_yaml, read_yaml
 
 __all__ = [
-    "GALLERY_RULES",
-    "PROTOCOLS",
-    "TASKS",
-    "Architecture",
-    "AugmentConfig",
-    "Config",
-    "DataConfig",
-    "EvalConfig",
-    "ModelConfig",
-    "ObjectiveConfig",
-    "RuntimeConfig",
-    "TrainConfig",
-    "config_from_dict",
-    "load_config",
-    "overridden",
-    "register_architecture",
-    "to_dict",
-    "to_yaml",
-]
+    "GALLERY_RULES", "PROTOCOLS", "TASKS", "Architecture", "AugmentConfig", "Config", "DataConfig", "EvalConfig",
+    "ModelConfig", "ObjectiveConfig", "RuntimeConfig", "TrainConfig", "config_from_dict", "load_config", "overridden",
+    "register_architecture", "to_dict", "to_yaml",
+]  # fmt: skip
 
 # The installed configs; in a checkout a link to the top-level folder.
 CONFIGS = Path(__file__).with_name("configs")
 _LONGEST_CHAIN = 20  # files
 _LARGEST = 2**63 - 1
-_WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{,18})")
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 # (whether the rule holds, key, what the key must be)
 _Rules = Iterator[tuple[bool, str, str]]
@@ -101,33 +86,22 @@ def _find(path: Path, folder: Path = Path()) -> Path:
     return file if os.path.isfile(file) else _installed().get(path.as_posix().removesuffix(".yaml"), file)
 
 
-def _unknown(path: Path) -> ConfigError:
-    near = difflib.get_close_matches(path.as_posix().removesuffix(".yaml")[-100:], _installed(), n=3, cutoff=0.0)
-    return ConfigError(
-        f"{escaped(str(path), 500)}: no such file, and no installed config has this name; the nearest names are "
-        f"{', '.join(near)}"
-    )
+def _unknown(name: str) -> ConfigError:
+    near = ", ".join(difflib.get_close_matches(name.removesuffix(".yaml")[-100:], _installed(), n=3, cutoff=0.0))
+    return ConfigError(f"{name}: no such file, and no installed config has this name; the nearest names are {near}")
 
 
 def config_from_dict(values: dict[str, Any], source: str, overrides: typing.Sequence[str] = ()) -> Config:
-    """Rebuild a config from `to_dict`'s form, for example the one kept in a checkpoint.
+    """Rebuild a config from `to_dict`'s form, for example the one kept in a checkpoint; see `load_config`.
 
-    Args:
-        values: Nested dictionaries.
-        source: What to call them in an error.
-        overrides: As for `load_config`.
-
-    Raises:
-        ConfigError: As `load_config`.
+    A ConfigError calls the values `source`.
     """
     return _build([(source, values)], overrides, [source])
 
 
 def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str], files: list[str]) -> Config:
     changes = [_parse_override(text) for text in overrides]
-    config = Config()
-    for source, values in layers + changes:
-        config = _merge(config, values, source, "")
+    config = _merged(Config(), layers + changes)
     # The values of a wrong combination may come from several layers: name every given file and override.
     _check(config, ", ".join([*files, *(source for source, _ in changes)]) or "defaults")
     return config
@@ -136,8 +110,7 @@ def _build(layers: list[tuple[str, dict]], overrides: typing.Sequence[str], file
 def register_architecture(name: str, architecture: Architecture) -> None:
     """Make an architecture known by a name, for configs and for the recognition of checkpoints.
 
-    Raises:
-        ConfigError: If the sizes cannot work, or the name is registered with other sizes.
+    Sizes that cannot work, or differ from those registered by this name, raise a ConfigError.
     """
     _check_rules(_architecture_rules(architecture), f"architecture '{name}':")
     if ARCHITECTURES.setdefault(name, architecture) != architecture:
@@ -145,29 +118,27 @@ def register_architecture(name: str, architecture: Architecture) -> None:
 
 
 def overridden(section: Any, values: dict[str, Any], source: str, overrides: typing.Sequence[str] = ()) -> Any:
-    """Return a frozen dataclass with values on top, then `key=value` texts; every key and type checked.
+    """Return a frozen dataclass with values on top, then `key=value` texts; a wrong key or type raises a ConfigError.
 
-    Raises:
-        ConfigError: For an unknown key or a value of a wrong type; it names `source` or the text.
+    It names `source` or the text.
     """
-    section = _merge(section, values, source, "")
-    for source_of_one, values_of_one in map(_parse_override, overrides):
-        section = _merge(section, values_of_one, source_of_one, "")
+    return _merged(section, [(source, values), *map(_parse_override, overrides)])
+
+
+def _merged(section: Any, layers: list[tuple[str, dict]]) -> Any:
+    for source, values in layers:
+        section = _merge(section, values, source, "")
     return section
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Turn a config (or one section) into plain dictionaries and lists, ready for YAML or JSON."""
-    return dataclasses.asdict(config, dict_factory=lambda pairs: {key: _plain(value) for key, value in pairs})
+    return dataclasses.asdict(config, dict_factory=lambda kv: {k: list(v) if type(v) is tuple else v for k, v in kv})
 
 
 def to_yaml(config: Any) -> str:
     """Write a config as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _read_chain(path: Path, seen: tuple[str, ...]) -> list[tuple[str, dict]]:
@@ -177,18 +148,11 @@ def _read_chain(path: Path, seen: tuple[str, ...]) -> list[tuple[str, dict]]:
     try:
         values = read_yaml(path)
     except FileNotFoundError as error:
-        raise _unknown(path) from error
-    except OSError as error:
-        raise ConfigError(
-            f"{name}: cannot read the config file ({error.strerror}); give an existing YAML file"
-        ) from error
+        raise _unknown(name) from error
     here = os.path.realpath(path)
     if here in seen:
         raise ConfigError(f"{name}: `base:` leads back to this file; remove the circle")
-    if not isinstance(values, dict):
-        kind = "a list" if isinstance(values, list) else "text"
-        raise ConfigError(f"{name}: expected `section:` keys at the top, found {kind}")
-    base = _convert(values.pop("base", None), str | None, name, "base")
+    base = _convert(values.pop("base", None), str | None, name, "base") if isinstance(values, dict) else None
     below = [] if base is None else _read_chain(_find(Path(base), path.parent), (*seen, here))
     return [*below, (str(path), values)]
 
@@ -242,29 +206,24 @@ def _merge(section: Any, values: Any, source: str, prefix: str) -> Any:
 
 def _check_key(key: Any, valid: typing.Iterable[str], source: str, prefix: str) -> None:
     if key not in valid:
-        name = escaped(str(key))
-        raise ConfigError(f"{source}: unknown key '{prefix}{name}'{_suggest(name, valid, prefix)}{_place(key)}")
+        name, place = escaped(str(key)), getattr(key, "place", "")
+        raise ConfigError(f"{source}: unknown key '{prefix}{name}'{_suggest(name, valid, prefix)}{place}")
 
 
 def _suggest(key: str, valid: typing.Iterable[str], prefix: str = "") -> str:
-    valid = list(valid)
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)
-    return f"; did you mean '{prefix}{near[0]}'? Valid: {', '.join(valid)}" if near else f". Valid: {', '.join(valid)}"
+    (near,) = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)
+    return f"; did you mean '{prefix}{near}'? Valid: {', '.join(valid)}"
 
 
 def _found(value: Any) -> str:
-    return shown(value) + _place(value)
-
-
-def _place(value: Any) -> str:
-    return value.place if isinstance(value, Scalar) else ""
+    return shown(value) + getattr(value, "place", "")
 
 
 def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
     """Check a value of YAML or JSON against a field's type and return it as that type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if types.NoneType in args and (value is None or (isinstance(value, Scalar) and value.is_null)):
+        if types.NoneType in args and (value is None or getattr(value, "is_null", False)):
             return None
         described = [kind for kind in args if dataclasses.is_dataclass(kind)]
         return _convert(value, described[0] if described and isinstance(value, dict) else args[0], source, key)
@@ -315,7 +274,7 @@ def _read_text(text: str, kind: type) -> Any:
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower())
     if kind is int:
-        return int(text) if _WHOLE.fullmatch(text) and len(text) < 21 else None
+        return int(text) if _WHOLE.fullmatch(text) else None
     if kind is float:
         return float(text) if _NUMBER.fullmatch(text) else None
     return None if text == "" and not getattr(text, "quoted", True) else str(text)

@@ -52,11 +52,7 @@ def smallest_share(train: TrainConfig) -> int:
 
 
 def check_batch_size(config: Config, processes: Processes) -> None:
-    """Check that the processes can split the global batch evenly, and that each gets enough pairs.
-
-    Raises:
-        ConfigError: If not.
-    """
+    """Raise a ConfigError if the processes cannot split the global batch evenly, or one gets too few pairs."""
     batch_size, least = config.data.batch_size, smallest_share(config.train) * processes.size
     if batch_size % processes.size:
         below = batch_size - batch_size % processes.size
@@ -68,17 +64,14 @@ def check_batch_size(config: Config, processes: Processes) -> None:
     if batch_size < least:
         raise ConfigError(
             f"data.batch_size={batch_size} gives each of {processes.size} processes a single pair, whose loss is zero; "
-            f"set it to {least} or more, or train without train.accumulation_steps and with "
-            "train.global_batch_objective=true"
+            f"set it to {least} or more"
         )
 
 
 def check_packages() -> None:
-    """Check versions before MindSpore is imported.
+    """Check MindSpore's version before it is imported, and numpy's: 2 crashes MindSpore's kernels.
 
-    Raises:
-        EnvironmentProblem: If MindSpore is missing or its version is not supported, or if numpy is 2 or newer, which
-            crashes MindSpore's kernels.
+    A version that cannot be used raises an EnvironmentProblem.
     """
     mindspore, numpy = _version("mindspore"), _version("numpy")
     wanted = "install it with: pip install 'mindspore>=2.7,<2.11' 'numpy<2'"
@@ -133,10 +126,7 @@ def _select_device(config: RuntimeConfig) -> str:
     if name == current and not (numbered and ms.get_context("device_id") != config.device_id):
         return name  # once a kernel has run, MindSpore refuses to set even the current device
     try:
-        if not numbered:
-            ms.set_device(name)
-        else:
-            ms.set_device(name, config.device_id)
+        ms.set_device(name, *([config.device_id] if numbered else []))
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise EnvironmentProblem(

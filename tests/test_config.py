@@ -256,15 +256,15 @@ def test_missing_file_and_missing_base_are_named(tmp_path):
     assert f"{tmp_path / 'no.yaml'}: no such file" in refusal(tmp_path / "no.yaml")
     top = write(tmp_path / "top.yaml", "base: gone.yaml")
     assert "gone.yaml: no such file" in refusal(top)
-    assert "cannot read" in refusal(tmp_path)
+    assert "cannot be read" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("train: [", "not valid YAML"),
-        ("- train", "found a list"),
-        ("train", "found text"),
+        ("- train", "the file must hold keys, found ['train']"),
+        ("train", "the file must hold keys, found 'train'"),
         ("base: [a, b]", "'base' must be text"),
         ("train: 3", "train must hold keys"),
         ("train:", "train must hold keys"),
@@ -280,7 +280,7 @@ def test_malformed_files_are_named(tmp_path, text, words):
 def test_binary_file_is_refused(tmp_path):
     path = tmp_path / "binary.yaml"
     path.write_bytes(b"\xff\xfe\x00\x81")
-    assert f"{path}: is not valid YAML" in refusal(path)
+    assert f"{path}: cannot be read (not UTF-8 text (UTF-16" in refusal(path)
 
 
 @pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "0.00001"])
@@ -488,7 +488,7 @@ def test_only_true_and_false_are_booleans(text):
         ('train: {output: "\\ud83d"}', "must be Unicode text"),
         ('train: {output: "a\\0b"}', "must be Unicode text"),
         ("train: {output: a\x1b[2Kb}", "not valid YAML"),
-        ("#" * 10**6, "more than 32 KiB"),
+        ("#" * 10**6, "larger than 32 KiB"),
         (f"{'k' * 1000}: 1", "unknown key 'kkk"),
         (f"train: {{epochs: {'x' * 30000}}}", "whole number"),
     ],

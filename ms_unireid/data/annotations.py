@@ -10,6 +10,7 @@ from ms_unireid.errors import DataError, escaped, is_unicode, shown
 SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {split: split for split in SPLITS} | dict.fromkeys(("valid", "validation"), "val")
 _LARGEST_ID = 2**31 - 1  # identities become int32 labels
+_FIX = "copy the file again from the data set's download"
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,9 @@ class CaptionEntry:
 
 
 def read_captions(file: Path, path_key: str) -> tuple[CaptionEntry, ...]:
-    """Read a caption file and return its entries in file order.
+    """Read a caption file, a JSON list of objects with the keys split, id, captions and `path_key`, each photo once.
 
-    It is a JSON list of objects with the keys split (the letter case and blanks around it do not count), id (a number
-    or digits), captions and `path_key`.
-
-    Raises:
-        DataError: If the file or an entry is malformed, a photo appears twice, or a path leaves the photo folder.
+    Anything else, and a path that leaves the photo folder, raises a DataError.
     """
     entries, first = [], {}
     for index, raw in enumerate(read_raw_captions(file)):
@@ -72,14 +69,13 @@ def read_captions(file: Path, path_key: str) -> tuple[CaptionEntry, ...]:
 
 def read_raw_captions(file: Path) -> list[object]:
     """Read the entries of a caption file without checking them."""
-    fix = "Fix: copy the file again from the data set's download."
-    return read_entries(file, list, "a JSON list with one object per photo", fix)
+    return read_entries(file, list, "a JSON list with one object per photo", f"Fix: {_FIX}.")
 
 
 def parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionEntry:
     """Check one entry of a caption file; a malformed one raises a DataError. See `read_captions`."""
     where = f"{file}, entry {index}"
-    fix = "Fix: correct this entry, or copy the file again from the data set's download."
+    fix = f"Fix: correct this entry, or {_FIX}."
     if not isinstance(raw, dict):
         raise DataError(f"{where}: expected an object, found {type(raw).__name__}. {fix}")
     for key in ("split", "id", path_key, "captions"):
@@ -94,9 +90,7 @@ def parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionEn
 
 
 def _split(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"'split' must be a string, found {shown(value)}")
-    split = _SPLIT_NAMES.get(value.strip().casefold())
+    split = _SPLIT_NAMES.get(value.strip().casefold()) if isinstance(value, str) else None
     if split is None:
         raise ValueError(f"the split {shown(value)} is not known, expected one of {', '.join(SPLITS)}")
     return split
@@ -125,8 +119,6 @@ def check_captions(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"'captions' must be a list of at least one caption, found {shown(value)}")
     for caption in value:
-        if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f"a caption must be a string that is not blank, found {shown(caption)}")
-        if not is_unicode(caption):
-            raise ValueError(f"a caption must not have NUL or half of a surrogate pair, found {shown(caption)}")
+        if not isinstance(caption, str) or not caption.strip() or not is_unicode(caption):
+            raise ValueError(f"a caption must be Unicode text that is not blank, found {shown(caption)}")
     return tuple(value)

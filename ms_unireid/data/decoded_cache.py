@@ -40,12 +40,6 @@ class PictureState(NamedTuple):
     size: int
     mtime_ns: int
 
-    @classmethod
-    def of(cls, path: Path) -> "PictureState":
-        """Return the state of a file; an OSError if it cannot be read."""
-        status = os.stat(path)
-        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
-
 
 class Found(NamedTuple):
     """The cached rows of some pictures.
@@ -139,9 +133,7 @@ class DecodedStore:
         held: dict[PictureState, tuple[int, int]] = {}
         if header == self._header:
             for row, line in enumerate(lines):
-                with contextlib.suppress(
-                    ValueError, TypeError, RecursionError
-                ):  # an incomplete or damaged line: its row is ignored
+                with contextlib.suppress(ValueError, TypeError, RecursionError):  # a damaged line: its row is ignored
                     path, size, mtime_ns, checksum = json.loads(line)
                     held[PictureState(path, size, mtime_ns)] = row, checksum
         return held
@@ -193,14 +185,10 @@ def pixel_loader(runtime: RuntimeConfig, image_size: tuple[int, int], paths: Ite
 def open_decoded_cache(
     folder: Path, image_size: tuple[int, int], paths: Iterable[Path], threads: int = 1
 ) -> DecodedCache:
-    """Open the cache in a folder and decode the pictures that are missing in it; pixels are those of `load_pixels`.
+    """Open the cache in a folder and decode the pictures that are missing, changed or damaged in it.
 
-    A picture is decoded again if its file's size or modification time has changed, if its row does not match its
-    checksum, or if Pillow or a decoder has another version. Processes may share a folder: one decodes, the others wait.
-
-    Raises:
-        DataError: If a picture cannot be read.
-        UserError: If the folder cannot be written or has too little room.
+    Processes may share a folder: one decodes, the others wait. A picture that cannot be read raises a DataError, a
+    folder that cannot be written or has too little room a UserError.
     """
     wanted = {path: _state(path) for path in dict.fromkeys(paths)}
     try:
@@ -225,9 +213,10 @@ def open_decoded_cache(
 
 def _state(path: Path) -> PictureState:
     try:
-        return PictureState.of(path)
+        status = os.stat(path)
     except OSError as error:
         raise DataError(f"{path}: {describe(error)}. {FIX}") from error
+    return PictureState(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
 
 def _decode(store: DecodedStore, missing: Mapping[Path, PictureState], threads: int) -> dict[Path, int]:

@@ -58,12 +58,9 @@ class EvaluationSet:
 
 
 def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
-    """Load a split for evaluation and check every photo and sketch.
+    """Load a split for evaluation and check every photo and sketch; what is wrong or missing raises a DataError.
 
     PKU-Sketch has no splits: test means the whole data set with its ten trials.
-
-    Raises:
-        DataError: If the data set is wrong or has no such split.
     """
     if config.name in DATASETS:
         tri = read_tri_pedes(config.name, Path(config.root))
@@ -71,16 +68,13 @@ def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
     captions = None if config.captions is None else Path(config.captions)
     if config.name == pku_sketch.NAME:
         return _load_pku_sketch(config, split, captions)
-    sketch_set = market_sketch.load_market_sketch(Path(config.root), split, captions=captions)
-    return _from_sketch_set(sketch_set)
+    return _from_sketch_set(market_sketch.load_market_sketch(Path(config.root), split, captions=captions))
 
 
 def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
     """Turn NAME=FOLDER texts into data sections, with all other values of the config.
 
-    Raises:
-        ConfigError: If a text has another form.
-        DataError: If there is no such folder.
+    A text of another form raises a ConfigError, a missing folder a DataError.
     """
     found = []
     for text in texts:

@@ -10,7 +10,7 @@ BY-NC-SA 4.0; layout as in the loader of github.com/Lin-Kayla/subjectivity-sketc
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -40,11 +40,7 @@ def find_root(root: Path) -> Path:
 
 
 def load_market_sketch(
-    root: Path,
-    split: str,
-    artists: str = ARTISTS,
-    captions: Path | None = None,
-    market1501: Path | None = None,
+    root: Path, split: str, artists: str = ARTISTS, captions: Path | None = None, market1501: Path | None = None
 ) -> SketchSet:
     """Read one split, train or test: photos sorted by identity and camera, sketches by identity and artist.
 
@@ -56,7 +52,7 @@ def load_market_sketch(
         market1501: Folder of Market-1501, to use all its photos; the download has only some of them.
 
     Raises:
-        DataError: If split or artists are unknown, files are missing or misnamed, or the captions do not fit.
+        DataError: If an argument is unknown, files are missing or misnamed, or the captions do not fit.
     """
     if split not in SPLIT_FOLDERS:
         raise DataError(f"{NAME} has no split {split!r}. Fix: use one of {', '.join(SPLIT_FOLDERS)}.")
@@ -67,7 +63,8 @@ def load_market_sketch(
     raise_problem(findings, NAME, folder)
     if captions is None:
         return sketch_set
-    texts = read_person_captions(captions, sketch_set.persons, _all_drawn(folder))
+    drawn = {sketch.person_id for part in SPLIT_FOLDERS for sketch in examine(folder, part)[0].sketches}
+    texts = read_person_captions(captions, sketch_set.persons, drawn)
     return SketchSet(sketch_set.photos, sketch_set.sketches, texts)
 
 
@@ -101,12 +98,3 @@ def _read_photos(folder: Path) -> tuple[list[PersonPhoto], list[DataFinding]]:
 def _read_sketches(folder: Path, artist: str) -> tuple[list[PersonSketch], list[DataFinding]]:
     names, findings = matching_files(folder, _SKETCH, "with the identity's four digits first")
     return [PersonSketch(int(name[1]), folder / name[0], artist) for name in names], findings
-
-
-def _all_drawn(folder: Path) -> Collection[int]:
-    return {
-        sketch.person_id
-        for artist in ARTISTS
-        for own, _ in SPLIT_FOLDERS.values()
-        for sketch in _read_sketches(folder / "sketch" / artist / own, artist)[0]
-    }

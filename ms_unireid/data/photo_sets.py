@@ -77,9 +77,6 @@ def _identities(folder: Path, names: tuple[str, ...], pattern: str) -> dict[str,
     if not search.groups:
         raise ConfigError(f"identity pattern {pattern!r}: needs a group around the identity, such as '^(\\d+)_'")
     found = {name: search.search(name) for name in names}
-    without = [name for name, match in found.items() if match is None]
-    if without:
-        raise DataError(
-            f"{folder}: identity pattern {pattern!r} does not match {len(without)} names, first {without[0]}"
-        )
+    if without := [name for name, match in found.items() if match is None]:
+        raise DataError(f"{folder}: identity pattern {pattern!r} does not match {listed(without, 1)}")
     return {name: match.group(1) for name, match in found.items()}

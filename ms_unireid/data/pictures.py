@@ -8,7 +8,6 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -110,9 +109,8 @@ def _check(picture: Image.Image) -> None:
         raise UnusableError(f"{width}x{height} pixels, expected at most {most:,} in all and {MAX_SIDE:,} a side{kind}")
     # A phone's MPO or HEIC has the photo first; behind it are previews, depth maps or further shots.
     if picture.format not in ("MPO", "HEIF") and getattr(picture, "is_animated", False):
-        raise UnusableError(
-            "has several pages" if picture.format == "TIFF" else "is animated, expected a still picture"
-        )
+        kind = "has several pages" if picture.format == "TIFF" else "is animated"
+        raise UnusableError(f"{kind}, expected a still picture")
 
 
 def describe(error: Exception) -> str:
@@ -137,9 +135,7 @@ def describe(error: Exception) -> str:
 def load_picture(path: Path, max_side: int | None = None) -> Image.Image:
     """Read one picture completely, as `to_rgb` gives it; reduced to `max_side` pixels on its longer side if given.
 
-    Raises:
-        DataError: If the file is missing, no regular file, not a picture, damaged, animated, of several pages, or too
-            large.
+    A file that is no whole, still picture of at most `MAX_PIXELS` raises a DataError.
     """
     try:
         with open_regular(path) as file:
@@ -162,8 +158,7 @@ def decode_picture(file: BinaryIO, max_side: int | None = None) -> Image.Image:
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Return a picture of any mode in mode RGB: upright by its orientation tag, on white where it is transparent.
 
-    Raises:
-        UnusableError: As `upright`; if its pixels are damaged, one of the other `DECODE_ERRORS`.
+    It raises one of `DECODE_ERRORS` if that cannot be done.
     """
     picture = upright(picture)
     if picture.has_transparency_data:
@@ -179,8 +174,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 def upright(picture: Image.Image) -> Image.Image:
     """Turn a picture by its orientation tag, and scale 16 bits to 8; modes of 8 bits stay.
 
-    Raises:
-        UnusableError: If its values have no known range: floating-point ones, or whole ones beyond 16 bits.
+    Values without a known range, floating-point or beyond 16 bits, raise an UnusableError.
     """
     _scale_transparency(picture)
     picture.load()  # a PNG may have its tags after its pixels
@@ -240,10 +234,9 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
 
 
 def jpeg_grey(data: bytes) -> np.ndarray | None:
-    """Decode a JPEG with libjpeg-turbo, whose warnings Pillow ignores: uint8 grey (H, W, 1); None for other files.
+    """Decode a JPEG with libjpeg-turbo: uint8 grey (H, W, 1); None for other files.
 
-    Raises:
-        ValueError: If it warns of damage, which Pillow may decode without a word.
+    Damage that Pillow may decode without a word raises a ValueError.
     """
     import simplejpeg
 
@@ -251,16 +244,14 @@ def jpeg_grey(data: bytes) -> np.ndarray | None:
 
 
 def check_pictures(paths: Iterable[Path]) -> None:
-    """Check that every picture can be read; a path given twice is checked once.
+    """Check that every picture can be read; bad ones raise a DataError with their number and the first five.
 
     A PNG or JPEG with a correct beginning and end counts as whole; any other file is decoded.
-
-    Raises:
-        DataError: If any file is bad; with their number and the first five.
     """
     unique = list(dict.fromkeys(paths))
+    chunks = [unique[start : start + _CHUNK] for start in range(0, len(unique), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        bad = [found for chunk in pool.map(_defects, _chunks(unique)) for found in chunk]
+        bad = [found for chunk in pool.map(_defects, chunks) for found in chunk]
     if bad:
         listed = "; ".join(f"{path}: {defect}" for path, defect in bad[:_NAMED])
         more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
@@ -296,21 +287,11 @@ def list_files(folder: Path) -> frozenset[str]:
 
 
 def save_figure(picture: Image.Image, path: Path) -> None:
-    """Write a drawn picture in the format that its name ends in, one of `FIGURES`.
-
-    Raises:
-        UserError: If it ends in another one, or cannot be written.
-    """
+    """Write a drawn picture in the format that its name ends in, one of `FIGURES`; if it cannot, raise a UserError."""
     if path.suffix.lower() not in FIGURES:
         raise UserError(f"{path}: expected a name that ends in {', '.join(FIGURES)}")
     with replacing(path) as temporary:
         picture.save(temporary, quality=95)
-
-
-def _chunks(paths: list[Path]) -> Iterator[list[Path]]:
-    remaining = iter(paths)
-    while chunk := list(islice(remaining, _CHUNK)):
-        yield chunk
 
 
 def _defects(paths: list[Path]) -> list[tuple[Path, str]]:

@@ -80,11 +80,7 @@ class PictureSource:
     columns = ("pictures",)
 
     def __init__(
-        self,
-        paths: Sequence[Path],
-        batch_size: int,
-        image_size: tuple[int, int],
-        load: PixelLoader | None = None,
+        self, paths: Sequence[Path], batch_size: int, image_size: tuple[int, int], load: PixelLoader | None = None
     ):
         self.paths, self.batch_size, self.image_size = paths, batch_size, image_size
         self.load = load or functools.partial(load_pixels, image_size=image_size)
@@ -122,21 +118,13 @@ class _Guarded:
 
 
 def iterate(source: TrainingSource | PictureSource, runtime: RuntimeConfig) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield a source's batches in order while worker threads prepare the next ones.
-
-    Raises:
-        DataError: If a picture cannot be read.
-    """
+    """Yield a source's batches in order while worker threads prepare the next; a damaged picture is a DataError."""
     guarded = _Guarded(source)
     ds.config.set_prefetch_size(runtime.prefetch)
     # MindSpore refuses more workers than the machine has cores.
     workers = max(1, min(runtime.workers, len(source), os.cpu_count() or 1))
     dataset = ds.GeneratorDataset(
-        guarded,
-        list(source.columns),
-        shuffle=False,
-        num_parallel_workers=workers,
-        python_multiprocessing=False,
+        guarded, list(source.columns), shuffle=False, num_parallel_workers=workers, python_multiprocessing=False
     )
     try:
         with _sigterm_held_back():

@@ -48,8 +48,7 @@ def load_pku_sketch(root: Path, captions: Path | None = None, allow_partial: boo
             one photo.
 
     Raises:
-        DataError: If files are missing or misnamed, an identity has no photo, sketch or style, or has two sketches or
-            styles, or the captions do not fit.
+        DataError: If it is not complete, has misnamed or surplus files, or the captions do not fit.
     """
     folder = find_root(root)
     sketch_set, findings = examine(folder, allow_partial)
@@ -66,17 +65,16 @@ def examine(folder: Path, allow_partial: bool) -> tuple[SketchSet, list[DataFind
     styles, style_findings = _read_styles(folder / STYLES)
     letters = {person: stem[0] for stem, persons in styles.items() for person in persons}
     photos = [PersonPhoto(int(name[1]), folder / PHOTOS / name[0], int(name[2])) for name in photo_names]
-    sketches = [
-        PersonSketch(int(name[1]), folder / SKETCHES / name[0], letters.get(int(name[1]))) for name in sketch_names
-    ]
+    drawn = ((int(name[1]), folder / SKETCHES / name[0]) for name in sketch_names)
+    sketches = [PersonSketch(person, path, letters.get(person)) for person, path in drawn]
     photos.sort(key=lambda photo: (photo.person_id, photo.camera, photo.path.name))
     sketches.sort(key=lambda sketch: (sketch.person_id, sketch.path.name))
     findings += [*sketch_findings, *style_findings]
     if photos and sketches:
         findings += _check_persons(folder, photos, sketches, "warning" if allow_partial else "problem")
     if sketches and styles:
-        drawn = {sketch.person_id for sketch in sketches}
-        findings += _check_styles(folder / STYLES, drawn, styles, "warning" if allow_partial else "problem")
+        persons = {sketch.person_id for sketch in sketches}
+        findings += _check_styles(folder / STYLES, persons, styles, "warning" if allow_partial else "problem")
     return SketchSet(tuple(photos), tuple(sketches)), findings
 
 
@@ -105,33 +103,26 @@ def _check_persons(
     several = sorted(person for person, count in drawn.items() if count > 1)
     few = sorted(person for person, count in photographed.items() if count != _PHOTOS_EACH)
     fix = "copy the missing files from the data set's download, or remove the others"
-    part_fix = f"{fix}; {_PART}"
     yield from count_defects(
         "identities",
         folder,
         ("problem", sorted(drawn.keys() - photographed), "identities with a sketch and no photo", fix),
         ("problem", sorted(photographed.keys() - drawn), "identities with photos and no sketch", fix),
         ("problem", several, "identities with more than one sketch", fix),
-        (part, few, f"identities that do not have {_PHOTOS_EACH} photos", part_fix),
+        (part, few, f"identities that do not have {_PHOTOS_EACH} photos", f"{fix}; {_PART}"),
     )
 
 
 def _check_styles(folder: Path, drawn: set[int], styles: dict[str, list[int]], part: State) -> Iterator[DataFinding]:
     named = Counter(person for persons in styles.values() for person in persons)
     letters = Counter(stem[0] for stem in styles)
-    wrong_counts = [
-        f"{stem}.txt names {len(persons)}" for stem, persons in styles.items() if len(persons) != int(stem[2:])
-    ]
+    several = sorted(person for person, count in named.items() if count > 1)
+    wrong_counts = [f"{stem}.txt names {len(ids)}" for stem, ids in styles.items() if len(ids) != int(stem[2:])]
     yield from count_defects(
         "styles",
         folder,
         ("problem", [letter for letter, count in letters.items() if count > 1], "styles with two files", _STYLE_FIX),
-        (
-            "problem",
-            sorted(p for p, count in named.items() if count > 1),
-            "identities in two styles, or twice in one",
-            _STYLE_FIX,
-        ),
+        ("problem", several, "identities in two styles, or twice in one", _STYLE_FIX),
         ("problem", sorted(drawn - named.keys()), "identities with a sketch and no style", _STYLE_FIX),
         (part, sorted(named.keys() - drawn), "identities in the style files without a sketch", _PART_FIX),
         (part, [letter for letter in STYLE_NAMES if letter not in letters], "styles without a file", _PART_FIX),

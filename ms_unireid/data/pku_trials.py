@@ -20,7 +20,7 @@ from ms_unireid.data.folders import contents, read_entries, read_text
 from ms_unireid.data.published import ALL, PUBLISHED
 from ms_unireid.data.sketch_sets import SketchSet
 from ms_unireid.errors import DataError, shown
-from ms_unireid.files import write_json
+from ms_unireid.files import check_form, write_json
 
 _COUNT = 10
 _SEED = 0
@@ -31,6 +31,7 @@ _RULE = (
 # Persons tested of all 200; a part of the data set is divided in proportion.
 TEST_COUNTS: Mapping[str, int] = MappingProxyType({"a": 11, "b": 5, "c": 20, "d": 8, "e": 6})
 
+_FIX = "Fix: use the file made for this copy of the data set, or complete the data set."
 _LIST = re.compile(r"test_sketch_(\d+)\.txt", re.ASCII)
 
 
@@ -47,11 +48,8 @@ def trials(
 ) -> tuple[Trial, ...]:
     """Return the trials; each tests 50 persons, or as many in proportion of a part of the data set.
 
-    Without a file, a hash draws them: they are the same on every machine and for every version of Python and numpy.
-    `file` is a JSON file of `write_trials` or a folder of index lists.
-
-    Raises:
-        DataError: If a sketch has no style, or the file is damaged, does not fit the data or has fewer trials.
+    Without a file, a hash draws them: they are the same everywhere. `file` is a JSON file of `write_trials` or a folder
+    of index lists. One that is damaged, too short or does not fit, or a sketch without a style, raises a DataError.
     """
     styles = _styles(sketch_set)
     if count < 1:
@@ -124,23 +122,18 @@ def _read_file(file: Path, styles: Mapping[int, str]) -> list[list[int]]:
     fix = "Fix: copy the file again, or write it with write_trials."
     expected = "an object with 'trials', a list of lists of test identities"
     raw = read_entries(file, dict, expected, fix)
-    rows = raw.get("trials")
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise DataError(f"{file}: expected {expected}. {fix}")
     _check_sizes(file, raw.get("styles"), Counter(styles.values()))
     try:
-        return [[parse_identity(value) for value in row] for row in rows]
+        check_form(raw, {"trials": [[object]]})
+        return [[parse_identity(value) for value in row] for row in raw["trials"]]
     except ValueError as error:
-        raise DataError(f"{file}: {error}. {fix}") from error
+        raise DataError(f"{file}: {error}; expected {expected}. {fix}") from error
 
 
 def _check_sizes(file: Path, declared: object, sizes: Mapping[str, int]) -> None:
     expected = _describe_styles(sizes)
     if declared is not None and declared != expected:
-        raise DataError(
-            f"{file}: made for styles {shown(declared)}, expected {expected}. Fix: use the file made for this "
-            "copy of the data set, or complete the data set."
-        )
+        raise DataError(f"{file}: made for styles {shown(declared)}, expected {expected}. {_FIX}")
 
 
 def _read_lists(folder: Path) -> list[list[int]]:
@@ -169,12 +162,9 @@ def _read_list(file: Path) -> list[int]:
 
 
 def _check(where: str, test: list[int], styles: Mapping[int, str]) -> None:
-    fix = "Fix: use the file made for this copy of the data set."
-    unknown = sorted(set(test) - styles.keys())
-    if unknown:
-        raise DataError(f"{where}: {len(unknown)} identities are not in the data set: {listed(unknown)}. {fix}")
-    twice = sorted(person for person, count in Counter(test).items() if count > 1)
-    if twice:
-        raise DataError(f"{where}: {len(twice)} identities occur twice: {listed(twice)}. {fix}")
+    if unknown := sorted(set(test) - styles.keys()):
+        raise DataError(f"{where}: {len(unknown)} identities are not in the data set: {listed(unknown)}. {_FIX}")
+    if twice := sorted(person for person, count in Counter(test).items() if count > 1):
+        raise DataError(f"{where}: {len(twice)} identities occur twice: {listed(twice)}. {_FIX}")
     if not test or len(test) == len(styles):
-        raise DataError(f"{where}: {len(test)} of {len(styles)} identities are tested. {fix}")
+        raise DataError(f"{where}: {len(test)} of {len(styles)} identities are tested. {_FIX}")

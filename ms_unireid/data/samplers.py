@@ -14,10 +14,8 @@ def epoch_batches(person_ids: Sequence[int], config: DataConfig, seed: int, epoc
 
     `shuffle` gives every pair once, the last batch smaller unless `drop_last`. `distinct_identities` and `identity`
     give full batches only: `batch_size` persons with one pair each, or `batch_size / instances` persons with
-    `instances` pairs each. Pairs that remain when too few persons are left are not used in this epoch.
-
-    Raises:
-        DataError: If the training split cannot fill one batch.
+    `instances` pairs each. Pairs that remain when too few persons are left are not used in this epoch. A split that
+    cannot fill one batch raises a DataError.
     """
     rng = np.random.default_rng((seed, epoch))
     if config.sampler == "shuffle":

@@ -66,14 +66,12 @@ def read_person_captions(
     means `wanted`), or a wanted person without a caption, raises a DataError.
     """
     captions = _from_lines(file) if file.suffix.lower() == ".txt" else _from_json(file)
-    unknown = sorted(captions.keys() - set(wanted if known is None else known))
-    if unknown:
+    if unknown := sorted(captions.keys() - set(wanted if known is None else known)):
         raise DataError(
             f"{file}: captions of {len(unknown)} identities that the data set does not have: {listed(unknown)}. "
             "Fix: remove them, or complete the data set."
         )
-    missing = sorted(set(wanted) - captions.keys())
-    if missing:
+    if missing := sorted(set(wanted) - captions.keys()):
         raise DataError(
             f"{file}: {len(missing)} of {len(set(wanted))} identities have no caption: {listed(missing)}. "
             "Fix: add at least one for each."
@@ -108,6 +106,4 @@ def _from_lines(file: Path) -> dict[int, tuple[str, ...]]:
             raise DataError(
                 f"{file}, line {number}: expected IDENTITY/PHOTO@CAPTION, found {shown(line)}. Fix: correct this line."
             ) from error
-    if not found:
-        raise DataError(f"{file}: no captions found; expected {_FORM}. Fix: copy it again.")
     return {person: tuple(texts) for person, texts in found.items()}

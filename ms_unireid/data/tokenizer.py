@@ -78,11 +78,7 @@ class Tokenizer:
         return found
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of one row of ids: cleaned, lower case, with a space after each token that ends a word.
-
-        Raises:
-            ValueError: If an id is not in the vocabulary.
-        """
+        """Return the text of one row of ids, cleaned and in lower case; an unknown id raises a ValueError."""
         words = []
         for token in (int(token) for token in ids):
             if token == self.end_token:

@@ -86,8 +86,7 @@ class TriPedes:
     ) -> dict[str, tuple[Annotation, ...]]:
         """Return the annotations of some splits in file order; their photos and sketches must exist.
 
-        Raises:
-            DataError: If a split has no entry, a photo or sketch is missing, or training identities have gaps.
+        A split without entries, a missing file and gaps in the training identities raise a DataError.
         """
         layout = DATASETS[self.name]
         _check_splits(self.file, splits, self.splits)
@@ -113,10 +112,9 @@ class TriPedes:
 
 
 def read_tri_pedes(name: str, root: Path) -> TriPedes:
-    """Find a data set's folder (`root`, or in it) and read its caption file; pictures are not looked at.
+    """Find a data set's folder (`root`, or in it) and read its caption file; a DataError tells what is wrong with them.
 
-    Raises:
-        DataError: If the data set is unknown, or the folder or caption file is missing, damaged or malformed.
+    Pictures are not looked at.
     """
     folder = find_root(name, root)
     file = caption_file(DATASETS[name], folder)
@@ -131,20 +129,15 @@ def find_root(name: str, root: Path) -> Path:
 
 
 def caption_file(layout: TriPedesLayout, folder: Path) -> Path:
-    """Return the caption file in a data set's folder.
-
-    Raises:
-        DataError: If it is missing; the message explains a raw download.
-    """
+    """Return the caption file in a data set's folder; a missing one raises a DataError."""
     for file_name in layout.annotation_files:
         if (folder / file_name).is_file():
             return folder / file_name
     expected = " or ".join(layout.annotation_files)
     if (folder / _RAW_DOWNLOAD).is_file():
         raise DataError(
-            f"{folder}: found {_RAW_DOWNLOAD}, expected {expected}. {_RAW_DOWNLOAD} is the raw download: it has "
-            f"no split and numbers the identities differently, so the published splits cannot be made from it. "
-            f"Fix: ask the data set's authors for {expected} and put it here."
+            f"{folder}: found {_RAW_DOWNLOAD}, expected {expected}. The raw download has no split and numbers the "
+            f"identities differently. Fix: ask the data set's authors for {expected} and put it here."
         )
     raise DataError(
         f"{folder}: the caption file {expected} is missing; the folder holds {contents(folder)}. "
@@ -153,30 +146,24 @@ def caption_file(layout: TriPedesLayout, folder: Path) -> Path:
 
 
 def _check_splits(file: Path, splits: Sequence[str], present: Sequence[str]) -> None:
-    absent = [split for split in splits if split not in present]
-    if isinstance(splits, str) or absent:
-        wanted, there = splits if isinstance(splits, str) else absent[0], ", ".join(present)
-        fix = (
-            f"this data set is for evaluation only ({there}); train on another, or give entries the split train"
-            if wanted == "train"
-            else f"use splits that exist here: {there}"
-        )
+    wanted = splits if isinstance(splits, str) else next((split for split in splits if split not in present), None)
+    if wanted is not None:
+        there = ", ".join(present)
+        fix = f"use splits that exist here: {there}"
+        if wanted == "train":
+            fix = f"this data set is for evaluation only ({there}); train on another, or give entries the split train"
         raise DataError(f"{file}: no annotation belongs to split {wanted!r}. Fix: {fix}.")
 
 
 def check_contiguous(file: Path, layout: TriPedesLayout, identities: set[int]) -> None:
     """Raise a DataError if training identities are not numbered without gaps."""
-    start = layout.first_train_identity
-    if identities == set(range(start, start + len(identities))):
-        return
-    below = min(identities)
-    gap = next(person for person in range(start, start + len(identities) + 1) if person not in identities)
-    problem = f"identity {below} is below the first, {start}" if below < start else f"the first gap is at {gap}"
-    raise DataError(
-        f"{file}: {len(identities)} training identities, expected the numbers {start} to "
-        f"{start + len(identities) - 1} without gaps; {problem}. "
-        "Fix: complete the annotation file, or set data.allow_identity_gaps=true."
-    )
+    start, count = layout.first_train_identity, len(identities)
+    if gaps := set(range(start, start + count)) - identities:
+        raise DataError(
+            f"{file}: {count} training identities from {min(identities)} on, expected the numbers {start} to "
+            f"{start + count - 1}; the first gap is at {min(gaps)}. "
+            "Fix: complete the annotation file, or set data.allow_identity_gaps=true."
+        )
 
 
 def _check_photos(name: str, file: Path, photos: Path, entries: Sequence[CaptionEntry]) -> None:

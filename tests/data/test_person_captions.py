@@ -62,5 +62,5 @@ def test_refused_lines(tmp_path, line):
 def test_missing_and_empty_files(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: cannot be read .*Fix: "):
         read_person_captions(tmp_path / "none.json", [1])
-    with pytest.raises(DataError, match=r"empty\.txt: no captions found.*Fix: "):
+    with pytest.raises(DataError, match=r"empty\.txt: 1 of 1 identities have no caption: .*Fix: "):
         read_person_captions(write(tmp_path, "\n", "empty.txt"), [1])

@@ -632,7 +632,7 @@ def test_a_folder_of_pku_sketch_one_level_too_deep(tmp_path):
     (folder / "photo").mkdir()
     (folder / "inner").rename(folder / "photo/photo")
     found = the(verify("pku_sketch", folder), "photo/")
-    assert found.count == 12 and f"move the files of {folder / 'photo/photo'} into {folder / 'photo'}" == found.fix
+    assert found.count == 12 and f"move them into {folder / 'photo'}" == found.fix
 
 
 def test_defects_of_market_sketch_are_all_found(tmp_path):
