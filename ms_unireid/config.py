@@ -293,8 +293,8 @@ def _check(config: Config, source: str) -> None:
     if not isinstance(model.architecture, str):
         _check_rules(_architecture_rules(model.architecture), f"{source}: model.architecture:")
     elif model.architecture not in ARCHITECTURES:
-        near = _suggest(model.architecture, ARCHITECTURES)
-        raise ConfigError(f"{source}: unknown model.architecture '{model.architecture}'{near}")
+        name = escaped(model.architecture)
+        raise ConfigError(f"{source}: unknown model.architecture '{name}'{_suggest(name, ARCHITECTURES)}")
     for rules in (_model_rules, _data_rules, _objective_rules, _train_rules, _runtime_rules, _upper_rules):
         _check_rules(rules(config), f"{source}:")
 

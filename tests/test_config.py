@@ -535,6 +535,7 @@ for _ in range(900):
         {"train": {"learning_rate": 10**400}}, {"train": {"learning_rate": float("nan")}}, {"train": {"output": 5}},
         {"train": {"output": "\ud83d"}}, {"train": {"seeds": {"a": 1}}}, {"eval": {"missing_shares": [DEEP]}},
         {"data": {"name": DEEP}}, {"x" * 10**7: 1}, {5: 1}, {"model": {"architecture": {"vision": DEEP}}},
+        {"model": {"architecture": "\x1b[2J" * 10**5}},
     ],
     ids=lambda values: repr(values)[:30],
 )  # fmt: skip
