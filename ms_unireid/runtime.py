@@ -22,14 +22,9 @@ _REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "scipy", "pi
 
 @dataclass(frozen=True)
 class Processes:
-    """How many processes train together, and which of them this one is.
+    """How many processes train together, and which of them this one is."""
 
-    Attributes:
-        rank: This process's number, 0 to size - 1.
-        size: Number of processes.
-    """
-
-    rank: int = 0
+    rank: int = 0  # 0 to size - 1
     size: int = 1
 
     @property

@@ -42,17 +42,11 @@ class PictureState(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The cached rows of some pictures.
+    """The cached rows of some pictures."""
 
-    Attributes:
-        pixels: All rows of the store, uint8 (N, H, W, 3), memory-mapped.
-        rows: Row by picture, for those with a valid row.
-        damaged: Number of pictures whose row is damaged or cut off.
-    """
-
-    pixels: np.ndarray
-    rows: dict[Path, int]
-    damaged: int
+    pixels: np.ndarray  # all rows of the store, uint8 (N, H, W, 3), memory-mapped
+    rows: dict[Path, int]  # by picture, for those with a valid row
+    damaged: int  # pictures whose row is damaged or cut off
 
 
 def recipe(image_size: tuple[int, int]) -> dict[str, Any]:

@@ -28,28 +28,18 @@ _CAMERAS: Mapping[str, re.Pattern] = MappingProxyType(
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A gallery of N photos, and S sketches and C raw captions as queries.
-
-    Attributes:
-        person_ids: (N,) person of each photo.
-        styles: Style, artist or sub-folder of each sketch.
-        caption_photos: (C,) photo of each caption, with sketch i of photo i; None if both belong to persons.
-        caption_persons: (C,) person of each caption; computed if `caption_photos` is given.
-        sketch_persons: (S,) person of each sketch; computed if `caption_photos` is given.
-        cameras: (N,) camera of each photo; None if not known.
-        trials: Persons tested in each trial; empty without trials.
-    """
+    """A gallery of N photos, and S sketches and C raw captions as queries."""
 
     photos: tuple[Path, ...]
     sketches: tuple[Path, ...]
     captions: tuple[str, ...]
-    person_ids: np.ndarray
-    styles: tuple[str, ...]
-    caption_photos: np.ndarray | None = None
-    caption_persons: np.ndarray | None = None
-    sketch_persons: np.ndarray | None = None
-    cameras: np.ndarray | None = None
-    trials: tuple[np.ndarray, ...] = ()
+    person_ids: np.ndarray  # (N,) of the photos
+    styles: tuple[str, ...]  # style, artist or sub-folder of each sketch
+    caption_photos: np.ndarray | None = None  # (C,), with sketch i of photo i; None if both belong to persons
+    caption_persons: np.ndarray | None = None  # (C,), computed if `caption_photos` is given
+    sketch_persons: np.ndarray | None = None  # (S,), computed if `caption_photos` is given
+    cameras: np.ndarray | None = None  # (N,) of the photos, None if not known
+    trials: tuple[np.ndarray, ...] = ()  # the persons tested in each
 
     def __post_init__(self):
         if self.caption_photos is not None:

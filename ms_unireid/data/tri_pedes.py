@@ -23,22 +23,14 @@ _INCOMPLETE = "the download is incomplete; get these sub-folders from the data s
 
 @dataclass(frozen=True)
 class TriPedesLayout:
-    """File names of one data set.
-
-    Attributes:
-        annotation_files: Accepted names of the caption file, the usual one first.
-        path_key: Key of the photo's path in an entry.
-        sketch_folder: Folder of the sketches, beside `imgs/`.
-        first_train_identity: Number of the first training identity.
-        splits: Splits of the published file.
-    """
+    """File names of one data set."""
 
     folder: str
-    annotation_files: tuple[str, ...]
-    path_key: str
-    sketch_folder: str
+    annotation_files: tuple[str, ...]  # accepted names of the caption file, the usual one first
+    path_key: str  # of the photo's path in an entry
+    sketch_folder: str  # beside `imgs/`
     first_train_identity: int
-    splits: tuple[str, ...]
+    splits: tuple[str, ...]  # of the published file
 
     @property
     def marks(self) -> tuple[str, ...]:
