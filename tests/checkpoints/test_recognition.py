@@ -226,7 +226,7 @@ def test_a_damaged_description_is_refused(tmp_path, description):
         ({"epoch": True}, "is True; expected a whole number"),
         ({"done": 1.5}, "is 1.5; expected a whole number"),
         ({"step": None}, "is None; expected a whole number"),
-        ({"loss_scale": {"value": float("nan")}}, "is nan; expected a finite number"),
+        ({"loss_scale": {"value": float("nan")}}, "NaN is not a number of JSON"),
         ({"source": 5}, "is 5; expected a dictionary"),
         ({"source": {"dtypes": {"logit_scale": "float9"}}}, "is 'float9'; expected one of"),
         ({"source": {"dtypes": {"logit_scale": []}}}, r"is \[\]; expected one of"),

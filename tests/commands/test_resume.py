@@ -464,7 +464,10 @@ DAMAGED = {
     ),
     "a byte": (spoil("results.json", "best", "\xff"), r"results\.json: is damaged"),
     "nested": (lambda run: (run / "results.json").write_text("[" * 10**6), r"results\.json: is damaged"),
-    "huge": (lambda run: (run / "results.json").write_text(" " * (1 << 25)), r"results\.json: .* larger than 16 MiB"),
+    "huge": (
+        lambda run: (run / "results.json").write_text(" " * (1 << 25)),
+        r"results\.json: is damaged .larger than 16 MiB",
+    ),
     "a split": (spoil("results.json", '"val"', '"test"'), r"results\.json: an evaluation has no row of 'val'"),
     "a pipe": (
         lambda run: ((run / "results.json").unlink(), os.mkfifo(run / "results.json")),

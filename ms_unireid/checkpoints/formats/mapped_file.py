@@ -1,7 +1,6 @@
 """Memory-map files read-only, parse the JSON in them, and report what is wrong with their content."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ms_unireid import files
 from ms_unireid.errors import CheckpointError
-from ms_unireid.files import open_regular
 
 # Far above any file of weights; they bound the memory and the time that a small hostile file can claim.
 MAX_JSON_BYTES = 8 << 20
@@ -53,7 +52,7 @@ def map_file(path: Path) -> np.ndarray:
         InvalidFile: If the file cannot be read, is empty, or is a web page, a git-LFS pointer or a packed file.
     """
     try:
-        with open_regular(path) as file:
+        with files.open_regular(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise InvalidFile("is an empty file, probably a failed download; download it again")
             content = np.memmap(file, np.uint8, "r")
@@ -74,19 +73,13 @@ def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
     if len(text) > MAX_JSON_BYTES:
         raise InvalidFile(f"has a {what} of {len(text):,} bytes; expected at most {MAX_JSON_BYTES:,}")
     try:
-        found = json.loads(str(text, "utf-8-sig") if isinstance(text, bytes) else text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise InvalidFile(f"is damaged: in its {what}, the JSON is not valid; download or copy it again") from error
+        found = files.parse_json(str(text, "utf-8-sig") if isinstance(text, bytes) else text)
+    except ValueError as error:
+        problem = f"in its {what}, the JSON is not valid ({error})"
+        raise InvalidFile(f"is damaged: {problem}; download or copy it again") from error
     if not isinstance(found, dict):
         raise InvalidFile(f"is damaged: its {what} is not a JSON object; download or copy it again")
     return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise InvalidFile("is damaged: in its JSON, a name occurs twice; download or copy it again")
-    return table
 
 
 def _check_head(head: bytes) -> None:

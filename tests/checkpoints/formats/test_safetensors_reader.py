@@ -84,7 +84,7 @@ def test_recognised_by_its_first_bytes(tmp_path):
         (file_of({"net.a": entry(0, 1, "F8_E4M3", [1])}, b"1"), "tensor 'net.a' has type 'F8_E4M3', which cannot be"),
         (file_of({"__metadata__": {"a": 1}}), "__metadata__ is not a table of strings"),
         (file_of({"__metadata__": []}), "__metadata__ is not a table of strings"),
-        (file_of(b'{"a": 1, "a": 2}'), "a name occurs twice"),
+        (file_of(b'{"a": 1, "a": 2}'), "the key 'a' appears twice"),
         (file_of(b'{"a": 1'), "the JSON is not valid"),
         (file_of(b'{"a\xff": 1}'), "the JSON is not valid"),
         (file_of(b'{"a":' + b"[" * 200_000), "the JSON is not valid"),
