@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     token = options.token or os.environ.get(TOKEN) or None
     check_access(options.host, options.allow_remote, token)
     with bind(options.host, options.port) as listener:
-        PhotoIndex.open(options.index).checkpoint(options.checkpoint)  # before MindSpore is imported
+        PhotoIndex(options.index).checkpoint(options.checkpoint)  # before MindSpore is imported
         from ms_unireid.apps.search.searcher import Searcher
         from ms_unireid.apps.web.page import build_site
         from ms_unireid.apps.web.worker import SearchWorker

@@ -170,7 +170,7 @@ def _query(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace) -> PhotoIndex:
     """Open the index before MindSpore is imported, which takes seconds."""
-    index = PhotoIndex.open(options.index)
+    index = PhotoIndex(options.index)
     index.checkpoint(options.checkpoint)
     return index
 

@@ -20,8 +20,7 @@ from ms_unireid.files import open_regular, replacing
 from ms_unireid.installation import install_extra
 
 READER = 2  # raise it when `to_rgb` gives other pixels than before: indexes and decoded pictures are brought up to date
-# Above the largest phone photos in use. Decoding one takes less than 1 GiB in every format.
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 8192 * 6144  # of a phone's photo in "50 megapixels"; decoding one takes less than 1 GiB in every format
 MAX_SIDE = 65_535  # of a JPEG; a longer line of pixels takes memory out of proportion
 MAX_BYTES = 1 << 29  # 50 million pixels of 4 x 16 bits, uncompressed
 _MAX_SLOW_PIXELS = 1_000_000  # of a PPM in text or with an odd range, which Pillow decodes in Python
@@ -31,7 +30,10 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".ppm", ".pgm", ".pbm",
     ".pnm", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif",
 )  # fmt: skip
-FIX = "Fix: copy the file again from where it came from, or save it as a JPEG or PNG of 8 bits."
+FIX = (
+    "Fix: copy the file again from where it came from, or save it as a JPEG or PNG: one still picture of 8 bits and at "
+    "most 50 megapixels."
+)
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -64,17 +66,17 @@ DECODE_ERRORS = (
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture without reading its pixels, and close it at the end.
-
-    It raises one of `DECODE_ERRORS` if the picture is empty, too large, animated, of several pages, or cannot be read.
-    """
+    """Open a picture as `opened_file` does."""
     with open_regular(path) as file, opened_file(file) as picture:
         yield picture
 
 
 @contextlib.contextmanager
 def opened_file(file: BinaryIO) -> Iterator[Image.Image]:
-    """Open the picture in an open file or in memory, as `opened` does."""
+    """Open the picture in a file or in memory without reading its pixels, and close it at the end.
+
+    It raises one of `DECODE_ERRORS` if the picture is empty, too large, animated, of several pages, or cannot be read.
+    """
     size = file.seek(0, os.SEEK_END)
     if not size:
         raise UnusableError("the file is empty (0 bytes)")

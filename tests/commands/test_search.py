@@ -98,7 +98,7 @@ def test_a_split_of_a_data_set_has_identities(data, checkpoint, tmp_path, capsys
         "--output",
         index,
     )
-    found = PhotoIndex.open(index)
+    found = PhotoIndex(index)
     assert found.count == 12 and len({found.person(row) for row in range(12)}) == 4
     capsys.readouterr()
     call("query", "--index", index, "--photo", found.path(5), "--top-k", 1)
@@ -143,13 +143,13 @@ def test_a_killed_run_continues(checkpoint, tmp_path):
             break
         time.sleep(0.001)
     assert started.wait() == -signal.SIGKILL
-    stopped = PhotoIndex.open(index)
+    stopped = PhotoIndex(index)
     before = stopped.count
     assert 0 < before < 300 and stopped.state == {"whole": False, "photos": before, "skipped": 0, "left": 300 - before}
     done = run_tool("search.py", "index", "--output", index)
     summary = json.loads(done.stdout)
     assert (summary["photos"], summary["kept"], summary["encoded"]) == (300, before, 300 - before)
-    assert sorted(PhotoIndex.open(index).photos) == sorted(photos.iterdir())
+    assert sorted(PhotoIndex(index).photos) == sorted(photos.iterdir())
 
 
 def test_an_index_that_is_not_whole_says_so(photos, checkpoint, tmp_path, capsys):

@@ -273,7 +273,7 @@ REFUSED = {
     "floating TIFF": (floating("TIFF"), "floating-point numbers"),
     "floating PFM": (floating("PPM"), "floating-point numbers"),
     "32 bits": (tiff(32, struct.pack("<II", 0, 70000), True), "whole numbers from 0 to 70000, expected 8 or 16 bits"),
-    "column": (head(1, 50_000_000), "1x50000000 pixels, expected at most 50,000,000 in all and 65,535 a side"),
+    "column": (head(1, 50_000_000), "1x50000000 pixels, expected at most 50,331,648 in all and 65,535 a side"),
     "row": (head(65_536, 1), "65536x1 pixels"),
     "many pixels": (head(9000, 9000), "9000x9000 pixels"),
     "bomb": (head(60_000, 60_000), "more pixels than Pillow opens"),
@@ -305,6 +305,11 @@ def test_only_regular_files_are_read(tmp_path):
                 load_picture(path)
             with pytest.raises(DataError, match="cannot be opened"):
                 check_pictures([path])
+
+
+def test_a_photo_of_50_megapixels_is_opened():
+    with picture_files.opened_file(io.BytesIO(head(8192, 6144))) as picture:
+        assert picture.size == (8192, 6144)
 
 
 def test_oversized_pictures_are_refused(tmp_path, monkeypatch):

@@ -39,9 +39,6 @@ _TABLES = (
     "skipped (source INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
     "reason TEXT NOT NULL, PRIMARY KEY (source, name))",
 )
-_ADD_PHOTO = (
-    "INSERT INTO photos (row, source, name, size, mtime_ns, sha256, person, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
 _PHOTO_TYPES = (int, str, int, int, bytes, (str, NoneType))
 _ABOUT = {
     "checkpoint": {"path": str, "sha256": str, str: object}, "model": {str: object}, "preprocessing": {str: object},
@@ -199,11 +196,11 @@ class Manifest:
         """Add photos at row `first` and after, with their features as they are on disk."""
         rows = enumerate(zip(photos, features, strict=True), first)
         values = ((row, *one, _checksum(feat, row, one.source, one.name, one.person)) for row, (one, feat) in rows)
-        self.database.executemany(_ADD_PHOTO, values)
+        self.database.executemany("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def replace_photos(self, photos: Iterable[Photo], features: np.ndarray) -> None:
         """Replace all photos."""
-        self.database.execute("DELETE FROM photos")
+        self.truncate_photos(0)
         self.add_photos(0, photos, features)
 
     def truncate_photos(self, count: int) -> None:
@@ -346,11 +343,6 @@ class PhotoIndex:
         self._folders = {number: Path(source.folder) for number, source in self.sources.items()}
         self.skipped = {str(self._folders[one.source] / one.name): one.reason for one in skipped}
 
-    @classmethod
-    def open(cls, folder: Path) -> "PhotoIndex":
-        """Open an index."""
-        return cls(folder)
-
     @property
     def count(self) -> int:
         """Number of photos."""
@@ -386,14 +378,11 @@ class PhotoIndex:
     def notes(self) -> list[str]:
         """What a user of the index should know: that it is not whole."""
         seen = self.count + len(self.skipped)
-        return (
-            []
-            if self.whole
-            else [
-                f"{self.folder}: is not whole, it stopped at {seen} of {seen + self.about['left']} photos "
-                f"({len(self.skipped)} skipped); finish it with {job_command('search')} index --output {self.folder}"
-            ]
+        note = (
+            f"{self.folder}: is not whole, it stopped at {seen} of {seen + self.about['left']} photos "
+            f"({len(self.skipped)} skipped); finish it with {job_command('search')} index --output {self.folder}"
         )
+        return [] if self.whole else [note]
 
     @property
     def photos(self) -> list[Path]:

@@ -82,8 +82,8 @@ class IndexWriter:
         with self.manifest.transaction():
             self.manifest.add_photos(count, photos, features)
             self.manifest.add_skipped(skipped)
-            self.manifest.set_about(left=max(0, about["left"] - len(photos) - len(skipped)))
-            self._count_change(about)
+            left = max(0, about["left"] - len(photos) - len(skipped))
+            self.manifest.set_about(left=left, changes=about["changes"] + 1)
 
     def rearrange(self, photos: Sequence[Photo], rows: Sequence[int], dropped: Sequence[int] = ()) -> None:
         """Replace all photos; photo i takes the feature that is now at `rows[i]`. Remove the sources `dropped`."""
@@ -98,17 +98,13 @@ class IndexWriter:
             for source in dropped:
                 self.manifest.drop_source(source)
             self.manifest.replace_photos(photos, features)
-            self.manifest.set_about(file=number)
-            self._count_change(about)
+            self.manifest.set_about(file=number, changes=about["changes"] + 1)
         self._remove_old_files()
 
     def _features(self) -> np.ndarray:
         features = read_features(self.folder, self.manifest.about(), self.manifest.count())
         self.manifest.named_features(features)
         return features
-
-    def _count_change(self, about: dict[str, Any]) -> None:
-        self.manifest.set_about(changes=about["changes"] + 1)
 
     def _repair(self) -> int:
         """Drop photos whose features are missing, and remove the files of an interrupted change."""

@@ -60,7 +60,7 @@ def prepare_sketch(picture: Image.Image, image_size: tuple[int, int]) -> tuple[I
     is_white = _is_white(look.ground)
     if _has_many_colours(look) or (not is_white and _ground_share(look) < 0.2):
         return picture, ["looks like a photo, and was searched as it is"]
-    ground = Image.fromarray(look.ground.astype(np.uint8)).resize(picture.size)
+    ground = Image.fromarray(look.ground.astype(np.uint8))
     if look.is_light:
         picture = ImageOps.invert(picture)
         notes.append("light lines on a dark ground were inverted")
@@ -129,10 +129,9 @@ def _ground_share(look: _Look) -> float:
     """Return how much of the sheet and its edge is ground, less what is lighter than the ground."""
     contrast, depth = 255 * look.contrast / look.ground.mean(axis=2), _depth(look.ground)
     even = np.abs(contrast) < max(0.1, look.faintest)
-    edge = np.concatenate(
-        [even[:depth].ravel(), even[-depth:].ravel(), even[:, :depth].ravel(), even[:, -depth:].ravel()]
-    )
-    return even.mean() * edge.mean() - np.mean(contrast < -max(0.1, look.faintest))
+    edge = np.ones_like(even)
+    edge[depth:-depth, depth:-depth] = False
+    return even.mean() * even[edge].mean() - np.mean(contrast < -max(0.1, look.faintest))
 
 
 def _is_white(ground: np.ndarray) -> bool:

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from ms_unireid.apps.sketch.pictures import MAX_SIDE
-from ms_unireid.data.pictures import DECODE_ERRORS, SUFFIXES, decode_picture, describe
+from ms_unireid.data.pictures import DECODE_ERRORS, SUFFIXES, UnusableError, decode_picture, describe
 from ms_unireid.errors import DataError
 
 MAX_BYTES = 10 * 2**20
@@ -33,13 +33,9 @@ def decode_upload(data: bytes) -> Image.Image:
     Raises:
         DataError: If it has too many bytes or pixels, is animated or damaged, or is not a picture in a known format.
     """
-    if len(data) > MAX_BYTES:
-        raise DataError(_message(f"{len(data):,} bytes, expected at most {MAX_BYTES:,}"))
     try:
+        if len(data) > MAX_BYTES:
+            raise UnusableError(f"{len(data):,} bytes, expected at most {MAX_BYTES:,}")
         return decode_picture(io.BytesIO(data), MAX_SIDE)
     except DECODE_ERRORS as error:
-        raise DataError(_message(describe(error))) from error
-
-
-def _message(reason: str) -> str:
-    return f"The upload cannot be used: {reason}. Upload one still picture."
+        raise DataError(f"The upload cannot be used: {describe(error)}. Upload one still picture.") from error

@@ -78,7 +78,7 @@ def expected(path: Path) -> np.ndarray:
 
 def check(index: Path, photos) -> PhotoIndex:
     """Check that an index holds these photos, each with its own feature, and nothing else."""
-    found = PhotoIndex.open(index)
+    found = PhotoIndex(index)
     assert sorted(found.photos) == sorted(photos)
     for row, path in enumerate(found.photos):
         np.testing.assert_allclose(found.features[row], expected(path), atol=1e-3)

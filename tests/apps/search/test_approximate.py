@@ -43,7 +43,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def index(made, tmp_path) -> PhotoIndex:
     shutil.copytree(made, tmp_path / "index")
-    return PhotoIndex.open(tmp_path / "index")
+    return PhotoIndex(tmp_path / "index")
 
 
 def test_recall_is_measured_against_exact_search(index):
@@ -80,7 +80,7 @@ def test_a_changed_index_needs_a_new_approximate_index(index):
     writer.append([Photo(1, "new.png", 1, 1, b"x" * 32)], normalize_rows(clustered(1, 4)))
     writer.close()
     with pytest.raises(DataError, match="has changed since"):
-        ApproximateIndex(PhotoIndex.open(index.folder))
+        ApproximateIndex(PhotoIndex(index.folder))
 
 
 def test_missing_and_damaged_files_are_refused(index):
@@ -98,7 +98,7 @@ def test_missing_and_damaged_files_are_refused(index):
 def test_a_tiny_index(tmp_path):
     put_photos(tmp_path / "photos", range(3))
     update(tmp_path / "index", tmp_path / "photos")
-    index = PhotoIndex.open(tmp_path / "index")
+    index = PhotoIndex(tmp_path / "index")
     build_approximate(index, {"photos": sample_photos(index, 100)})
     rows, _ = ApproximateIndex(index).search(sample_photos(index, 3), 10)
     assert sorted(rows[0].tolist()) == [-1] * 7 + [0, 1, 2]

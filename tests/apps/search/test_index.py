@@ -115,7 +115,7 @@ def test_a_missing_or_empty_folder_does_not_empty_the_index(photos, index, tmp_p
     photos.mkdir()
     with pytest.raises(DataError, match="has no photos"):
         update(index)
-    assert PhotoIndex.open(index).count == 10
+    assert PhotoIndex(index).count == 10
     photos.rmdir()
     report = update(index, tmp_path / "elsewhere", removed=[photos])
     assert (report.copied, report.encoded) == (10, 0)
@@ -193,7 +193,7 @@ def test_a_batch_without_readable_photos(index, tmp_path):
         (tmp_path / "bad" / f"{number}.png").write_text("no")
     report = update(index, tmp_path / "bad")
     assert report.photos == 0 and len(report.skipped) == 9
-    assert PhotoIndex.open(index).count == 0
+    assert PhotoIndex(index).count == 0
 
 
 def test_names_that_are_not_utf8_are_listed(photos, index):
@@ -216,14 +216,14 @@ def test_two_processes_cannot_change_an_index_at_once(photos, index):
     writer = IndexWriter(index, describe_index(index))
     with pytest.raises(UserError, match="another process is changing"):
         update(index, photos)
-    assert PhotoIndex.open(index).count == 10  # reading goes on
+    assert PhotoIndex(index).count == 10  # reading goes on
     writer.close()
     update(index, photos)
 
 
 def test_a_reader_keeps_its_snapshot(photos, index):
     update(index, photos)
-    before = PhotoIndex.open(index)
+    before = PhotoIndex(index)
     features = before.features.copy()
     names = before.photos
     for name in ("000.png", "001.png"):
@@ -238,7 +238,7 @@ def test_a_shortened_or_missing_features_file_is_repaired(photos, index):
     file = index / "features.1.float16"
     os.truncate(file, 7 * 64 + 10)
     with pytest.raises(DataError, match="repairs the index"):
-        PhotoIndex.open(index)
+        PhotoIndex(index)
     using = MeanColour()
     report = update(index, photos, using=using)
     assert (report.repaired, report.encoded, report.kept) == (3, 3, 7)
@@ -253,12 +253,12 @@ def test_a_damaged_manifest_is_named(photos, index, content):
     update(index, photos)
     (index / MANIFEST).write_bytes(content)
     with pytest.raises(DataError, match=MANIFEST):
-        PhotoIndex.open(index)
+        PhotoIndex(index)
 
 
 def test_other_folders_are_not_an_index(photos, tmp_path):
     with pytest.raises(DataError, match="is not an index"):
-        PhotoIndex.open(photos)
+        PhotoIndex(photos)
     with pytest.raises(DataError, match="has other files and is not an index"):
         update(photos, photos)
     (tmp_path / "file").write_text("")
@@ -271,7 +271,7 @@ def test_an_index_of_a_later_format(photos, index):
     with sqlite3.connect(index / MANIFEST) as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(DataError, match="format 99, expected 1"):
-        PhotoIndex.open(index)
+        PhotoIndex(index)
 
 
 def test_features_that_are_not_finite_are_refused(photos, index):
@@ -279,7 +279,7 @@ def test_features_that_are_not_finite_are_refused(photos, index):
     using.pixels = lambda images: encode(images) * np.nan
     with pytest.raises(DataError, match="NaN or infinity"):
         update(index, photos, using=using)
-    assert PhotoIndex.open(index).count == 0
+    assert PhotoIndex(index).count == 0
 
 
 def change_everything(photos: Path) -> None:
@@ -332,7 +332,7 @@ def killed_at(moment: int, index: Path, photos: Path) -> bool:
 def consistent(index: Path) -> None:
     """Check that each unchanged photo has its own feature."""
     try:
-        found = PhotoIndex.open(index)
+        found = PhotoIndex(index)
     except DataError as error:
         assert "is not an index" in str(error)
         return
@@ -384,7 +384,7 @@ def test_an_interrupted_run_continues_with_the_next_batch(photos, index):
     using.pixels = interrupting
     with pytest.raises(KeyboardInterrupt):
         update(index, photos, using=using)
-    assert PhotoIndex.open(index).count == 8
+    assert PhotoIndex(index).count == 8
     report = update(index, photos)
     assert (report.kept, report.encoded) == (8, 2)
     check(index, photos.glob("*.png"))

@@ -66,7 +66,7 @@ def make_old(index: Path) -> Path:
 def assert_refused(index: Path, photos: Path, message: str = "make the index anew") -> None:
     """Neither a search nor an update takes a damaged index."""
     with pytest.raises(DataError, match=message):
-        PhotoIndex.open(index)
+        PhotoIndex(index)
     with pytest.raises(DataError, match=message):
         update(index, photos)
 
@@ -126,7 +126,7 @@ def test_a_deleted_row_is_refused(row, index, photos):
 def test_a_changed_manifest_is_refused(statement, index, photos):
     change_manifest(index, statement)
     with pytest.raises(UserError, match="make the index anew"):
-        PhotoIndex.open(index)
+        PhotoIndex(index)
     with pytest.raises(UserError, match="make the index anew"):
         update(index, photos)
 
@@ -144,8 +144,8 @@ def test_features_of_another_index_are_refused(index, photos, tmp_path):
 
 
 def test_an_index_without_checksums_is_used_and_gets_them(index, photos):
-    before = PhotoIndex.open(index)
-    found = PhotoIndex.open(make_old(index))
+    before = PhotoIndex(index)
+    found = PhotoIndex(make_old(index))
     assert found.photos == before.photos and (found.features == before.features).all() and found.whole
     report = update(index, photos)
     assert (report.kept, report.encoded) == (COUNT, 0)
@@ -183,7 +183,7 @@ def test_a_changed_manifest_without_checksums_is_refused(statement, index, photo
 
 
 def test_a_damaged_or_foreign_approximate_index_is_refused(index, photos, tmp_path):
-    opened = PhotoIndex.open(index)
+    opened = PhotoIndex(index)
     build_approximate(opened, {"photos": np.asarray(opened.features, np.float32)})
     good = (index / FAISS_ABOUT).read_text()
     for bad in ("[]", "null", "{}", good.replace('"lists": 1', '"lists": 2'), "[" * 100_000):
@@ -192,7 +192,7 @@ def test_a_damaged_or_foreign_approximate_index_is_refused(index, photos, tmp_pa
             ApproximateIndex(opened)
     put_photos(tmp_path / "others", range(20, 20 + COUNT))
     update(tmp_path / "another", tmp_path / "others")
-    another = PhotoIndex.open(tmp_path / "another")
+    another = PhotoIndex(tmp_path / "another")
     build_approximate(another, {"photos": np.asarray(another.features, np.float32)})
     shutil.copy(tmp_path / "another" / FAISS_FILE, index)
     (index / FAISS_ABOUT).write_text(good)
@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_an_index_that_says_so(tmp_path):
             update(index, photos)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    found = PhotoIndex.open(index)
+    found = PhotoIndex(index)
     seen = found.count + 1
     assert not found.whole and 1 < seen < 81
     assert found.state == {"whole": False, "photos": found.count, "skipped": 1, "left": 81 - seen}
@@ -232,7 +232,7 @@ def test_a_reader_sees_the_old_state_during_a_long_change(index):
     writer = Manifest(index)
     with pytest.raises(KeyboardInterrupt), writer.transaction():
         writer.replace_photos((), ())
-        assert PhotoIndex.open(index).count == COUNT
+        assert PhotoIndex(index).count == COUNT
         raise KeyboardInterrupt
     writer.close()
 
@@ -241,17 +241,17 @@ def test_a_reader_waits_while_a_change_is_committed(index, monkeypatch):
     database = sqlite3.connect(index / MANIFEST, check_same_thread=False)
     database.execute("BEGIN EXCLUSIVE")
     threading.Timer(0.3, database.rollback).start()
-    assert PhotoIndex.open(index).count == COUNT
+    assert PhotoIndex(index).count == COUNT
     database.execute("BEGIN EXCLUSIVE")
     monkeypatch.setattr(search_index, "_WAIT", 0.1)
     with pytest.raises(UserError, match="another process uses it; try again"):
-        PhotoIndex.open(index)
+        PhotoIndex(index)
     database.close()
 
 
 @pytest.mark.parametrize("what", ["shortened", "replaced", "removed"])
 def test_an_open_index_survives_damage(what, index):
-    found = PhotoIndex.open(index)
+    found = PhotoIndex(index)
     queries = np.eye(3, found.dim, dtype=np.float32)
     before = exact_search(found.features, queries, 4)
     if what == "shortened":
@@ -320,6 +320,6 @@ def test_features_that_are_a_pipe_are_refused(index, photos):
     (index / FEATURES).unlink()
     os.mkfifo(index / FEATURES)
     with pytest.raises(DataError, match="pipe or device"):
-        PhotoIndex.open(index)
+        PhotoIndex(index)
     with pytest.raises(DataError, match="plain file"):
         update(index, photos)

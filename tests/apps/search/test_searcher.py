@@ -185,7 +185,7 @@ def test_search_all_answers_each_as_search_does(searcher, made):
 
 def test_the_package_exports_searcher_and_index(made, model):
     assert mu.Searcher(model, made / "index").search("a man in red", top_k=2)[0].rank == 1
-    assert mu.PhotoIndex.open(made / "index").count == 9
+    assert mu.PhotoIndex(made / "index").count == 9
 
 
 def test_another_checkpoint_is_refused(made, tmp_path):

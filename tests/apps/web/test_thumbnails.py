@@ -20,7 +20,7 @@ def index(tmp_path):
     for number, size in enumerate(SIZES):
         put_picture(tmp_path / "photos" / f"{number}.png", size, "PNG")
     update(tmp_path / "index", tmp_path / "photos")
-    return PhotoIndex.open(tmp_path / "index")
+    return PhotoIndex(tmp_path / "index")
 
 
 def test_a_photo_is_encoded_again_and_small(index):
