@@ -266,9 +266,8 @@ class Manifest:
 
     def _check_tables(self) -> None:
         if self.format not in (_WITHOUT_CHECKSUMS, FORMAT):
-            raise DataError(
-                f"{self.file}: has format {self.format}, expected {_WITHOUT_CHECKSUMS} or {FORMAT}; make the index anew"
-            )
+            problem = f"has format {self.format}, expected {_WITHOUT_CHECKSUMS} or {FORMAT}"
+            raise DataError(f"{self.file}: {problem}; remove the folder, and make the index anew")
         found = {sql for (sql,) in self._rows("SELECT sql FROM sqlite_master WHERE name != 'sqlite_sequence'")}
         expected = {f"CREATE TABLE {table}" for table in _TABLES} | {None}  # None: an index for UNIQUE
         if self.format != FORMAT:
