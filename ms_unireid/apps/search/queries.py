@@ -127,7 +127,7 @@ def read_queries(path: Path) -> list[Query]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a CSV or JSON Lines file") from error
     except ValueError as error:
-        raise QueryError(f"{path}: {error}; give a smaller file in UTF-8") from error
+        raise QueryError(f"{path}: {error}; give a file in UTF-8 of at most {_MAX_BYTES >> 20} MiB") from error
     try:
         rows = _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text)
         queries = [_query(line, values, path.parent) for line, values in itertools.islice(rows, _MAX_QUERIES + 1)]
