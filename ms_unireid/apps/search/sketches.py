@@ -48,12 +48,11 @@ def prepare_sketch(picture: Image.Image, image_size: tuple[int, int]) -> tuple[I
         QueryError: If nothing is drawn.
     """
     look, notes = _look(picture), []
-    is_tiny = min(picture.size) < _TINY
-    box = _box_of_lines(look.contrast, max(look.faintest, look.contrast.max() / 10))
-    if box is None and not (is_tiny and np.ptp(look.pixels) > 255 * _FAINTEST):
-        raise QueryError("nothing is drawn, or only dots; draw a person, or leave the sketch out")
-    if is_tiny:
+    if min(picture.size) < _TINY and np.ptp(look.pixels) > 255 * _FAINTEST:
         return picture, notes
+    box = _box_of_lines(look.contrast, max(look.faintest, look.contrast.max() / 10))
+    if box is None:
+        raise QueryError("nothing is drawn, or only dots; draw a person, search it as it is, or leave the sketch out")
     if look.is_light and _is_page(look, box):
         picture, notes = prepare_sketch(_cut_out(picture, box, inset=_EDGE), image_size)
         return picture, ["the sheet was cut out of what lies around it", *notes]

@@ -52,11 +52,8 @@ class QueryForm:
 
     def show(self, query: PageQuery) -> None:
         """Fill the form with an earlier query."""
-        self._text.value, self._weight.props["value"], self._count.props["value"] = (
-            query.text,
-            query.weight,
-            query.top_k,
-        )
+        self._text.value, self._weight.props["value"] = query.text, query.weight
+        self._count.props["value"] = query.top_k
         self._sketch.show(query.strokes, query.upload)
 
     def set_busy(self, busy: bool) -> None:
