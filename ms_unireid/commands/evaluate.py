@@ -50,7 +50,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
     parser.add_argument("--json", type=output_file(*JSON), help="write the rows as JSON")
     parser.add_argument(
-        "--markdown", type=output_file(".md", ".markdown", ""), help="write the rows as a Markdown table"
+        "--markdown", type=output_file(".md", ".markdown", ".txt", ""), help="write the rows as a Markdown table"
     )
     parser.add_argument(
         "--figure", type=output_file(*FIGURES), help="draw the ranked lists of a few queries (PNG, JPEG or PDF)"

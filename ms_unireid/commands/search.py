@@ -77,7 +77,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     query.add_argument("--approximate", action="store_true", help="search the approximate index")
     query.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
     query.add_argument("--json", type=output_file(*JSON), help="write the ranked lists as JSON")
-    query.add_argument("--csv", type=output_file(".csv", ""), help="write the ranked lists as CSV")
+    query.add_argument("--csv", type=output_file(".csv", ".txt", ""), help="write the ranked lists as CSV")
     query.add_argument("--figure", type=output_file(*FIGURES), help="draw the ranked lists (PNG, JPEG or PDF)")
     query.add_argument("--heat-map", action="store_true", help="with --figure: show the attention of the model")
     query.add_argument("overrides", nargs="*", metavar="runtime.key=value", help="such as runtime.device=CPU")

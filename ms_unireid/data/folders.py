@@ -13,7 +13,7 @@ from ms_unireid.data.pictures import list_files
 from ms_unireid.errors import DataError
 
 _Entries = TypeVar("_Entries", list, dict)
-_MOST_BYTES = 1 << 28
+_MOST_BYTES = 1 << 30
 
 
 def find_folder(name: str, root: Path, usual: str, marks: Sequence[str], others: Sequence[str] = ()) -> Path:
@@ -137,7 +137,7 @@ def read_entries(file: Path, kind: type[_Entries], expected: str, fix: str) -> _
 
 
 def read_text(file: Path, fix: str) -> str:
-    """Read a UTF-8 text file with any ends of lines; one that cannot be read or has over 256 MiB raises a DataError."""
+    """Read a UTF-8 text file with any ends of lines; one that cannot be read or has over 1 GiB raises a DataError."""
     try:
         return files.read_text(file, _MOST_BYTES).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:

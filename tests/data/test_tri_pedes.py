@@ -200,7 +200,7 @@ def test_a_caption_file_that_is_no_file(tmp_path):
 
 def test_a_gigantic_caption_file(tmp_path):
     os.truncate(build(tmp_path, NAME) / "reid_raw.json", 1 << 33)
-    with pytest.raises(DataError, match=r"reid_raw\.json: larger than 256 MiB"):
+    with pytest.raises(DataError, match=r"reid_raw\.json: larger than 1024 MiB"):
         load(tmp_path)
 
 

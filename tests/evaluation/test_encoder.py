@@ -39,7 +39,7 @@ def test_cut_captions_have_the_features_of_the_whole(model, whole, mode):
 def test_a_captions_feature_does_not_depend_on_the_others(model, pynative):
     extractor = Encoder(model, CONFIG)
     together = extractor.captions(CAPTIONS)
-    # The same bits where a product's kernel does not depend on the number of rows; on processors without AVX-512 it does.
+    # Not the same bits on processors without AVX-512, whose kernels for products depend on the number of rows.
     close = {"rtol": 1e-6, "atol": 1e-6}
     for i in (0, 1, 4, 9):
         np.testing.assert_allclose(extractor.captions([CAPTIONS[i]])[0], together[i], **close)

@@ -41,7 +41,9 @@ def _queries(tmp_path_factory, suffix, data):
 def _read_csv(tmp_path_factory, data):
     queries = _queries(tmp_path_factory, ".csv", data)
     if queries is not None:
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames]
+        rows = list(reader)
         assert [row["text"] for row in rows if row.get("text")] == [text for query in queries for text in query.texts]
     return queries
 

@@ -207,6 +207,7 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _header(cells: Sequence[str]) -> Sequence[str]:
+    cells = [name.strip().lower() for name in cells]
     for number, name in enumerate(cells):
         if name and (name not in FIELDS or name in cells[:number]):
             problem = "repeated" if name in FIELDS else "unknown"

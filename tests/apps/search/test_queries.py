@@ -103,6 +103,7 @@ def test_json_lines(tmp_path):
     [
         ("q.csv", b"text\n", "has no queries"),
         ("q.csv", b"", "has no queries"),
+        ("q.csv", b"text, Text\na,b\n", "line 1: repeated field 'text'"),
         ("q.csv", b"txt\na man\n", "line 1: unknown field 'txt' in the header"),
         ("q.csv", b"text;weight\na man;\n", "line 1: unknown field 'text;weight'.*commas"),
         ("q.csv", b"text,name,text\na,b,c\n", "line 1: repeated field 'text'"),
