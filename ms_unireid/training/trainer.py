@@ -88,7 +88,6 @@ class Trainer:
             self.results = self._past_results() if resumed else {"best": {}, "evaluations": []}
             self.results["selection_split"] = self.data.selection
             self.monitor = Monitor(self.folder, config, self.results, self.global_step) if processes.first else None
-            self.lock = lock.pop_all()
 
     def _prepare_resumed(self, changes: dict[str, Any]) -> None:
         if self.fell_back:
@@ -121,7 +120,7 @@ class Trainer:
         """
         size = self.config.data.batch_size
         with (
-            self.lock,
+            self.folder.locked() if self.processes.first else contextlib.nullcontext(),
             self.stop,
             tqdm(
                 disable=not self.processes.first,

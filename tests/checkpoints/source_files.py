@@ -1,6 +1,7 @@
 """Real files of every kind of source, written by torch and safetensors from the reference model's random weights."""
 
 import json
+import math
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +123,9 @@ def save_huggingface_folder(path: Path, clip: State, activation: str = "quick_ge
     places = {name: file for file, part in shards.items() for name in part}
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     text = {"hidden_act": activation}
-    vision = {"image_size": 32, "patch_size": 8, "hidden_act": activation}
+    patch = clip["visual.conv1.weight"].shape[-1]
+    side = patch * math.isqrt(len(clip["visual.positional_embedding"]) - 1)
+    vision = {"image_size": side, "patch_size": patch, "hidden_act": activation}
     (path / "config.json").write_text(json.dumps({"text_config": text, "vision_config": vision}))
 
 

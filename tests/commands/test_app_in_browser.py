@@ -116,8 +116,14 @@ def test_the_weight_decides_between_words_and_drawing(page):
         assert first(page) == colour
 
 
+def tick(page, value):
+    box = page.get_by_role("checkbox", name="Search sketches as they are")
+    box.click()  # the server answers before its state changes
+    expect(box).to_be_checked(checked=value)
+
+
 def test_it_finds_an_uploaded_picture(page, people):
-    page.get_by_role("checkbox", name="Search sketches as they are").check()
+    tick(page, True)
     page.set_input_files("input[type=file]", people / "gallery" / "green_1.png")
     expect(page.get_by_role("button", name="Clear")).to_be_enabled()
     draw(page, "blue")  # ignored while the sheet has an upload
@@ -246,15 +252,14 @@ _NAMELESS = """() => [...document.querySelectorAll("input, select, textarea, but
 
 
 def test_an_upload_is_prepared_unless_it_is_to_stay(page):
-    search_as_is = page.get_by_role("checkbox", name="Search sketches as they are")
     dark = ImageOps.invert(Image.open(io.BytesIO(sketched())).convert("L"))
     upload(page, encoded(dark, "PNG"))
     expect(page.get_by_text("inverted")).to_be_visible()
-    search_as_is.check()
+    tick(page, True)
     expect(page.get_by_text("inverted")).to_have_count(0)
     expect(page.get_by_role("img", name="an uploaded picture")).to_be_visible()
     page.get_by_role("button", name="Clear").click()
-    search_as_is.uncheck()
+    tick(page, False)
     upload(page, still())
     expect(problem(page)).to_contain_text("nothing is drawn")
     expect(page.get_by_role("button", name="Clear")).to_be_disabled()
