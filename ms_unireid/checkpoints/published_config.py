@@ -12,24 +12,28 @@ from ms_unireid.errors import shown
 
 HUGGINGFACE, OPEN_CLIP = "config.json", "open_clip_config.json"
 _MAX_SIZE = 1 << 24
-_HUGGINGFACE_KEYS = {"width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+# The keys of a tower's width, layers and heads, and of the embedding's size.
+_KEYS = {
+    HUGGINGFACE: ("hidden_size", "num_hidden_layers", "num_attention_heads", "projection_dim"),
+    OPEN_CLIP: ("width", "layers", "heads", "embed_dim"),
+}
 _HEAD_WIDTH = 64  # open_clip's default
 # The tensors do not show these; open_clip's defaults are CLIP's.
 _SAME_AS_CLIP = {
-    "vision_cfg": {"pool_type": "tok", "final_ln_after_pool": False},
-    "text_cfg": {"pool_type": "argmax", "no_causal_mask": False},
+    "vision": {"pool_type": "tok", "final_ln_after_pool": False},
+    "text": {"pool_type": "argmax", "no_causal_mask": False},
 }
 
 
 @dataclass(frozen=True)
 class PublishedConfig:
-    """What a file beside the weights says.
+    """What a file beside the weights says; None is not said.
 
     Attributes:
         name: Name of that file; empty if there is none.
-        activation: As the file has it, such as "gelu"; None if there is no file.
-        image_size: Height and width of the pictures; None if it is not said.
-        sizes: Sizes by the keys of `architectures.Sizes`; None is not said.
+        activation: As the file has it, such as "gelu".
+        image_size: Height and width of the pictures.
+        sizes: Sizes by the keys of `architectures.Sizes`.
     """
 
     name: str = ""
@@ -59,44 +63,37 @@ def _huggingface(config: dict[str, Any]) -> PublishedConfig:
         return PublishedConfig()  # of something other than a CLIP
     found = [tower.get("hidden_act", "quick_gelu") for tower in towers.values()]  # Hugging Face's default
     acts = {act if isinstance(act, str) else shown(act) for act in found}
-    keys = _HUGGINGFACE_KEYS.items()
-    sizes = {f"{tower} {size}": _number(values, key) for tower, values in towers.items() for size, key in keys}
-    rest = {
-        "patch size": _number(towers["vision"], "patch_size"),
-        "embed dim": _number(config, "projection_dim"),
-        "vocabulary size": _number(towers["text"], "vocab_size"),
-    }
-    return PublishedConfig(HUGGINGFACE, " and ".join(sorted(acts)), _pair(towers["vision"], "image_size"), sizes | rest)
+    return _published(HUGGINGFACE, config, towers, " and ".join(sorted(acts)))
 
 
 def _open_clip(config: dict[str, Any]) -> PublishedConfig:
     model = _section(config, "model_cfg")
-    vision, text = (_section(model, f"{tower}_cfg") for tower in TOWERS)
-    if not vision or not text:
+    towers = {tower: _section(model, f"{tower}_cfg") for tower in TOWERS}
+    if not all(towers.values()):
         raise InvalidFile(f"{OPEN_CLIP} beside it has no model_cfg with vision_cfg and text_cfg; download it again")
     quick = model.get("quick_gelu", False)
     if not isinstance(quick, bool):
         raise InvalidFile(f"{OPEN_CLIP} has quick_gelu {shown(quick)}; expected true or false")
-    for section, same in _SAME_AS_CLIP.items():
+    for tower, same in _SAME_AS_CLIP.items():
         for key, value in same.items():
-            if _section(model, section).get(key, value) != value:
-                raise InvalidFile(f"is no CLIP of this project: {OPEN_CLIP} says {key} in {section} is not {value}")
-    sizes = {
-        f"{tower} {size}": _number(values, size)
-        for tower, values in (("vision", vision), ("text", text))
-        for size in ("width", "layers", "heads")
-    }
-    width, head = sizes["vision width"], _number(vision, "head_width") or _HEAD_WIDTH
-    sizes["vision heads"] = None if width is None else max(1, width // head)
-    patch = _pair(vision, "patch_size")
+            if towers[tower].get(key, value) != value:
+                raise InvalidFile(f"is no CLIP of this project: {OPEN_CLIP} says {key} in {tower}_cfg is not {value}")
+    found = _published(OPEN_CLIP, model, towers, "quick_gelu" if quick else "gelu")
+    if width := found.sizes["vision width"]:
+        found.sizes["vision heads"] = max(1, width // (_number(towers["vision"], "head_width") or _HEAD_WIDTH))
+    return found
+
+
+def _published(name: str, model: dict[str, Any], towers: dict[str, dict[str, Any]], activation: str) -> PublishedConfig:
+    *keys, embed = _KEYS[name]
+    places = zip(("width", "layers", "heads"), keys, strict=True)
+    sizes = {f"{tower} {size}": _number(towers[tower], key) for size, key in places for tower in TOWERS}
+    patch = _pair(towers["vision"], "patch_size")
     if patch and patch[0] != patch[1]:
-        raise InvalidFile(f"{OPEN_CLIP} has patches of {shown(patch)} pixels; expected squares")
-    rest = {
-        "patch size": patch and patch[0],
-        "embed dim": _number(model, "embed_dim"),
-        "vocabulary size": _number(text, "vocab_size"),
-    }
-    return PublishedConfig(OPEN_CLIP, "quick_gelu" if quick else "gelu", _pair(vision, "image_size"), sizes | rest)
+        raise InvalidFile(f"{name} has patches of {shown(patch)} pixels; expected squares")
+    sizes["patch size"] = patch and patch[0]
+    sizes["embed dim"], sizes["vocabulary size"] = _number(model, embed), _number(towers["text"], "vocab_size")
+    return PublishedConfig(name, activation, _pair(towers["vision"], "image_size"), sizes)
 
 
 def _section(config: dict[str, Any], key: str) -> dict[str, Any]:
@@ -109,7 +106,7 @@ def _section(config: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _number(section: dict[str, Any], key: str) -> int | None:
     found = section.get(key)
-    if found is not None and not _is_size(found):
+    if found is not None and not (type(found) is int and 0 < found < _MAX_SIZE):
         raise InvalidFile(f"has a config whose {key} is {shown(found)}; expected a positive number")
     return found
 
@@ -117,11 +114,6 @@ def _number(section: dict[str, Any], key: str) -> int | None:
 def _pair(section: dict[str, Any], key: str) -> tuple[int, int] | None:
     """Return height and width, given as one number or as two."""
     found = section.get(key)
-    if isinstance(found, list) and len(found) == 2 and all(map(_is_size, found)):
-        return found[0], found[1]
-    size = _number(section, key)
-    return None if size is None else (size, size)
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 < value < _MAX_SIZE
+    both = found if isinstance(found, list) and len(found) == 2 else [found, found]
+    height, width = (_number({key: size}, key) for size in both)
+    return None if height is None or width is None else (height, width)

@@ -92,6 +92,7 @@ def open_source(
     """
     file = path if isinstance(path, TensorFile) else read_tensor_file(Path(path))
     meta = file.description()
+    own = config_from_dict(meta["config"], str(file.path)).model if meta else None
     saved = _unwrapped(file.tensors)
     plain = replace(file, tensors={name: file.tensors[original] for name, original in saved.items()})
     _refuse_siglip(plain)
@@ -99,17 +100,17 @@ def open_source(
     recipe = _recipe_of(plain, anchor, prefix)
     kind = kind or _kind_of(plain, anchor, prefix, recipe, meta)
     published = _published(file, kind)
-    architecture = _architecture(plain, recipe, meta, architecture, published)
+    architecture = _architecture(plain, recipe, own, architecture, published)
     entries, origins = _collect(plain, recipe, names.our_shapes(ModelConfig(architecture).sizes, 1, 1))
     patches = _rows(plain, entries, names.VISUAL_POSITIONS) - 1
     used = {name for group in origins.values() for name in group}
     surplus = {original: _what_is(name, prefix) for name, original in saved.items() if name not in used}
     origins = {name: tuple(saved[source] for source in sources) for name, sources in origins.items()}
-    activation = activation or _activation(file, meta, published)
+    activation = activation or (own.activation if own else _activation(file, published))
     model = ModelConfig(architecture=architecture, activation=activation or ModelConfig.activation)
     if names.TEXT_POSITIONS in entries:
         model = replace(model, context_length=_rows(plain, entries, names.TEXT_POSITIONS))
-    grid, model = _grid(file, model, patches, image_size, meta, published)
+    grid, model = _grid(file, model, patches, None if image_size else own, image_size or published.image_size)
     if (kind, published.name) == ("openai_clip", OPEN_CLIP):
         kind = "open_clip"
     return Source(file, kind, entries, origins, surplus, model, activation, patches, grid, meta)
@@ -220,7 +221,7 @@ def _collect(
 def _architecture(
     file: TensorFile,
     recipe: _RecipeOf,
-    meta: dict[str, Any],
+    own: ModelConfig | None,
     wanted: str | Architecture | None,
     published: PublishedConfig,
 ) -> str | Architecture:
@@ -236,9 +237,8 @@ def _architecture(
                     f"has {key} {found[key]}, but {published.name} beside it says {value}; put the files of one model "
                     "together, or move that file away"
                 )
-        if not meta:
+        if own is None:
             return choose_architecture(found, shapes, wanted)
-        own = _own_model(file, meta)
         if not fits(found, own.sizes):
             raise InvalidFile(f"has {text_of(found)}, but its description says {own.architecture}; copy the file again")
         return own.architecture
@@ -289,9 +289,7 @@ def _what_is(name: str, prefix: str) -> str:
     return "tower" if name.startswith(prefix) and inner.startswith(_TOWERS) else "extra"
 
 
-def _activation(file: TensorFile, meta: dict[str, Any], published: PublishedConfig) -> str | None:
-    if meta:
-        return _own_model(file, meta).activation
+def _activation(file: TensorFile, published: PublishedConfig) -> str | None:
     if published.activation not in (None, "quick_gelu", "gelu"):
         found = escaped(published.activation)
         raise CheckpointError(
@@ -300,29 +298,18 @@ def _activation(file: TensorFile, meta: dict[str, Any], published: PublishedConf
     return published.activation
 
 
-def _own_model(file: TensorFile, meta: dict[str, Any]) -> ModelConfig:
-    return config_from_dict(meta["config"], str(file.path)).model
-
-
 def _grid(
-    file: TensorFile,
-    model: ModelConfig,
-    patches: int,
-    image_size: tuple[int, int] | None,
-    meta: dict[str, Any],
-    published: PublishedConfig,
+    file: TensorFile, model: ModelConfig, patches: int, own: ModelConfig | None, given: tuple[int, int] | None
 ) -> tuple[tuple[int, int] | None, ModelConfig]:
     """Return the patch grid of the position table, and the model with the picture size and stride of this grid."""
     patch = model.sizes.patch_size
-    if image_size is None and meta:
-        own = _own_model(file, meta)
+    if own:
         grid = model_grid(own)
         if grid[0] * grid[1] != patches:
             raise CheckpointError(
                 f"{file.path}: its position table has {patches} patches, but its description says {grid}; copy it again"
             )
         return grid, replace(model, image_size=own.image_size, stride=own.stride)
-    given = image_size or published.image_size
     for size in (given,) if given else _candidates(patch, patches):
         for stride in range(patch, 0, -1):
             grid = patch_grid(size, patch, stride)
@@ -331,7 +318,7 @@ def _grid(
     if given:
         raise CheckpointError(
             f"{file.path}: its position table has {patches} patches of {patch} pixels, which pictures of "
-            f"{given[0]}x{given[1]}{'' if image_size else f' ({published.name})'} do not give at any stride; correct "
+            f"{given[0]}x{given[1]}, as given or in a config beside it, do not give at any stride; correct "
             "--source-image-size"
         )
     return None, model

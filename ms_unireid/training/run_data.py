@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from ms_unireid.data.samplers import epoch_batches, shard
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import TrainTransform
 from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
-from ms_unireid.errors import ConfigError, DataError
+from ms_unireid.errors import CheckpointError, ConfigError, DataError, shown
 from ms_unireid.runtime import ALONE, Processes, smallest_share
 
 
@@ -79,6 +80,28 @@ class RunData:
         root = str(Path(self.config.data.root))
         pairs = [(pair.person_id, str(pair.photo).removeprefix(root), pair.caption) for pair in self._pairs]
         return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+    def check_state(self, file: Path, meta: dict[str, Any]) -> None:
+        """Check that the training state that `meta` describes was reached on this data.
+
+        Raises:
+            CheckpointError: If there is no such batch.
+            ConfigError: If the run's epochs are fewer, or its training pairs others.
+        """
+        epoch, done, epochs = meta["epoch"], meta["done"], self.config.train.epochs
+        if epoch > epochs:
+            raise ConfigError(f"train.epochs={epochs}: the run is in epoch {epoch} already")
+        same_batches = meta["config"].get("data", {}).get("batch_size") == self.config.data.batch_size
+        batches = len(self.batches(epoch)) if epoch > 0 and same_batches else done
+        if epoch < 1 or not 0 <= done <= min(batches, meta["step"]):
+            place = f"batch {shown(done)} of {batches}, epoch {shown(epoch)}, step {shown(meta['step'])}"
+            raise CheckpointError(f"{file}: is not the state of a run (it is at {place})")
+        allowed = "data.root" in self.config.train.allow_changes
+        if meta.get("pairs", self.digest) != self.digest and not allowed:
+            raise ConfigError(
+                f"{file}: is of a run on other training pairs than those in {self.config.data.root}; set data.root to "
+                "the folder of its data set, or allow the change with train.allow_changes=[data.root]"
+            )
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Draw the batches of an epoch (1-based), those of all processes."""

@@ -5,12 +5,12 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ms_unireid.config import TASKS, Config, config_from_dict, load_config, to_dict, to_yaml
-from ms_unireid.errors import ConfigError, UserError
+from ms_unireid.errors import CheckpointError, ConfigError, UserError
 from ms_unireid.evaluation.evaluator import ROW
 from ms_unireid.files import check_form, locked, open_regular, read_json, write_json, write_text
 
@@ -61,6 +61,18 @@ def _log_entry(line: bytes) -> dict[str, Any]:
     check_form(entry, {"kind": set(_LOGGED)}, "it")
     check_form(entry, _LOGGED[entry["kind"]], "it")
     return entry
+
+
+def open_folder(config: Config) -> tuple["RunFolder", bool]:
+    """Return the run folder and whether its run is resumed; ConfigError if a new run cannot begin there."""
+    train = config.train
+    if train.resume not in (None, "auto"):
+        return RunFolder(train.resume), True
+    folder = RunFolder(train.output)
+    resumed = train.resume == "auto" and folder.holds_run()
+    if not resumed:
+        folder.check_unused()
+    return folder, resumed
 
 
 def selection_scores(rows: list[dict[str, Any]], text_protocol: str) -> dict[str, float | None]:
@@ -193,12 +205,16 @@ class RunFolder:
         _refuse(f"{self.config_file}: the run was started with other values", changed, config)
         return changed
 
-    def check_state(self, state: Path, before: Config, config: Config) -> None:
-        """Check that a training state is of this run: it was saved with this config, but for changes in the log.
+    def check_state(self, state: Path, meta: dict[str, Any], config: Config) -> None:
+        """Check that a training state, described by `meta`, is of this run: of this config, but for changes in the log.
 
         Raises:
+            CheckpointError: If the description is not that of a training state.
             ConfigError: If other keys differ that change the run's numbers.
         """
+        if missing := {"epoch", "done", "step"} - meta.keys():
+            raise CheckpointError(f"{state}: is not the state of a run (its description has no {min(missing)!r})")
+        before = config_from_dict(meta["config"], str(state))
         logged = [entry["changes"] for entry in read_log(self.log_file) if entry["kind"] == "config"]
         changed = changed_keys(before, config)
         known = {k for k, (old, _) in changed.items() if any(changes.get(k, [])[:1] == [old] for changes in logged)}
@@ -213,14 +229,8 @@ class RunFolder:
             return
         # The log comes first: after a kill between the two, the next resume logs the changes again.
         self.log({"kind": "config", "step": step, "changes": changes})
-        values = to_dict(load_config(self.config_file))
-        for key, (_, now) in changes.items():
-            *sections, name = key.split(".")
-            section = values
-            for part in sections:
-                section = section[part]
-            section[name] = now
-        write_text(self.config_file, to_yaml(config_from_dict(values, str(self.config_file))))
+        overrides = [f"{key}={json.dumps(now, ensure_ascii=False)}" for key, (_, now) in changes.items()]
+        write_text(self.config_file, to_yaml(load_config(self.config_file, overrides)))
 
     def rotate(self) -> None:
         """Make `next` the last state and the last state the previous one; a kill in between leaves the previous one."""
@@ -241,11 +251,21 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.last}: cannot be replaced ({error.strerror}); make the folder writable") from error
 
-    def results(self) -> dict[str, Any]:
-        """Read results.json, or return empty results; a damaged file is a UserError."""
+    def results(self, scores: Callable[[dict[str, Any]], Any] = lambda _: None) -> dict[str, Any]:
+        """Read results.json, or return empty results; a damaged file is a UserError.
+
+        So is one with an evaluation for whose rows `scores` raises a KeyError.
+        """
         if not self.results_file.exists():
             return {"best": {}, "evaluations": []}
-        return read_json(self.results_file, _RESULTS, "restore it, or delete it to resume without the past evaluations")
+        fix = "restore it, or delete it to resume without the past evaluations"
+        results = read_json(self.results_file, _RESULTS, fix)
+        try:
+            for entry in (*results["evaluations"], *results["best"].values()):
+                scores(entry["splits"])
+        except KeyError as error:
+            raise UserError(f"{self.results_file}: an evaluation has no row of {error}; {fix}") from error
+        return results
 
     def finished_results(self, epochs: int) -> dict[str, Any] | None:
         """Read results.json if the run's last epoch, `epochs`, is evaluated; else return None."""

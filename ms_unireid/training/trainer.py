@@ -11,36 +11,21 @@ import mindspore as ms
 from tqdm import tqdm
 
 from ms_unireid.checkpoints.checkpoint import fill, load_pretrained, read_checkpoint, save_checkpoint
-from ms_unireid.config import Config, config_from_dict, to_dict
+from ms_unireid.config import Config, to_dict
 from ms_unireid.distributed import StopRequest, any_process, broadcast_parameters, mean_over_processes
-from ms_unireid.errors import CheckpointError, ConfigError, Interrupted, UserError, shown
+from ms_unireid.errors import CheckpointError, Interrupted, UserError
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
 from ms_unireid.evaluation.figures import draw_ranked_lists
-from ms_unireid.files import check_form, write_json
+from ms_unireid.files import write_json
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import ALONE, Processes, check_batch_size
 from ms_unireid.training.loss_scale import TooManyOverflows
 from ms_unireid.training.monitor import BAR_FORMAT, Monitor
 from ms_unireid.training.optimizer import learning_rates
 from ms_unireid.training.run_data import RunData
-from ms_unireid.training.run_folder import RunFolder, improved, selection_scores
+from ms_unireid.training.run_folder import improved, open_folder, selection_scores
 from ms_unireid.training.train_step import TrainOneStepCell
-
-# The form of a state's description.
-_STATE = {"config": {}, "epoch": int, "done": int, "step": int, "loss_scale": {str: float}}
-
-
-def _open_folder(config: Config) -> tuple[RunFolder, bool]:
-    """Return the run folder and whether its run is resumed."""
-    train = config.train
-    if train.resume not in (None, "auto"):
-        return RunFolder(train.resume), True
-    folder = RunFolder(train.output)
-    resumed = train.resume == "auto" and folder.holds_run()
-    if not resumed:
-        folder.check_unused()
-    return folder, resumed
 
 
 class Trainer:
@@ -58,7 +43,7 @@ class Trainer:
     def __init__(self, config: Config, environment: dict[str, Any], processes: Processes = ALONE):
         self.config, self.processes = config, processes
         check_batch_size(config, processes)
-        self.folder, resumed = _open_folder(config)
+        self.folder, resumed = open_folder(config)
         changes = self.folder.check_resumable(config) if resumed else {}
         self.data = RunData(config, processes)
         self.rates = learning_rates(config)
@@ -85,7 +70,7 @@ class Trainer:
                 self.folder.check_unused()
                 self.folder.create(config, environment)
             self._wait_for_all()
-            self.results = self._past_results() if resumed else {"best": {}, "evaluations": []}
+            self.results = self.folder.results(self._scores) if resumed else {"best": {}, "evaluations": []}
             self.results["selection_split"] = self.data.selection
             self.monitor = Monitor(self.folder, config, self.results, self.global_step) if processes.first else None
 
@@ -95,18 +80,6 @@ class Trainer:
         finished = self.done >= self.data.steps(self.epoch)
         self.folder.rewind(self.global_step, self.epoch if finished else self.epoch - 1)
         self.folder.accept(changes, self.global_step)
-
-    def _past_results(self) -> dict[str, Any]:
-        results = self.folder.results()
-        try:
-            for entry in (*results["evaluations"], *results["best"].values()):
-                self._scores(entry["splits"])
-        except KeyError as error:
-            raise UserError(
-                f"{self.folder.results_file}: an evaluation has no row of {error}; restore the file, or delete it to "
-                "resume without the past evaluations"
-            ) from error
-        return results
 
     def _wait_for_all(self) -> None:
         any_process(False, self.processes)
@@ -280,7 +253,7 @@ class Trainer:
                 raise
             meta = self._fall_back(damage)
         self.epoch, self.done, self.global_step = meta["epoch"], meta["done"], meta["step"]
-        self.step.loss_scale.restore(meta["loss_scale"])
+        self.step.loss_scale.restore(meta.get("loss_scale", {}))
 
     def _fall_back(self, damage: CheckpointError) -> dict[str, Any]:
         """Restore previous.ckpt, with a warning on stderr, because last.ckpt is damaged or missing."""
@@ -301,33 +274,10 @@ class Trainer:
 
         Raises:
             CheckpointError: If the file is damaged.
-            ConfigError: If it is of a run with other values.
+            ConfigError: If it is of a run with other values or data.
         """
         checkpoint = read_checkpoint(file)
-        meta = {"loss_scale": {}, **checkpoint.meta}
-        try:
-            check_form(meta, _STATE, "its description")
-            before = config_from_dict(meta["config"], "its config")
-        except (ValueError, ConfigError) as error:
-            raise CheckpointError(f"{file}: is not the state of a run ({error})") from error
-        self.folder.check_state(file, before, self.config)
-        self._check_position(file, meta, before)
+        self.folder.check_state(file, checkpoint.meta, self.config)
+        self.data.check_state(file, checkpoint.meta)
         fill(self._state(), checkpoint)
-        return meta
-
-    def _check_position(self, file: Path, meta: dict[str, Any], before: Config) -> None:
-        epoch, done, epochs = meta["epoch"], meta["done"], self.config.train.epochs
-        if epoch > epochs:
-            raise ConfigError(f"train.epochs={epochs}: the run is in epoch {epoch} already")
-        batches = len(self.data.batches(epoch)) if before.data.batch_size == self.config.data.batch_size else done
-        if epoch < 1 or not 0 <= done <= min(batches, meta["step"]):
-            place = f"batch {shown(done)} of {batches}, epoch {shown(epoch)}, step {shown(meta['step'])}"
-            raise CheckpointError(f"{file}: is not the state of a run (it is at {place})")
-        if (
-            meta.get("pairs", self.data.digest) != self.data.digest
-            and "data.root" not in self.config.train.allow_changes
-        ):
-            raise ConfigError(
-                f"{file}: is of a run on other training pairs than those in {self.config.data.root}; set data.root to "
-                "the folder of its data set, or allow the change with train.allow_changes=[data.root]"
-            )
+        return checkpoint.meta

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_unireid.apps.paper.table_plan import PlannedRun, estimate
-from ms_unireid.config import load_config
+from ms_unireid.config import load_config, to_dict
 from ms_unireid.evaluation.evaluator import to_table
 from ms_unireid.training.curves import draw_curves
 from ms_unireid.training.run_folder import RunFolder, improved, read_log
@@ -36,7 +36,7 @@ def _resume(folder):
     """Read a run as a resumed run, a series of seeds and the plan of a table do."""
     config = load_config(folder.config_file, [f"train.output={folder.root}"])
     folder.check_resumable(config)
-    folder.check_state(folder.last, config, config)
+    folder.check_state(folder.last, {"config": to_dict(config), "epoch": 1, "done": 0, "step": 0}, config)
     results = folder.results()
     improved(dict.fromkeys(("text", "sketch", "fusion", "average"), 50.0), results["best"])
     estimate(PlannedRun("cuhk_pedes", "unireid", config))

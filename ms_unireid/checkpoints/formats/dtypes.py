@@ -5,20 +5,9 @@ import numpy as np
 # numpy has no bfloat16. A record with one field keeps the bits and the name, and supports views.
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 
-_DTYPES = {
-    name: np.dtype(code)
-    for name, code in {
-        "float64": "<f8",
-        "float32": "<f4",
-        "float16": "<f2",
-        "int64": "<i8",
-        "int32": "<i4",
-        "int16": "<i2",
-        "int8": "i1",
-        "uint8": "u1",
-        "bool": "?",
-    }.items()
-} | {"bfloat16": BFLOAT16}
+_PLAIN = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in _PLAIN} | {"bfloat16": BFLOAT16}
+DTYPES = tuple(_DTYPES)
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 

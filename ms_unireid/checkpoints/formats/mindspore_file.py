@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.dtypes import dtype_name, dtype_of
+from ms_unireid.checkpoints.formats.dtypes import DTYPES, dtype_name, dtype_of
 from ms_unireid.checkpoints.formats.mapped_file import MAX_ITEMS, MAX_NAME_LENGTH, error_context, map_file
 from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile, prefetched
 from ms_unireid.errors import CheckpointError, shown
@@ -23,18 +23,7 @@ from ms_unireid.errors import CheckpointError, shown
 # MindSpore splits a larger tensor into consecutive values of the same name.
 SLICE_BYTES = 512 * 1024 * 1024
 
-_TYPES = {
-    "float64": "Float64",
-    "float32": "Float32",
-    "float16": "Float16",
-    "bfloat16": "BFloat16",
-    "int64": "Int64",
-    "int32": "Int32",
-    "int16": "Int16",
-    "int8": "Int8",
-    "uint8": "UInt8",
-    "bool": "Bool",
-}
+_TYPES = {name: name.capitalize() for name in DTYPES} | {"bfloat16": "BFloat16", "uint8": "UInt8"}
 _NAMES = {theirs: ours for ours, theirs in _TYPES.items()}
 _STRING = "str"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.checkpoints.formats.dtypes import dtype_of
+from ms_unireid.checkpoints.formats.dtypes import DTYPES, dtype_of
 from ms_unireid.checkpoints.formats.mapped_file import InvalidFile
 from ms_unireid.checkpoints.formats.pickle_interpreter import AllowedName, Instance, put
 from ms_unireid.errors import shown
@@ -40,7 +40,7 @@ _STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in STORAGES.item
 }
 # Types that numpy does not have are refused later, when the error can name their tensor.
 _ELEMENT_TYPES = (
-    *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"),
+    *DTYPES,
     *("complex32", "complex64", "complex128", "uint16", "uint32", "uint64", "qint8", "quint8", "qint32"),
     *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
 )
