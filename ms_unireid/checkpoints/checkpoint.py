@@ -99,11 +99,7 @@ def open_model(path: str | Path, overrides: Sequence[str] = (), files: Sequence[
 
 
 def save_checkpoint(path: Path, params: Iterable[Parameter], meta: dict[str, Any]) -> None:
-    """Write parameters and a JSON description into one MindSpore checkpoint; whole or not at all.
-
-    Raises:
-        UserError: If the file cannot be written.
-    """
+    """Write parameters and a JSON description into one MindSpore checkpoint; UserError if it cannot be written."""
     with replacing(Path(path)) as temporary:
         write_mindspore(temporary, (Entry.of(p.name, p.asnumpy()) for p in params), {META: json.dumps(meta)})
 
@@ -173,11 +169,7 @@ def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> No
 
 
 def fill(params: Iterable[Parameter], checkpoint: Checkpoint) -> None:
-    """Copy a checkpoint's tensors into parameters of the same names; all are set or none.
-
-    Raises:
-        CheckpointError: If a tensor is missing, of another shape, or unexpected and not part of a training state.
-    """
+    """Copy a checkpoint's tensors into parameters of the same names; a CheckpointError leaves all as they are."""
     _fill(params, checkpoint.tensors, str(checkpoint.path), _fix(checkpoint))
 
 

@@ -115,11 +115,6 @@ _HUGGINGFACE_BLOCK = {
 }
 
 
-def our_recipe(name: str) -> Recipe:
-    """Return how our files and the authors' store our tensor `name`: unchanged."""
-    return Recipe((name,))
-
-
 def clip_recipe(name: str) -> Recipe:
     """Return how OpenAI's CLIP stores our tensor `name`."""
     return Recipe((clip_name(name),))
@@ -147,11 +142,7 @@ def huggingface_recipe(name: str) -> Recipe:
     return Recipe((f"{block}.{_HUGGINGFACE_BLOCK[layer]}.{kind}",))
 
 
-LAYOUTS = {
-    "unireid": our_recipe,
-    "clip": clip_recipe,
-    "huggingface": huggingface_recipe,
-}
+LAYOUTS = {"unireid": lambda name: Recipe((name,)), "clip": clip_recipe, "huggingface": huggingface_recipe}
 
 
 def lay_out(entries: Mapping[str, Entry], layout: str, dtypes: Mapping[str, str]) -> list[Entry]:

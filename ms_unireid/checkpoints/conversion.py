@@ -16,7 +16,7 @@ from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
 from ms_unireid.checkpoints.formats.safetensors_file import write_safetensors
 from ms_unireid.checkpoints.formats.tensor_file import META, Entry
 from ms_unireid.checkpoints.formats.torch_writer import write_torch
-from ms_unireid.checkpoints.recognition import OURS, Source, open_source
+from ms_unireid.checkpoints.recognition import Source, open_source
 from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
 from ms_unireid.config_schema import Architecture
 from ms_unireid.errors import CheckpointError
@@ -102,6 +102,7 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
     _check_output(path, output, options.to)
     source = open_source(path, options.kind, options.source_image_size, options.activation, options.architecture)
     check_apart(output, source.file.parts)
+    config = config_from_dict(source.meta["config"], str(path)) if source.meta else Config()
     model = replace(
         source.model,
         architecture=options.architecture or source.model.architecture,
@@ -109,7 +110,7 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
         stride=options.stride or source.model.stride,
     )
     # From a dictionary, so that sizes that no model can have are refused as in a user's config.
-    config = config_from_dict(to_dict(replace(_config(source), model=model)), str(path))
+    config = config_from_dict(to_dict(replace(config, model=model)), str(path))
     entries, rows = fit(source, model, options.allow_missing)
     hashes = {str(part): sha256(part.open("rb")) for part in source.file.parts}
     known_as = KNOWN_FILES.get(next(iter(hashes.values())))
@@ -139,12 +140,6 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
     files = [file for path in inputs for file in (path.iterdir() if path.is_dir() else [path])]
     if output.exists() and any(file.exists() and output.samefile(file) for file in files):
         raise CheckpointError(f"{output}: is also the input; write to another file")
-
-
-def _config(source: Source) -> Config:
-    if source.kind == OURS:
-        return config_from_dict(source.meta["config"], str(source.file.path))
-    return Config()
 
 
 def _describe(

@@ -53,9 +53,14 @@ def verify(
     """
     if not importlib.util.find_spec("torch"):
         raise EnvironmentProblem(f"{original}: --verify needs PyTorch; pip install torch, or leave it out")
-    images, token_ids = fixed_inputs(config.image_size, config.context_length)
-    expected = torch_features(original, config, grid, images, token_ids)
-    found = _converted_features(original, config, tensors, images, token_ids)
+    inputs = fixed_inputs(config.image_size, config.context_length)
+    expected = torch_features(original, config, grid, *inputs)
+    try:
+        found = mindspore_features(tensors, config, *inputs)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{original}: its conversion has no {error.args[0]}; only a complete model can be checked"
+        ) from error
     limits = [TOLERANCE * max(1.0, float(np.abs(e).max())) for e in expected]
     return Verification(*(float(np.abs(e - f).max()) for e, f in zip(expected, found, strict=True)), *limits)
 
@@ -95,14 +100,3 @@ def mindspore_features(
         if parameter.name != "logit_scale":
             parameter.set_data(Tensor(aligned(cast(tensors[parameter.name], "float32"))))
     return model.encode_image(Tensor(images)).asnumpy(), model.encode_text(Tensor(token_ids)).asnumpy()
-
-
-def _converted_features(
-    original: Path, config: ModelConfig, tensors: Mapping[str, np.ndarray], images: np.ndarray, ids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        return mindspore_features(tensors, config, images, ids)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{original}: its conversion has no {error.args[0]}; only a complete model can be checked"
-        ) from error

@@ -14,7 +14,6 @@ from ms_unireid.checkpoints.formats.mapped_file import error_context
 from ms_unireid.checkpoints.formats.tensor_file import Entry, check_finite
 from ms_unireid.checkpoints.recognition import Source
 from ms_unireid.config import ModelConfig
-from ms_unireid.config_schema import Architecture
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped
 from ms_unireid.installation import job_command
@@ -65,9 +64,10 @@ def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -
             tower, a tensor is not floating-point, or the grid of the position table is unknown.
     """
     if source.model.sizes != model.sizes:
+        name = source.model.architecture
+        setting = name if isinstance(name, str) else json.dumps(asdict(name))
         raise CheckpointError(
-            f"{source.file.path}: is a {source.model.architecture}, the model is a {model.architecture}; "
-            f"set model.architecture={_setting(source.model.architecture)}"
+            f"{source.file.path}: is a {name}, the model is a {model.architecture}; set model.architecture={setting}"
         )
     grid = model_grid(model)
     wanted = names.our_shapes(model.sizes, model.context_length, grid[0] * grid[1])
@@ -84,11 +84,6 @@ def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -
         raise CheckpointError(_misfit(source, problems))
     rows = [_row(source, name, shape, resized=source.grid != grid) for name, shape in wanted.items()]
     return found, rows + _surplus_rows(source)
-
-
-def _setting(architecture: str | Architecture) -> str:
-    """Return the value of `model.architecture=` for a command line."""
-    return architecture if isinstance(architecture, str) else json.dumps(asdict(architecture))
 
 
 def float32_entries(source: Source, temperature: float) -> dict[str, Entry]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.checkpoints import clip_names as names
-from ms_unireid.checkpoints.architectures import TOWERS, Sizes, choose_architecture, fits, sizes_of, text_of
+from ms_unireid.checkpoints.architectures import TOWERS, choose_architecture, fits, sizes_of, text_of
 from ms_unireid.checkpoints.formats.any_file import read_tensor_file
 from ms_unireid.checkpoints.formats.dtypes import cast
 from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context
@@ -227,7 +227,8 @@ def _architecture(
 ) -> str | Architecture:
     heads = {tower: published.sizes.get(f"{tower} heads") for tower in TOWERS}
     layers = {"vision": _layers(file, recipe, "visual.transformer"), "text": _layers(file, recipe, "transformer")}
-    entries, _ = _collect(file, recipe, names.our_shapes(_of_depth(layers), 1, 1))
+    of_depth = Architecture(*(TowerSize(1, layers[tower] or 0, 1) for tower in TOWERS), patch_size=1, embed_dim=1)
+    entries, _ = _collect(file, recipe, names.our_shapes(of_depth, 1, 1))
     shapes = {name: entry.shape for name, entry in entries.items()}
     with error_context(file.path):
         found = sizes_of(shapes, layers, heads)
@@ -251,11 +252,6 @@ def _layers(file: TensorFile, recipe: _RecipeOf, tower: str) -> int | None:
     pattern = re.compile(rf"{before}\.(\d{{1,3}})\.{after}", re.ASCII)
     indices = [int(match[1]) for match in map(pattern.fullmatch, file.tensors) if match]
     return max(indices) + 1 if indices else None
-
-
-def _of_depth(layers: Sizes) -> Architecture:
-    towers = (TowerSize(1, layers[tower] or 0, 1) for tower in TOWERS)
-    return Architecture(*towers, patch_size=1, embed_dim=1)
 
 
 def _entry(name: str, parts: list[np.ndarray], transposed: bool) -> Entry:

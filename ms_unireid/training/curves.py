@@ -80,18 +80,13 @@ def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray
     Returns:
         The groups' last x, and mean, smallest and largest finite y; NaN where a group has no finite y.
     """
-    count = min(len(x), points)
-    starts = np.arange(count) * len(x) // max(count, 1)
-    if not count:
+    if not len(x):
         return x, y, y, y
-    finite = np.isfinite(y)
-    counts = np.add.reduceat(finite.astype(int), starts)
-    known = np.where(counts > 0, 1.0, np.nan)
-    mean = np.add.reduceat(np.where(finite, y, 0.0), starts) / np.maximum(counts, 1)
-    low = np.minimum.reduceat(np.where(finite, y, np.inf), starts)
-    high = np.maximum.reduceat(np.where(finite, y, -np.inf), starts)
-    ends = np.append(starts[1:], len(x)) - 1
-    return x[ends], mean * known, np.where(counts > 0, low, np.nan), np.where(counts > 0, high, np.nan)
+    groups = np.array_split(y, min(len(x), points))
+    ends = np.cumsum([len(group) for group in groups]) - 1
+    finite = [group[np.isfinite(group)] for group in groups]
+    mean, low, high = np.transpose([(f.mean(), f.min(), f.max()) if len(f) else [np.nan] * 3 for f in finite])
+    return x[ends], mean, low, high
 
 
 def _lay_out(count: int) -> tuple[Figure, list[Axes], list[Axes]]:

@@ -75,9 +75,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not isinstance(places, dict) or not places:
             raise InvalidFile('has no "weight_map" from tensors to shards; download it again')
         for shard in places.values():
-            if not isinstance(shard, str):
-                raise InvalidFile('has a "weight_map" with a shard that is not a file name; download it again')
-            if not _SHARD.fullmatch(shard):
+            if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
                 raise InvalidFile(f"names the shard {shown(shard)}; expected a plain .safetensors or .bin file name")
     return places
 
@@ -86,7 +84,7 @@ def json_beside(file: TensorFile, name: str) -> dict[str, Any] | None:
     """Return the JSON object of this name that a file stores, or that lies in its folder; None if there is none.
 
     Raises:
-        CheckpointError: If it cannot be read or is not a JSON object.
+        CheckpointError: If it is no such object.
     """
     if name in file.metadata:
         with error_context(file.path):

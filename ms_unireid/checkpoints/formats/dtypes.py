@@ -13,20 +13,12 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 def dtype_of(name: str) -> np.dtype:
-    """Return the little-endian numpy type of this name.
-
-    Raises:
-        KeyError: If the type is not supported.
-    """
+    """Return the little-endian numpy type of this name; KeyError if it is not supported."""
     return _DTYPES[name]
 
 
 def dtype_name(dtype: np.dtype) -> str:
-    """Return the name of a numpy type, such as "bfloat16".
-
-    Raises:
-        KeyError: If the type is not supported.
-    """
+    """Return the name of a numpy type, such as "bfloat16"; KeyError if it is not supported."""
     return _NAMES[np.dtype(dtype)]
 
 

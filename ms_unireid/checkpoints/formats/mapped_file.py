@@ -29,11 +29,7 @@ class InvalidFile(Exception):
 
 @contextlib.contextmanager
 def error_context(path: Path) -> Iterator[None]:
-    """Add the file's name to an `InvalidFile` that is raised inside.
-
-    Raises:
-        CheckpointError: In place of the `InvalidFile`.
-    """
+    """Raise a CheckpointError with the file's name in place of an `InvalidFile` that is raised inside."""
     try:
         yield
     except InvalidFile as error:

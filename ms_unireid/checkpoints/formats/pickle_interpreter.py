@@ -32,15 +32,10 @@ _RESAVE = "save only the weights with torch.save(model.state_dict(), ...)"
 
 @dataclass(frozen=True, eq=False)
 class AllowedName:
-    """A name in a stream that the caller allows.
+    """A name in a stream that the caller allows."""
 
-    Attributes:
-        name: "module.attribute".
-        build: Returns an inert object for the stream's arguments; None if the name may not be called.
-    """
-
-    name: str
-    build: Callable[..., Any] | None = None
+    name: str  # "module.attribute"
+    build: Callable[..., Any] | None = None  # returns an inert object for a call's arguments; None forbids calls
 
 
 @dataclass(eq=False)
@@ -62,11 +57,7 @@ class ByteStream:
         return self._position
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes.
-
-        Raises:
-            InvalidFile: If the stream ends before, or `count` is too large for a name or a number.
-        """
+        """Return the next `count` bytes; InvalidFile if there are less, or more than a text can have."""
         if count > len(self._content) - self._position:
             raise truncated(f"the end of its pickle (at byte {len(self._content)})")
         if count > MAX_TEXT_BYTES:
@@ -77,11 +68,7 @@ class ByteStream:
         return bytes(self._content[self._position - count : self._position])
 
     def readline(self) -> bytes:
-        """Return the bytes up to and including the next newline.
-
-        Raises:
-            InvalidFile: If the line is longer than a name can be.
-        """
+        """Return the bytes up to and including the next newline; of a longer line as many as a name can have."""
         ahead = bytes(self._content[self._position : self._position + _MAX_NAME_LENGTH])
         return self.read((ahead.find(b"\n") + 1) or _MAX_NAME_LENGTH)
 
@@ -279,10 +266,9 @@ _ACTIONS: dict[str, Callable[[_Interpreter, Any], None]] = {
 
 
 def put(target: dict[str, Any], key: Any, value: Any) -> None:
-    """Set an item under its key as a string. A hostile file cannot make the hashes of strings collide.
+    """Set an item under its key as a string; InvalidFile if the key is odd, too long or there already.
 
-    Raises:
-        InvalidFile: If the key is too long, is neither a scalar nor a short tuple of scalars, or occurs twice.
+    A hostile file cannot make the hashes of strings collide.
     """
     parts = key if type(key) is tuple else (key,)
     if len(parts) > _MAX_KEY_PARTS or not all(type(part) in _SCALARS for part in parts):

@@ -113,21 +113,11 @@ class Entry:
         return Entry(self.name, dtype_of("float32"), self.shape, self.source)
 
     def load(self) -> np.ndarray:
-        """Return the whole array, cast to `dtype`.
-
-        Raises:
-            ValueError: If the array's shape is not `shape`.
-            InvalidFile: If a finite value becomes infinite.
-        """
+        """Return the whole array, cast to `dtype`; InvalidFile if a finite value becomes infinite."""
         return self._cast(self._array())
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yield the array's bytes in C order, uint8, a few MiB at a time. An empty array gives one empty chunk.
-
-        Raises:
-            ValueError: If the array's shape is not `shape`.
-            InvalidFile: If a finite value becomes infinite.
-        """
+        """Yield the bytes of `load` in C order, uint8, a few MiB at a time. An empty array gives one empty chunk."""
         flat = np.ascontiguousarray(self._array()).reshape(-1)
         for start in range(0, max(1, flat.size), _CHUNK):
             yield self._cast(flat[start : start + _CHUNK]).view(np.uint8)

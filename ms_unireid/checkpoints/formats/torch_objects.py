@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,45 +48,27 @@ _ELEMENT_TYPES = (
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """Consecutive elements in the file.
+    """Consecutive elements of a storage in the file."""
 
-    Attributes:
-        key: Name of the storage in the file.
-        dtype: Name of the element type.
-        whole: Number of elements of that storage.
-        start: First of these elements within it.
-        length: Their number.
-    """
-
-    key: str
+    key: str  # name of the storage
     dtype: str
-    whole: int
-    start: int
+    whole: int  # number of its elements
+    start: int  # first of these elements
     length: int
 
 
 @dataclass(frozen=True, eq=False)
 class TensorView:
-    """A tensor as a pickle describes it. `array` checks the description.
+    """A tensor as a pickle describes it, in elements. `array` checks the description."""
 
-    Attributes:
-        dtype: Name of the element type.
-        offset: First element within the storage.
-        strides: Steps in elements.
-    """
-
-    storage: Any
+    storage: Storage
     dtype: str
     offset: Any
     shape: Any
     strides: Any
 
     def array(self, content: np.ndarray) -> np.ndarray:
-        """Return the tensor as a view of `content`, the storage with the name `storage.key`, (bytes,) uint8.
-
-        Raises:
-            InvalidFile: If sizes or strides are not numbers, or reach outside the storage.
-        """
+        """Return the tensor as a view of its storage's `content`, (bytes,) uint8; InvalidFile if it is none."""
         itemsize = dtype_of(self.storage.dtype).itemsize
         start, length = self.storage.start * itemsize, self.storage.length * itemsize
         if start + length > len(content) or self.storage.whole != len(content) // itemsize:
@@ -131,11 +113,7 @@ def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def parse_storage(reference: Any, parts: int = 5) -> Storage:
-    """Return the storage, or the part of one, that a persistent id of 5 parts, before PyTorch 1.6 of 6, describes.
-
-    Raises:
-        InvalidFile: If the id does not describe a storage.
-    """
+    """Return the storage, or the part of one, that a persistent id of 5 parts, before PyTorch 1.6 of 6, describes."""
     if type(reference) is not tuple or len(reference) != parts:
         raise InvalidFile("is damaged: a reference to something that is not a storage; download or save it again")
     tag, kind, key, _, length, *view = reference
@@ -149,43 +127,32 @@ def parse_storage(reference: Any, parts: int = 5) -> Storage:
     return Storage(key, dtype, length, *view[0][1:])
 
 
-def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorView:
-    return TensorView(_known(storage), storage.dtype, offset, shape, strides)
-
-
-def _rebuild_v2(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, metadata: Any = None
+def _rebuild(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any = False, hooks: Any = None, metadata: Any = None
 ) -> TensorView:
-    _check_state(grad, metadata)
-    return _rebuild(storage, offset, shape, strides)
-
-
-def _rebuild_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, metadata: Any = None
-) -> TensorView:
-    _check_state(grad, metadata)
-    if type(dtype) is not AllowedName:
-        raise InvalidFile("is damaged: a tensor without an element type; download or save it again")
-    return TensorView(_known(storage), dtype.name.removeprefix("torch."), offset, shape, strides)
-
-
-def _check_state(grad: Any, metadata: Any) -> None:
+    if type(storage) is not Storage:
+        raise InvalidFile("is damaged: a tensor without a storage; download or save it again")
     if type(grad) is not bool or not (metadata is None or type(metadata) is dict):
         raise InvalidFile("is damaged: a tensor with a wrong state; download or save it again")
     if metadata and any(metadata.values()):  # "neg": PyTorch negates the stored values when it reads them
         raise InvalidFile("has a tensor that is negated or conjugated lazily; save it again after tensor.resolve_neg()")
+    return TensorView(storage, storage.dtype, offset, shape, strides)
+
+
+def _rebuild_v3(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+) -> TensorView:
+    if type(dtype) is not AllowedName:
+        raise InvalidFile("is damaged: a tensor without an element type; download or save it again")
+    return replace(
+        _rebuild(storage, offset, shape, strides, grad, hooks, *rest), dtype=dtype.name.removeprefix("torch.")
+    )
 
 
 def _parameter(data: Any, *_: Any) -> TensorView:
     if type(data) is not TensorView:
         raise InvalidFile("is damaged: a parameter that is no tensor; download or save it again")
     return data
-
-
-def _known(storage: Any) -> Storage:
-    if type(storage) is not Storage:
-        raise InvalidFile("is damaged: a tensor without a storage; download or save it again")
-    return storage
 
 
 def _first(value: Any, *_: Any) -> Any:
@@ -210,7 +177,7 @@ def _device(kind: Any, index: Any = None) -> str:
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuild,
-    "torch._utils._rebuild_tensor_v2": _rebuild_v2,
+    "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_v3,
     "torch._utils._rebuild_qtensor": lambda *view: _rebuild(*view[:4]),
     "torch._utils._rebuild_parameter": _parameter,

@@ -102,14 +102,7 @@ def _open_legacy(content: np.ndarray) -> tuple[str, "_Leaves", _Contents]:
         return storage
 
     leaves = _Leaves(load(stream, find_name, persistent))
-    known = _legacy_contents(content, stream, storages)
-
-    def contents(key: str) -> np.ndarray:
-        if key not in known:
-            raise InvalidFile(f"has no storage {shown(key)}; download or save it again")
-        return known[key]
-
-    return "PyTorch file of the format before 1.6", leaves, contents
+    return "PyTorch file of the format before 1.6", leaves, _legacy_contents(content, stream, storages).__getitem__
 
 
 def _check_legacy_header(stream: ByteStream) -> None:
@@ -123,9 +116,8 @@ def _check_legacy_header(stream: ByteStream) -> None:
 def _legacy_contents(content: np.ndarray, stream: ByteStream, storages: dict[str, Storage]) -> dict[str, np.ndarray]:
     """Return the storages, which follow the list of their keys: a number of elements, then the elements."""
     keys = load(stream, lambda _: None, parse_storage)
-    if type(keys) is list and len(set(map(str, keys))) < len(keys):
-        raise InvalidFile("is damaged: its list of storages has one twice; download or save it again")
-    if type(keys) is not list or not all(type(key) is str and key in storages for key in keys):
+    texts = [key for key in keys if type(key) is str] if type(keys) is list else []
+    if sorted(texts) != sorted(storages) or len(texts) != len(keys):
         raise InvalidFile("is damaged: its list of storages does not match its tensors; download or save it again")
     found = {}
     position = stream.tell()

@@ -1,5 +1,6 @@
 """Read the records of an uncompressed zip archive as checked views of the memory-mapped file."""
 
+import itertools
 import re
 import struct
 import zlib
@@ -37,11 +38,7 @@ class _Record:
 
 
 class ZipRecords:
-    """The records of an archive with one folder, as PyTorch writes it; `content` is the whole file, (bytes,) uint8.
-
-    Raises:
-        InvalidFile: If the directory is missing or damaged, records overlap, or a name is outside or double.
-    """
+    """The records of an archive with one folder, as PyTorch writes it; `content` is the whole file, (bytes,) uint8."""
 
     def __init__(self, content: np.ndarray):
         self._content = content
@@ -65,25 +62,19 @@ class ZipRecords:
         return iter(self._records)
 
     def _check_places(self) -> None:
-        end = 0
-        for record in sorted(self._records.values(), key=lambda record: record.header):
-            if record.header < end:
-                raise InvalidFile("has records that overlap or reach outside of it; download or save it again")
-            end = record.header + _LOCAL.size + len(record.raw_name) + record.stored_size
-        if end > self._directory:
+        records = self._records.values()
+        places = sorted((r.header, r.header + _LOCAL.size + len(r.raw_name) + r.stored_size) for r in records)
+        if any(end > start for (_, end), (start, _) in itertools.pairwise([*places, (self._directory, 0)])):
             raise InvalidFile("has records that overlap or reach outside of it; download or save it again")
 
     def read(self, name: str) -> np.ndarray:
         """Return a record by its name without the folder, such as "data/0", as a read-only view, (bytes,) uint8.
 
         A checksum of 0 is not compared: PyTorch stores it when checksums are switched off.
-
-        Raises:
-            InvalidFile: If the record is missing, compressed, encrypted, outside the file or damaged.
         """
-        if name not in self._records:
+        record = self._records.get(name)
+        if record is None:
             raise InvalidFile(f"has no record {shown(name)}; download or save it again")
-        record = self._records[name]
         if record.flags & _ENCRYPTED:
             raise InvalidFile(f"has the encrypted record {shown(name)}; save it again without a password")
         if record.method != _STORED or record.stored_size != record.size:
