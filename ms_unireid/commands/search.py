@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_unireid.apps.search.index import DTYPES, PhotoIndex, describe_index
+from ms_unireid.apps.search.index import DTYPES, PhotoIndex, describe_index, present_about
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.synthetic.captions import write_caption
 from ms_unireid.apps.synthetic.person import draw_people
@@ -45,7 +45,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", help="make an index, or bring it up to date; prints a summary")
-    index.add_argument("--photos", type=Path, action="append", default=[], help="a folder of photos; repeatable")
+    index.add_argument(
+        "--photos", type=input_folder, action="append", default=[], help="a folder of photos; repeatable"
+    )
     index.add_argument("--dataset", choices=tuple(DATASETS), help="index a split of a data set")
     index.add_argument("--root", type=input_folder, help="with --dataset: its folder")
     index.add_argument("--split", choices=("train", "val", "test"), help="with --dataset: the split (default test)")
@@ -108,6 +110,7 @@ def _index(options: argparse.Namespace) -> None:
         raise ConfigError("--dataset needs --root, the folder of the data set")
     if (options.root or options.split) and not options.dataset:
         raise ConfigError("--root and --split belong to a data set; add --dataset, or leave them out")
+    present_about(options.output, can_make=bool(options.checkpoint and (options.photos or options.dataset)))
     check_packages()
     from ms_unireid.apps.search.indexing import build_index, dataset_source, forget_command, photo_source
 

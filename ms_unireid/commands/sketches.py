@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         write_json(options.json, summary)
     if failures:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:_SHOWN])
+        listed = "; ".join(list(failures.values())[:_SHOWN])
         raise DataError(f"{len(failures)} photos have no sketch: {listed}")
 
 

@@ -52,6 +52,8 @@ WRONG = (
     (("search", "approximate", "--index", "x.ckpt", "--queries", "q.csv"), "no.png: does not exist"),
     (("search", "index", "--output", "new", "--checkpoint", "no.ckpt"), "no.ckpt: no such file"),
     (("search", "index", "--output", "x.ckpt"), "--output x.ckpt: cannot be written"),
+    (("search", "index", "--output", "new"), "new: a new index needs --checkpoint"),
+    (("search", "index", "--output", "new", "--photos", "no"), "--photos no: no such folder"),
     (("search", "index", "--output", "new", "--split", "val"), "add --dataset"),
     (("search", "index", "--output", "new", "--dataset", "cuhk_pedes", "--root", "no"), "--root no: no such folder"),
     (("search", "index", "--output", "new", "--split", "Test"), "--split invalid choice: 'Test'"),

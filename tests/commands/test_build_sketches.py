@@ -73,7 +73,7 @@ def test_a_failure_gives_exit_code_two_and_one_line(root):
         "left out": "",
     }  # fmt: skip
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: 1 photos have no sketch: cam/7.png: cam/7.png: not a picture")
+    assert last.startswith("error: 1 photos have no sketch: cam/7.png: not a picture")
     assert "Traceback" not in done.stderr
 
 

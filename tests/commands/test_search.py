@@ -191,7 +191,7 @@ def test_folders_out_of_reach_are_told(photos, checkpoint, tmp_path, capsys):
     [
         (("index", "--output", "new"), "a new index needs --checkpoint"),
         (("index", "--dataset", "cuhk_pedes", "--output", "new"), "--dataset needs --root"),
-        (("index", "--photos", "absent", "--checkpoint", "absent.ckpt", "--output", "new"), "absent.ckpt"),
+        (("index", "--photos", ".", "--checkpoint", "absent.ckpt", "--output", "new"), "absent.ckpt"),
         (("query", "--index", "absent", "--text", "a man"), "is not an index"),
         (("query", "--index", "absent"), "nothing to search for"),
         (("query", "--index", "absent", "--text", ""), "description is empty"),

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_unireid.errors import CheckpointError, DataError, UserError, escaped
+from ms_unireid.errors import CheckpointError, ConfigError, DataError, UserError, escaped
 from ms_unireid.files import check_form, open_regular, replacing
 from ms_unireid.installation import job_command
 
@@ -415,6 +415,16 @@ def describe_index(folder: Path) -> dict[str, Any]:
     index = PhotoIndex(folder)
     listed = [{key: value for key, value in source._asdict().items() if value} for source in index.sources.values()]
     return {**index.about, **index.state, "sources": listed, "skipped": index.skipped}
+
+
+def present_about(folder: Path, can_make: bool) -> dict[str, Any] | None:
+    """Return how an index was made; None if there is none yet, which raises a ConfigError unless it can be made."""
+    if not (folder / MANIFEST).exists():
+        if not can_make:
+            raise ConfigError(f"{folder}: a new index needs --checkpoint, and --photos or --dataset")
+        return None
+    with contextlib.closing(Manifest(folder)) as manifest:
+        return manifest.about()
 
 
 def model_overrides(about: dict[str, Any]) -> list[str]:

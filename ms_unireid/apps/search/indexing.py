@@ -1,6 +1,5 @@
 """Makes an index or brings it up to date: encodes new photos, and does not read unchanged ones again."""
 
-import contextlib
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.apps.search.index import DTYPES, MANIFEST, Manifest, Photo, Skipped, Source, model_overrides
+from ms_unireid.apps.search.index import DTYPES, Photo, Skipped, Source, model_overrides, present_about
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
@@ -94,12 +93,7 @@ def build_index(
         ConfigError: If a new index has no checkpoint or no photos.
         UserError: As `update_index`; or if the checkpoint cannot be used.
     """
-    about = None
-    if (folder / MANIFEST).exists():
-        with contextlib.closing(Manifest(folder)) as manifest:
-            about = manifest.about()
-    if about is None and (checkpoint is None or not sources):
-        raise ConfigError(f"{folder}: a new index needs --checkpoint, and --photos or --dataset")
+    about = present_about(folder, can_make=checkpoint is not None and bool(sources))
     if about is not None:
         checkpoint = checkpoint or Path(about["checkpoint"]["path"])
         dtype = dtype or about["dtype"]

@@ -32,7 +32,7 @@ class Report:
         drawn: Photos with at least one new sketch.
         kept: Photos that already had all of their sketches.
         notes: Notes on unusual photos, by name.
-        failures: Reasons why photos have no sketch, by name.
+        failures: Reasons why photos have no sketch, by name; each begins with the photo.
     """
 
     drawn: int = 0
@@ -177,7 +177,7 @@ def _work(job: _Job) -> _Result:
 
 def _add(report: Report, name: str, result: _Result | WorkerDied) -> None:
     if isinstance(result, WorkerDied):
-        result = _Result(failure=str(result))
+        result = _Result(failure=f"{name}: {result}")
     if result.failure:
         report.failures[name] = result.failure
         return

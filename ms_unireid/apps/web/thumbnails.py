@@ -5,8 +5,6 @@ import hashlib
 import io
 from pathlib import Path
 
-from PIL import Image
-
 from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.data.pictures import DECODE_ERRORS, MAX_BYTES, decode_picture, describe
 from ms_unireid.errors import DataError
@@ -52,11 +50,7 @@ class Thumbnails:
             content = file.read(MAX_BYTES + 1)
         if hashlib.sha256(content).digest() != sha256:
             raise DataError(f"{path}: has changed since it was indexed; update it with {job_command('search')} index")
-        return _to_jpeg(decode_picture(io.BytesIO(content), max(MAX_SIZE)))
-
-
-def _to_jpeg(picture: Image.Image) -> bytes:
-    picture.thumbnail(MAX_SIZE)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
+        picture, thumbnail = decode_picture(io.BytesIO(content), max(MAX_SIZE)), io.BytesIO()
+        picture.thumbnail(MAX_SIZE)
+        picture.save(thumbnail, "JPEG", quality=_QUALITY)
+        return thumbnail.getvalue()
