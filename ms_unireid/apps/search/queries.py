@@ -198,7 +198,8 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if header is None:
                 header = _header(cells)
             elif any(cells):
-                yield line, _by_header(cells, header, line)
+                named = itertools.zip_longest(header, cells, fillvalue="")
+                yield line, {name: _number(cell) if name == "weight" else cell for name, cell in named if cell}
             line = reader.line_num + 1
     except csv.Error as error:
         raise QueryError(
@@ -214,18 +215,6 @@ def _header(cells: Sequence[str]) -> Sequence[str]:
             expected = f"some of {', '.join(FIELDS)}, with commas between them"
             raise QueryError(f"line 1: {problem} field {shown(name)} in the header; expected {expected}")
     return cells
-
-
-def _by_header(cells: Sequence[str], header: Sequence[str], line: int) -> dict[str, Any]:
-    values = {}
-    for name, cell in itertools.zip_longest(header, cells, fillvalue=""):
-        if cell and not name:
-            raise QueryError(
-                f"line {line}: {shown(cell)} is under no header; put a text with commas into double quotes"
-            )
-        if cell:
-            values[name] = _number(cell) if name == "weight" else cell
-    return values
 
 
 def _number(cell: str) -> float | str:
@@ -269,6 +258,8 @@ def _query(line: int, values: Mapping[str, Any], folder: Path) -> Query:
 
 
 def _check_field(key: str, value: Any) -> None:
+    if not key:
+        raise QueryError(f"{shown(value)} is under no header; put a text with commas into double quotes")
     if key not in FIELDS:
         raise QueryError(f"unknown field {shown(key)}; expected some of {', '.join(FIELDS)}")
     if key == "weight":
