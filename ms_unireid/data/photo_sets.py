@@ -41,14 +41,14 @@ def dataset_photos(name: str, root: Path) -> PhotoSet:
 
 
 def folder_photos(folder: Path, identity_pattern: str | None = None) -> PhotoSet:
-    """List the picture files of a folder and its sub-folders, without hidden ones.
+    """List the picture files of a folder and its sub-folders, without hidden ones; they need not be readable.
 
     The first group of `identity_pattern`, searched in each relative path, is the person; a path without a match raises
     a DataError.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of the photos")
-    files = sorted(name for name in list_files(folder) if not is_system_file(name))
+    files = sorted(name for name in list_files(folder, unusable=True) if not is_system_file(name))
     names = tuple(name for name in files if _is_picture(folder / name))
     identities = _identities(folder, names, identity_pattern) if identity_pattern else {}
     return PhotoSet(folder, names, identities, left_out=tuple(sorted({*files} - {*names})))

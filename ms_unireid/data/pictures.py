@@ -260,11 +260,12 @@ def check_pictures(paths: Iterable[Path]) -> None:
         raise DataError(f"{len(bad)} of {len(unique)} pictures cannot be used. {listed}{more}. {FIX}")
 
 
-def list_files(folder: Path) -> frozenset[str]:
+def list_files(folder: Path, unusable: bool = False) -> frozenset[str]:
     """List the files of a folder and its sub-folders, following links: relative paths with forward slashes.
 
-    One listing is faster than tens of thousands of look-ups, and its letter case is exact on every file system. A
-    folder that cannot be read raises a DataError.
+    With `unusable`, also what cannot be read as a file: links to nothing, pipes and devices. One listing is faster than
+    tens of thousands of look-ups, and its letter case is exact on every file system. A folder that cannot be read
+    raises a DataError.
     """
     found: set[str] = set()
     pending = [(str(folder), "", frozenset())]
@@ -279,7 +280,7 @@ def list_files(folder: Path) -> frozenset[str]:
                 for entry in entries:
                     if entry.is_dir():
                         pending.append((entry.path, f"{prefix}{entry.name}/", above))
-                    elif entry.is_file():
+                    elif unusable or entry.is_file():
                         found.add(prefix + entry.name)
     except OSError as error:
         raise DataError(

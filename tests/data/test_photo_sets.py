@@ -1,5 +1,7 @@
 """Lists of photos, of a data set or a folder, with their persons."""
 
+import os
+
 import pytest
 from data.tri_factory import build, entry, put_picture, touch
 
@@ -32,6 +34,14 @@ def test_a_folder_gives_its_visible_pictures(tmp_path):
     assert describe_left_out(found.left_out) == "left out, no pictures: 2 (notes.txt, x/README)"
     with pytest.raises(DataError, match="no such folder"):
         folder_photos(tmp_path / "none")
+
+
+def test_links_to_nothing_and_pipes_are_listed(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "unplugged" / "a.jpg")
+    (tmp_path / "b").symlink_to(tmp_path / "unplugged" / "b")
+    os.mkfifo(tmp_path / "c.png")
+    found = folder_photos(tmp_path)
+    assert found.names == ("a.jpg", "c.png") and found.left_out == ("b",)
 
 
 @pytest.mark.parametrize("name", ["a.jfif", "a.JPE", "a.avif", "a.heic", "a.mpo", "a.pbm", "a.dib", "0001", "x/photo"])

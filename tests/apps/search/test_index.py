@@ -139,15 +139,17 @@ def test_bad_photos_are_skipped_listed_and_tried_again_when_changed(photos, inde
     (photos / "empty.png").write_bytes(b"")
     (photos / "broken.jpg").write_bytes((photos / "000.png").read_bytes()[:60])
     (photos / "text.png").write_text("no picture")
+    (photos / "lost.png").symlink_to(photos / "unplugged" / "lost.png")
     using = MeanColour()
     report = update(index, photos, using=using)
-    assert report.photos == 10 and {Path(p).name for p in report.skipped} == {"empty.png", "broken.jpg", "text.png"}
+    bad = {"empty.png", "broken.jpg", "text.png", "lost.png"}
+    assert report.photos == 10 and {Path(p).name for p in report.skipped} == bad
     assert "empty" in report.skipped[str(photos / "empty.png")]
     again = update(index, photos, using=MeanColour())
     assert again.skipped == report.skipped and again.encoded == 0
     put_photo(photos / "text.png", colour_of(50))
     fixed = update(index, photos)
-    assert fixed.encoded == 1 and len(fixed.skipped) == 2
+    assert fixed.encoded == 1 and len(fixed.skipped) == 3
     assert describe_index(index)["skipped"] == fixed.skipped
 
 
