@@ -60,8 +60,9 @@ def _change(before: Any, after: Any) -> str:
 def _summary(conversion: Conversion) -> list[str]:
     source, model = conversion.source, conversion.config.model
     height, width = source.model.image_size
+    known = f", known as {conversion.known_as}" if conversion.known_as else ""
     lines = [
-        f"{source.file.path}: {source.file.format}, {source.kind}{_known(conversion)}",
+        f"{source.file.path}: {source.file.format}, {source.kind}{known}",
         f"{source.model.architecture}, {source.model.activation}, position table of {source.grid[0]}x{source.grid[1]} "
         f"patches for pictures of {height}x{width}; written for {model.image_size[0]}x{model.image_size[1]}",
         ", ".join(f"{count} {status}" for status, count in counts(conversion.rows).items()),
@@ -73,7 +74,3 @@ def _summary(conversion: Conversion) -> list[str]:
             f"of caption features {found.text_difference:.1e}"
         )
     return lines + [f"sha256 {digest}  {name}" for name, digest in conversion.hashes.items()]
-
-
-def _known(conversion: Conversion) -> str:
-    return f", known as {conversion.known_as}" if conversion.known_as else ""

@@ -72,17 +72,13 @@ def learning_rates(config: Config, group_factor: float = 1.0) -> list[float]:
     same for all groups; one value per epoch, as the authors do. `train.scale_learning_rate` multiplies all of them for
     a batch of another size.
     """
-    ratio = config.data.batch_size / PAPER_BATCH
-    factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[config.train.scale_learning_rate]
-    return [factor * rate for rate in _paper_rates(config.train, config.train.learning_rate * group_factor)]
-
-
-def _paper_rates(config: TrainConfig, base: float) -> list[float]:
-    warmup = min(config.warmup_epochs, config.epochs)
-    rates = linear_lr(config.warmup_factor, 1.0, config.warmup_epochs, lr=base, steps_per_epoch=1, epochs=warmup)
-    decay = config.epochs - warmup
-    final = config.final_learning_rate
-    return rates + cosine_decay_lr(decay, final, eta_max=base, steps_per_epoch=1, epochs=decay)
+    train, ratio = config.train, config.data.batch_size / PAPER_BATCH
+    factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[train.scale_learning_rate]
+    base, warmup = train.learning_rate * group_factor, min(train.warmup_epochs, train.epochs)
+    rates = linear_lr(train.warmup_factor, 1.0, train.warmup_epochs, lr=base, steps_per_epoch=1, epochs=warmup)
+    decay = train.epochs - warmup
+    rates += cosine_decay_lr(decay, train.final_learning_rate, eta_max=base, steps_per_epoch=1, epochs=decay)
+    return [factor * rate for rate in rates]
 
 
 # Keeps a vanishing gradient from a division by zero, as PyTorch's clipping does.

@@ -282,7 +282,7 @@ class RunFolder:
         """Append one line to log.jsonl."""
         try:
             with self.log_file.open("a", encoding="utf-8") as file:
-                file.write(_log_line(entry))
+                file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise UserError(f"{self.log_file}: cannot be written ({error.strerror}); make room on the disk") from error
 
@@ -311,11 +311,8 @@ class RunFolder:
                 return True
             return entry["step"] <= step and (entry["kind"] != "evaluation" or entry["epoch"] in evaluated)
 
-        write_text(self.log_file, "".join(_log_line(entry) for entry in read_log(self.log_file) if stays(entry)))
-
-
-def _log_line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry) + "\n"
+        kept = [entry for entry in read_log(self.log_file) if stays(entry)]
+        write_text(self.log_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -88,7 +88,11 @@ def seeds_markdown(report: dict[str, Any]) -> str:
     epochs = ", ".join(str(run["epoch"]) for run in report["runs"].values())
     lines = [f"Seeds {seeds}: {how}, each at its best average R1 on {split} (epochs {epochs})."]
     for name, rows in report["splits"].items():
-        cells = [[TASK_SYMBOLS[row["task"]], row["protocol"], *(_cell(row[name]) for name in METRICS)] for row in rows]
+        cells = [
+            [TASK_SYMBOLS[row["task"]], row["protocol"]]
+            + [format_mean(row[name]["mean"], row[name]["standard_deviation"]) for name in METRICS]
+            for row in rows
+        ]
         lines += ["", f"**{name}**", "", format_table(("task", "protocol", *METRICS), cells, 2)]
     return "\n".join(lines) + "\n"
 
@@ -134,7 +138,3 @@ def _spread(values: list[float | None]) -> dict[str, Any]:
     known = [value for value in values if value is not None]
     deviation = statistics.stdev(known) if len(known) > 1 else None
     return {"mean": statistics.fmean(known) if known else None, "standard_deviation": deviation, "values": values}
-
-
-def _cell(spread: dict[str, Any]) -> str:
-    return format_mean(spread["mean"], spread["standard_deviation"])

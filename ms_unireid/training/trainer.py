@@ -62,14 +62,14 @@ class Trainer:
             if resumed:
                 self._restore()
             broadcast_parameters(self._state(), processes)
-            self._wait_for_all()  # no process writes before all have checked the folder
+            any_process(False, processes)  # no process writes before all have checked the folder
             if resumed and processes.first:
                 self._prepare_resumed(changes)
             elif processes.first:
                 lock.enter_context(self.folder.locked())
                 self.folder.check_unused()
                 self.folder.create(config, environment)
-            self._wait_for_all()
+            any_process(False, processes)
             self.results = self.folder.results(self._scores) if resumed else {"best": {}, "evaluations": []}
             self.results["selection_split"] = self.data.selection
             self.monitor = Monitor(self.folder, config, self.results, self.global_step) if processes.first else None
@@ -80,9 +80,6 @@ class Trainer:
         finished = self.done >= self.data.steps(self.epoch)
         self.folder.rewind(self.global_step, self.epoch if finished else self.epoch - 1)
         self.folder.accept(changes, self.global_step)
-
-    def _wait_for_all(self) -> None:
-        any_process(False, self.processes)
 
     def fit(self) -> dict[str, Any]:
         """Train what is left of the run and return the contents of results.json.

@@ -87,7 +87,7 @@ def read_mindspore(path: Path) -> TensorFile:
                 room -= first.content.stop - first.content.start
                 if room < 0:
                     raise ValueError(f"its strings have more than {_MAX_STRING_BYTES} bytes")
-                strings[name] = _string(data, first)
+                strings[name] = str(memoryview(data)[first.content], "utf-32-le").rstrip("\0")
             else:
                 tensors[name] = _tensor(data, [first, *rest])
     except ValueError as error:
@@ -169,10 +169,6 @@ def _text(data: memoryview, place: slice) -> str:
     if place.stop - place.start > MAX_NAME_LENGTH:
         raise ValueError(f"the name at byte {place.start} has {place.stop - place.start} bytes")
     return str(data[place], "utf-8")
-
-
-def _string(data: np.ndarray, value: _Value) -> str:
-    return str(memoryview(data)[value.content], "utf-32-le").rstrip("\0")
 
 
 def _tensor(data: np.ndarray, slices: list[_Value]) -> np.ndarray:

@@ -4,7 +4,7 @@ It does not use `pickle.Unpickler`, which a hostile stream can make allocate hug
 """
 
 import pickletools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,22 +84,13 @@ def load(stream: ByteStream, find: Callable[[str], AllowedName | None], persiste
         InvalidFile: If the stream is damaged or too large, or uses a name that is not allowed.
     """
     interpreter = _Interpreter(find, persistent)
-    for name, argument in _operations(stream):
-        interpreter.spend(1)
-        interpreter.step(name, argument)
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            interpreter.spend(1)
+            interpreter.step(opcode.name, argument)
+    except ValueError as error:
+        raise _damaged(f"no valid operation at byte {stream.tell()}") from error
     return interpreter.pop()
-
-
-def _operations(stream: ByteStream) -> Iterator[tuple[str, Any]]:
-    operations = pickletools.genops(stream)
-    while True:
-        try:
-            opcode, argument, _ = next(operations)
-        except StopIteration:
-            return
-        except ValueError as error:
-            raise _damaged(f"no valid operation at byte {stream.tell()}") from error
-        yield opcode.name, argument
 
 
 def _damaged(what: str) -> InvalidFile:
@@ -134,9 +125,6 @@ class _Interpreter:
         if not self._stack:
             raise _damaged("an operation without its operand")
         return self._stack.pop()
-
-    def skip(self, _: Any) -> None:
-        pass
 
     def mark(self, _: Any) -> None:
         self._outer.append(self._stack)
@@ -234,12 +222,9 @@ class _Interpreter:
 
 
 _ACTIONS: dict[str, Callable[[_Interpreter, Any], None]] = {
-    "PROTO": _Interpreter.skip,
-    "FRAME": _Interpreter.skip,
-    "STOP": _Interpreter.skip,
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda *_: None),
     "MARK": _Interpreter.mark,
-    "EMPTY_LIST": lambda interpreter, _: interpreter._stack.append([]),
-    "EMPTY_SET": lambda interpreter, _: interpreter._stack.append([]),
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_SET"), lambda interpreter, _: interpreter._stack.append([])),
     "EMPTY_DICT": lambda interpreter, _: interpreter._stack.append({}),
     "EMPTY_TUPLE": lambda interpreter, _: interpreter.tuple_of(0),
     "TUPLE1": lambda interpreter, _: interpreter.tuple_of(1),
@@ -247,19 +232,14 @@ _ACTIONS: dict[str, Callable[[_Interpreter, Any], None]] = {
     "TUPLE3": lambda interpreter, _: interpreter.tuple_of(3),
     "TUPLE": _Interpreter.tuple_since_mark,
     "APPEND": _Interpreter.append,
-    "APPENDS": _Interpreter.extend,
-    "ADDITEMS": _Interpreter.extend,
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), _Interpreter.extend),
     "SETITEM": _Interpreter.set_item,
     "SETITEMS": _Interpreter.set_items,
-    "BINPUT": _Interpreter.remember,
-    "LONG_BINPUT": _Interpreter.remember,
-    "MEMOIZE": _Interpreter.remember,
-    "BINGET": _Interpreter.recall,
-    "LONG_BINGET": _Interpreter.recall,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Interpreter.remember),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Interpreter.recall),
     "GLOBAL": _Interpreter.name,
     "STACK_GLOBAL": _Interpreter.stack_name,
-    "REDUCE": _Interpreter.call,
-    "NEWOBJ": _Interpreter.call,
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), _Interpreter.call),
     "BUILD": _Interpreter.give_state,
     "BINPERSID": _Interpreter.persistent,
 }
