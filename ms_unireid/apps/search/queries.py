@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def make_query(
     sketches = (sketch,) if isinstance(sketch, str | Path | Image.Image) else tuple(sketch or ())
     paths = tuple(Path(one) if isinstance(one, str) else one for one in sketches)
     plain = tuple(_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", one) for one in (*texts, name))
-    taken = Path(photo) if isinstance(photo, str) else photo
+    taken = Path(photo) if isinstance(photo, str) else int(photo) if isinstance(photo, Integral) else photo
     return Query(plain[:-1], paths, taken, weight, plain[-1], include_self, as_is)
 
 

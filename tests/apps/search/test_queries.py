@@ -19,6 +19,7 @@ def test_one_or_many():
     assert make_query(sketch="s.png").sketches == (Path("s.png"),)
     assert make_query(sketch=["s.png", Path("t.png")]).sketches == (Path("s.png"), Path("t.png"))
     assert make_query(photo=3).photo == 3 and make_query(photo=0).photo == 0
+    assert type(make_query(photo=np.int64(3)).photo) is int
     assert make_query(photo="p.png").photo == Path("p.png")
 
 
