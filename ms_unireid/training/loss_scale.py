@@ -13,13 +13,9 @@ class TooManyOverflows(Exception):
 
 
 class LossScale:
-    """A static or dynamic loss scale; in float32 it stays 1.
+    """A static or dynamic loss scale, `value`; in float32 it stays 1.
 
-    Attributes:
-        value: What the loss is multiplied by.
-        steps: Steps in a row without an overflow since the scale last changed.
-        overflows: Skipped steps in all.
-        in_a_row: Skipped steps since the last one taken.
+    It counts `steps` in a row since it changed, skipped steps in all (`overflows`) and those `in_a_row`.
     """
 
     def __init__(self, config: RuntimeConfig):

@@ -166,11 +166,7 @@ class RunFolder:
             )
 
     def check_run(self) -> None:
-        """Check that a run was started here.
-
-        Raises:
-            ConfigError: If not; the message names the nearest run folder beside it or within it.
-        """
+        """Raise ConfigError, with the nearest run folder beside it or within it, if no run was started here."""
         if self.holds_run():
             return
         files = [self.root.parent / "config.yaml", *self.root.parent.glob("*/config.yaml")]
@@ -189,10 +185,7 @@ class RunFolder:
         write_text(self.config_file, to_yaml(config))
 
     def check_resumable(self, config: Config) -> dict[str, tuple[Any, Any]]:
-        """Check that this run can be resumed with a config.
-
-        Returns:
-            The differing keys that `train.allow_changes` permits, with their old and new values.
+        """Return the keys that differ and `train.allow_changes` permits, with their old and new values.
 
         Raises:
             ConfigError: If there is no run, or other keys differ that change its numbers.

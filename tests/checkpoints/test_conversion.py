@@ -205,6 +205,11 @@ def test_refusals_write_nothing(tmp_path, output, options, words):
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"] and (tmp_path / "x.pth").read_bytes() == before
 
 
+def test_our_kind_may_be_given_for_a_file_without_a_description(tmp_path):
+    save_openai(tmp_path / "x.pth", clip_state())
+    assert convert(tmp_path / "x.pth", tmp_path / "x.ckpt", Options(kind="ms_unireid")).config.train == Config().train
+
+
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
 def test_no_file_of_the_input_is_overwritten(tmp_path, link):
     folder, output = tmp_path / "folder", tmp_path / "out.safetensors"

@@ -42,11 +42,7 @@ def truncated(place: str) -> InvalidFile:
 
 
 def map_file(path: Path) -> np.ndarray:
-    """Map a file into memory, (bytes,) uint8, read-only.
-
-    Raises:
-        InvalidFile: If the file cannot be read, is empty, or is a web page, a git-LFS pointer or a packed file.
-    """
+    """Map a file, (bytes,) uint8, read-only; InvalidFile if it is empty, packed or obviously no file of tensors."""
     try:
         with files.open_regular(path) as file:
             if os.fstat(file.fileno()).st_size == 0:

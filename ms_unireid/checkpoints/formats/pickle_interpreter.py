@@ -78,10 +78,7 @@ def load(stream: ByteStream, find: Callable[[str], AllowedName | None], persiste
 
     `find` returns the object for a dotted name, or None if the name is not allowed; `persistent` returns the object
     for a persistent id. Sets become lists, and the keys of dictionaries become strings. The returned value may contain
-    itself, and may be nested as deeply as the stream is long.
-
-    Raises:
-        InvalidFile: If the stream is damaged or too large, or uses a name that is not allowed.
+    itself, and may be nested as deeply as the stream is long. What cannot be read or is not allowed is an InvalidFile.
     """
     interpreter = _Interpreter(find, persistent)
     try:

@@ -68,10 +68,7 @@ class ZipRecords:
             raise InvalidFile("has records that overlap or reach outside of it; download or save it again")
 
     def read(self, name: str) -> np.ndarray:
-        """Return a record by its name without the folder, such as "data/0", as a read-only view, (bytes,) uint8.
-
-        A checksum of 0 is not compared: PyTorch stores it when checksums are switched off.
-        """
+        """Return a record by its name without the folder, such as "data/0", as a read-only view, (bytes,) uint8."""
         record = self._records.get(name)
         if record is None:
             raise InvalidFile(f"has no record {shown(name)}; download or save it again")
@@ -85,6 +82,7 @@ class ZipRecords:
         if start + record.size > self._directory:
             raise InvalidFile(f"has the record {shown(name)}, which reaches outside its place; download it again")
         data = self._content[start : start + record.size]
+        # PyTorch stores 0 when checksums are switched off.
         if record.crc and zlib.crc32(data) != record.crc:
             raise InvalidFile(
                 f"is damaged: the checksum of record {shown(name)} does not fit; download or copy it again"
