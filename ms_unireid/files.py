@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from ms_unireid.errors import UserError, shown
 
+FIGURES = (".png", ".jpg", ".jpeg", ".pdf")  # endings of the names of figures
 _MAX_JSON = 16 << 20  # bytes; its lists and dictionaries take up to thirty times as much
 _TOO_LARGE = 1e300
 

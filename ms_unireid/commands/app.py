@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ms_unireid.apps.arguments import Parser, checkpoint
 from ms_unireid.apps.search.index import PhotoIndex
-from ms_unireid.arguments import Parser, checkpoint
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.installation import install_extra, job_command
 from ms_unireid.runtime import check_packages

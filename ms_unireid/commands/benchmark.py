@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ms_unireid.apps.arguments import JSON, Parser, input_file, output_file
 from ms_unireid.apps.benchmarks import (
     conversion,
     encode,
@@ -22,7 +23,6 @@ from ms_unireid.apps.benchmarks import (
     train_step,
 )
 from ms_unireid.apps.benchmarks.document import document
-from ms_unireid.arguments import JSON, Parser, input_file, output_file
 from ms_unireid.files import write_json, write_text
 from ms_unireid.runtime import check_packages
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ms_unireid.arguments import JSON, Parser, checkpoint, output_file
+from ms_unireid.apps.arguments import JSON, Parser, checkpoint, output_file
 from ms_unireid.checkpoints.clip_names import LAYOUTS
 from ms_unireid.checkpoints.conversion import SUFFIXES, Options, check_apart, convert
 from ms_unireid.checkpoints.conversion_report import to_json, to_text

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ms_unireid.apps.arguments import JSON, Parser, output_file
 from ms_unireid.apps.checks.machine import examine
-from ms_unireid.arguments import JSON, Parser, output_file
 from ms_unireid.data.findings import to_json, to_table
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.files import write_json

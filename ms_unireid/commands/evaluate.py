@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ms_unireid.arguments import FIGURES, JSON, Parser, at_least, checkpoint, output_file, output_folder
+from ms_unireid.apps.arguments import JSON, Parser, at_least, checkpoint, output_file, output_folder
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.config import Config, load_config
 from ms_unireid.config_schema import PROTOCOLS
 from ms_unireid.data.evaluation_sets import parse_targets
 from ms_unireid.errors import ConfigError
-from ms_unireid.files import write_json, write_text
+from ms_unireid.files import FIGURES, write_json, write_text
 from ms_unireid.runtime import check_packages
 
 

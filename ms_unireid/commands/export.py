@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from ms_unireid.apps.arguments import Parser, checkpoint, input_file, output_folder
 from ms_unireid.apps.export.specification import FORMATS, PRECISIONS, ExportOptions
-from ms_unireid.arguments import Parser, checkpoint, input_file, output_folder
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.runtime import check_packages
 

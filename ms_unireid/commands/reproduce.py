@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from ms_unireid.arguments import Parser, checkpoint, input_folder, output_folder
+from ms_unireid.apps.arguments import Parser, checkpoint, input_folder, output_folder
 from ms_unireid.config import CONFIGS
 from ms_unireid.runtime import check_packages, describe, prepare
 

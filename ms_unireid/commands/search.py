@@ -13,12 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_unireid.apps.search.index import DTYPES, PhotoIndex, describe_index, present_about
-from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
-from ms_unireid.apps.synthetic.captions import write_caption
-from ms_unireid.apps.synthetic.person import draw_people
-from ms_unireid.arguments import (
-    FIGURES,
+from ms_unireid.apps.arguments import (
     JSON,
     Parser,
     at_least,
@@ -28,11 +23,15 @@ from ms_unireid.arguments import (
     output_file,
     output_folder,
 )
+from ms_unireid.apps.search.index import DTYPES, PhotoIndex, describe_index, present_about
+from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
+from ms_unireid.apps.synthetic.captions import write_caption
+from ms_unireid.apps.synthetic.person import draw_people
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.data.photo_sets import describe_left_out
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError, QueryError, escaped
-from ms_unireid.files import write_json, write_text
+from ms_unireid.files import FIGURES, write_json, write_text
 from ms_unireid.runtime import check_packages
 
 SAMPLE = 100  # number of queries, and of photos, to measure the recall with

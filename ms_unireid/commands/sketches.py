@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ms_unireid.apps.arguments import JSON, Parser, at_least, checkpoint, input_folder, output_file, output_folder
 from ms_unireid.apps.sketch.background import BACKGROUNDS
 from ms_unireid.apps.sketch.build import build_sketches, merge_sketches
 from ms_unireid.apps.sketch.contact_sheet import draw_contact_sheet
@@ -16,12 +17,11 @@ from ms_unireid.apps.sketch.pictures import read_sketch
 from ms_unireid.apps.sketch.quality import measure, measure_sketches, summarize
 from ms_unireid.apps.sketch.recipe import DEFAULT_SIZE, STYLES, Recipe, make_recipe
 from ms_unireid.apps.sketch.sketch_folder import find_sketch, sketch_names
-from ms_unireid.arguments import FIGURES, JSON, Parser, at_least, checkpoint, input_folder, output_file, output_folder
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.data.photo_sets import PhotoSet, dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError, DataError
-from ms_unireid.files import write_json
+from ms_unireid.files import FIGURES, write_json
 from ms_unireid.runtime import check_packages
 
 _SHOWN = 10

@@ -4,9 +4,9 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from ms_unireid.apps.arguments import Parser, at_least, output_folder
 from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
 from ms_unireid.apps.synthetic.drawing import SKETCH_STYLES
-from ms_unireid.arguments import Parser, at_least, output_folder
 from ms_unireid.commands.progress import progress_bar
 
 

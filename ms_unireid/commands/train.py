@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ms_unireid.arguments import Parser, checkpoint
+from ms_unireid.apps.arguments import Parser, checkpoint
 from ms_unireid.config import load_config
 from ms_unireid.runtime import check_packages, describe, prepare
 from ms_unireid.training.run_folder import RunFolder

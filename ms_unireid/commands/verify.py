@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ms_unireid.apps.arguments import JSON, Parser, at_least, output_file
 from ms_unireid.apps.checks.dataset import KINDS, verify
 from ms_unireid.apps.checks.dataset_report import to_json, to_text
-from ms_unireid.arguments import JSON, Parser, at_least, output_file
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.errors import DataError
 from ms_unireid.files import write_json

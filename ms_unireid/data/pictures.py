@@ -14,9 +14,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ms_unireid.arguments import FIGURES
 from ms_unireid.errors import DataError, UserError, escaped
-from ms_unireid.files import open_regular, replacing
+from ms_unireid.files import FIGURES, open_regular, replacing
 from ms_unireid.installation import install_extra
 
 READER = 2  # raise it when `to_rgb` gives other pixels than before: indexes and decoded pictures are brought up to date

@@ -44,15 +44,6 @@ class SketchSet:
         """Return the persons that have a sketch, ascending."""
         return tuple(sorted({sketch.person_id for sketch in self.sketches}))
 
-    def subset(self, persons: Collection[int]) -> "SketchSet":
-        """Return the photos, sketches and captions of some persons, in the same order."""
-        wanted = frozenset(persons)
-        return SketchSet(
-            tuple(photo for photo in self.photos if photo.person_id in wanted),
-            tuple(sketch for sketch in self.sketches if sketch.person_id in wanted),
-            {person: texts for person, texts in self.captions.items() if person in wanted},
-        )
-
 
 _FORM = 'JSON such as {"1": ["A man in a red coat."]}, or TriReID.txt'
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ms_unireid.apps.arguments import at_least
 from ms_unireid.apps.benchmarks.runs import MIB, alone, figure, measured, ratio, spread, summary
-from ms_unireid.arguments import at_least
 from ms_unireid.config import ModelConfig
 from ms_unireid.runtime import describe
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ms_unireid.apps.arguments import at_least, input_folder
 from ms_unireid.apps.benchmarks.runs import (
     WARM_UP,
     Run,
@@ -23,7 +24,6 @@ from ms_unireid.apps.benchmarks.runs import (
     stand_by,
     work_in_turns,
 )
-from ms_unireid.arguments import at_least, input_folder
 from ms_unireid.config import Config, load_config
 from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set
 from ms_unireid.data.pictures import load_picture

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ms_unireid.apps.arguments import at_least
 from ms_unireid.apps.benchmarks.runs import MIB, Run, alone, figure, in_turns, measured, ratio, spread
-from ms_unireid.arguments import at_least
 from ms_unireid.evaluation.metrics import Gallery, Queries, QueryScores, average, score_queries
 from ms_unireid.evaluation.similarity import QUERIES_AT_ONCE, similarity_blocks
 from ms_unireid.runtime import describe

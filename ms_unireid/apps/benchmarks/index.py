@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ms_unireid.apps.arguments import at_least
 from ms_unireid.apps.benchmarks.runs import MIB, Run, figure, in_turns, measured, random_encoder, ratio, spread, summary
-from ms_unireid.arguments import at_least
 from ms_unireid.config import load_config
 from ms_unireid.runtime import describe
 

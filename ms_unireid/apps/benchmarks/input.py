@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ms_unireid.apps.arguments import at_least, input_folder
 from ms_unireid.apps.benchmarks.runs import Run, alone, figure, in_turns, measured, ratio, spread, summary
-from ms_unireid.arguments import at_least, input_folder
 from ms_unireid.config import AugmentConfig, RuntimeConfig
 from ms_unireid.data.annotations import Pair
 from ms_unireid.data.decoded_cache import pixel_loader

@@ -15,9 +15,9 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
+from ms_unireid.apps.arguments import at_least
 from ms_unireid.apps.benchmarks.runs import Run, child, measured
 from ms_unireid.apps.benchmarks.train_step import make_step
-from ms_unireid.arguments import at_least
 from ms_unireid.runtime import describe
 
 GIB = 1 << 30

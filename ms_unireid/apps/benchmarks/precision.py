@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ms_unireid.apps.arguments import at_least, checkpoint, input_folder
 from ms_unireid.apps.benchmarks.runs import Run, alone, in_turns, measured, ratio, spread
 from ms_unireid.apps.export.specification import ExportOptions
-from ms_unireid.arguments import at_least, checkpoint, input_folder
 from ms_unireid.runtime import describe
 
 # MindSpore in float32 and with products in bfloat16, then onnxruntime.

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ms_unireid.apps.arguments import at_least
 from ms_unireid.apps.benchmarks.runs import Run, Standby, ratio, spread, stand_by, summary
-from ms_unireid.arguments import at_least
 from ms_unireid.runtime import describe
 
 TOKENS, WIDTH = 193, 768

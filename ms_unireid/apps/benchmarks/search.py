@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ms_unireid.apps.arguments import at_least
 from ms_unireid.apps.benchmarks.runs import MIB, Run, figure, in_turns, measured, ratio, spread
-from ms_unireid.arguments import at_least
 from ms_unireid.evaluation.similarity import exact_search, normalize_rows
 from ms_unireid.runtime import describe
 

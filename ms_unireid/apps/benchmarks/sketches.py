@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ms_unireid.arguments import at_least, input_folder
+from ms_unireid.apps.arguments import at_least, input_folder
 from ms_unireid.runtime import describe
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ms_unireid.apps.arguments import at_least
 from ms_unireid.apps.benchmarks.runs import WARM_UP, Run, Standby, figure, ratio, spread, stand_by, work_in_turns
-from ms_unireid.arguments import at_least
 from ms_unireid.config import Config, load_config
 from ms_unireid.runtime import describe
 

@@ -9,7 +9,6 @@ from typing import NoReturn
 
 from ms_unireid.errors import CheckpointError, ConfigError
 
-FIGURES = (".png", ".jpg", ".jpeg", ".pdf")
 JSON = (".json", "")
 
 
