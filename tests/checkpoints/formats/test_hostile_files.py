@@ -2,12 +2,8 @@
 
 import functools
 import io
-import itertools
 import os
 import pickle
-import pickletools
-import random
-import re
 import struct
 import tracemalloc
 import zipfile
@@ -17,6 +13,7 @@ import pytest
 import torch
 from checkpoints.saved_files import CONTAINERS, archive_of, legacy_bytes, records, with_pickle, zip_bytes
 
+from ms_unireid.checkpoints.formats import pickle_interpreter
 from ms_unireid.checkpoints.formats.any_file import read_folder
 from ms_unireid.checkpoints.formats.safetensors_file import read_safetensors
 from ms_unireid.checkpoints.formats.torch_reader import read_torch
@@ -357,12 +354,12 @@ BOMBS = {
     "one list as many dictionaries": (
         b"(" + b"](" + b"".join(text(f"{i}") + b"N\x86" for i in range(20_000)) + b"e\x85q\x00"
         + (global_("collections.OrderedDict") + b"h\x00R") * 2_000 + b"t.",
-        "describes more than 1000000 items",
+        "describes more than 200000 items",
     ),
     "one tuple as many dictionaries": (
         b"(" + b"(" + b"".join(text(f"{i}") + b"N\x86" for i in range(20_000)) + b"t\x85q\x00"
         + (global_("collections.OrderedDict") + b"h\x00R") * 2_000 + b"t.",
-        "describes more than 1000000 items",
+        "describes more than 200000 items",
     ),
     "many arguments": (
         b"(" + b"N" * 100_000 + b"tq\x00(" + (global_("torch.Size") + b"h\x00R") * 2_000 + b"t.",
@@ -370,7 +367,7 @@ BOMBS = {
     ),
     "many calls with a long argument": (
         b"(" + b"N" * 100_000 + b"tq\x00(" + (global_("torch.Size") + b"h\x00\x85R") * 2_000 + b"t.",
-        "describes more than 1000000 items",
+        "describes more than 200000 items",
     ),
     "long names": (
         text("x" * 600) + b"q\x00" + (b"h\x00h\x00\x93" * 10_000) + b".", "a name of impossible length"
@@ -379,7 +376,8 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_take_little_memory(tmp_path, name):
+def test_bombs_take_little_memory(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(pickle_interpreter, "MAX_OPERATIONS", 200_000)  # counting memory makes each of them slow
     pickled, words = BOMBS[name]
     path = tmp_path / "x.pt"
     path.write_bytes(with_pickle(plain(), pickled))
@@ -475,130 +473,6 @@ def test_missing_files_and_folders(tmp_path, path):
     for read in (read_torch, read_safetensors):
         with pytest.raises(CheckpointError, match=r"no such file|is a folder"):
             read(tmp_path / path)
-
-
-def mutated(content: bytes, generator: random.Random) -> bytes:
-    """Change, insert, remove, repeat or cut one to three runs of bytes."""
-    data = bytearray(content)
-    for _ in range(generator.randint(1, 3)):
-        place = generator.randrange(len(data) or 1)
-        kind = generator.randrange(7)
-        if kind == 0:
-            data[place : place + 1] = bytes([generator.randrange(256)])
-        elif kind == 1:
-            data[place : place + 1] = bytes([content[generator.randrange(len(content))]])
-        elif kind == 2:
-            data[place:place] = generator.randbytes(generator.randint(1, 8))
-        elif kind == 3:
-            del data[place : place + generator.randint(1, 8)]
-        elif kind == 4:
-            data[place : place + 4] = generator.choice([b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80"])
-        elif kind == 5:
-            data[place:place] = data[place : place + generator.randint(1, 64)]
-        elif generator.random() < 0.1:
-            del data[place:]
-    return bytes(data)
-
-
-def rearranged(content: bytes, pieces: list[bytes], spare: list[bytes], generator: random.Random) -> bytes:
-    """Remove, repeat, exchange or replace one to three whole pieces that a file's structure is made of."""
-    assert b"".join(pieces) == content
-    pieces = list(pieces)
-    for _ in range(generator.randint(1, 3)):
-        first, second = generator.randrange(len(pieces)), generator.randrange(len(pieces))
-        kind = generator.randrange(4)
-        if kind == 0:
-            pieces[first] = b""
-        elif kind == 1:
-            pieces[first] += pieces[second]
-        elif kind == 2:
-            pieces[first], pieces[second] = pieces[second], pieces[first]
-        else:
-            pieces[first] = generator.choice(spare)
-    return b"".join(pieces)
-
-
-def operations(pickled: bytes) -> list[bytes]:
-    """Split one or several pickles into their operations."""
-    pieces, stream = [], io.BytesIO(pickled)
-    while stream.tell() < len(pickled):
-        starts = [place for _, _, place in pickletools.genops(stream)] + [stream.tell()]
-        pieces += [pickled[start:end] for start, end in itertools.pairwise(starts)]
-    return pieces
-
-
-OPERATIONS = [b"N", b"\x88", b"(", b")", b"]", b"}", b"t", b"R", b"b", b"s", b"u", b"a", b"e", b"Q", b"\x81", b"\x85"]
-OPERATIONS += [
-    b"K\x00",
-    b"J\xff\xff\xff\xff",
-    b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
-    b"h\x00",
-    b"h\x07",
-    text(""),
-    text("x"),
-]
-OPERATIONS += [global_("torch.HalfStorage"), global_("torch.Size"), global_("collections.OrderedDict")]
-NUMBERS = [
-    b"0",
-    b"1",
-    b"-1",
-    b"7",
-    b"4096",
-    b"1e3",
-    b"99999999999",
-    b"18446744073709551616",
-    b"null",
-    b"[]",
-    b'"F64"',
-    b"{}",
-]
-
-
-def changed(name: str, structure: bytes, generator: random.Random) -> bytes:
-    """Mutate the structure of a file, as bytes or piece by piece."""
-    if generator.random() < 0.4:
-        return mutated(structure, generator)
-    if name == "safetensors":
-        pieces = re.split(rb'(\d+|"[^"]*"|[\[\]{}:,])', structure[8:])
-        header = rearranged(structure[8:], pieces, NUMBERS, generator)
-        return len(header).to_bytes(8, "little") + header
-    return rearranged(structure, operations(structure), OPERATIONS, generator)
-
-
-@functools.cache
-def pickled_of(name: str) -> bytes:
-    return next(data for record, data in records(container(name)).items() if record.endswith("data.pkl"))
-
-
-def in_structure(name: str, generator: random.Random) -> bytes:
-    """Return a file with mutations mostly where its format has structure, not tensor data."""
-    content = container(name)
-    if generator.random() < (0.05 if name in ("legacy", "safetensors") else 0.4):
-        start = generator.choice([0, max(0, content.find(b"PK\x01\x02"))])
-        return content[:start] + mutated(content[start:], generator)
-    if name in ("zip", "script"):
-        return with_pickle(content, changed(name, pickled_of(name), generator))
-    end = content.rindex(b"e.") + 2 if name == "legacy" else 8 + int.from_bytes(content[:8], "little")
-    return changed(name, content[:end], generator) + content[end:]
-
-
-@pytest.mark.parametrize("name", CONTAINERS)
-def test_mutated_files_are_read_or_refused(tmp_path, name):
-    generator = random.Random(name)
-    read = reader_of(name)
-    path = tmp_path / "x.pt"
-    outcomes = {True: 0, False: 0}
-    tracemalloc.start()
-    try:
-        for _ in range(500):
-            path.write_bytes(in_structure(name, generator))
-            tracemalloc.reset_peak()
-            before = tracemalloc.get_traced_memory()[0]
-            outcomes[opens(path, read)] += 1
-            assert tracemalloc.get_traced_memory()[1] - before < 2 * MEBIBYTE
-    finally:
-        tracemalloc.stop()
-    assert min(outcomes.values()) > 0  # Else the mutations are too weak or too strong.
 
 
 def opens(path: Path, read) -> bool:
