@@ -40,10 +40,11 @@ def read_text(path: Path, most_bytes: int) -> str:
         ValueError: If it is too large or not UTF-8; the message says so.
     """
     with open_regular(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        limit = f"{most_bytes >> 20} MiB" if most_bytes >> 20 else f"{most_bytes >> 10} KiB"
-        raise ValueError(f"larger than {limit}")
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            limit = f"{most_bytes >> 20} MiB" if most_bytes >> 20 else f"{most_bytes >> 10} KiB"
+            raise ValueError(f"larger than {limit}")
+        data = file.read(size)
     try:
         if b"\0" in data:
             raise ValueError("a zero byte")

@@ -107,29 +107,29 @@ def _find_directory(content: np.ndarray) -> tuple[int, int, int]:
     end = tail.rfind(b"PK\x05\x06", 0, len(tail) - _END.size + 4)
     if end < 0:
         raise truncated("the directory of a zip archive")
-    *_, count, size, offset, comment = _END.unpack_from(tail, end)
+    _, *disks, _, count, size, offset, comment = _END.unpack_from(tail, end)
     end += tail_start
     if end + _END.size + comment != len(content):
         raise InvalidFile("has bytes after the end of the zip archive; download or copy it again")
     locator = content[max(0, end - _END64_LOCATOR.size) : end].tobytes()
     if locator.startswith(b"PK\x06\x07"):
-        end, size, count, offset = _find_directory64(content, locator)
-    if offset + size > end:
+        end, disks, size, count, offset = _find_directory64(content, locator)
+    if any(disks) or offset + size > end:
         raise _damaged_directory()
     if count > MAX_ITEMS or size > _LONGEST_DIRECTORY:
         raise InvalidFile(f"is a zip archive of {count} records; expected at most {MAX_ITEMS}; save only the weights")
     return offset, size, count
 
 
-def _find_directory64(content: np.ndarray, locator: bytes) -> tuple[int, int, int, int]:
+def _find_directory64(content: np.ndarray, locator: bytes) -> tuple[int, list[int], int, int, int]:
     if len(locator) != _END64_LOCATOR.size:
         raise _damaged_directory()
     _, _, end, _ = _END64_LOCATOR.unpack(locator)
     record = content[end : end + _END64.size].tobytes()
     if len(record) != _END64.size or not record.startswith(b"PK\x06\x06"):
         raise _damaged_directory()
-    *_, count, size, offset = _END64.unpack(record)
-    return end, size, count, offset
+    *_, disk, first_disk, _, count, size, offset = _END64.unpack(record)
+    return end, [disk, first_disk], size, count, offset
 
 
 def _entries(directory: bytes, count: int) -> Iterator[_Record]:
@@ -137,13 +137,13 @@ def _entries(directory: bytes, count: int) -> Iterator[_Record]:
     for _ in range(count):
         if position + _ENTRY.size > len(directory):
             raise _damaged_directory()
-        magic, _, _, flags, method, _, _, crc, stored_size, size, *lengths, _, _, _, header = _ENTRY.unpack_from(
+        magic, _, _, flags, method, _, _, crc, stored_size, size, *lengths, disk, _, _, header = _ENTRY.unpack_from(
             directory, position
         )
         name_end = position + _ENTRY.size + lengths[0]
         extra_end = name_end + lengths[1]
         position = extra_end + lengths[2]
-        if magic != b"PK\x01\x02" or position > len(directory):
+        if magic != b"PK\x01\x02" or disk or position > len(directory):
             raise _damaged_directory()
         name = directory[name_end - lengths[0] : name_end]
         sizes = _widened([size, stored_size, header], directory[name_end:extra_end])

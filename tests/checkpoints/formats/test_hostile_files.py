@@ -459,6 +459,9 @@ def test_the_folder_names_the_file_in_disguise(tmp_path):
 
 def test_other_zip_archives(tmp_path):
     assert "without data.pkl" in refusal(tmp_path / "x.pt", archive_of({"word/document.xml": b""}))
+    second_disk = bytearray(plain())
+    second_disk[second_disk.rindex(b"PK\x06\x06") + 16] = 1
+    assert "zip directory is inconsistent" in refusal(tmp_path / "x.pt", bytes(second_disk))
     assert "bytes after the end of the zip archive" in refusal(tmp_path / "x.pt", plain() + b"more")
 
 
