@@ -1,5 +1,6 @@
 """Damaged files of a run folder: what is read of them is whole enough for all that uses it, or they are refused."""
 
+import copy
 import json
 import tarfile
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_a_damaged_log_is_read_as_its_lines(tmp_path_factory, found):
 @tries(300)
 @given(data=st.data())
 def test_another_value_anywhere(tmp_path_factory, name, data):
-    content = json.loads(_RUN[name]) if name == "results.json" else [dict(line) for line in _LINES]
+    content = json.loads(_RUN[name]) if name == "results.json" else copy.deepcopy(_LINES)
     place = content
     while True:
         key = data.draw(st.sampled_from(range(len(place)) if isinstance(place, list) else sorted(place)))
