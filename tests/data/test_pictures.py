@@ -5,7 +5,6 @@ import os
 import socket
 import struct
 import sys
-import time
 import zlib
 
 import numpy as np
@@ -353,14 +352,11 @@ def test_many_bad_files_make_one_error(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_healthy_files_are_checked_fast(tmp_path):
-    paths = [tmp_path / f"{i}.jpg" for i in range(1000)]
-    noise(paths[0])
-    for path in paths[1:]:
-        os.link(paths[0], path)
-    begin = time.perf_counter()
-    check_pictures(paths)
-    assert time.perf_counter() - begin < 1.5  # 70,000 in seconds; generous for a busy machine
+def test_healthy_files_are_checked_without_decoding(tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(picture_files, "decode_picture", decoded.append)
+    check_pictures([put_picture(tmp_path / "0.jpg"), put_picture(tmp_path / "1.png")])
+    assert not decoded
 
 
 def test_real_pictures_pass():
