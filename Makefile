@@ -1,7 +1,7 @@
 # make demo          set-up, synthetic Tri data, train a small UNIReID, evaluate, table and ranked-list picture
 # make app           after make demo: an index of its test photos, and the page to search them on http://127.0.0.1:8080
 # make check         set-up, lint, the fast tests: two minutes
-# make test          set-up, lint, the whole test suite: twenty minutes
+# make test          set-up, lint, the whole test suite: half an hour
 # make test-sketch   part of it: the tests that need MediaPipe, in an environment of their own
 # make fuzz          set-up, thousands of damaged files and settings: up to FUZZ_MINUTES (20)
 # make parity        set-up, the long parity tests on the full-size ViT-B/16
