@@ -269,8 +269,9 @@ class RuntimeConfig:
         device: `auto` takes the best device MindSpore finds.
         device_id: Index of the Ascend or GPU device.
         graph_mode: Compile the training step and the encoders; false runs PyNative.
-        precision: `fp32`, or `mixed`: matrix products in float16; weights, their update, normalisations, softmax and
-            everything after the features stay float32.
+        precision: `fp32`; `mixed`: matrix products and attention in float16, with a loss scale; `bf16`: the same in
+            bfloat16, without one, on Ascend and GPU. Weights, their update, normalisations and everything after the
+            features stay float32.
         loss_scale: With mixed precision: `dynamic` doubles the scale after `loss_scale_window` steps without an
             overflow and halves it at an overflow; `static` keeps it.
         initial_loss_scale: Scale of the first step.
@@ -278,8 +279,10 @@ class RuntimeConfig:
         max_overflows: Overflows in a row that stop the run; each one skips its step.
         recompute: Compute the blocks' activations again in the backward pass instead of keeping them.
         fused_ops: Form of the towers' operations. `plain` takes MindSpore's gradients; `fast` has hand-written
-            gradients, equal up to rounding, and needs less memory and time on a CPU. `auto` is fast on a CPU, the only
-            device where it was measured, and plain elsewhere. Exported models are plain.
+            gradients, equal up to rounding, and needs less memory and time on a CPU; `ascend`, on Ascend alone, has
+            that device's own kernels. `auto` is fast on a CPU, ascend on Ascend and plain on GPU. On Ascend and GPU a
+            form is compared with plain float32 before it is used, and replaced by plain if it differs. Exported models
+            are plain.
         deterministic: Make two runs with the same seed identical on Ascend and GPU too; on a CPU they are anyway.
         workers: Threads that read and augment batches.
         prefetch: Batches kept ready.
@@ -290,13 +293,13 @@ class RuntimeConfig:
     device: Literal["auto", "Ascend", "GPU", "CPU"] = resumable("auto")
     device_id: int = resumable(0)
     graph_mode: bool = resumable(True)
-    precision: Literal["fp32", "mixed"] = "fp32"
+    precision: Literal["fp32", "mixed", "bf16"] = "fp32"
     loss_scale: Literal["dynamic", "static"] = "dynamic"
     initial_loss_scale: float = 65536.0
     loss_scale_window: int = 2000
     max_overflows: int = resumable(20)
     recompute: bool = False
-    fused_ops: Literal["auto", "plain", "fast"] = "auto"
+    fused_ops: Literal["auto", "plain", "fast", "ascend"] = "auto"
     deterministic: bool = False
     workers: int = resumable(2)
     prefetch: int = resumable(4)

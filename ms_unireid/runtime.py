@@ -85,15 +85,31 @@ def prepare(config: RuntimeConfig) -> str:
 
     Raises:
         EnvironmentProblem: If packages are not supported or the device cannot be used.
+        ConfigError: As `check_operations`.
     """
     check_packages()
     import mindspore as ms
 
     device = _select_device(config)
+    check_operations(config, device)
     if config.deterministic:
         _make_deterministic()
     ms.set_context(mode=ms.GRAPH_MODE if config.graph_mode else ms.PYNATIVE_MODE)
     return device
+
+
+def check_operations(config: RuntimeConfig, device: str) -> None:
+    """Raise a ConfigError if the device has no kernels for the config's precision or form of the operations."""
+    if config.precision == "bf16" and device == "CPU":
+        raise ConfigError(
+            "runtime.precision=bf16 needs Ascend or a GPU: MindSpore multiplies no bfloat16 on a CPU; set "
+            "runtime.precision=fp32 (with ONEDNN_DEFAULT_FPMATH_MODE=BF16 in the environment a processor with AMX then "
+            "multiplies in bfloat16; without AMX it has no effect)"
+        )
+    if config.fused_ops == "ascend" and device != "Ascend":
+        raise ConfigError(
+            f"runtime.fused_ops=ascend needs Ascend: its kernels do not exist on a {device}; set runtime.fused_ops=auto"
+        )
 
 
 def describe(device: str) -> dict[str, Any]:

@@ -101,6 +101,31 @@ def test_msrun_and_not_the_config_numbers_the_devices_of_its_processes(monkeypat
     assert calls == [expected]
 
 
+@pytest.mark.parametrize(
+    ("values", "device", "expected"),
+    [
+        (
+            {"precision": "bf16"},
+            "CPU",
+            r"precision=bf16 needs Ascend or a GPU.*precision=fp32 .*ONEDNN_DEFAULT_FPMATH_MODE",
+        ),
+        ({"fused_ops": "ascend"}, "CPU", r"fused_ops=ascend needs Ascend.* on a CPU; set runtime\.fused_ops=auto"),
+        ({"fused_ops": "ascend"}, "GPU", "on a GPU; set"),
+    ],
+)
+def test_operations_that_the_device_lacks_are_refused_at_the_start(monkeypatch, mode, values, device, expected):
+    import mindspore as ms
+
+    from ms_unireid.models.unireid import build_model
+
+    config = RuntimeConfig(device=device, **values)
+    monkeypatch.setattr(ms, "get_context", lambda name: device if name == "device_target" else 0)
+    for start in (runtime.prepare, lambda config: build_model(Config().model, runtime=config)):
+        with pytest.raises(ConfigError, match=expected):
+            start(config)
+    runtime.check_operations(RuntimeConfig(**values), "Ascend")
+
+
 @pytest.mark.parametrize(("deterministic", "state"), [(True, "ON"), (False, "OFF")])
 def test_deterministic_reaches_mindspore_and_may_be_set_again(deterministic, state):
     # In a separate process, because MindSpore cannot undo it.

@@ -24,6 +24,7 @@ from ms_unireid.models.ops import (
     Normalize,
     QuickGELUAffine,
 )
+from ms_unireid.runtime import check_operations
 
 # oneDNN multiplies fastest by a matrix that is given transposed. From about this many rows on, transposing it pays.
 _MANY_ROWS = 1024
@@ -42,10 +43,10 @@ def _spread(column: Tensor, width: int) -> Tensor:
 class FastAffine(Affine):
     """`Affine` whose bias sums its gradient by a matrix product."""
 
-    def __init__(self, half: bool = False):
-        super().__init__(half)
-        self.plainly, self.by_transpose = MatMul(half=half), MatMul(transpose_b=True, half=half)
-        self.to_weight = MatMul(transpose_a=True, half=half)
+    def __init__(self, precision: str = "fp32"):
+        super().__init__(precision)
+        self.plainly, self.by_transpose = MatMul(precision=precision), MatMul(transpose_b=True, precision=precision)
+        self.to_weight = MatMul(transpose_a=True, precision=precision)
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of x, weight and bias."""
@@ -63,8 +64,8 @@ class FastQuickGELUAffine(QuickGELUAffine):
 
     affine_form = FastAffine
 
-    def __init__(self, half: bool = False):
-        super().__init__(half)
+    def __init__(self, precision: str = "fp32"):
+        super().__init__(precision)
         self.gate_gradient = SigmoidGrad()
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
@@ -119,9 +120,9 @@ class FastAttentionCore(AttentionCore):
     Heads lead: a tensor by head is (heads * B, L, D / heads).
     """
 
-    def __init__(self, heads: int, mask: Tensor | None = None, half: bool = False):
-        super().__init__(heads, mask, half)
-        self.transposed_mix = MatMul(batched=True, transpose_a=True, half=half)
+    def __init__(self, heads: int, mask: Tensor | None = None, precision: str = "fp32"):
+        super().__init__(heads, mask, precision)
+        self.transposed_mix = MatMul(batched=True, transpose_a=True, precision=precision)
 
     def construct(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """Return mixed values, attention weights (heads * B, L, L), and queries, keys and values by head."""
@@ -177,6 +178,8 @@ _FORMS: dict[str, dict[type[nn.Cell], type[nn.Cell]]] = {
         AttentionCore: FastAttentionCore,
     },
 }
+# `fused_ops: auto` by device.
+_AUTO = {"CPU": "fast"}
 
 
 @dataclass(frozen=True)
@@ -184,27 +187,33 @@ class Operations:
     """How a model's operations are built.
 
     Attributes:
-        form: `plain` or `fast`.
-        half: Matrix products in float16; weights, normalisations, softmax, residual sums and features stay float32.
+        form: `plain`, `fast` or `ascend`.
+        precision: Of the matrix products, as `runtime.precision`; weights, normalisations, softmax, residual sums and
+            features are float32.
         recompute: Compute the blocks' activations again in the backward pass instead of keeping them.
     """
 
     form: str = "plain"
-    half: bool = False
+    precision: str = "fp32"
     recompute: bool = False
 
     @classmethod
     def of(cls, runtime: RuntimeConfig) -> "Operations":
-        """Return the operations that a config selects; `fused_ops: auto` is fast on a CPU, where it was measured."""
-        form = runtime.fused_ops
+        """Return the operations that a config selects on the current device.
+
+        Raises:
+            ConfigError: If the device has no kernels for them.
+        """
+        device, form = ms.get_context("device_target"), runtime.fused_ops
+        check_operations(runtime, device)
         if form == "auto":
-            form = "fast" if ms.get_context("device_target") == "CPU" else "plain"
-        return cls(form, runtime.precision == "mixed", runtime.recompute)
+            form = _AUTO.get(device, "plain")
+        return cls(form, runtime.precision, runtime.recompute)
 
     def make(self, kind: type[nn.Cell], *arguments: Any) -> nn.Cell:
         """Build an operation in the chosen form; `kind` is its plain form."""
-        return _FORMS[self.form].get(kind, kind)(*arguments, half=self.half)
+        return _FORMS[self.form].get(kind, kind)(*arguments, precision=self.precision)
 
     def matmul(self) -> MatMul:
         """Build the product of two matrices."""
-        return MatMul(half=self.half)
+        return MatMul(precision=self.precision)

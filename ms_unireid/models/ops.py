@@ -1,45 +1,49 @@
 """The plain form of the towers' operations, with MindSpore's gradients; `forms` holds the fast form and the choice.
 
-Every operation takes `half`: its matrix products are computed in float16. Everything else stays float32.
+Every operation takes the `precision` of its matrix products, see `PRODUCTS`. Everything else stays float32.
 """
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+# The type that each `runtime.precision` computes matrix products in.
+PRODUCTS = {"fp32": ms.float32, "mixed": ms.float16, "bf16": ms.bfloat16}
 LAYER_NORM_EPS = 1e-5
 SLOPE = 1.702  # of QuickGELU's sigmoid
 
 
 class MatMul(nn.Cell):
-    """A product of float32 matrices, computed in float16 if `half`; the result is float32 either way.
+    """A product of float32 matrices, computed in another type if `precision` says so; the result is float32.
 
     Args:
         batched: Multiply stacks of matrices (..., L, K).
         transpose_a: Multiply the first operand's transpose.
         transpose_b: Multiply by the second operand's transpose.
-        half: Compute in float16.
+        precision: `fp32`, `mixed` or `bf16`.
     """
 
-    def __init__(self, batched: bool = False, transpose_a: bool = False, transpose_b: bool = False, half: bool = False):
+    def __init__(
+        self, batched: bool = False, transpose_a: bool = False, transpose_b: bool = False, precision: str = "fp32"
+    ):
         super().__init__()
-        self.half = half
+        self.precision, self.dtype = precision, PRODUCTS[precision]
         multiply = ops.BatchMatMul if batched else ops.MatMul
         self.multiply = multiply(transpose_a=transpose_a, transpose_b=transpose_b)
 
     def construct(self, a: Tensor, b: Tensor) -> Tensor:
         """Multiply a (..., M, K) by b (..., K, N), or either given transposed."""
-        if self.half:
-            return self.multiply(a.astype(ms.float16), b.astype(ms.float16)).astype(ms.float32)
-        return self.multiply(a, b)
+        if self.dtype == ms.float32:
+            return self.multiply(a, b)
+        return self.multiply(a.astype(self.dtype), b.astype(self.dtype)).astype(ms.float32)
 
 
 class Affine(nn.Cell):
     """x W^T + b for x (rows, in), weight (out, in) and bias (out,)."""
 
-    def __init__(self, half: bool = False):
+    def __init__(self, precision: str = "fp32"):
         super().__init__()
-        self.product = MatMul(transpose_b=True, half=half)
+        self.product = MatMul(transpose_b=True, precision=precision)
         self.add_bias = ops.BiasAdd()
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -52,9 +56,9 @@ class QuickGELUAffine(nn.Cell):
 
     affine_form = Affine
 
-    def __init__(self, half: bool = False):
+    def __init__(self, precision: str = "fp32"):
         super().__init__()
-        self.affine = self.affine_form(half)
+        self.affine = self.affine_form(precision)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Map x (rows, in) to (rows, out)."""
@@ -66,9 +70,9 @@ class GELUAffine(nn.Cell):
 
     affine_form = Affine
 
-    def __init__(self, half: bool = False):
+    def __init__(self, precision: str = "fp32"):
         super().__init__()
-        self.affine = self.affine_form(half)
+        self.affine = self.affine_form(precision)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Map x (rows, in) to (rows, out)."""
@@ -78,7 +82,7 @@ class GELUAffine(nn.Cell):
 class Normalize(nn.Cell):
     """Layer normalisation of rows with CLIP's epsilon; always in float32."""
 
-    def __init__(self, half: bool = False):
+    def __init__(self, precision: str = "fp32"):
         super().__init__()
         self.norm = ops.LayerNorm(-1, -1, LAYER_NORM_EPS)
 
@@ -93,14 +97,14 @@ class AttentionCore(nn.Cell):
     Args:
         heads: Number of heads.
         mask: Added to the scores, (L, L); of a larger one the first rows and columns are used. None adds nothing.
-        half: Compute products in float16.
+        precision: As in `MatMul`.
     """
 
-    def __init__(self, heads: int, mask: Tensor | None = None, half: bool = False):
+    def __init__(self, heads: int, mask: Tensor | None = None, precision: str = "fp32"):
         super().__init__()
         self.heads, self.mask, self.masks = heads, mask, mask is not None
-        self.scores = MatMul(batched=True, transpose_b=True, half=half)
-        self.mix = MatMul(batched=True, half=half)
+        self.scores = MatMul(batched=True, transpose_b=True, precision=precision)
+        self.mix = MatMul(batched=True, precision=precision)
         self.softmax = ops.Softmax(-1)
 
     def construct(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,17 +146,17 @@ class ReadoutCore(nn.Cell):
         width: Width D of a token.
         heads: Number of heads.
         mask: As in `AttentionCore`.
-        half: Compute products in float16.
+        precision: As in `MatMul`.
     """
 
-    def __init__(self, width: int, heads: int, mask: Tensor | None = None, half: bool = False):
+    def __init__(self, width: int, heads: int, mask: Tensor | None = None, precision: str = "fp32"):
         super().__init__()
         self.heads, self.mask, self.masks = heads, mask, mask is not None
         self.scale = (width // heads) ** -0.5
         # One row per head, 1 at the head's share of D. A query times these rows meets whole keys, not split by head.
         self.shares = Tensor(np.kron(np.eye(heads, dtype=np.float32), np.ones(width // heads, np.float32)))
-        self.scores = MatMul(batched=True, transpose_b=True, half=half)
-        self.mix = MatMul(batched=True, half=half)
+        self.scores = MatMul(batched=True, transpose_b=True, precision=precision)
+        self.mix = MatMul(batched=True, precision=precision)
         self.softmax = ops.Softmax(-1)
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, position: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ class PatchEmbedding(nn.Cell):
         self.grid = patch_grid(image_size, patch_size, stride)
         shape = (config.sizes.vision.width, 3, patch_size, patch_size)
         self.weight = normal_parameter(rng, shape, (3 * patch_size**2) ** -0.5)
-        self.product = MatMul(transpose_b=True, half=operations.half)
+        self.product = MatMul(transpose_b=True, precision=operations.precision)
         starts = [np.arange(n) * stride for n in self.grid]
         self.rows, self.columns = (
             Tensor((s[:, None] + np.arange(patch_size)).reshape(-1).astype(np.int32)) for s in starts

@@ -22,8 +22,8 @@ def deeper(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "deeper", Architecture(tower, tower, patch_size=8, embed_dim=32))
 
 
-def made(form="fast", half=False):
-    return UNIReID(replace(parity.TINY, architecture="deeper"), 1, Operations(form, half))
+def made(form="fast", precision="fp32"):
+    return UNIReID(replace(parity.TINY, architecture="deeper"), 1, Operations(form, precision))
 
 
 def inputs(tower):
@@ -46,8 +46,8 @@ def test_encoders_have_the_numbers_of_the_model(tower, form, mode):
 
 @pytest.mark.parametrize("tower", ENCODERS)
 def test_encoders_in_half_precision(tower, pynative):
-    found = ENCODERS[tower](made(half=True))(inputs(tower)).asnumpy()
-    np.testing.assert_array_equal(found, whole(made(half=True), tower))
+    found = ENCODERS[tower](made(precision="mixed"))(inputs(tower)).asnumpy()
+    np.testing.assert_array_equal(found, whole(made(precision="mixed"), tower))
     assert np.abs(found - whole(made(), tower)).max() > 1e-5
 
 

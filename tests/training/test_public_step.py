@@ -70,7 +70,9 @@ def test_gradients_by_name(step, pynative):
 
 def test_a_model_of_another_precision_is_refused():
     mixed = replace(CONFIG, runtime=RuntimeConfig(precision="mixed"))
-    with pytest.raises(ConfigError, match=r"half=False.*the config needs .*half=True.*build_model\(config\.model"):
+    with pytest.raises(
+        ConfigError, match=r"precision='fp32'.*the config needs .*precision='mixed'.*build_model\(config\.model"
+    ):
         mu.TrainOneStepCell(mu.build_model(CONFIG.model), mixed)
 
 

@@ -187,12 +187,12 @@ def test_only_products_are_half(form, products, pynative):
     """Features, and so similarity and losses, are float32; every matrix product of the towers is not."""
     model = make(runtime=replace(MIXED, fused_ops=form)).network.model
     found = [cell for _, cell in model.cells_and_names() if isinstance(cell, MatMul)]
-    assert len(found) == products and all(cell.half for cell in found)
+    assert len(found) == products and all(cell.precision == "mixed" for cell in found)
     images, sketches, token_ids = parity.to_ms(batch())
     assert {t.dtype for t in model(images, sketches, token_ids)} == {ms.float32}
     big = Tensor(np.full((2, 2), 300.0, np.float32))
     assert np.isfinite(MatMul()(big, big).asnumpy()).all()
-    halved = MatMul(half=True)(big, big)
+    halved = MatMul(precision="mixed")(big, big)
     assert np.isinf(halved.asnumpy()).all() and halved.dtype == ms.float32
 
 
