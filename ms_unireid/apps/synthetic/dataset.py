@@ -28,9 +28,10 @@ from ms_unireid.errors import DataError
 
 _DATASET_FOLDER = "CUHK-PEDES"
 _MANIFEST = "synthetic.json"
-_VERSION = 1  # raise when the same seed gives other pictures or captions
+_VERSION = 2  # raise when the same seed gives other pictures or captions
 _SUBFOLDER = "synthetic"
 _SCENE, _CAPTIONS, _PENCIL = 0, 1, 2  # independent random streams of one photo
+_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,18 @@ class SyntheticConfig:
         """Return the number of people over all splits."""
         return self.train_identities + self.val_identities + self.test_identities
 
-    def split_of(self, identity: int) -> str:
-        """Return the split of an identity counted from 1: train first, then val, then test."""
-        if identity <= self.train_identities:
-            return "train"
-        return "val" if identity <= self.train_identities + self.val_identities else "test"
+    def people(self) -> list[tuple[str, int, Person]]:
+        """Draw everybody as (split, number within the split from 1, person): train first, then val, then test.
+
+        Every split has its own random stream, so that its people and their pictures do not depend on the number of
+        others. Test people are chosen first, so that no training split has one of them, whatever its size.
+        """
+        drawn: dict[str, list[Person]] = {}
+        for split in reversed(_SPLITS):
+            others = [person for people in drawn.values() for person in people]
+            count = getattr(self, f"{split}_identities")
+            drawn[split] = draw_people(count, self.seed, _SPLITS.index(split), others)
+        return [(split, number, person) for split in _SPLITS for number, person in enumerate(drawn[split], 1)]
 
     def counts(self) -> dict[str, int]:
         """Return the numbers of identities, photos, sketches and captions."""
@@ -122,7 +130,7 @@ def generate_tri_dataset(
     try:
         if _is_reusable(target, config, force):
             return target
-        people = draw_people(config.identities, config.seed)
+        people = config.people()
         with _replacing(target, force) as folder:
             for name in ("imgs", "imgs-sketch2"):
                 (folder / name / _SUBFOLDER).mkdir(parents=True)
@@ -200,7 +208,7 @@ def _write_json(path: Path, content) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_people(folder: Path, people: list[Person], config: SyntheticConfig, workers: int, progress) -> list[dict]:
+def _write_people(folder: Path, people: list, config: SyntheticConfig, workers: int, progress) -> list[dict]:
     """Write all pictures and return the records of reid_raw.json in the order of identities."""
     jobs, write, records = list(enumerate(people, 1)), partial(_write_person, folder, config), []
 
@@ -217,13 +225,13 @@ def _write_people(folder: Path, people: list[Person], config: SyntheticConfig, w
         return gather(pool.imap(write, jobs, chunksize=4))
 
 
-def _write_person(folder: Path, config: SyntheticConfig, job: tuple[int, Person]) -> list[dict]:
+def _write_person(folder: Path, config: SyntheticConfig, job: tuple[int, tuple]) -> list[dict]:
     """Write one identity's photos and sketches and return its records."""
-    identity, person = job
-    records = []
+    identity, (split, number, person) = job
+    records, of_person = [], (config.seed, _SPLITS.index(split), number)
     for photo in range(1, config.photos_per_identity + 1):
         scene, words, pencil = (
-            np.random.default_rng((config.seed, identity, photo, stream)) for stream in (_SCENE, _CAPTIONS, _PENCIL)
+            np.random.default_rng((*of_person, photo, stream)) for stream in (_SCENE, _CAPTIONS, _PENCIL)
         )
         name = f"{_SUBFOLDER}/{identity:04d}{photo:03d}.png"
         view = draw_view(scene, person)
@@ -238,7 +246,7 @@ def _write_person(folder: Path, config: SyntheticConfig, job: tuple[int, Person]
         captions = [write_caption(words, person) for _ in range(config.captions_per_photo)]
         records.append(
             {
-                "split": config.split_of(identity),
+                "split": split,
                 "captions": captions,
                 "file_path": name,
                 "processed_tokens": [caption_tokens(caption) for caption in captions],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,14 +147,17 @@ def draw_person(rng: np.random.Generator) -> Person:
     return Person(gender=gender, **body, **_draw_head(rng, gender), **_draw_clothes(rng, gender), **_draw_bag(rng))
 
 
-def draw_people(count: int, seed: int) -> list[Person]:
-    """Draw identities 1..count, of which no two have the same `shape_key`; a larger count only adds people."""
-    people, taken = [], set()
-    for identity in range(1, count + 1):
-        rng = np.random.default_rng((seed, identity))
+def draw_people(count: int, seed: int, stream: int = 0, taken: Collection[Person] = ()) -> list[Person]:
+    """Draw persons 1..count of a random stream; a larger count only adds people.
+
+    No two of them, nor one of them and one of `taken`, have the same `shape_key`.
+    """
+    people, keys = [], {person.shape_key() for person in taken}
+    for number in range(1, count + 1):
+        rng = np.random.default_rng((seed, stream, number))
         person = draw_person(rng)
-        while person.shape_key() in taken:
+        while person.shape_key() in keys:
             person = draw_person(rng)
-        taken.add(person.shape_key())
+        keys.add(person.shape_key())
         people.append(person)
     return people

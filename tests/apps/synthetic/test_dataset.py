@@ -106,6 +106,24 @@ def test_people_are_unique_and_do_not_depend_on_the_count():
     assert draw_people(20, seed=1) == people[:20]
 
 
+def test_val_and_test_people_are_the_same_and_unseen_whatever_the_training_split():
+    few, many = (SyntheticConfig(count, 40, 100).people() for count in (60, 600))
+    assert [entry for entry in few if entry[0] != "train"] == [entry for entry in many if entry[0] != "train"]
+    assert len({person.shape_key() for _, _, person in many}) == 740
+
+
+def test_pictures_and_captions_of_the_test_split_do_not_depend_on_the_training_split(dataset, records, tmp_path):
+    smaller = generate_tri_dataset(tmp_path, replace(CONFIG, train_identities=1))
+    others = json.loads((smaller / "reid_raw.json").read_text(encoding="utf-8"))
+
+    def unseen(folder: Path, entries: list[dict]) -> list[tuple]:
+        kinds = "imgs", "imgs-sketch2"
+        tested = [entry for entry in entries if entry["split"] == "test"]
+        return [(e["captions"], *((folder / kind / e["file_path"]).read_bytes() for kind in kinds)) for e in tested]
+
+    assert unseen(smaller, others) == unseen(dataset, records)
+
+
 def test_attributes_are_rich():
     people = draw_people(600, seed=1)
     bits = 0.0
