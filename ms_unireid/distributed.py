@@ -4,6 +4,7 @@ All processes must call each function but `start`, in the same order; a process 
 """
 
 import os
+import pickle
 import signal
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -80,6 +81,18 @@ def broadcast_parameters(params: Iterable[Parameter], processes: Processes) -> N
 def all_gather_rows(array: np.ndarray, processes: Processes) -> np.ndarray:
     """Join the equal blocks of rows (N, ...) of all processes in rank order: (size * N, ...), bits unchanged."""
     return array if processes.size == 1 else ops.AllGather()(Tensor(array)).asnumpy()
+
+
+def broadcast_value(value: Any, source: int, processes: Processes) -> Any:
+    """Return the value that process `source` gives, in all processes: any value that can be pickled."""
+    if processes.size == 1:
+        return value
+    data = pickle.dumps(value) if processes.rank == source else b""
+    broadcast = ops.Broadcast(source)
+    (length,) = broadcast((Tensor([len(data)], ms.int32),))
+    padded = np.zeros(-(-int(length.asnumpy()[0]) // 4), np.int32)
+    padded.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+    return pickle.loads(broadcast((Tensor(padded),))[0].asnumpy().tobytes())  # what follows the value is not read
 
 
 def mean_over_processes(values: Sequence[float], processes: Processes) -> list[float]:

@@ -127,6 +127,8 @@ def _index(options: argparse.Namespace) -> None:
             overrides=options.overrides,
             progress=lambda step, *counts: {"compared": compared, "encoded": encoded}[step](*counts),
         )
+    if report is None:  # another process than the first one of msrun
+        return
     for folder, count in report.unreachable.items():
         print(
             f"warning: {folder}: is out of reach, and its {count} photos stay in the index; if they are gone for good, "

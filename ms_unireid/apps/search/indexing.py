@@ -2,30 +2,34 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ms_unireid.apps.search.index import DTYPES, Photo, Skipped, Source, model_overrides, present_about
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
-from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
+from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
 from ms_unireid.config import Config, to_dict
 from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.pipeline import iterate
 from ms_unireid.data.transforms import MEAN, STD, normalize, resize
+from ms_unireid.distributed import broadcast_value, start
 from ms_unireid.errors import ConfigError, DataError, escaped
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.files import open_regular, sha256
 from ms_unireid.installation import job_command
+from ms_unireid.runtime import prepare
 
 # Called with (step, done, total) during the work.
 Progress = Callable[[str, int, int], None]
+_New = tuple[int, str, str | None]  # a photo to encode: source, name, person
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,11 @@ def build_index(
     files: Sequence[Path] | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
-) -> IndexReport:
-    """Make an index with a checkpoint, or bring one up to date.
+) -> IndexReport | None:
+    """Make an index with a checkpoint, or bring one up to date; the processes of msrun share the photos.
+
+    Every process reads photos and checkpoint by the same paths. Only the first one lists folders and writes the index;
+    the others return None.
 
     Args:
         folder: As in `update_index`.
@@ -98,9 +105,18 @@ def build_index(
         checkpoint = checkpoint or Path(about["checkpoint"]["path"])
         dtype = dtype or about["dtype"]
         overrides = [*model_overrides(about), *overrides]
-    model, config, _ = open_model(checkpoint, overrides, files)
-    about = describe_model(checkpoint, config, dtype or DTYPES[0])
-    return update_index(folder, about, Encoder(model, config), sources, removed, progress)
+    opened = read_checkpoint(checkpoint)
+    config = opened.config(overrides, files)
+    prepare(config.runtime)
+    processes = start()
+    encoder = Encoder(opened.build(config), config, processes=processes)
+    if not processes.first:
+        for _ in _encode_together(encoder, folder):
+            pass
+        return None
+    return update_index(
+        folder, describe_model(checkpoint, config, dtype or DTYPES[0]), encoder, sources, removed, progress
+    )
 
 
 def update_index(
@@ -116,7 +132,7 @@ def update_index(
     Args:
         folder: The index.
         about: The result of `describe_model`.
-        encoder: Encodes the photos.
+        encoder: Encodes the photos, with the help of its other processes, which are in `build_index`.
         sources: Folders or splits to add or to compare again; empty compares all sources of the index.
         removed: Folders to remove from the index.
         progress: Called during the work.
@@ -271,6 +287,14 @@ def _list_photos(source: Source, left_out: list[str]) -> Listing:
     return listing
 
 
+class _Batch(NamedTuple):
+    """A batch of new photos: what its files are, the features (N, D) of the readable ones, and damage inside them."""
+
+    found: list[Photo | Skipped]
+    feats: np.ndarray
+    damaged: dict[str, str]
+
+
 def _encode_new(
     writer: IndexWriter,
     folders: Mapping[int, Path],
@@ -280,24 +304,50 @@ def _encode_new(
     damaged: dict[str, str],
 ) -> int:
     """Encode and store the new photos batch by batch; return their number. Damage inside them goes to `damaged`."""
-    config = encoder.config
-    source = _NewPhotos(folders, changes.new, config.eval.batch_size, config.model.image_size, damaged)
     done = encoded = 0
-    for number, (pictures,) in enumerate(iterate(source, config.runtime) if changes.new else ()):
-        found = source.found.pop(number)
-        good = [place for place, one in enumerate(found) if isinstance(one, Photo)]
-        feats = _features(encoder, pictures, writer.folder)[good] if good else np.empty(0)
-        writer.append([found[place] for place in good], feats, [one for one in found if isinstance(one, Skipped)])
-        done, encoded = done + len(found), encoded + len(good)
+    for batch in _encode_together(encoder, writer.folder, folders, changes.new):
+        photos = [one for one in batch.found if isinstance(one, Photo)]
+        writer.append(photos, batch.feats, [one for one in batch.found if isinstance(one, Skipped)])
+        damaged |= batch.damaged
+        done, encoded = done + len(batch.found), encoded + len(photos)
         progress("encoded", done, len(changes.new))
     return encoded
 
 
-def _features(encoder: Encoder, pictures: np.ndarray, folder: Path) -> np.ndarray:
+def _encode_together(
+    encoder: Encoder, index: Path, folders: Mapping[int, Path] = MappingProxyType({}), new: Sequence[_New] = ()
+) -> Iterator[_Batch]:
+    """Yield all batches in order in every process; the processes take turns to encode them.
+
+    The first process names the photos. Each batch equals that of a single process.
+    """
+    processes, size = encoder.processes, encoder.config.eval.batch_size
+    folders, new = broadcast_value((dict(folders), new), 0, processes)
+    batches = [new[first : first + size] for first in range(0, len(new), size)]
+    own = _encode_batches(encoder, index, folders, batches[processes.rank :: processes.size])
+    for first in range(0, len(batches), processes.size):
+        batch = next(own, None)
+        for source in range(min(processes.size, len(batches) - first)):
+            yield broadcast_value(batch, source, processes)
+
+
+def _encode_batches(
+    encoder: Encoder, index: Path, folders: Mapping[int, Path], batches: Sequence[Sequence[_New]]
+) -> Iterator[_Batch]:
+    config = encoder.config
+    photos = _NewPhotos(folders, batches, config.eval.batch_size, config.model.image_size)
+    for number, (pictures,) in enumerate(iterate(photos, config.runtime) if batches else ()):
+        found = photos.found.pop(number)
+        good = [place for place, one in enumerate(found) if isinstance(one, Photo)]
+        feats = _features(encoder, pictures, index)[good] if good else np.empty(0)
+        yield _Batch(found, feats, photos.damaged.pop(number))
+
+
+def _features(encoder: Encoder, pictures: np.ndarray, index: Path) -> np.ndarray:
     try:
         return normalize_rows(encoder.pixels(pictures))
     except ValueError as error:
-        raise DataError(f"{folder}: nothing was added ({error}); use another checkpoint") from error
+        raise DataError(f"{index}: nothing was added ({error}); use another checkpoint") from error
 
 
 class _NewPhotos:
@@ -305,7 +355,7 @@ class _NewPhotos:
 
     Attributes:
         found: Batch number to a `Photo` or `Skipped` for each of its files.
-        damaged: File to the damage inside it, for those that are encoded all the same.
+        damaged: Batch number to the damage inside those of its files that are encoded all the same, by file.
     """
 
     columns = ("pictures",)
@@ -313,27 +363,31 @@ class _NewPhotos:
     def __init__(
         self,
         folders: Mapping[int, Path],
-        new: Sequence[tuple[int, str, str | None]],
+        batches: Sequence[Sequence[_New]],
         batch_size: int,
         image_size: tuple[int, int],
-        damaged: dict[str, str],
     ):
-        self.folders, self.new, self.damaged = folders, new, damaged
+        self.folders, self.batches = folders, batches
         self.batch_size, self.image_size = batch_size, image_size
         self.found: dict[int, list[Photo | Skipped]] = {}
+        self.damaged: dict[int, dict[str, str]] = {}
 
     def __len__(self) -> int:
-        return -(-len(self.new) // self.batch_size)
+        return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
         """Return (batch_size, 3, H, W) float32; zeros for unreadable photos and after the last one."""
+        index = int(index)
         pictures = np.zeros((self.batch_size, 3, *self.image_size), np.float32)
-        start = int(index) * self.batch_size
-        batch = self.new[start : start + self.batch_size]
-        self.found[int(index)] = [self._read(*one, pictures[place]) for place, one in enumerate(batch)]
+        damaged = self.damaged[index] = {}
+        self.found[index] = [
+            self._read(*one, pictures[place], damaged) for place, one in enumerate(self.batches[index])
+        ]
         return (pictures,)
 
-    def _read(self, source: int, name: str, person: str | None, target: np.ndarray) -> Photo | Skipped:
+    def _read(
+        self, source: int, name: str, person: str | None, target: np.ndarray, damaged: dict[str, str]
+    ) -> Photo | Skipped:
         size = changed = 0
         try:
             with open_regular(self.folders[source] / name) as file:
@@ -346,5 +400,5 @@ class _NewPhotos:
         try:
             picture_files.jpeg_grey(content)
         except ValueError as error:
-            self.damaged[str(self.folders[source] / name)] = escaped(str(error))
+            damaged[str(self.folders[source] / name)] = escaped(str(error))
         return Photo(source, name, size, changed, bytes.fromhex(sha256(io.BytesIO(content))), person)

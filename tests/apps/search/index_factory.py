@@ -9,6 +9,7 @@ from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.search.indexing import IndexReport, describe_model, photo_source, update_index
 from ms_unireid.config import config_from_dict
 from ms_unireid.evaluation.similarity import normalize_rows
+from ms_unireid.runtime import ALONE
 
 CONFIG = config_from_dict(
     {
@@ -24,7 +25,7 @@ DIM = 32
 class MeanColour:
     """Replaces the model's encoder; counts the pictures."""
 
-    config = CONFIG
+    config, processes = CONFIG, ALONE
 
     def __init__(self):
         self.encoded = 0

@@ -298,7 +298,7 @@ def test_a_photo_that_became_a_pipe_is_skipped(index, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     changes = find_changes({1: tmp_path}, {1: {"pipe.png": None}}, Manifest(index).photos(), [])
     assert changes.new == [(1, "pipe.png", None)]
-    source = _NewPhotos({1: tmp_path}, changes.new, 1, CONFIG.model.image_size, {})
+    source = _NewPhotos({1: tmp_path}, [changes.new], 1, CONFIG.model.image_size)
     assert not source[0][0].any() and "pipe" in source.found[0][0].reason
 
 
