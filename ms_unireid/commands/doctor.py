@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.apps.arguments import JSON, Parser, output_file
+from ms_unireid.apps.arguments import JSON, Parser, input_folder, output_file
 from ms_unireid.apps.checks.machine import examine
+from ms_unireid.apps.checks.report import write_report
 from ms_unireid.data.findings import to_json, to_table
-from ms_unireid.errors import EnvironmentProblem
+from ms_unireid.errors import ConfigError, EnvironmentProblem
 from ms_unireid.files import write_json
 
 
@@ -26,6 +27,21 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "checked, and missing data and weights are only warnings",
     )
     parser.add_argument("--json", type=output_file(*JSON), help="write the findings to this file as JSON")
+    parser.add_argument(
+        "--report",
+        type=output_file(".zip"),
+        metavar="FILE.zip",
+        help="write an archive for the maintainers: the findings, what failing checks printed, versions, devices and "
+        "variables, without data and names; look into it before you send it",
+    )
+    parser.add_argument(
+        "--logs",
+        type=input_folder,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="with --report: msrun's --log_dir, a run folder or CANN's plog, whose logs' ends are added; repeatable",
+    )
     parser.add_argument(
         "--limit",
         type=float,
@@ -48,14 +64,18 @@ def _config_of(options: argparse.Namespace) -> Any:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
+    if options.logs and not options.report:
+        raise ConfigError("--logs are added to an archive; add --report FILE.zip")
     requested = bool(options.config or options.overrides)
-    findings = []
-    for finding in examine(_config_of(options), requested, options.limit):
+    config, findings, outputs = _config_of(options), [], {}
+    for finding in examine(config, requested, options.limit, outputs):
         print(f"{finding.what}: {finding.state}", file=sys.stderr)
         findings.append(finding)
     print(to_table(findings))
     if options.json:
         write_json(options.json, to_json(findings))
+    if options.report:
+        write_report(options.report, findings, config, outputs, options.logs)
     problems = sum(finding.state == "problem" for finding in findings)
     if problems:
         raise EnvironmentProblem(f"{problems} of {len(findings)} checks found a problem; fix them as the table says")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_unireid.apps.checks import machine_child
+from ms_unireid.apps.checks.accelerators import DRIVERS, check_accelerator, check_communication
 from ms_unireid.apps.checks.packages import check_conflicts, check_packages, check_python
 from ms_unireid.data.findings import Finding
 from ms_unireid.errors import UserError
@@ -33,31 +34,30 @@ _TOLERANCE = 0.02
 _PAIR_GIB, _USUAL_PAIRS = 1.0, 8
 # In units of the weights' size: three states of a run, each with two moments, and four best checkpoints.
 _CHECKPOINTS = 3 * 3 + 4
-# The file that shows that a machine has a device, and what MindSpore needs to use it.
-_DRIVERS = {
-    "Ascend": ("/dev/davinci_manager", "install CANN and source its set_env.sh before the start"),
-    "GPU": ("/dev/nvidiactl", "put the libraries of CUDA 11.6 and cuDNN 8 on LD_LIBRARY_PATH"),
-}
 
 
-def examine(config: "Config | None", requested: bool, limit: float) -> Iterator[Finding]:
+def examine(
+    config: "Config | None", requested: bool, limit: float, outputs: dict[str, str] | None = None
+) -> Iterator[Finding]:
     """Run every check and yield its findings.
 
     Args:
         config: The config of a run; None if packages to read it are missing.
         requested: Whether the user gave the config; problems of the default config are only warnings.
         limit: Seconds that each child process may take.
+        outputs: Takes what each child process that failed has printed on stderr, by the name of the check.
     """
+    outputs = {} if outputs is None else outputs
     yield check_python()
     yield from check_packages()
     yield from check_conflicts()
     yield check_environment()
-    counts, finding = check_devices(config, limit)
-    yield finding
+    counts, findings = check_devices(config, limit, outputs)
+    yield from findings
     memory: dict[str, int] = {}
     for device in (name for name in machine_child.DEVICES if counts.get(name)):
         for precision in ("fp32",) if device == "CPU" else ("fp32", "mixed"):
-            result, finding = check_steps(device, _device_id(config), precision, limit)
+            result, finding = check_steps(device, _device_id(config), precision, limit, outputs)
             memory[device] = result.get("memory") or 0
             yield finding
     if config is None:
@@ -80,29 +80,40 @@ def check_environment() -> Finding:
     return Finding(name, "warning", f"'{value}' has no {wanted}: a compiled step keeps a core busy", fix)
 
 
-def check_devices(config: "Config | None", limit: float) -> tuple[dict[str, int], Finding]:
-    """Return the number of devices of each kind that MindSpore can use, with a finding."""
+def check_devices(
+    config: "Config | None", limit: float, outputs: dict[str, str]
+) -> tuple[dict[str, int], list[Finding]]:
+    """Return the number of devices of each kind that MindSpore can use, with findings."""
     if importlib.util.find_spec("mindspore") is None:
         what = "MindSpore is not installed: no device can be used"
-        return {}, Finding("devices", "problem", what, INSTALL_CORE)
-    counts, failure = run_child(["devices"], limit)
+        return {}, [Finding("devices", "problem", what, INSTALL_CORE)]
+    counts, failure = run_child(["devices"], limit, outputs)
     if failure:
-        return {}, Finding("devices", "problem", failure, "fix the packages above, or install MindSpore again")
+        return {}, [Finding("devices", "problem", failure, "fix the packages above, or install MindSpore again")]
     seen = ", ".join(f"{name} {count}" for name, count in counts.items())
     wanted = "auto" if config is None else config.runtime.device
-    if wanted != "auto" and not counts[wanted]:
-        fix = f"{_DRIVERS[wanted][1]}, or set runtime.device=CPU"
-        return counts, Finding("devices", "problem", f"{seen}; runtime.device={wanted} is not available", fix)
-    for name, (file, fix) in _DRIVERS.items():
-        if Path(file).exists() and not counts[name]:
-            return counts, Finding("devices", "warning", f"{seen}; {file} exists, but MindSpore finds no {name}", fix)
-    return counts, Finding("devices", "ok", seen)
+    lacking = [name for name in DRIVERS if not counts[name] and (name == wanted or DRIVERS[name].exists())]
+    findings = [finding for name in lacking for finding in _unseen(name, name == wanted, seen)]
+    return counts, [*(findings or [Finding("devices", "ok", seen)]), *check_communication(counts["Ascend"])]
 
 
-def check_steps(device: str, device_id: int, precision: str, limit: float) -> tuple[dict[str, Any], Finding]:
+def _unseen(name: str, wanted: bool, seen: str) -> list[Finding]:
+    """Return the findings about a device that a config names, or whose driver is there, and MindSpore does not see."""
+    if wanted:
+        fix = f"see {name} below, or set runtime.device=CPU"
+        first = Finding("devices", "problem", f"{seen}; runtime.device={name} is not available", fix)
+    else:
+        detail = f"{seen}; {DRIVERS[name]} exists, but MindSpore finds no {name}"
+        first = Finding("devices", "warning", detail, f"see {name} below")
+    return [first, *check_accelerator(name, first.state)]
+
+
+def check_steps(
+    device: str, device_id: int, precision: str, limit: float, outputs: dict[str, str]
+) -> tuple[dict[str, Any], Finding]:
     """Take a few training steps of a tiny model on a device; return their results, with a finding."""
     what = f"step {device} {precision}"
-    result, failure = run_child(["steps", device, str(device_id), precision], limit)
+    result, failure = run_child(["steps", device, str(device_id), precision], limit, outputs)
     if failure:
         return {}, Finding(what, "problem", failure, "fix the packages above, or use another runtime.device")
     losses = result["losses"]
@@ -189,17 +200,19 @@ def check_pretrained(config: "Config") -> Finding:
     return Finding(what, "ok", f"{model.pretrained}: {source.kind}, {source.model.architecture}")
 
 
-def run_child(arguments: list[str], limit: float) -> tuple[dict[str, Any], str]:
-    """Run a part of `machine_child`; return its result, or an empty one and the reason."""
+def run_child(arguments: list[str], limit: float, outputs: dict[str, str]) -> tuple[dict[str, Any], str]:
+    """Run a part of `machine_child`; return its result, or an empty one and the reason, and keep what it printed."""
     command = child_command(machine_child.__name__, *arguments)
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as error:
+        outputs["-".join(arguments)] = (error.stderr or b"").decode(errors="replace")
         return {}, f"no answer within {limit:g} s; a slow machine may need a higher --limit"
     lines = [line for line in done.stdout.splitlines() if line.startswith(machine_child.RESULT)]
     result = json.loads(lines[-1].removeprefix(machine_child.RESULT)) if lines else {}
     if result and "error" not in result:
         return result, ""  # MindSpore may crash at exit, after the work
+    outputs["-".join(arguments)] = done.stderr
     return {}, result.get("error") or _death(done)
 
 

@@ -68,7 +68,7 @@ def answers(monkeypatch):
     """Return a function that sets what the child process answers."""
 
     def pretend(result, failure=""):
-        monkeypatch.setattr(doctor, "run_child", lambda arguments, limit: (result, failure))
+        monkeypatch.setattr(doctor, "run_child", lambda arguments, limit, outputs: (result, failure))
 
     return pretend
 
@@ -190,15 +190,19 @@ RESULT = f"print('library chatter'); print({doctor_child.RESULT!r} + '{{\"CPU\":
 )
 def test_a_child_that_fails_is_a_finding(child, script, words):
     child(script)
-    result, failure = doctor.run_child(["devices"], 2)
+    outputs = {}
+    result, failure = doctor.run_child(["devices"], 2, outputs)
     assert result == {} and words in failure
-    assert doctor.check_steps("CPU", 0, "fp32", 2)[1].state == "problem"
+    assert outputs["devices"] == ("oh dear\n" if "oh dear" in words else "")
+    assert doctor.check_steps("CPU", 0, "fp32", 2, outputs)[1].state == "problem"
+    assert list(outputs) == ["devices", "steps-CPU-0-fp32"]
 
 
 @pytest.mark.parametrize("end", ["", "; import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"])
 def test_a_child_that_answers_has_done_its_work(child, end):
     child(RESULT + end)
-    assert doctor.run_child(["devices"], 20) == ({"CPU": 1}, "")
+    outputs = {}
+    assert doctor.run_child(["devices"], 20, outputs) == ({"CPU": 1}, "") and not outputs
 
 
 def test_the_child_returns_any_error_as_its_result(capsys):
@@ -211,29 +215,35 @@ def test_the_child_returns_any_error_as_its_result(capsys):
 
 
 def test_devices_are_listed(answers, monkeypatch):
-    monkeypatch.setattr(doctor, "_DRIVERS", {})
+    monkeypatch.setattr(doctor, "check_accelerator", None)
+    answers({"Ascend": 1, "GPU": 0, "CPU": 1})
+    assert doctor.check_devices(config(), 1, {}) == (
+        {"Ascend": 1, "GPU": 0, "CPU": 1},
+        [Finding("devices", "ok", "Ascend 1, GPU 0, CPU 1")],
+    )
+
+
+def test_several_ascend_devices_need_a_package_of_cann(answers):
     answers({"Ascend": 8, "GPU": 0, "CPU": 1})
-    counts, found = doctor.check_devices(config(), 1)
-    assert counts["Ascend"] == 8 and found == Finding("devices", "ok", "Ascend 8, GPU 0, CPU 1")
+    ok, warning = doctor.check_devices(config(), 1, {})[1]
+    assert ok.state == "ok" and warning.state == "warning" and "package hccl" in warning.detail
 
 
-def test_a_missing_device_that_the_config_names_is_a_problem(answers):
+@pytest.mark.parametrize(("device", "state"), [("Ascend", "problem"), ("auto", "warning")])
+def test_a_device_that_mindspore_does_not_see_is_told_with_what_it_lacks(answers, monkeypatch, tmp_path, device, state):
+    monkeypatch.setitem(doctor.DRIVERS, "Ascend", tmp_path)
+    monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
     answers({"Ascend": 0, "GPU": 0, "CPU": 1})
-    _, found = doctor.check_devices(config("runtime.device=Ascend"), 1)
-    assert found.state == "problem" and "set_env.sh" in found.fix and "runtime.device=CPU" in found.fix
-
-
-def test_hardware_that_mindspore_does_not_see_is_a_warning(answers, monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "_DRIVERS", {"GPU": (str(tmp_path), "fix it")})
-    answers({"Ascend": 0, "GPU": 0, "CPU": 1})
-    found = doctor.check_devices(config(), 1)[1]
-    assert found.state == "warning" and "MindSpore finds no GPU" in found.detail and found.fix == "fix it"
+    first, *lacks = doctor.check_devices(config(f"runtime.device={device}"), 1, {})[1]
+    assert first.state == state and "below" in first.fix
+    assert ("runtime.device=CPU" in first.fix) == (device == "Ascend")
+    assert ("Ascend", state, "ASCEND_HOME_PATH is not set") in [(one.what, one.state, one.detail) for one in lacks]
 
 
 def test_without_mindspore_no_child_is_started(monkeypatch):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(doctor, "run_child", None)
-    counts, found = doctor.check_devices(None, 1)
+    counts, (found,) = doctor.check_devices(None, 1, {})
     assert counts == {} and found.state == "problem" and "not installed" in found.detail
 
 
@@ -249,7 +259,7 @@ def test_without_mindspore_no_child_is_started(monkeypatch):
 )
 def test_the_numbers_of_a_step_are_judged(answers, change, state, words):
     answers({**GOOD, **change})
-    found = doctor.check_steps("CPU", 0, "fp32", 1)[1]
+    found = doctor.check_steps("CPU", 0, "fp32", 1, {})[1]
     assert found.what == "step CPU fp32" and found.state == state and words in found.detail
     assert bool(found.fix) == (state != "ok")
 
@@ -257,7 +267,7 @@ def test_the_numbers_of_a_step_are_judged(answers, change, state, words):
 def test_an_accelerator_is_tried_in_both_precisions_and_its_memory_counts(monkeypatch):
     asked = []
 
-    def answer(arguments, limit):
+    def answer(arguments, limit, outputs):
         asked.append(arguments)
         counts = {"Ascend": 0, "GPU": 2, "CPU": 1}
         return (counts if arguments == ["devices"] else {**GOOD, "memory": 2**30}), ""
@@ -316,7 +326,7 @@ def test_a_folder_that_cannot_be_written_is_a_problem(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("asked", "state"), [(True, "problem"), (False, "warning")])
 def test_a_missing_data_set_and_missing_weights_name_the_fix(monkeypatch, tmp_path, asked, state):
-    monkeypatch.setattr(doctor, "run_child", lambda arguments, limit: ({}, "broken"))
+    monkeypatch.setattr(doctor, "run_child", lambda arguments, limit, outputs: ({}, "broken"))
     wanted = config(f"data.root={tmp_path}", f"model.pretrained={tmp_path}/no.pt")
     findings = list(doctor.examine(wanted, asked, 1))
     data, weights = finding_of(findings, "data set"), finding_of(findings, "model.pretrained")
