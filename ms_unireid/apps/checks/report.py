@@ -23,7 +23,7 @@ from ms_unireid.files import replacing
 
 _FILES, _BYTES = 60, 1 << 17  # logs, and how much of the end of each is taken
 _LONGEST = 4000  # characters of a line
-_LOGS = ("*.log", "log.jsonl", "environment.json")  # of msrun, of CANN (plog) and of a run
+_LOGS = ("*.log", "log.jsonl", "environment.json", "dry_run*.md")  # of msrun, of CANN (plog), of a run and the doctor
 _PATHS = {"root", "output", "pretrained", "resume", "decoded_cache"}  # keys of a config
 _COMMANDS = (
     "npu-smi info",
