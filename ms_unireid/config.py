@@ -369,6 +369,7 @@ def _train_rules(config: Config) -> _Rules:
     factors = ("warmup_factor", "bias_lr_factor", "weight_decay", "bias_weight_decay", "final_learning_rate")
     for key in ("seed", "warmup_epochs", *factors):
         yield getattr(train, key) >= 0, f"train.{key}", "must not be negative"
+    yield (train.warmup_steps or 0) >= 0, "train.warmup_steps", "must not be negative"
     for key in ("beta1", "beta2"):
         yield 0 <= getattr(train, key) < 1, f"train.{key}", "must lie in [0, 1)"
 

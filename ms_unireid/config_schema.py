@@ -182,7 +182,9 @@ class TrainConfig:
         learning_rate: Base rate, reached after the warm-up.
         final_learning_rate: The rate that the cosine approaches, for weights and biases alike.
         warmup_epochs: Epochs of linear warm-up; the rate changes once an epoch.
-        warmup_factor: The first epoch's share of the base rate.
+        warmup_factor: The first epoch's share of the base rate, or the first step's with `warmup_steps`.
+        warmup_steps: Steps of linear warm-up, in place of `warmup_epochs`: the rate then changes at every step, which
+            suits short runs. null changes it once an epoch, as the authors do.
         bias_lr_factor: Multiplies the base rate of every bias.
         weight_decay: L2 term added to the gradient, not applied to biases.
         bias_weight_decay: The same for biases.
@@ -216,6 +218,7 @@ class TrainConfig:
     final_learning_rate: float = 0.0
     warmup_epochs: int = 5
     warmup_factor: float = 0.1
+    warmup_steps: int | None = None
     bias_lr_factor: float = 2.0
     weight_decay: float = 4e-5
     bias_weight_decay: float = 0.0

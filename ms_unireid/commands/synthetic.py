@@ -22,6 +22,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--val-identities", type=int, default=default.val_identities, help="people to validate on")
     parser.add_argument("--test-identities", type=int, default=default.test_identities, help="people to test on")
     parser.add_argument("--photos", type=int, default=default.photos_per_identity, help="photos of each person")
+    parser.add_argument("--train-photos", type=int, help="photos of each person to train on, if not as many")
     parser.add_argument("--captions", type=int, default=default.captions_per_photo, help="captions of each photo")
     parser.add_argument("--seed", type=int, default=default.seed, help="seed of all random draws")
     parser.add_argument("--sketch-style", choices=SKETCH_STYLES, help="draw the sketches from the photos in this style")
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
     identities = (options.train_identities, options.val_identities, options.test_identities)
-    config = SyntheticConfig(*identities, options.photos, options.captions, options.seed, options.sketch_style)
+    photos = {"photos_per_identity": options.photos, "train_photos": options.train_photos}
+    drawing = {"seed": options.seed, "sketch_style": options.sketch_style}
+    config = SyntheticConfig(*identities, captions_per_photo=options.captions, **photos, **drawing)
     with progress_bar("identity") as show:
         folder = generate_tri_dataset(options.output, config, options.workers, show, options.force)
     print(json.dumps({"folder": str(folder), **config.counts(), "seed": config.seed}))

@@ -65,18 +65,21 @@ class Adam(nn.Cell):
 PAPER_BATCH = 64
 
 
-def learning_rates(config: Config, group_factor: float = 1.0) -> list[float]:
-    """Return the rate of each epoch of a group of parameters whose base rate is `group_factor` times the base rate.
+def learning_rates(config: Config, group_factor: float = 1.0, steps: int = 1) -> list[float]:
+    """Return the rates of a group of parameters whose base rate is `group_factor` times the base rate.
 
     It rises in equal steps to the group's base rate, then follows a cosine to `train.final_learning_rate`, which is the
-    same for all groups; one value per epoch, as the authors do. `train.scale_learning_rate` multiplies all of them for
-    a batch of another size.
+    same for all groups. There is one value per epoch, as the authors do, or with `train.warmup_steps` one for each of
+    an epoch's `steps`. `train.scale_learning_rate` multiplies all of them for a batch of another size.
     """
     train, ratio = config.train, config.data.batch_size / PAPER_BATCH
     factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[train.scale_learning_rate]
-    base, warmup = train.learning_rate * group_factor, min(train.warmup_epochs, train.epochs)
-    rates = linear_lr(train.warmup_factor, 1.0, train.warmup_epochs, lr=base, steps_per_epoch=1, epochs=warmup)
-    decay = train.epochs - warmup
+    rising, total = train.warmup_epochs, train.epochs
+    if train.warmup_steps is not None:
+        rising, total = train.warmup_steps, train.epochs * steps
+    base, warmup = train.learning_rate * group_factor, min(rising, total)
+    rates = linear_lr(train.warmup_factor, 1.0, rising, lr=base, steps_per_epoch=1, epochs=warmup)
+    decay = total - warmup
     rates += cosine_decay_lr(decay, train.final_learning_rate, eta_max=base, steps_per_epoch=1, epochs=decay)
     return [factor * rate for rate in rates]
 

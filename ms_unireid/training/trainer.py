@@ -46,8 +46,10 @@ class Trainer:
         self.folder, resumed = open_folder(config)
         changes = self.folder.check_resumable(config) if resumed else {}
         self.data = RunData(config, processes)
-        self.rates = learning_rates(config)
-        self.bias_rates = learning_rates(config, config.train.bias_lr_factor)
+        self.rates_per_epoch = 1 if config.train.warmup_steps is None else self.data.steps(1)
+        self.rates, self.bias_rates = (
+            learning_rates(config, factor, self.rates_per_epoch) for factor in (1.0, config.train.bias_lr_factor)
+        )
         self.model = build_model(config.model, config.train.seed, config.runtime)
         if config.model.pretrained and not (resumed and self.folder.has_state()):
             load_pretrained(self.model, config.model.pretrained, config.model)
@@ -148,7 +150,8 @@ class Trainer:
         """
         place = f"at epoch {epoch}, step {self.global_step}"
         try:
-            result = self.step(*batch, self.rates[epoch - 1], self.bias_rates[epoch - 1])
+            at = self._rate_index(epoch)
+            result = self.step(*batch, self.rates[at], self.bias_rates[at])
         except TooManyOverflows as error:
             raise UserError(f"{self.folder.root}: {place} {error}; {self._bad_batch(epoch)}") from error
         found = {"loss": float(result.loss), **{name: float(part) for name, part in result.parts.items()}}
@@ -160,6 +163,10 @@ class Trainer:
             )
         norm = float(result.gradient_norm)
         return values | {"gradient_norm": norm if math.isfinite(norm) else None}
+
+    def _rate_index(self, epoch: int) -> int:
+        """Find the rate of step `done`; a sampler may draw a batch more than in the first epoch."""
+        return (epoch - 1) * self.rates_per_epoch + min(self.done, self.rates_per_epoch) - 1
 
     def _bad_batch(self, epoch: int) -> str:
         """List the pairs of the batch just trained in a file, for the user to look at."""
@@ -176,7 +183,7 @@ class Trainer:
             "kind": "step",
             "epoch": epoch,
             "step": self.global_step,
-            "learning_rate": self.rates[epoch - 1],
+            "learning_rate": self.rates[self._rate_index(epoch)],
             **values,
             **self.step.loss_scale.report(),
             "pairs_per_second": round(speed, 2),

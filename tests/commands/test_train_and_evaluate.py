@@ -13,6 +13,7 @@ from PIL import Image
 from run_comparison import BEST, RUN_FILES, assert_same_run, results_of
 from tool_runner import CONFIGS, STEPS, load_tool, log_lines, run_tool, stop_at, tensors, train_arguments
 
+from ms_unireid.config import Config, TrainConfig
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 
 HEADER = "task    protocol"
@@ -435,6 +436,15 @@ def test_single_tasks_and_samplers(data, tmp_path, tasks, sampling):
     assert losses == {f"loss_{tasks}"} and len(entries) >= 4
     rows = results_of(tmp_path / "run")["evaluations"][0]["splits"]
     assert rows.keys() == {"test", "val"} and all(len(r) == 4 for r in rows.values())
+
+
+def test_the_rate_can_change_at_every_step(data, tmp_path):
+    train_here(data, tmp_path / "run", "train.epochs=2", "train.warmup_steps=3", "eval.splits=[test]")
+    from ms_unireid.training.optimizer import learning_rates
+
+    rates = [entry["learning_rate"] for entry in log_lines(tmp_path / "run", "step")]
+    expected = TrainConfig(epochs=2, warmup_steps=3, learning_rate=1e-3)
+    assert rates == pytest.approx(learning_rates(Config(train=expected), steps=len(rates) // 2))
 
 
 def started(data: Path, output: Path, *overrides: str) -> dict[str, bytes]:

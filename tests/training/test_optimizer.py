@@ -165,6 +165,13 @@ def test_a_run_no_longer_than_the_warmup(epochs):
     assert all(np.isfinite(rates)) and sorted(rates) == rates and max(rates) <= 1e-5
 
 
+@pytest.mark.parametrize("warmup", [0, 10, 50])
+def test_rates_per_step_are_those_of_torch_stepped_once_a_step(warmup):
+    config = TrainConfig(epochs=3, warmup_steps=warmup, learning_rate=1e-3, final_learning_rate=1e-6)
+    expected = reference.epoch_learning_rates(1e-3, 3 * 7, warmup, target_lr=1e-6)
+    assert learning_rates(Config(train=config), steps=7) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("linear", 8), ("sqrt", 8**0.5)])
 def test_rates_of_a_larger_batch(rule, factor):
     config = Config(train=TrainConfig(scale_learning_rate=rule), data=DataConfig(batch_size=512))

@@ -45,6 +45,7 @@ class SyntheticConfig:
         photos_per_identity: Photos of each person, each with one sketch.
         captions_per_photo: Captions of each photo.
         seed: Seed of all random draws; not negative.
+        train_photos: Photos of each person in the train split; None means `photos_per_identity`.
         sketch_style: `pencil` or `lines` draw each sketch from its photo, with the figure's true mask; None draws it
             from the figure, without the photo.
     """
@@ -55,6 +56,7 @@ class SyntheticConfig:
     photos_per_identity: int = 4
     captions_per_photo: int = 2
     seed: int = 1
+    train_photos: int | None = None
     sketch_style: str | None = None
 
     def __post_init__(self):
@@ -64,8 +66,8 @@ class SyntheticConfig:
         for name, value in asdict(self).items():
             if name == "sketch_style":
                 continue
-            least = 1 if name.endswith(("_identity", "_photo")) else 0
-            if value < least:
+            least = 1 if name.endswith(("_identity", "_photo", "_photos")) else 0
+            if value is not None and value < least:
                 raise DataError(f"synthetic data: {name} must be at least {least}, not {value}")
         if self.identities == 0:
             raise DataError("synthetic data: expected at least one identity in all splits together")
@@ -88,9 +90,13 @@ class SyntheticConfig:
             drawn[split] = draw_people(count, self.seed, _SPLITS.index(split), others)
         return [(split, number, person) for split in _SPLITS for number, person in enumerate(drawn[split], 1)]
 
+    def photos(self, split: str) -> int:
+        """Return the number of photos of each person of a split."""
+        return (self.train_photos if split == "train" else None) or self.photos_per_identity
+
     def counts(self) -> dict[str, int]:
         """Return the numbers of identities, photos, sketches and captions."""
-        photos = self.identities * self.photos_per_identity
+        photos = sum(getattr(self, f"{split}_identities") * self.photos(split) for split in _SPLITS)
         return {
             "identities": self.identities,
             "photos": photos,
@@ -229,7 +235,7 @@ def _write_person(folder: Path, config: SyntheticConfig, job: tuple[int, tuple])
     """Write one identity's photos and sketches and return its records."""
     identity, (split, number, person) = job
     records, of_person = [], (config.seed, _SPLITS.index(split), number)
-    for photo in range(1, config.photos_per_identity + 1):
+    for photo in range(1, config.photos(split) + 1):
         scene, words, pencil = (
             np.random.default_rng((*of_person, photo, stream)) for stream in (_SCENE, _CAPTIONS, _PENCIL)
         )

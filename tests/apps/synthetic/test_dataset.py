@@ -124,6 +124,15 @@ def test_pictures_and_captions_of_the_test_split_do_not_depend_on_the_training_s
     assert unseen(smaller, others) == unseen(dataset, records)
 
 
+def test_training_persons_can_have_fewer_photos(dataset, records, tmp_path):
+    fewer = generate_tri_dataset(tmp_path, replace(CONFIG, train_photos=1))
+    kept = [r for r in records if r["split"] != "train" or r["file_path"].endswith("001.png")]
+    assert json.loads((fewer / "reid_raw.json").read_text(encoding="utf-8")) == kept
+    assert len(contents(fewer / "imgs")) == 5 + 5 * 3
+    assert "train_photos" not in json.loads((dataset / "synthetic.json").read_text())["config"]
+    assert generate_tri_dataset(tmp_path, replace(CONFIG, train_photos=1)) == fewer  # complete
+
+
 def test_attributes_are_rich():
     people = draw_people(600, seed=1)
     bits = 0.0
@@ -182,7 +191,9 @@ def test_a_folder_of_others_is_refused_even_with_force(tmp_path):
     assert mine.read_text() == "[]"
 
 
-@pytest.mark.parametrize("wrong", [{"photos_per_identity": 0}, {"train_identities": -1}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"photos_per_identity": 0}, {"train_photos": 0}, {"train_identities": -1}, {"seed": -1}]
+)
 def test_impossible_counts_are_refused(wrong):
     with pytest.raises(DataError, match=next(iter(wrong))):
         SyntheticConfig(**wrong)
