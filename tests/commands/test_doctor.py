@@ -3,15 +3,20 @@
 import json
 import subprocess
 import sys
+import zipfile
 
+import pytest
 from tool_runner import CONFIGS, TINY, TOOLS, load_tool, run_tool
+
+from ms_unireid.errors import ConfigError
 
 
 def test_this_installation_trains_and_the_data_are_found(data, tmp_path):
     file = tmp_path / "doctor.json"
     base = CONFIGS / "base.yaml"
     overrides = [*TINY, f"data.root={data}", f"train.output={tmp_path / 'run'}"]
-    done = run_tool("doctor.py", "--config", base, "--json", file, *overrides, cwd=tmp_path)
+    archive = tmp_path / "report.zip"
+    done = run_tool("doctor.py", "--config", base, "--json", file, "--report", archive, *overrides, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     findings = {finding["what"]: finding for finding in json.loads(file.read_text(encoding="utf-8"))}
     assert {"Python", "mindspore", "numpy", "dependencies", "devices", "memory", "disk"} <= findings.keys()
@@ -20,6 +25,10 @@ def test_this_installation_trains_and_the_data_are_found(data, tmp_path):
     assert "problem" not in {finding["state"] for finding in findings.values()}
     assert done.stdout.splitlines()[0].split() == ["state", "what", "found"]
     assert not (tmp_path / "run").exists()
+    with zipfile.ZipFile(archive) as opened:
+        report = opened.read("report.json").decode()
+    assert [one["what"] for one in json.loads(report)["findings"]] == list(findings)
+    assert str(tmp_path) not in report and str(data) not in report
 
 
 def test_without_any_package_it_says_what_to_install():
@@ -36,3 +45,8 @@ def test_several_configs_are_read_as_training_reads_them():
     files = [str(CONFIGS / "tri_icfg_pedes" / "unireid.yaml"), str(CONFIGS / "devices" / "cpu.yaml")]
     config = tool._config_of(tool._parse(["--config", files[0], "--config", files[1], "train.epochs=2"]))
     assert (config.data.name, config.runtime.device, config.train.epochs) == ("icfg_pedes", "CPU", 2)
+
+
+def test_logs_without_an_archive_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"--report FILE\.zip"):
+        load_tool("doctor.py").main(["--logs", str(tmp_path)])

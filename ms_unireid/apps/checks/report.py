@@ -40,7 +40,7 @@ _VERSIONS = (
     "/etc/os-release",
 )
 _VARIABLES = re.compile(
-    "(MS|GLOG|ASCEND|HCCL|HCCN|CUDA|NCCL|NVIDIA|RANK|OMP|ONEDNN|DNNL|TE|ATB|MALLOC|LC|DEVICE)_.*"
+    "(?!.*(KEY|TOKEN|SECRET|PASS))(MS|GLOG|ASCEND|HCCL|HCCN|CUDA|NCCL|NVIDIA|RANK|OMP|ONEDNN|DNNL|TE|ATB|MALLOC|LC|DEVICE)_.*"
     "|LD_LIBRARY_PATH|LD_PRELOAD|PYTHONPATH|LANG"
 )
 _PICTURE = r"\.(?:jpe?g|jpe|jfif|png|webp|avif|gif|tiff?|bmp|ppm|heic|mpo)\b"
@@ -160,10 +160,12 @@ def _config_of(config: Any) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     from ms_unireid.config import to_dict
 
-    values = to_dict(config)
-    places = [section[key] for section in values.values() for key in _PATHS & section.keys() if section[key]]
+    values, places = to_dict(config), []
     for section in values.values():
-        section.update({key: "<path>" for key in _PATHS & section.keys() if section[key]})
+        for key in _PATHS & section.keys():
+            if section[key] not in (None, "auto"):
+                places.append(section[key])
+                section[key] = "<path>"
     return values, places
 
 
