@@ -24,7 +24,7 @@ from ms_unireid.files import replacing
 _FILES, _BYTES = 60, 1 << 17  # logs, and how much of the end of each is taken
 _LONGEST = 4000  # characters of a line
 _LOGS = ("*.log", "log.jsonl", "environment.json", "dry_run*.md")  # of msrun, of CANN (plog), of a run and the doctor
-_PATHS = {"root", "output", "pretrained", "resume", "decoded_cache"}  # keys of a config
+_PATHS = {"root", "captions", "trials", "output", "pretrained", "resume", "decoded_cache"}  # keys of a config
 _COMMANDS = (
     "npu-smi info",
     "npu-smi info -t topo",
@@ -141,6 +141,10 @@ def write_report(
     values, places = _config_of(config)
     scrub = Scrubber([*places, *logs])
     machine = {"ms_unireid": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    with suppress(ImportError):  # a package of the config is missing
+        from ms_unireid.runtime import describe
+
+        machine |= {"git_revision": describe("")["git_revision"]}
     variables = {name: os.environ[name] for name in sorted(os.environ) if _VARIABLES.fullmatch(name)}
     report = {**machine, "variables": variables, "config": values, "findings": to_json(findings)}
     members = {
