@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.apps.arguments import JSON, Parser, input_folder, output_file
+from ms_unireid.apps.arguments import JSON, Parser, input_folder, output_file, output_folder
 from ms_unireid.apps.checks.machine import examine
 from ms_unireid.apps.checks.report import write_report
 from ms_unireid.data.findings import to_json, to_table
 from ms_unireid.errors import ConfigError, EnvironmentProblem
-from ms_unireid.files import write_json
+from ms_unireid.files import write_json, write_text
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -49,6 +49,22 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="SECONDS",
         help="time limit of each device test; the first one on an accelerator may compile for minutes",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="instead of the checks: compile steps and encoders for Ascend in MindSpore's dry run, without Ascend and "
+        "CANN, and print what they use; nothing is computed",
+    )
+    parser.add_argument(
+        "--variant", action="append", metavar="NAME", help="dry run: only this variant; repeatable (all the tiny ones)"
+    )
+    parser.add_argument(
+        "--stand-ins",
+        type=output_folder,
+        metavar="FOLDER",
+        help="dry run: keep the stand-ins for CANN here",
+    )
+    parser.add_argument("--markdown", type=output_file(".md", ".markdown", ".txt", ""), help="dry run: write the table")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
 
@@ -61,11 +77,32 @@ def _config_of(options: argparse.Namespace) -> Any:
     return load_config(options.config, options.overrides)
 
 
+def _dry_run(options: argparse.Namespace) -> None:
+    from ms_unireid.apps.checks import dry_run
+
+    variants = [dry_run.find(name) for name in options.variant or dry_run.TINY_VARIANTS]
+    results = []
+    for found in dry_run.dry_run(variants, options.stand_ins, options.limit):
+        print(f"{found.name}: {'not compiled' if found.error else 'compiled'}", file=sys.stderr)
+        results.append(found)
+    print(dry_run.to_markdown(results))
+    if options.json:
+        write_json(options.json, dry_run.to_json(results))
+    if options.markdown:
+        write_text(options.markdown, dry_run.to_markdown(results) + "\n")
+    failed = [found.name for found in results if found.error]
+    if failed:
+        raise EnvironmentProblem(f"not compiled: {', '.join(failed)}; the list above says why")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
     if options.logs and not options.report:
         raise ConfigError("--logs are added to an archive; add --report FILE.zip")
+    if options.dry_run:
+        _dry_run(options)
+        return
     requested = bool(options.config or options.overrides)
     config, findings, outputs = _config_of(options), [], {}
     for finding in examine(config, requested, options.limit, outputs):
