@@ -88,6 +88,7 @@ def _variants() -> Iterator[Variant]:
     for processes in (8, 16):
         keys = (*best, _SHORT, "train.global_batch_objective=true")
         yield Variant(f"step, process 0 of {processes}", keys, processes=processes)
+    yield Variant("step plain fp32, GPU", (*_TINY, _SHORT, "runtime.fused_ops=plain"), device="GPU")
     for architecture, pairs in itertools.product(("ViT-B/16", "ViT-L/14"), (16, 32, 64, 128)):
         yield Variant(f"{architecture} {pairs} pairs", (f"model.architecture={architecture}", *operations), pairs=pairs)
 
