@@ -108,7 +108,7 @@ def _plugin(device: str) -> tuple[list[Path], list[Path]]:
     lib = root / "lib"
     main, own = {
         "Ascend": ("libmindspore_ascend.so.2", ["libmindspore_ops_ascend.so", "ascend/**/*.so"]),
-        "GPU": ("libmindspore_gpu.so.11.6", []),
+        "GPU": ("libmindspore_gpu.so.11.6", ["gpu/*.so*"]),
     }[device]
     if not (lib / "plugin" / main).exists():
         raise EnvironmentProblem(f"this MindSpore has no plugin for {device}; install its wheel for Linux on x86-64")
