@@ -3,6 +3,7 @@
 # make check         set-up, lint, the fast tests: two minutes
 # make test          set-up, lint, the whole test suite: half an hour
 # make test-sketch   part of it: the tests that need MediaPipe, in an environment of their own
+# make dry-run       set-up, steps and encoders compiled for Ascend without one, and a table of what they use: minutes
 # make fuzz          set-up, thousands of damaged files and settings: up to FUZZ_MINUTES (20)
 # make parity        set-up, the long parity tests on the full-size ViT-B/16
 # make test-mindnlp  the tests of the bridge to MindNLP, in an environment of their own (4 GB)
@@ -18,7 +19,7 @@ PY := $(VENV)/bin/python
 PIP := -m pip install --quiet
 PYTEST := -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
-.PHONY: demo app check test test-sketch fuzz browser parity test-mindnlp lint clean
+.PHONY: demo app check test test-sketch dry-run fuzz browser parity test-mindnlp lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output data/synthetic --workers 2
@@ -60,6 +61,10 @@ browser: $(VENV)/test
 	fi; \
 	$(PY) -m playwright install $$deps chromium \
 		|| { echo "no browser for the tests of the search page; install chromium or Google Chrome" >&2; exit 1; }
+
+dry-run: $(VENV)/core
+	mkdir -p runs
+	$(PY) tools/doctor.py --dry-run --json runs/dry_run.json --markdown runs/dry_run.md
 
 fuzz: $(VENV)/test
 	FUZZ_MINUTES=$(FUZZ_MINUTES) $(PY) $(PYTEST) tests/fuzz --hypothesis-seed=$(FUZZ_SEED)

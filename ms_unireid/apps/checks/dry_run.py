@@ -122,7 +122,8 @@ class Found:
     Attributes:
         name: The variant.
         kinds: Kinds of operations in the compiled graphs with their numbers, by interface: `aclnn`; `aclop`, the old
-            one, compiled on line for each shape; `collective`; `none`, which launch no kernel.
+            one, compiled on line for each shape; `collective`; `none`, which launch no kernel. On a GPU: `cuda`, and
+            `expanded`, which MindSpore composes of others.
         graphs: Compiled graphs.
         launches: Kernels that a step launches, one by one.
         collectives: Exchanges with other processes in a step.
@@ -145,6 +146,8 @@ INTERFACES = ("aclnn", "aclop", "collective", "none")
 # MindSpore's names of the kinds of kernels.
 _KERNEL_TYPES = {"opapi_kernel": "aclnn", "acl_kernel": "aclop", "hccl_kernel": "collective", "rt_kernel": "none"}
 _KERNEL = re.compile(r"GenerateKernelMod\] kernel opname:(\w+), kernel type:(\w+)")
+_CUDA_KERNEL = re.compile(r"SetKernelInfoWithMsg\] \S*?(\w+)-op\d+ kernel attr info")
+_EXPANDED = re.compile(r"SetOperatorInfo\] Unsupported op \[(\w+)\] on GPU")  # the expansion is announced after this
 _COMPILES = "CompileGraph] Status record: start compile graph"
 _COMPILED = re.compile(r"CompileGraph\] Status record: end compile graph\. graph id: (\d+)")
 _RUNS = re.compile(r"Run\] Status record: start run actor: kernel_graph_(\d+)")
@@ -170,6 +173,11 @@ def read_log(lines: Iterable[str]) -> Iterator[Found]:
             interface = _KERNEL_TYPES.get(match[2], match[2])
             found.kinds.setdefault(interface, Counter())[match[1]] += 1
             graph[interface] += 1
+        elif match := _CUDA_KERNEL.search(line):
+            found.kinds.setdefault("cuda", Counter())[match[1]] += 1
+        elif match := _EXPANDED.search(line):
+            found.kinds.setdefault("expanded", Counter())[match[1]] += 1
+            found.kinds["cuda"][match[1]] -= 1
         elif _COMPILES in line:
             graph = Counter()  # kernels before it belong to single operations
         elif match := _COMPILED.search(line):
@@ -223,7 +231,11 @@ def _run_child(variants: list[Variant], variables: dict[str, str], limit: float)
 
 
 # Only what is read: the choice of kernels, graphs and their runs, and single operations.
-_LOGGED = {"GLOG_v": "3", "MS_SUBMODULE_LOG_v": "{DEVICE:1,RUNTIME_FRAMEWORK:1,PYNATIVE:1}", "GLOG_logtostderr": "1"}
+_LOGGED = {
+    "GLOG_v": "3",
+    "MS_SUBMODULE_LOG_v": "{DEVICE:1,RUNTIME_FRAMEWORK:1,PYNATIVE:1,PRE_ACT:1}",
+    "GLOG_logtostderr": "1",
+}
 
 
 def _ranks(size: int) -> dict[str, str]:
@@ -236,26 +248,30 @@ def to_json(results: Sequence[Found]) -> dict[str, Any]:
 
 
 def to_markdown(results: Sequence[Found]) -> str:
-    """Lay out results as Markdown tables: a line for each variant, then the kinds of its aclop kernels."""
+    """Lay out results as a Markdown table, and say of each variant what the old interface runs, or why it failed."""
     head = ("variant", "kinds by aclop", *INTERFACES, "launches", "collectives", "graphs", "host reads", "peak MiB")
-    rows = [head, ("---", *["---:"] * (len(head) - 1)), *map(_row, results)]
-    lines = [f"Each variant was {TITLE}.", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
-    for found in results:
-        lines += [f"- {found.name}, {_reason(found)}"]
-    return "\n".join(lines)
+    rows = [head, ("---", *["---:"] * (len(head) - 1)), *(_row(found) for found in results if _runs(found))]
+    table = [f"Each variant was {TITLE}.", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return "\n".join([*table, *(f"- {found.name}: {_note(found)}" for found in results)])
+
+
+def _runs(found: Found) -> bool:
+    return not found.error and "cuda" not in found.kinds
 
 
 def _row(found: Found) -> tuple[str, ...]:
-    if found.error:
-        return (found.name, "not compiled", *[""] * (len(INTERFACES) + 5))
-    numbers = (found.launches, found.collectives, found.graphs, found.host_reads)
     totals = (sum(found.kinds[name].values()) for name in INTERFACES)
+    numbers = (found.launches, found.collectives, found.graphs, found.host_reads)
     counts = map(str, (len(found.kinds["aclop"]), *totals, *numbers))
     return (found.name, *counts, f"{found.peak_memory / 2**20:.0f}")
 
 
-def _reason(found: Found) -> str:
+def _note(found: Found) -> str:
     if found.error:
         return f"not compiled: {found.error}"
+    if not _runs(found):
+        kinds = +found.kinds["cuda"]
+        expanded = ", ".join(sorted(found.kinds.get("expanded", ()))) or "none"
+        return f"{len(kinds)} kinds of kernels for CUDA, compiled and not launched; composed of others: {expanded}"
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(found.kinds["aclop"].items()))
-    return f"aclop: {kinds or 'none'}"
+    return f"aclop {kinds or 'none'}"
