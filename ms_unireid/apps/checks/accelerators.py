@@ -83,7 +83,7 @@ def _cuda(plugins: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], list[_La
 
 def _ascend() -> Iterator[_Lack]:
     yield from _ascend_driver()
-    source = "source set_env.sh of CANN's folder (/usr/local/Ascend/ascend-toolkit/set_env.sh) before the start"
+    source = "source CANN's set_env.sh (in /usr/local/Ascend/cann; before 8.5 in ascend-toolkit) before the start"
     for name in ("ASCEND_HOME_PATH", "ASCEND_OPP_PATH"):
         if not os.path.isdir(os.environ.get(name, "")):
             told = os.environ.get(name)
@@ -113,7 +113,7 @@ def _ascend_driver() -> Iterator[_Lack]:
 def _modules(*names: str) -> Iterator[_Lack]:
     for name in names:
         if importlib.util.find_spec(name) is None:
-            fix = f"source CANN's set_env.sh, or pip install $ASCEND_HOME_PATH/lib64/{name}-*.whl"
+            fix = f"source CANN's set_env.sh; if it stays missing, pip install $ASCEND_HOME_PATH/lib64/{name}-*.whl"
             yield f"the Python package {name} of CANN is missing", fix
 
 
