@@ -90,6 +90,8 @@ def _dry_run(options: argparse.Namespace) -> None:
         write_json(options.json, dry_run.to_json(results))
     if options.markdown:
         write_text(options.markdown, dry_run.to_markdown(results) + "\n")
+    if options.report:
+        write_report(options.report, [], None, {"dry_run.md": dry_run.to_markdown(results)}, options.logs)
     failed = [found.name for found in results if found.error]
     if failed:
         raise EnvironmentProblem(f"not compiled: {', '.join(failed)}; the list above says why")
