@@ -8,6 +8,7 @@ import zipfile
 import pytest
 from tool_runner import CONFIGS, TINY, TOOLS, load_tool, run_tool
 
+from ms_unireid.apps.checks import dry_run
 from ms_unireid.errors import ConfigError
 
 
@@ -50,3 +51,11 @@ def test_several_configs_are_read_as_training_reads_them():
 def test_logs_without_an_archive_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"--report FILE\.zip"):
         load_tool("doctor.py").main(["--logs", str(tmp_path)])
+
+
+def test_the_table_of_a_dry_run_is_archived(monkeypatch, tmp_path, capsys):
+    found = [dry_run.Found("step plain fp32", launches=7)]
+    monkeypatch.setattr(dry_run, "dry_run", lambda variants, stand_ins, limit: found)
+    load_tool("doctor.py").main(["--dry-run", "--report", str(tmp_path / "report.zip")])
+    with zipfile.ZipFile(tmp_path / "report.zip") as opened:
+        assert opened.read("outputs/dry_run.md").decode() + "\n" == capsys.readouterr().out
