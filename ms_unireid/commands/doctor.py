@@ -59,10 +59,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--variant", action="append", metavar="NAME", help="dry run: only this variant; repeatable (all the tiny ones)"
     )
     parser.add_argument(
-        "--stand-ins",
-        type=output_folder,
-        metavar="FOLDER",
-        help="dry run: keep the stand-ins for CANN here",
+        "--stand-ins", type=output_folder, metavar="FOLDER", help="dry run: keep the stand-ins for CANN here"
     )
     parser.add_argument("--markdown", type=output_file(".md", ".markdown", ".txt", ""), help="dry run: write the table")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
@@ -102,7 +99,11 @@ def main(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     if options.logs and not options.report:
         raise ConfigError("--logs are added to an archive; add --report FILE.zip")
+    if not options.dry_run and (options.variant or options.stand_ins or options.markdown):
+        raise ConfigError("--variant, --stand-ins and --markdown are of the dry run; add --dry-run")
     if options.dry_run:
+        if options.config or options.overrides:
+            raise ConfigError("--dry-run compiles variants of its own; leave out --config and section.key=value")
         _dry_run(options)
         return
     requested = bool(options.config or options.overrides)

@@ -59,3 +59,20 @@ def test_the_table_of_a_dry_run_is_archived(monkeypatch, tmp_path, capsys):
     load_tool("doctor.py").main(["--dry-run", "--report", str(tmp_path / "report.zip")])
     with zipfile.ZipFile(tmp_path / "report.zip") as opened:
         assert opened.read("outputs/dry_run.md").decode() + "\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--dry-run", "--variant", "nothing"], "--variant nothing: there is no such variant; give one of: step plain"),
+        (["--dry-run", "--stand-ins", "/dev/null"], "--stand-ins /dev/null: cannot be written"),
+        (["--dry-run", "model.stride=8"], "--dry-run compiles variants of its own; leave out --config"),
+        (["--markdown", "table.md"], "--variant, --stand-ins and --markdown are of the dry run; add --dry-run"),
+    ],
+)
+def test_wrong_arguments_of_the_dry_run_are_told(arguments, message, tmp_path):
+    done = run_tool("doctor.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {message}")
+    assert not list(tmp_path.iterdir())

@@ -17,8 +17,7 @@ import numpy as np
 
 from ms_unireid.apps.checks.dry_run import MARK, Variant, find
 from ms_unireid.config import Config
-from ms_unireid.distributed import ALONE
-from ms_unireid.runtime import Processes, prepare
+from ms_unireid.runtime import ALONE, Processes, prepare
 
 # How a tensor's values come to the host; each waits for the device.
 _LENGTHS = (16, 32, 48, 64, 77)
