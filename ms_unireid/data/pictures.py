@@ -149,17 +149,18 @@ def decode_picture(file: BinaryIO, max_side: int | None = None) -> Image.Image:
     """Decode the picture in an open file or in memory as `load_picture`; it raises one of `DECODE_ERRORS`."""
     with opened_file(file) as picture:
         if max_side is None:
-            return to_rgb(picture)
+            return to_rgb(picture, own=True)
         picture.draft("RGB", (max_side, max_side))  # a JPEG is decoded at a smaller scale
-        rgb = to_rgb(picture)
+        rgb = to_rgb(picture, own=True)
     rgb.thumbnail((max_side, max_side), Image.Resampling.BICUBIC)
     return rgb
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image, own: bool = False) -> Image.Image:
     """Return a picture of any mode in mode RGB: upright by its orientation tag, on white where it is transparent.
 
-    It raises one of `DECODE_ERRORS` if that cannot be done.
+    It raises one of `DECODE_ERRORS` if that cannot be done. With `own` the picture given may be returned, with its info
+    removed: copying a large one takes half as long as decoding it.
     """
     picture = upright(picture)
     if picture.has_transparency_data:
@@ -167,7 +168,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         rgb = Image.new("RGB", layer.size, "white")
         rgb.paste(layer, mask=layer)  # less memory than `alpha_composite`, the same pixels
     else:
-        rgb = picture.convert("RGB")
+        rgb = picture if own and picture.mode == "RGB" else picture.convert("RGB")
     rgb.info = {}  # the orientation is not to be applied again
     return rgb
 

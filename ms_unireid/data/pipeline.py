@@ -14,8 +14,7 @@ import numpy as np
 
 from ms_unireid.config import RuntimeConfig
 from ms_unireid.data.annotations import Pair
-from ms_unireid.data.tokenizer import Tokenizer
-from ms_unireid.data.transforms import PixelLoader, TrainTransform, load_pixels, normalize
+from ms_unireid.data.transforms import PixelLoader, TrainTransform, load_pixels
 from ms_unireid.errors import UserError
 from ms_unireid.runtime import ALONE, Processes
 
@@ -27,7 +26,7 @@ class TrainingSource:
         pairs: All training pairs.
         batches: Pair indices of each batch: `epoch_batches`, or this process's `shard` of them.
         transform: Augmentation; seed, epoch and the pair's index decide it, not the number of processes.
-        tokenizer: Caption to token ids.
+        token_ids: Of each pair's caption, int32 (pairs, L).
         seed: The run's seed.
         epoch: The epoch.
         processes: The processes that share the batches.
@@ -41,14 +40,14 @@ class TrainingSource:
         pairs: Sequence[Pair],
         batches: Sequence[np.ndarray],
         transform: TrainTransform,
-        tokenizer: Tokenizer,
+        token_ids: np.ndarray,
         seed: int,
         epoch: int,
         processes: Processes = ALONE,
         load: PixelLoader | None = None,
     ):
         self.pairs, self.batches = pairs, batches
-        self.transform, self.tokenizer = transform, tokenizer
+        self.transform, self.token_ids = transform, token_ids
         self.seed, self.epoch, self.processes = seed, epoch, processes
         self.load = load or functools.partial(load_pixels, image_size=transform.image_size)
 
@@ -56,12 +55,12 @@ class TrainingSource:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return photos and sketches, float32 (B, 3, H, W), and token ids, int32 (B, L)."""
+        """Return photos and sketches, uint8 (B, 4, H, W) as `normalize` takes them, and token ids, int32 (B, L)."""
         batch = self.batches[index]
-        images, sketches = (np.empty((len(batch), 3, *self.transform.image_size), np.float32) for _ in range(2))
+        images, sketches = (np.zeros((len(batch), 4, *self.transform.image_size), np.uint8) for _ in range(2))
         for place, out in enumerate(zip(images, sketches, strict=True)):
             self._pictures(batch, place, out)
-        return images, sketches, self.tokenizer([self.pairs[i].caption for i in batch])
+        return images, sketches, self.token_ids[batch]
 
     def _pictures(self, batch: np.ndarray, place: int, out: tuple[np.ndarray, np.ndarray]) -> None:
         number = int(batch[place])
@@ -89,12 +88,12 @@ class PictureSource:
         return -(-len(self.paths) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
-        """Return float32 (batch_size, 3, H, W)."""
+        """Return uint8 (batch_size, 3, H, W)."""
         start = int(index) * self.batch_size
         paths = self.paths[start : start + self.batch_size]
-        pictures = np.empty((self.batch_size, 3, *self.image_size), np.float32)
+        pictures = np.empty((self.batch_size, 3, *self.image_size), np.uint8)
         for path, out in zip(paths, pictures, strict=False):
-            normalize(self.load(path), out)
+            out[...] = self.load(path).transpose(2, 0, 1)
         pictures[len(paths) :] = pictures[0]
         return (pictures,)
 

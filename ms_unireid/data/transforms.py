@@ -1,5 +1,8 @@
 """Pictures to arrays: evaluation pixels equal to PIL's, and the authors' training augmentation.
 
+Batches hold planes of uint8, a quarter to a third of the normalised pictures; the model normalises them by
+`NormalizedPixels`, to the same bits as `normalize`. A plane behind the colours marks what is erased.
+
 MindCV's transforms are not used: its erasing keeps a private random state, which a resumed run cannot restore.
 """
 
@@ -34,23 +37,28 @@ def load_pixels(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     return resize(load_picture(path), image_size)
 
 
-def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Scale uint8 (H, W, 3) to 0-1 and normalise with CLIP's statistics: float32 (3, H, W), in `out` if given."""
-    out = np.empty((3, *pixels.shape[:2]), np.float32) if out is None else out
-    out[...] = pixels.transpose(2, 0, 1)
-    out /= np.float32(255)
-    out -= MEAN[:, None, None]
-    out /= STD[:, None, None]
-    return out
+def normalize(planes: np.ndarray) -> np.ndarray:
+    """Scale uint8 (..., 3, H, W) to 0-1 and normalise with CLIP's statistics: float32 of the same shape.
+
+    Where a fourth plane is not 0, CLIP's mean vector is filled in. The authors' code does not normalise this fill: it
+    is a light grey.
+    """
+    pixels = planes[..., :3, :, :].astype(np.float32, order="C")
+    pixels /= np.float32(255)
+    pixels -= MEAN[:, None, None]
+    pixels /= STD[:, None, None]
+    if planes.shape[-3] == 4:
+        np.copyto(pixels, MEAN[:, None, None], where=planes[..., 3:, :, :] != 0)
+    return pixels
 
 
 def evaluation_transform(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
     """Turn a photo or sketch into the network's input, float32 (3, H, W)."""
-    return normalize(resize(picture, image_size))
+    return normalize(resize(picture, image_size).transpose(2, 0, 1))
 
 
 class TrainTransform:
-    """Flip, pad and crop, normalise and erase a photo and its sketch at random."""
+    """Flip, pad, crop and erase a photo and its sketch at random."""
 
     def __init__(self, image_size: tuple[int, int], augment: AugmentConfig):
         self.image_size, self.augment = image_size, augment
@@ -60,54 +68,49 @@ class TrainTransform:
         photo: np.ndarray,
         sketch: np.ndarray,
         rng: np.random.Generator,
-        out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the augmented photo and sketch, each float32 (3, H, W), in `out` if given.
+        out: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        """Fill `out`, places of zeros for the photo and the sketch, uint8 (4, H, W): see `normalize`.
 
         `photo` and `sketch` are pixels at the training size, uint8 (H, W, 3); `rng` decides everything.
         """
         geometry = self._draw_geometry(rng)
-        photo_pixels = self._apply(photo, geometry, out[0])
+        self._place(photo, geometry, out[0])
         if not self.augment.share_geometry:
             geometry = self._draw_geometry(rng)
-        sketch_pixels = self._apply(sketch, geometry, out[1])
-        return self._erase(photo_pixels, rng), self._erase(sketch_pixels, rng)
+        self._place(sketch, geometry, out[1])
+        for planes in out:
+            if rng.random() < self.augment.erase:
+                erase_rectangle(planes[3], rng)
 
     def _draw_geometry(self, rng: np.random.Generator) -> tuple[bool, int, int]:
         flip = rng.random() < self.augment.flip
         top, left = rng.integers(0, 2 * self.augment.pad + 1, 2)
         return flip, int(top), int(left)
 
-    def _apply(self, pixels: np.ndarray, geometry: tuple[bool, int, int], out: np.ndarray | None) -> np.ndarray:
+    def _place(self, pixels: np.ndarray, geometry: tuple[bool, int, int], out: np.ndarray) -> None:
+        """Copy what the crop at (top, left) of the padded picture shows; the rest of `out` stays black."""
         flip, top, left = geometry
         if flip:
             pixels = pixels[:, ::-1]
-        pad = self.augment.pad
-        if pad:
-            height, width = self.image_size
-            padded = np.zeros((height + 2 * pad, width + 2 * pad, 3), np.uint8)
-            padded[pad:-pad, pad:-pad] = pixels
-            pixels = padded[top : top + height, left : left + width]
-        return normalize(pixels, out)
-
-    def _erase(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() < self.augment.erase:
-            erase_rectangle(pixels, rng)
-        return pixels
+        (height, width), down, right = self.image_size, top - self.augment.pad, left - self.augment.pad
+        seen = pixels[_overlap(height, down), _overlap(width, right)]
+        out[:3, _overlap(height, -down), _overlap(width, -right)] = seen.transpose(2, 0, 1)
 
 
-def erase_rectangle(pixels: np.ndarray, rng: np.random.Generator) -> None:
-    """Overwrite a random rectangle of normalised pixels (3, H, W) in place, with CLIP's mean vector.
+def _overlap(size: int, move: int) -> slice:
+    """Return what a window of the same size, moved by so much, shows of a line of pixels."""
+    return slice(max(0, move), max(0, min(size, size + move)))
 
-    Area 2-40 %, aspect log-uniform in 0.3-3.3, at most ten tries. The authors' code does not normalise the fill either:
-    it is a light grey.
-    """
-    _, height, width = pixels.shape
+
+def erase_rectangle(erased: np.ndarray, rng: np.random.Generator) -> None:
+    """Set a random rectangle of a plane (H, W) to 1: area 2-40 %, aspect log-uniform in 0.3-3.3, at most ten tries."""
+    height, width = erased.shape
     for _ in range(_ERASE_TRIES):
         area = rng.uniform(*_ERASE_AREA) * height * width
         aspect = math.exp(rng.uniform(math.log(_ERASE_ASPECT[0]), math.log(_ERASE_ASPECT[1])))
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if h < height and w < width:
             top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-            pixels[:, top : top + h, left : left + w] = MEAN[:, None, None]
+            erased[top : top + h, left : left + w] = 1
             return

@@ -19,6 +19,7 @@ from ms_unireid.distributed import all_gather_rows
 from ms_unireid.evaluation.queries import SplitFeatures
 from ms_unireid.models.encoders import ImageEncoder, TextEncoder
 from ms_unireid.models.unireid import UNIReID
+from ms_unireid.models.vision import to_device
 from ms_unireid.runtime import ALONE, Processes
 
 # Batches of captions keep at least this many tokens: below about ten, other kernels compute them and round differently.
@@ -73,8 +74,8 @@ class Encoder:
         self.tokenizer = Tokenizer(config.model.context_length)
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
-        """Encode one batch of prepared pictures (B, 3, H, W) float32; un-normalised features (B, D) float32."""
-        return self.image_encoder(Tensor(images)).asnumpy()
+        """Encode pictures (B, 3, H, W), float32 normalised or uint8 pixels; un-normalised features (B, D) float32."""
+        return self.image_encoder(to_device(images)).asnumpy()
 
     def tokens(self, token_ids: np.ndarray) -> np.ndarray:
         """Encode one batch of token ids (B, L) int32; un-normalised features (B, D) float32."""
@@ -138,7 +139,7 @@ class Encoder:
         for done in range(rounds):
             batch = next(batches, None)
             if batch is not None:
-                feats[done * size : (done + 1) * size] = encoder(Tensor(batch)).asnumpy()
+                feats[done * size : (done + 1) * size] = encoder(to_device(batch)).asnumpy()
             if self.progress:
                 self.progress(done + 1, rounds)
         return all_gather_rows(feats, self.processes)[:count]

@@ -41,7 +41,7 @@ class ImageEncoder:
         self.embed, self.piece, self.read = _Embed(tower), _Piece(blocks[0]), _Read(tower, blocks[shared:])
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Encode photos or sketches (B, 3, H, W) float32 as un-normalised features (B, D) float32."""
+        """Encode pictures as `VisionTransformer.embed` takes them; un-normalised features (B, D) float32."""
         x = self.embed(images)
         for blocks in self.pieces:
             x = self.piece(x, *(tensor for block in blocks for tensor in _parameters(block)))

@@ -1,13 +1,50 @@
 """The visual tower that photos and sketches share."""
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, mint, nn, ops
 
 from ms_unireid.config import ModelConfig
+from ms_unireid.data.transforms import MEAN, STD, normalize
 from ms_unireid.models.forms import Operations
 from ms_unireid.models.ops import MatMul
 from ms_unireid.models.positions import patch_grid
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
+
+
+def to_device(batch: np.ndarray | Tensor) -> Tensor:
+    """Put pictures or token ids on the device as they are; on a CPU, pictures of uint8 are normalised before.
+
+    There `NormalizedPixels` would keep some 90 bytes for every value, and take several times as long.
+    """
+    if isinstance(batch, Tensor):
+        return batch
+    on_cpu = ms.get_context("device_target") == "CPU"
+    return Tensor(normalize(batch) if on_cpu and batch.dtype == np.uint8 else batch)
+
+
+class NormalizedPixels(nn.Cell):
+    """`normalize`, to the same bits, on the device; pictures of float32 stay as they are."""
+
+    def __init__(self, operations: Operations):
+        super().__init__()
+        self.views = operations.form == "ascend"  # slices would take the old interface of its kernels
+        self.mean, self.std = (Tensor(values.reshape(1, 3, 1, 1)) for values in (MEAN, STD))
+
+    def construct(self, images: Tensor) -> Tensor:
+        """Map uint8 (B, 3 or 4, H, W) to float32 (B, 3, H, W)."""
+        if images.dtype != ms.uint8:
+            return images
+        if images.shape[1] == 3:
+            return self._normalize(images)
+        if self.views:
+            colours, erased = mint.narrow(images, 1, 0, 3), mint.narrow(images, 1, 3, 1)
+        else:
+            colours, erased = images[:, :3], images[:, 3:]
+        return ops.where(erased > 0, self.mean, self._normalize(colours))
+
+    def _normalize(self, colours: Tensor) -> Tensor:
+        return (colours.astype(ms.float32) / 255.0 - self.mean) / self.std
 
 
 class PatchEmbedding(nn.Cell):
@@ -48,6 +85,7 @@ class VisionTransformer(nn.Cell):
         super().__init__()
         size = config.sizes
         width, std = size.vision.width, size.vision.width**-0.5
+        self.normalized = NormalizedPixels(operations)
         self.conv1 = PatchEmbedding(config, rng, operations)
         rows, columns = self.conv1.grid
         self.class_embedding = normal_parameter(rng, (width,), std)
@@ -59,13 +97,16 @@ class VisionTransformer(nn.Cell):
         self.product = operations.matmul()
 
     def construct(self, images: Tensor) -> Tensor:
-        """Encode images (B, 3, H, W) float32 as un-normalised features (B, D)."""
+        """Encode images as `embed` takes them as un-normalised features (B, D)."""
         x = self.transformer(self.embed(images))
         return self.pool(x[:, 0], x)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embed images (B, 3, H, W) as the first block's input: class token and patches, (B, 1 + patches, width)."""
-        patches = self.conv1(images)
+        """Embed images as the first block's input: class token and patches, (B, 1 + patches, width).
+
+        They are normalised, float32 (B, 3, H, W), or pixels, uint8 (B, 3 or 4, H, W) as `normalize` takes them.
+        """
+        patches = self.conv1(self.normalized(images))
         first = ops.tile(self.class_embedding.reshape(1, 1, -1), (images.shape[0], 1, 1))
         return self.ln_pre(ops.concat((first, patches), 1) + self.positional_embedding)
 

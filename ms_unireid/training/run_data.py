@@ -53,7 +53,6 @@ class RunData:
         self._pairs = training_pairs(self.splits["train"])
         self._person_ids = [pair.person_id for pair in self._pairs]
         self._transform = TrainTransform(config.model.image_size, data.augment)
-        self._tokenizer = Tokenizer(config.model.context_length)
         self.load = pixel_loader(config.runtime, config.model.image_size, self._pictures())
         self._drawn: tuple[int, list] = (0, [])
         if not self.steps(1):
@@ -73,6 +72,10 @@ class RunData:
 
     def _pictures(self) -> Iterator[Path]:
         return (path for split in self.splits.values() for entry in split for path in (entry.photo, entry.sketch))
+
+    @functools.cached_property
+    def _token_ids(self) -> np.ndarray:
+        return Tokenizer(self.config.model.context_length)([pair.caption for pair in self._pairs])
 
     @functools.cached_property
     def digest(self) -> str:
@@ -128,7 +131,7 @@ class RunData:
             self._pairs,
             batches,
             self._transform,
-            self._tokenizer,
+            self._token_ids,
             self.config.train.seed,
             epoch,
             self.processes,

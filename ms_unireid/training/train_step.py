@@ -15,12 +15,14 @@ from ms_unireid.errors import ConfigError
 from ms_unireid.losses import Objective
 from ms_unireid.models.forms import Operations
 from ms_unireid.models.unireid import UNIReID
+from ms_unireid.models.vision import to_device
 from ms_unireid.runtime import ALONE, Processes
 from ms_unireid.training.gradient import BatchGradient, CachedGradient, NetworkWithObjective, SplitGradient
 from ms_unireid.training.loss_scale import LossScale
 from ms_unireid.training.optimizer import ApplyGradients, ReduceGradients
 
-# A batch in memory or on the device: photos, sketches (B, 3, H, W) float32 and token ids (B, L) int32.
+# A batch in memory or on the device: photos and sketches, float32 (B, 3, H, W) or uint8 (B, 3 or 4, H, W) as
+# `normalize` takes them, and token ids (B, L) int32.
 Batch = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]
 
 
@@ -119,8 +121,8 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         """Take one step.
 
         Args:
-            images: Photos (B, 3, H, W) float32.
-            sketches: Their sketches (B, 3, H, W) float32.
+            images: Photos, normalised, float32 (B, 3, H, W), or as `TrainingSource` gives them, uint8 (B, 4, H, W).
+            sketches: Their sketches, likewise.
             token_ids: Their captions (B, L) int32.
             learning_rate: Rate of this step; None takes `train.learning_rate`.
             bias_rate: Rate of the biases; None takes `train.bias_lr_factor` times the other rate.
@@ -187,4 +189,4 @@ class TrainOneStepCell(nn.TrainOneStepCell):
 
 
 def _on_device(batch: Batch) -> tuple[Tensor, ...]:
-    return tuple(one if isinstance(one, Tensor) else Tensor(one) for one in batch)
+    return tuple(to_device(one) for one in batch)

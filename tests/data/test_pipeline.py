@@ -9,7 +9,7 @@ from ms_unireid.data.annotations import Pair
 from ms_unireid.data.decoded_cache import open_decoded_cache
 from ms_unireid.data.pipeline import PictureSource, TrainingSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
-from ms_unireid.data.transforms import TrainTransform, evaluation_transform
+from ms_unireid.data.transforms import TrainTransform, evaluation_transform, normalize
 from ms_unireid.errors import DataError
 
 SIZE = (24, 8)
@@ -33,7 +33,8 @@ def order():
 
 def source(pairs, order, seed=1, epoch=1):
     transform = TrainTransform(SIZE, AugmentConfig())
-    return TrainingSource(pairs, order, transform, Tokenizer(16), seed, epoch)
+    token_ids = Tokenizer(16)([pair.caption for pair in pairs])
+    return TrainingSource(pairs, order, transform, token_ids, seed, epoch)
 
 
 def drawn(batches, workers=1, prefetch=2):
@@ -54,7 +55,7 @@ def test_workers_change_nothing(pairs, order, workers, prefetch):
     found = drawn(batches, workers, prefetch)
     assert_same(found, [batches[i] for i in range(len(order))])
     assert [[(a.dtype, a.shape) for a in batch] for batch in found] == [
-        [(np.float32, (n, 3, *SIZE)), (np.float32, (n, 3, *SIZE)), (np.int32, (n, 16))] for n in (4, 4, 3)
+        [(np.uint8, (n, 4, *SIZE)), (np.uint8, (n, 4, *SIZE)), (np.int32, (n, 16))] for n in (4, 4, 3)
     ]
 
 
@@ -75,8 +76,8 @@ def test_rows_belong_to_their_pairs(pairs, order):
     for chosen, (images, sketches, token_ids) in zip(order, drawn(batches, 2), strict=True):
         for row, number in enumerate(chosen):
             pair = pairs[number]
-            np.testing.assert_array_equal(images[row], evaluation_transform(Image.open(pair.photo), SIZE))
-            np.testing.assert_array_equal(sketches[row], evaluation_transform(Image.open(pair.sketch), SIZE))
+            np.testing.assert_array_equal(normalize(images[row]), evaluation_transform(Image.open(pair.photo), SIZE))
+            np.testing.assert_array_equal(normalize(sketches[row]), evaluation_transform(Image.open(pair.sketch), SIZE))
             np.testing.assert_array_equal(token_ids[row], Tokenizer(16)(pair.caption)[0])
 
 
@@ -142,8 +143,8 @@ def test_the_last_batch_of_pictures_is_filled_up(pairs, count, workers):
     pictures = PictureSource(paths, 4, SIZE)
     found = np.concatenate([images for (images,) in drawn(pictures, workers)])
     assert len(pictures) == -(-count // 4)
-    assert (found.dtype, found.shape) == (np.float32, (4 * len(pictures), 3, *SIZE))
+    assert (found.dtype, found.shape) == (np.uint8, (4 * len(pictures), 3, *SIZE))
     expected = np.stack([evaluation_transform(Image.open(path), SIZE) for path in paths])
-    np.testing.assert_array_equal(found[:count], expected)
+    np.testing.assert_array_equal(normalize(found[:count]), expected)
     for row in found[count:]:
-        np.testing.assert_array_equal(row, expected[4 * (len(pictures) - 1)])
+        np.testing.assert_array_equal(normalize(row), expected[4 * (len(pictures) - 1)])

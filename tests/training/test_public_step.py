@@ -16,6 +16,7 @@ from mindspore import nn
 import ms_unireid as mu
 from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
 from ms_unireid.config import Config, RuntimeConfig, TrainConfig
+from ms_unireid.data.transforms import normalize
 from ms_unireid.errors import CheckpointError, ConfigError
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -61,6 +62,13 @@ def test_gradients_by_name(step, pynative):
     found = step.gradients(*batch())
     assert found.keys() == before.keys()
     assert parity.max_difference(weights_of(step.network.model), before) == 0
+    images, _, token_ids = batch()
+    planes = np.random.default_rng(0).integers(0, 256, (2, *images.shape), np.uint8)
+    planes = np.concatenate([planes, planes[:, :, :1] > 200], 2)
+    as_pixels, on_device, normalized = (
+        step.gradients(*pictures, token_ids) for pictures in (planes, map(ms.Tensor, planes), normalize(planes))
+    )
+    assert parity.max_difference(as_pixels, normalized) == parity.max_difference(on_device, normalized) == 0
     chunked = replace(CONFIG, train=replace(CONFIG.train, cache_chunk=2))
     other = mu.TrainOneStepCell(mu.build_model(CONFIG.model), chunked)
     mu.load_weights(other.network.model, before)

@@ -1,9 +1,16 @@
 """Batches of training pairs, with and without the cache of decoded pictures, compared with a single-threaded loop.
 
 python tools/benchmark.py input --root FOLDER --rounds 5 --json input.json
+
+The time that holds Python's lock is not measured here. py-spy reads it from outside: the number of samples in its file,
+divided by 500, in seconds.
+
+py-spy record --gil --rate 500 --format raw --output FILE -- \
+    python -m ms_unireid.commands.main benchmark run-one input-ours FOLDER 2048 1 CACHE
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +25,15 @@ from ms_unireid.apps.benchmarks.runs import Run, alone, figure, in_turns, measur
 from ms_unireid.config import AugmentConfig, RuntimeConfig
 from ms_unireid.data.annotations import Pair
 from ms_unireid.data.decoded_cache import pixel_loader
-from ms_unireid.data.transforms import MEAN, STD, erase_rectangle
+from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.data.transforms import erase_rectangle, normalize
 from ms_unireid.runtime import describe
 
 GIB = 1 << 30
 SIZE, BATCH, SEED = (384, 128), 64, 1
+PHOTO = (300, 800)  # width and height of the drawn photos
+LEAST_BATCHES = 16
+CORES = 16  # of the estimate
 AUGMENT = AugmentConfig()
 # The training split of CUHK-PEDES: a pair per caption; photos and sketches.
 EPOCH_PAIRS, EPOCH_PICTURES = 68_126, 2 * 34_054
@@ -39,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--root", type=input_folder, help="folder of CUHK-PEDES or a part of it (default: drawn pictures)"
     )
     parser.add_argument("--pairs", type=at_least(1), default=512, help="pairs per run")
-    parser.add_argument("--workers", type=at_least(1), default=2)
+    parser.add_argument("--workers", type=at_least(1), nargs="+", default=[1, 2, 4], help="at most one a core is used")
     parser.add_argument("--rounds", type=at_least(1), default=3)
     parser.add_argument("--step-seconds", type=float, nargs="+", default=[1.0, 4.0], help=f"of steps of {BATCH} pairs")
 
@@ -52,21 +63,27 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measure(root: Path, cache: Path, options: argparse.Namespace) -> dict[str, Any]:
-    sample = (root, options.pairs, options.workers)
+    workers = sorted({1, *(min(count, os.cpu_count() or 1) for count in options.workers)})
+    sample, ways = (root, options.pairs, workers[-1]), {"decoded": "-", "cached": cache}
     filled, checked = alone("input-fill", *sample, cache), alone("input-check", *sample, cache)
-    jobs = {"decoded": ("input-ours", *sample, "-"), "cached": ("input-ours", *sample, cache)}
+    jobs = {
+        f"{name}, workers={count}": ("input-ours", root, options.pairs, count, where)
+        for count in workers
+        for name, where in ways.items()
+    }
     jobs |= {name: (f"input-{name}", *sample) for name in BASELINES if name != "torch" or _has_torch()}
     runs = in_turns(jobs, options.rounds, "input")
     pairs = checked["pairs"]
+    seconds = {name: figure(found)["median"] / pairs for name, found in runs.items()}
     steps = {
         f"{kind} {seconds:g} s, {name}": ("input-step", *sample, where, kind, seconds)
         for kind in STEP_KINDS
         for seconds in options.step_seconds
-        for name, where in (("decoded", "-"), ("cached", cache))
+        for name, where in ways.items()
     }
     return {
         "what": f"batches of {BATCH} pairs at {SIZE[0]}x{SIZE[1]} from {pairs} pairs of "
-        f"{'the folder given' if options.root else 'drawn pictures'}, {options.workers} workers",
+        f"{'the folder given' if options.root else 'drawn pictures, photos of {}x{} as JPEG'.format(*PHOTO)}",
         "baselines": {name: BASELINES[name] for name in jobs if name in BASELINES},
         "rounds": options.rounds,
         "pairs_per_second": {name: summary([pairs / run["seconds"] for run in found]) for name, found in runs.items()},
@@ -81,6 +98,12 @@ def _measure(root: Path, cache: Path, options: argparse.Namespace) -> dict[str, 
         "epoch_seconds": {
             name: summary([EPOCH_PAIRS * run["seconds"] / pairs for run in found]) for name, found in runs.items()
         },
+        f"estimated_pairs_per_second_of_{CORES}_cores": {
+            name: _estimate(*(seconds[f"{name}, workers={count}"] for count in (1, workers[-1])), workers[-1])
+            for name in ways
+            if len(workers) > 1
+        },
+        "caption_milliseconds": checked["caption_milliseconds"],
         "step_with_input_to_constant_batch": {
             name: figure(found, "ratio") for name, found in in_turns(steps, options.rounds, "steps").items()
         },
@@ -91,6 +114,15 @@ def _measure(root: Path, cache: Path, options: argparse.Namespace) -> dict[str, 
         "pixels": checked,
         "machine": describe("CPU"),
     }
+
+
+def _estimate(single: float, together: float, workers: int) -> float:
+    """Estimate pairs a second of many cores from a pair's seconds with one worker and several, by Amdahl's law.
+
+    The share that does not run beside others is Karp and Flatt's; it holds the lock's share and other cores' influence.
+    """
+    serial = max(0.0, (together / single - 1 / workers) / (1 - 1 / workers))
+    return 1 / (single * (serial + (1 - serial) / CORES))
 
 
 def to_text(result: dict[str, Any]) -> str:
@@ -104,6 +136,11 @@ def to_text(result: dict[str, Any]) -> str:
         if name in result["cpu_milliseconds_per_pair"]:
             line += f", {spread(result['cpu_milliseconds_per_pair'][name])} ms of CPU a pair"
         lines += [f"{line}; {EPOCH_PAIRS} pairs: {spread(result['epoch_seconds'][name])} s"]
+    for name, speed in result[f"estimated_pairs_per_second_of_{CORES}_cores"].items():
+        lines += [
+            f"{name}, {CORES} cores, an estimate by Amdahl's law from these figures: {speed:.0f} pairs per second"
+        ]
+    lines += [f"turning a caption into tokens, once a run: {result['caption_milliseconds']:.3f} ms of CPU"]
     for name, values in result["step_with_input_to_constant_batch"].items():
         lines += [f"step ({name}) with input / with a constant batch: {spread(values)}"]
     cache, pixels = result["cache"], result["pixels"]
@@ -114,10 +151,15 @@ def to_text(result: dict[str, Any]) -> str:
 
 
 def _draw_data(root: Path, pairs: int) -> Path:
+    """Draw a data set, its photos as large as a camera's cut-outs."""
     from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
 
     identities = max(2, -(-pairs // 8))
     generate_tri_dataset(root, SyntheticConfig(identities, 0, 1, photos_per_identity=4, captions_per_photo=2))
+    for photo in (root / "CUHK-PEDES/imgs").rglob("*.png"):  # readers go by the content, not by the name
+        with Image.open(photo) as small:
+            large = small.convert("RGB").resize(PHOTO, Image.Resampling.BICUBIC)
+        large.save(photo, "JPEG", quality=90)
     return root
 
 
@@ -136,9 +178,9 @@ def _pairs(root: str, count: str) -> list[Pair]:
 
 
 def _order(pairs: list[Pair]) -> list[np.ndarray]:
-    """Return at least three whole batches of shuffled pairs, by repeating epochs."""
+    """Return at least `LEAST_BATCHES` whole batches of shuffled pairs, by repeating epochs."""
     rng, order = np.random.default_rng(SEED), np.zeros(0, int)
-    while len(order) < max(len(pairs), 3 * BATCH):
+    while len(order) < max(len(pairs), LEAST_BATCHES * BATCH):
         order = np.concatenate([order, rng.permutation(len(pairs))])
     return [order[start : start + BATCH] for start in range(0, len(order) - BATCH + 1, BATCH)]
 
@@ -149,12 +191,12 @@ def _runtime(workers: str, cache: str) -> RuntimeConfig:
 
 def _source(pairs: list[Pair], runtime: RuntimeConfig) -> Any:
     from ms_unireid.data.pipeline import TrainingSource
-    from ms_unireid.data.tokenizer import Tokenizer
     from ms_unireid.data.transforms import TrainTransform
 
     paths = [path for pair in pairs for path in (pair.photo, pair.sketch)]
     load = pixel_loader(runtime, SIZE, paths)
-    return TrainingSource(pairs, _order(pairs), TrainTransform(SIZE, AUGMENT), Tokenizer(77), SEED, 1, load=load)
+    token_ids = Tokenizer(77)([pair.caption for pair in pairs])
+    return TrainingSource(pairs, _order(pairs), TrainTransform(SIZE, AUGMENT), token_ids, SEED, 1, load=load)
 
 
 def fill(root: str, count: str, workers: str, cache: str) -> Run:
@@ -172,11 +214,14 @@ def check(root: str, count: str, workers: str, cache: str) -> Run:
     differing = (not np.array_equal(cached.load(path), np.asarray(_resized(path))) for path in paths)
     batches = (any(not np.array_equal(*two) for two in zip(cached[i], decoded[i], strict=True)) for i in range(2))
     order = sum(len(batch) for batch in cached.batches)
+    tokenizer, start = Tokenizer(77), time.process_time()
+    tokenizer([pair.caption for pair in pairs])
     return {
         "pairs": order,
         "pictures": len(paths),
         "different_pictures": sum(differing),
         "different_batches": sum(batches),
+        "caption_milliseconds": 1000 * (time.process_time() - start) / len(pairs),
     }
 
 
@@ -208,8 +253,6 @@ class _Samples:
     """A data set like the authors': one pair at a time, by PIL, with token ids."""
 
     def __init__(self, pairs: list[Pair]):
-        from ms_unireid.data.tokenizer import Tokenizer
-
         self.pairs, self.order, self.tokenizer = pairs, _order(pairs), Tokenizer(77)
 
     def __len__(self) -> int:
@@ -231,11 +274,11 @@ def _augmented(path: Path, rng: np.random.Generator) -> np.ndarray:
         picture = ImageOps.mirror(picture)
     top, left = rng.integers(0, 2 * AUGMENT.pad + 1, 2).tolist()
     picture = ImageOps.expand(picture, AUGMENT.pad).crop((left, top, left + SIZE[1], top + SIZE[0]))
-    pixels = (np.asarray(picture, np.float32) / 255 - MEAN) / STD
-    pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    planes = np.zeros((4, *SIZE), np.uint8)
+    planes[:3] = np.asarray(picture).transpose(2, 0, 1)
     if rng.random() < AUGMENT.erase:
-        erase_rectangle(pixels, rng)
-    return pixels
+        erase_rectangle(planes[3], rng)
+    return normalize(planes)
 
 
 def _stacked(samples: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:

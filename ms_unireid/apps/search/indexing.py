@@ -18,7 +18,7 @@ from ms_unireid.config import Config, to_dict
 from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.pipeline import iterate
-from ms_unireid.data.transforms import MEAN, STD, normalize, resize
+from ms_unireid.data.transforms import MEAN, STD, resize
 from ms_unireid.distributed import broadcast_value, start
 from ms_unireid.errors import ConfigError, DataError, escaped
 from ms_unireid.evaluation.encoder import Encoder
@@ -376,9 +376,9 @@ class _NewPhotos:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
-        """Return (batch_size, 3, H, W) float32; zeros for unreadable photos and after the last one."""
+        """Return (batch_size, 3, H, W) uint8; zeros for unreadable photos and after the last one."""
         index = int(index)
-        pictures = np.zeros((self.batch_size, 3, *self.image_size), np.float32)
+        pictures = np.zeros((self.batch_size, 3, *self.image_size), np.uint8)
         damaged = self.damaged[index] = {}
         self.found[index] = [
             self._read(*one, pictures[place], damaged) for place, one in enumerate(self.batches[index])
@@ -394,7 +394,8 @@ class _NewPhotos:
                 status = os.fstat(file.fileno())
                 size, changed = status.st_size, status.st_mtime_ns
                 content = file.read(picture_files.MAX_BYTES + 1)
-            normalize(resize(picture_files.decode_picture(io.BytesIO(content)), self.image_size), target)
+            picture = picture_files.decode_picture(io.BytesIO(content))
+            target[...] = resize(picture, self.image_size).transpose(2, 0, 1)
         except picture_files.DECODE_ERRORS as error:
             return Skipped(source, name, size, changed, picture_files.describe(error))
         try:

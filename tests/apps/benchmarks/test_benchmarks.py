@@ -98,16 +98,21 @@ def small_input(tool, monkeypatch):
 def test_a_small_measurement_of_the_input(tool, small_input, data, tmp_path, capsys):
     out = tmp_path / "out.json"
     given = ["--root", str(data), "--pairs", "10", "--rounds", "1", "--step-seconds", "0.01", "--json", str(out)]
-    tool.main(["input", *given])
+    tool.main(["input", *given, "--workers", "2"])
     result = json.loads(out.read_text(encoding="utf-8"))
-    assert result["pixels"] == {"pairs": 20, "pictures": 10, "different_pictures": 0, "different_batches": 0}
-    assert result["pairs_per_second"].keys() == {"decoded", "cached", "loop"}
-    for name in ("decoded", "cached"):
+    pixels = result["pixels"]
+    assert (pixels["pairs"], pixels["pictures"]) == (68, 10)
+    assert pixels["different_pictures"] == pixels["different_batches"] == 0 < pixels["caption_milliseconds"]
+    ours = {f"{name}, workers={count}" for name in ("decoded", "cached") for count in {1, min(2, os.cpu_count())}}
+    assert result["pairs_per_second"].keys() == {*ours, "loop"}
+    for name in ours:
         speeds = (result["pairs_per_second"][one]["median"] for one in (name, "loop"))
         assert result["times_as_fast_as_the_loop"][name]["median"] == pytest.approx(next(speeds) / next(speeds))
         seconds = result["epoch_seconds"][name]["median"]
         assert seconds * result["pairs_per_second"][name]["median"] == pytest.approx(68126)
     assert len(result["step_with_input_to_constant_batch"]) == 4
+    assert tool.input._estimate(2e-3, 1e-3, 2) == pytest.approx(16 / 2e-3)  # twice as fast: nothing runs alone
+    assert tool.input._estimate(2e-3, 2e-3, 2) == pytest.approx(1 / 2e-3)
     assert "pictures checked: 10, 0 differ from PIL's" in capsys.readouterr().out
 
 
