@@ -46,12 +46,12 @@ def test_a_killed_table_resumes(data, tmp_path, capsys):
     assert "synthetic    text     seed 1: steps left 0 of 18, time 0:00:00 (finished)" in plan
     assert "runs: 2, lines: 2" in plan
 
-    done = run_tool("reproduce_tables.py", *asked)
-    assert done.returncode == 0, done.stderr
+    load_tool("reproduce_tables.py").main(asked)
+    printed = capsys.readouterr().out
     assert {name: (first / name).stat().st_mtime_ns for name in kept} == kept
     steps = [entry["step"] for entry in log_lines(second, "step")]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) > 10
-    assert done.stdout == (tmp_path / "table_2.md").read_text(encoding="utf-8")
+    assert printed == (tmp_path / "table_2.md").read_text(encoding="utf-8")
     table = json.loads((tmp_path / "table_2.json").read_text(encoding="utf-8"))
     found = {(line["task"], line["row"]): line["metrics"]["R1"] for line in table["lines"]}
     assert found.keys() == {("text", "text"), ("sketch", "sketch")}

@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory) -> Path:
     from ms_unireid.checkpoints.checkpoint import save_checkpoint
     from ms_unireid.models.unireid import build_model
 
-    config = load_config(None, [*MODEL, "eval.batch_size=4"])
+    config = load_config(None, [*MODEL, "eval.batch_size=16", "runtime.graph_mode=false"])
     path = tmp_path_factory.mktemp("model") / "model.ckpt"
     save_checkpoint(path, build_model(config.model, 1).get_parameters(), {"config": to_dict(config)})
     return path
@@ -46,7 +46,8 @@ def call(*arguments: object) -> None:
 def test_a_folder_is_indexed_and_searched(photos, checkpoint, tmp_path):
     (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff no picture")
     index = tmp_path / "index"
-    done = run_tool("search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
+    new = ("--photos", photos, "--checkpoint", checkpoint, "--output", index, "runtime.graph_mode=true")
+    done = run_tool("search.py", "index", *new)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["photos"], summary["encoded"]) == (12, 12)
@@ -55,7 +56,7 @@ def test_a_folder_is_indexed_and_searched(photos, checkpoint, tmp_path):
     done = run_tool(
         "search.py", "query", "--index", index, "--text", "a man 🧍 in red", "--sketch", photos / "003.png",
         "--weight", 1, "--top-k", 3, "--json", outputs["json"], "--csv", outputs["csv"],
-        "--figure", outputs["png"], "--heat-map",
+        "--figure", outputs["png"], "--heat-map", "runtime.graph_mode=true",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -128,10 +129,10 @@ def test_the_approximate_index(photos, checkpoint, tmp_path, capsys):
 
 def test_a_killed_run_continues(checkpoint, tmp_path):
     """After SIGKILL between two batches, the next run encodes only the rest."""
-    photos, index = tmp_path / "photos", tmp_path / "index"
+    photos, index, compiled = tmp_path / "photos", tmp_path / "index", ("runtime.graph_mode=true", "eval.batch_size=4")
     put_photos(photos, range(300))
     started = subprocess.Popen(
-        command("search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", index),
+        command("search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", index, *compiled),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -146,7 +147,7 @@ def test_a_killed_run_continues(checkpoint, tmp_path):
     stopped = PhotoIndex(index)
     before = stopped.count
     assert 0 < before < 300 and stopped.state == {"whole": False, "photos": before, "skipped": 0, "left": 300 - before}
-    done = run_tool("search.py", "index", "--output", index)
+    done = run_tool("search.py", "index", "--output", index, *compiled)
     summary = json.loads(done.stdout)
     assert (summary["photos"], summary["kept"], summary["encoded"]) == (300, before, 300 - before)
     assert sorted(PhotoIndex(index).photos) == sorted(photos.iterdir())

@@ -74,9 +74,10 @@ def test_both_evaluations_are_the_same(tool, data, pynative):
         assert {name: pytest.approx(getattr(ours, name), abs=0.01) for name in row} == row
 
 
-def test_small_measurements(tool, data, tmp_path, capsys):
-    out = tmp_path / "out.json"
-    tool.main(["train-step", "--batch", "4", "--rounds", "2", "--threads", "1", "--json", str(out), *UNCOMPILED])
+def test_small_measurements(tool, data, tmp_path, capsys, monkeypatch):
+    out, given = tmp_path / "out.json", ["--batch", "4", "--rounds", "2", "--threads", "1", "--warm-up", "0"]
+    monkeypatch.setitem(tool.encode.WARM_UPS, "image", 0)
+    tool.main(["train-step", *given, "--json", str(out), *UNCOMPILED])
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["ratio"].keys() == {"pytorch", "pytorch_tuned"} and result["rounds"] == 2
     ours, theirs = (result["seconds"][name]["median"] for name in ("ours", "pytorch"))
