@@ -18,7 +18,7 @@ from tool_runner import LIMIT, ROOT, command, load_tool, run_tool, train_argumen
 from ms_unireid.data.tri_pedes import read_tri_pedes
 from ms_unireid.errors import UserError
 
-TEST_ONLY = ("train.epochs=1", "eval.splits=[test]", "eval.selection_split=test")
+TEST_ONLY = ("train.epochs=1", "eval.splits=[test]", "eval.selection_split=test", "runtime.graph_mode=false")
 
 
 def arguments(root, output="sketches", *others):

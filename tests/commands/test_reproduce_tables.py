@@ -24,6 +24,7 @@ def arguments(data: Path, output: Path) -> list[str]:
         *TINY,
         "data.augment.pad=0",
         "train.epochs=2",
+        "runtime.graph_mode=false",
     ]
 
 

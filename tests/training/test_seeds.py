@@ -197,7 +197,7 @@ def scores_of(file: Path) -> dict:
 
 
 def test_the_tool_trains_each_seed_as_a_separate_run(data, tmp_path, capsys):
-    short = ("train.epochs=1", "eval.splits=[val]")
+    short = ("train.epochs=1", "eval.splits=[val]", "runtime.graph_mode=false")
     arguments = train_arguments(data, tmp_path / "out", *short, "train.seeds=[1,2]")
     load_tool("train.py").main(arguments)
     printed = capsys.readouterr().out
