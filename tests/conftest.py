@@ -7,6 +7,9 @@ from pathlib import Path
 
 # Without it a compiled step keeps one of the cores busy waiting; it must be set before MindSpore is imported.
 os.environ["MS_DEV_RUNTIME_CONF"] = "graph_pipeline:false"
+# Without compilation the threads that prepare and launch operations otherwise wait for each other, five times as long
+# as the tiny operations of these tests take; child processes inherit it.
+os.environ["MS_DEV_LAUNCH_BLOCKING"] = "1"
 
 # Each worker of `pytest -n` takes one core; threads of several would wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -18,7 +18,6 @@ from ms_unireid.config import Config, TrainConfig
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 
 HEADER = "task    protocol"
-EVERY = "train.checkpoint_every=4"  # within an epoch, too
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +25,7 @@ def finished(data, tmp_path_factory):
     """Return the folder of a whole run and what the tool printed."""
     place = tmp_path_factory.mktemp("finished")
     (place / "here").mkdir()
-    done = run_tool("train.py", *train_arguments(data, place / "run", EVERY), cwd=place / "here")
+    done = run_tool("train.py", *train_arguments(data, place / "run"), cwd=place / "here")
     assert done.returncode == 0, done.stderr
     return place / "run", done
 
@@ -190,24 +189,23 @@ def assert_stopped(done, number: signal.Signals, run: Path) -> None:
     assert len(log_lines(run, "step")) < 3 * STEPS
 
 
-def test_a_twice_stopped_run_ends_as_if_never_stopped(finished, data, tmp_path):
-    """Stopped within an epoch, then while it evaluates."""
-    run, arguments = tmp_path / "run", train_arguments(data, tmp_path / "run", EVERY)
-    for number, step in ((signal.SIGINT, STEPS + 3), (signal.SIGTERM, 2 * STEPS)):
-        assert_stopped(stop_at(step, number, run, arguments), number, run)
-        arguments = [f"train.resume={run}"]
-    done = run_tool("train.py", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert HEADER in done.stdout
+def test_a_stopped_run_resumes_as_if_never_stopped(finished, data, tmp_path, capsys):
+    """Within an epoch, and compiled."""
+    run = tmp_path / "run"
+    assert_stopped(stop_at(STEPS + 3, signal.SIGINT, run, train_arguments(data, run)), signal.SIGINT, run)
+    load_tool("train.py").main([f"train.resume={run}"])
+    assert HEADER in capsys.readouterr().out
     assert_same_run(run, finished[0])
 
 
-def test_a_repeatedly_killed_run_ends_as_an_uninterrupted_one(finished, data, tmp_path):
-    """With other workers, which change nothing either."""
-    run, workers = tmp_path / "run", ("runtime.workers=1", "runtime.prefetch=1")
-    kills = train_killed(train_arguments(data, run, EVERY, *workers), run, (5, 8))
-    assert len(kills.steps) >= 2
-    assert_same_run(run, finished[0])
+def test_a_run_stopped_and_killed_again_and_again_ends_as_an_uninterrupted_one(data, tmp_path):
+    """Stopped at an evaluation, then killed; with other workers, which change nothing either."""
+    run, options = tmp_path / "run", ("runtime.graph_mode=false", "train.checkpoint_every=4")
+    train_here(data, tmp_path / "straight", *options)
+    arguments = train_arguments(data, run, *options, "runtime.workers=1", "runtime.prefetch=1")
+    assert_stopped(stop_at(STEPS, signal.SIGTERM, run, arguments), signal.SIGTERM, run)
+    assert train_killed(arguments, run, (5, 8)).steps
+    assert_same_run(run, tmp_path / "straight")
 
 
 def test_a_finished_run_resumes_to_its_table(finished, tmp_path, capsys):
@@ -395,7 +393,7 @@ def test_a_picture_that_goes_bad_during_training(data, tmp_path):
     content[60:-60] = os.urandom(len(content) - 120)
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        train_here(root, tmp_path / "run")
+        train_here(root, tmp_path / "run", "runtime.graph_mode=false")
     assert str(path) in str(caught.value) and "Fix:" in str(caught.value)
 
 
