@@ -58,14 +58,11 @@ def load_config(
 ) -> Config:
     """Read YAML files on top of their `base:` chains, apply overrides, check everything.
 
-    Args:
-        path: A YAML file or the name of an installed config, such as "tri_cuhk_pedes/unireid"; a file that exists wins.
-            Of several a later one wins; None starts from the defaults.
-        overrides: `section.key=value` strings; they win over the file. A key for text takes the value as it is written
-            or in quotes, other keys take YAML.
+    `path` is a YAML file or the name of an installed config, such as "tri_cuhk_pedes/unireid"; a file that exists wins.
+    Of several a later one wins; None starts from the defaults. `overrides` are `section.key=value` strings, which win
+    over the file. A key for text takes the value as it is written or in quotes, other keys take YAML.
 
-    Raises:
-        ConfigError: For an unknown key or a wrong value; names file or override, the key and the nearest valid one.
+    An unknown key or a wrong value raises a ConfigError that names file or override, the key and the nearest valid one.
     """
     files = [] if path is None else [path] if isinstance(path, (str, Path)) else path
     layers: dict[str, tuple[str, dict]] = {}

@@ -35,9 +35,7 @@ def open_regular(path: Path) -> BinaryIO:
 def read_text(path: Path, most_bytes: int) -> str:
     """Read a text file in UTF-8, with or without a byte order mark; its ends of lines stay.
 
-    Raises:
-        OSError: As `open_regular`.
-        ValueError: If it is too large or not UTF-8; the message says so.
+    OSError as `open_regular`; ValueError, whose message says so, if it is too large or not UTF-8.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -77,8 +75,7 @@ def _no_number(name: str) -> None:
 def read_json(path: Path, form: Any, fix: str) -> Any:
     """Read a JSON file of our own, of at most 16 MiB, and check it with `check_form`.
 
-    Raises:
-        UserError: If it cannot be read, is no JSON or has another form; the message ends with `fix`.
+    UserError, whose message ends with `fix`, if it cannot be read, is no JSON or has another form.
     """
     try:
         value = parse_json(read_text(path, _MAX_JSON))
@@ -91,16 +88,10 @@ def read_json(path: Path, form: Any, fix: str) -> Any:
 
 
 def check_form(value: Any, form: Any, name: str = "content") -> None:
-    """Check a value that was read from JSON.
+    """Check a value that was read from JSON; ValueError, which names the place below `name`, if it has another form.
 
-    Args:
-        value: The value.
-        form: A type, where float is any finite number; a set of texts; a tuple of these and None, one of which fits;
-            `[form]` for a list; a dictionary from each needed key to its form, and from `str` to that of other keys.
-        name: What to call the value.
-
-    Raises:
-        ValueError: If the value has another form; the message names the place.
+    A form is a type, where float is any finite number; a set of texts; a tuple of these and None, one of which fits;
+    `[form]` for a list; a dictionary from each needed key to its form, and from `str` to that of other keys.
     """
     if not isinstance(form, dict | list):
         kinds = form if isinstance(form, tuple) else (form,)

@@ -74,9 +74,7 @@ def _refusal(problem: str, place: yaml.Event | yaml.Node) -> yaml.MarkedYAMLErro
 def read_yaml(path: Path) -> Any:
     """Read a file of at most 32 KiB as `parse_yaml` reads its text; an empty one is an empty dictionary.
 
-    Raises:
-        ConfigError: If it is no text file in UTF-8, or as `parse_yaml`.
-        FileNotFoundError: If there is none.
+    FileNotFoundError if there is none; ConfigError if it is no text file in UTF-8, or as `parse_yaml`.
     """
     name = escaped(str(path), 500)
     try:
@@ -92,9 +90,8 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(text: str, source: str) -> Any:
     """Parse a text as dictionaries, lists and `Scalar`s; an empty one is an empty `Scalar`.
 
-    Raises:
-        ConfigError: If it is not valid YAML, has anchors, aliases, tags or a key twice, or is nested too deeply; it
-            names `source` and the line.
+    ConfigError, which names `source` and the line, if it is not valid YAML, has anchors, aliases, tags or a key twice,
+    or is nested too deeply.
     """
     try:
         found = yaml.load(text, _Loader)

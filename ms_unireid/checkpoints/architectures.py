@@ -14,15 +14,9 @@ Sizes = dict[str, int | None]
 
 
 def sizes_of(shapes: Shapes, layers: Sizes, heads: Sizes) -> Sizes:
-    """Return the sizes of a file.
+    """Return the sizes of a file from its shapes by our names; InvalidFile for an impossible patch embedding.
 
-    Args:
-        shapes: Shapes of the tensors by our names; the patch embedding is one of them.
-        layers: Number of blocks in each of `TOWERS`.
-        heads: Number of heads in each; the shapes do not depend on it.
-
-    Raises:
-        InvalidFile: If the patch embedding has an impossible shape.
+    `layers` and `heads` are the numbers of blocks and heads in each of `TOWERS`; the shapes do not depend on the heads.
     """
     patches = shapes[names.PATCH_EMBEDDING]
     if len(patches) != 4 or patches[1] != 3 or patches[2] != patches[3]:
@@ -39,13 +33,8 @@ def sizes_of(shapes: Shapes, layers: Sizes, heads: Sizes) -> Sizes:
 def choose_architecture(found: Sizes, shapes: Shapes, wanted: str | Architecture | None) -> str | Architecture:
     """Return the registered name that fits, or the sizes of a complete CLIP without a registered name.
 
-    Args:
-        found: From `sizes_of`.
-        shapes: Shapes of the tensors by our names.
-        wanted: Name or sizes to prefer if they fit.
-
-    Raises:
-        InvalidFile: If several names fit, or none fits and the tensors are not a complete CLIP.
+    `wanted`, a name or sizes, is preferred if it fits. InvalidFile if several names fit, or none fits and the tensors
+    are not a complete CLIP.
     """
     if isinstance(wanted, Architecture) and fits(found, wanted):
         return wanted

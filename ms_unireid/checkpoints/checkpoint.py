@@ -32,25 +32,17 @@ OPTIMIZER_PREFIXES = ("exp_avg", "beta1_power", "beta2_power", "average.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file read into memory.
-
-    Attributes:
-        path: Where it was read.
-        tensors: Name to array; optimizer moments as well where the file is a training state.
-        meta: `config` (nested dictionaries), `epoch` and whatever else was saved with it.
-    """
+    """A file read into memory."""
 
     path: Path
-    tensors: dict[str, np.ndarray]
-    meta: dict[str, Any]
+    tensors: dict[str, np.ndarray]  # by name; optimizer moments as well where the file is a training state
+    meta: dict[str, Any]  # `config` (nested dictionaries), `epoch` and whatever else was saved with it
 
     def config(self, overrides: Sequence[str] = (), files: Sequence[Path] | None = None) -> Config:
         """Return the saved config, or that of YAML files instead, with `section.key=value` strings on top.
 
-        The precision is float32 unless an override says otherwise, whatever the model was trained with.
-
-        Raises:
-            ConfigError: If a file or an override is wrong.
+        The precision is float32 unless an override says otherwise, whatever the model was trained with. A wrong file or
+        override raises a ConfigError.
         """
         overrides = ["runtime.precision=fp32", *overrides]
         if files:
@@ -60,9 +52,7 @@ class Checkpoint:
     def build(self, config: Config) -> UNIReID:
         """Select the device and build the model with these weights.
 
-        Raises:
-            EnvironmentProblem: If packages or device are wrong.
-            CheckpointError: If the weights do not fit the config's model.
+        Wrong packages or devices raise an EnvironmentProblem, weights that do not fit the model a CheckpointError.
         """
         sizes = config.model.sizes
         wanted = our_shapes(sizes, config.model.context_length, math.prod(model_grid(config.model)))
@@ -85,13 +75,9 @@ class OpenedModel(NamedTuple):
 def open_model(path: str | Path, overrides: Sequence[str] = (), files: Sequence[Path] | None = None) -> OpenedModel:
     """Open a file as a model that is ready to encode.
 
-    Args:
-        path: A checkpoint of ms_unireid, or any other file that holds a whole model.
-        overrides: `section.key=value` strings on top of the config, such as `runtime.device=CPU`.
-        files: YAML files in place of the config that the checkpoint holds.
-
-    Raises:
-        UserError: If file, config, packages or device are wrong.
+    The file is a checkpoint of ms_unireid, or any other that holds a whole model. `overrides` are `section.key=value`
+    strings on top of the config, such as `runtime.device=CPU`; `files` are YAML files in place of the config that the
+    checkpoint holds. Whatever is wrong with file, config, packages or device raises a UserError.
     """
     checkpoint = read_checkpoint(path)
     config = checkpoint.config(overrides, files)
@@ -107,8 +93,7 @@ def save_checkpoint(path: Path, params: Iterable[Parameter], meta: dict[str, Any
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of ms_unireid, or any file that `open_source` recognises, without resizing a tensor.
 
-    Raises:
-        CheckpointError: If the file is missing, damaged or not a checkpoint.
+    A file that is missing, damaged or no checkpoint raises a CheckpointError.
     """
     file = read_tensor_file(Path(path))
     source = open_source(file)
@@ -130,8 +115,7 @@ def checkpoint_digest(checkpoint: Path) -> str:
 def load_checkpoint(model: nn.Cell, path: str | Path) -> dict[str, Any]:
     """Load a checkpoint's weights into a model and return the file's `meta`.
 
-    Raises:
-        CheckpointError: If the file cannot be read, or a tensor is missing, unexpected or of another shape.
+    An unreadable file, and a tensor that is missing, unexpected or of another shape, raise a CheckpointError.
     """
     checkpoint = read_checkpoint(path)
     fill(model.get_parameters(), checkpoint)
@@ -141,8 +125,7 @@ def load_checkpoint(model: nn.Cell, path: str | Path) -> dict[str, Any]:
 def load_weights(model: nn.Cell, arrays: Mapping[str, np.ndarray]) -> None:
     """Load weights from memory: each parameter's name to an array of its shape; all are set or none.
 
-    Raises:
-        CheckpointError: If an array is missing, unexpected or of another shape.
+    An array that is missing, unexpected or of another shape raises a CheckpointError.
     """
     _fill(model.get_parameters(), {name: np.asarray(array) for name, array in arrays.items()}, "weights")
 
@@ -150,10 +133,8 @@ def load_weights(model: nn.Cell, arrays: Mapping[str, np.ndarray]) -> None:
 def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> None:
     """Start a model from any file of weights; its position table is resized to the model's picture size.
 
-    The model keeps its own logit scale unless `config.pretrained_logit_scale`; half precision is cast up.
-
-    Raises:
-        CheckpointError: If the file cannot be read, does not fill the model, or has another activation.
+    The model keeps its own logit scale unless `config.pretrained_logit_scale`; half precision is cast up. A file that
+    cannot be read, does not fill the model or has another activation raises a CheckpointError.
     """
     source = open_source(path, architecture=config.architecture)
     if source.activation not in (None, config.activation):

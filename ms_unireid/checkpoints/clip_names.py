@@ -24,9 +24,8 @@ Shape = tuple[int, ...]
 class Recipe:
     """How another layout stores one of our tensors.
 
-    Attributes:
-        sources: Names in that layout; several are joined along the first axis.
-        transposed: Whether the joined matrix is the transpose of ours.
+    The `sources` are names in that layout; several are joined along the first axis. `transposed` tells whether the
+    joined matrix is the transpose of ours.
     """
 
     sources: tuple[str, ...]
@@ -146,12 +145,9 @@ LAYOUTS = {"unireid": lambda name: Recipe((name,)), "clip": clip_recipe, "huggin
 
 
 def lay_out(entries: Mapping[str, Entry], layout: str, dtypes: Mapping[str, str]) -> list[Entry]:
-    """Rename, split and transpose tensors for another layout, and set their types.
+    """Rename, split and transpose float32 tensors for a layout of `LAYOUTS`, and set their types.
 
-    Args:
-        entries: Float32 tensors by our names.
-        layout: A key of `LAYOUTS`.
-        dtypes: Type to write by our name; float32 for the others.
+    `entries` and `dtypes` are by our names; a tensor without a type stays float32.
     """
     laid_out = []
     for name, entry in entries.items():

@@ -37,66 +37,44 @@ _WITHIN_FLOAT32 = ("float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Options:
-    """How to convert.
+    """How to convert; None recognises what the input is, and keeps what it has.
 
-    Attributes:
-        to: "mindspore" or "pytorch".
-        layout: Names in a PyTorch file: "unireid" (the authors' code), "clip" (OpenAI's, open_clip) or "huggingface".
-        kind: Kind of the input; None recognises it.
-        image_size: Height and width to resize the position table to; None keeps it.
-        stride: Distance between patches in pixels to resize it to; None keeps it.
-        source_image_size: Height and width of the input's position table; None recognises them.
-        activation: Activation of the input; None takes the file's, or "quick_gelu".
-        architecture: Architecture of the input, if its tensors fit several; None recognises it.
-        dtype: Type of the tensors of a PyTorch file; None restores the type of each tensor where it is known.
-        allow_missing: Shell patterns of tensors that may be missing in the input.
-        verify: Compare features of fixed inputs, computed from input and output, before the output gets its name.
-            This imports MindSpore and PyTorch.
+    `verify` compares features of fixed inputs, computed from input and output, before the output gets its name. This
+    imports MindSpore and PyTorch.
     """
 
-    to: str = "mindspore"
+    to: str = "mindspore"  # or "pytorch"
+    # Names in a PyTorch file: of the authors' code, or "clip" (OpenAI's, open_clip), or "huggingface".
     layout: str = "unireid"
-    kind: str | None = None
-    image_size: tuple[int, int] | None = None
-    stride: int | None = None
-    source_image_size: tuple[int, int] | None = None
-    activation: str | None = None
-    architecture: str | Architecture | None = None
-    dtype: str | None = None
-    allow_missing: tuple[str, ...] = ()
+    kind: str | None = None  # of the input
+    image_size: tuple[int, int] | None = None  # height and width to resize the position table to
+    stride: int | None = None  # distance between patches in pixels to resize it to
+    source_image_size: tuple[int, int] | None = None  # height and width of the input's position table
+    activation: str | None = None  # of the input; None takes the file's, or "quick_gelu"
+    architecture: str | Architecture | None = None  # of the input, if its tensors fit several
+    dtype: str | None = None  # in a PyTorch file; None restores the type of each tensor where it is known
+    allow_missing: tuple[str, ...] = ()  # shell patterns of tensors that the input may lack
     verify: bool = False
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """The result of a conversion.
-
-    Attributes:
-        source: The recognised input.
-        output: The written file.
-        config: Config of the output; only `model` differs from the input's or the default.
-        rows: One for every tensor of the model and of the input.
-        hashes: SHA-256 of each file read and of the output, by file name.
-        known_as: Published name of the input, if its hash is known.
-        verification: With `Options.verify` a `ms_unireid.checkpoints.conversion_check.Verification`.
-    """
+    """The result of a conversion."""
 
     source: Source
     output: Path
-    config: Config
-    rows: list[Row]
-    hashes: dict[str, str]
-    known_as: str | None
-    verification: Any = None
+    config: Config  # of the output; only `model` differs from the input's or the default
+    rows: list[Row]  # one for every tensor of the model and of the input
+    hashes: dict[str, str]  # SHA-256 of each file read and of the output, by file name
+    known_as: str | None  # published name of the input, if its hash is known
+    verification: Any = None  # with `Options.verify` a `conversion_check.Verification`
 
 
 def convert(path: str | Path, output: str | Path, options: Options) -> Conversion:
     """Convert a file. If anything fails, no output is written.
 
-    Raises:
-        CheckpointError: If the input cannot be read or does not fill the model, or the output has a wrong ending.
-        ConfigError: If no model can have the sizes.
-        UserError: If the output cannot be written.
+    An input that cannot be read or does not fill the model, and a wrong ending of the output, raise a CheckpointError;
+    sizes that no model can have a ConfigError; an output that cannot be written a UserError.
     """
     path, output = Path(path), Path(output)
     _check_output(path, output, options.to)

@@ -39,17 +39,10 @@ class Verification:
 def verify(
     original: Path, grid: tuple[int, int], config: ModelConfig, tensors: Mapping[str, np.ndarray]
 ) -> Verification:
-    """Compare a converted model with its original.
+    """Compare a converted model, its tensors by our names, with its original file or folder.
 
-    Args:
-        original: File or folder.
-        grid: Rows and columns of its visual position table.
-        config: The converted model.
-        tensors: Its tensors by our names; the logit scale may be missing.
-
-    Raises:
-        CheckpointError: If PyTorch cannot read the original, or the converted model is not complete.
-        EnvironmentProblem: If PyTorch is not installed.
+    `grid` are the rows and columns of the original's visual position table; the logit scale may be missing. If PyTorch
+    cannot read the original or the model is not complete, a CheckpointError; without PyTorch an EnvironmentProblem.
     """
     if not importlib.util.find_spec("torch"):
         raise EnvironmentProblem(f"{original}: --verify needs PyTorch; pip install torch, or leave it out")
@@ -68,9 +61,8 @@ def verify(
 def fixed_inputs(image_size: tuple[int, int], context_length: int, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Draw the inputs of a verification, equal on every machine.
 
-    Returns:
-        Images (count, 3, H, W) float32 in the range of normalised pictures, and token_ids (count, context_length)
-        int32: start, words, end, zeros.
+    Images (count, 3, H, W) float32 are in the range of normalised pictures; token_ids (count, context_length) int32 are
+    start, words, end, zeros.
     """
     # NumPy keeps the raw stream of a bit generator stable, but not the distributions of a Generator.
     source = np.random.PCG64(0)
@@ -87,13 +79,9 @@ def fixed_inputs(image_size: tuple[int, int], context_length: int, count: int = 
 def mindspore_features(
     tensors: Mapping[str, np.ndarray], config: ModelConfig, images: np.ndarray, token_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encode images (B, 3, H, W) float32 and token_ids (B, L) int32 with our model.
+    """Encode images (B, 3, H, W) float32 and token_ids (B, L) int32 with our model: un-normalised features (B, D).
 
-    Returns:
-        Un-normalised image and text features, each (B, D) float32.
-
-    Raises:
-        KeyError: If a parameter other than the logit scale has no tensor.
+    A parameter other than the logit scale that has no tensor raises a KeyError.
     """
     model = UNIReID(config).set_train(False)
     for parameter in model.get_parameters():

@@ -26,22 +26,15 @@ NAMED_TENSORS = 4
 class Row:
     """What the conversion did with one tensor.
 
-    Attributes:
-        name: CLIP's name, or the name in the file for an unused tensor.
-        origins: Names in the file; empty if the tensor is missing.
-        status: "matched", "initial", "missing", or some of "resized", "reshaped" and "cast"; for an unused tensor
-            "unexpected", "buffer" or "optimizer state".
-        source_shape: Shape in the file, with joined parts; None if missing.
-        shape: Shape in the model; None if unused.
-        source_dtype: Element type in the file.
-        dtype: Element type in the model.
+    `status` is "matched", "initial", "missing", or some of "resized", "reshaped" and "cast"; for an unused tensor
+    "unexpected", "buffer" or "optimizer state".
     """
 
-    name: str
-    origins: tuple[str, ...]
+    name: str  # CLIP's, or the name in the file for an unused tensor
+    origins: tuple[str, ...]  # names in the file; empty if missing
     status: str
-    source_shape: tuple[int, ...] | None
-    shape: tuple[int, ...] | None
+    source_shape: tuple[int, ...] | None  # in the file, with joined parts; None if missing
+    shape: tuple[int, ...] | None  # in the model; None if unused
     source_dtype: str | None
     dtype: str | None
 
@@ -49,19 +42,12 @@ class Row:
 def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -> tuple[dict[str, Entry], list[Row]]:
     """Fit a file's tensors to a model, as float32.
 
-    The position table is resized if the patch grids differ, even with equal numbers of patches.
+    The position table is resized if the patch grids differ, even with equal numbers of patches. `allow_missing` are
+    shell patterns of names (ours or CLIP's) that may be missing; these get no entry. Returns tensors by our names, and
+    a row for every tensor of the model and of the file.
 
-    Args:
-        source: The file.
-        model: Architecture, picture size, stride and context length of the model.
-        allow_missing: Shell patterns of names (ours or CLIP's) that may be missing; these get no entry.
-
-    Returns:
-        Tensors by our names, and a row for every tensor of the model and of the file.
-
-    Raises:
-        CheckpointError: If the architectures differ, tensors are missing, have another shape or are unknown parts of a
-            tower, a tensor is not floating-point, or the grid of the position table is unknown.
+    CheckpointError if the architectures differ, tensors are missing, have another shape or are unknown parts of a
+    tower, a tensor is not floating-point, or the grid of the position table is unknown.
     """
     if source.model.sizes != model.sizes:
         name = source.model.architecture
@@ -89,10 +75,8 @@ def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -
 def float32_entries(source: Source, temperature: float) -> dict[str, Entry]:
     """Return a file's tensors by our names as float32, not resized.
 
-    IRRA's files have no logit scale; it becomes ln(1 / temperature).
-
-    Raises:
-        CheckpointError: If a tensor is not floating-point, or a value is not finite.
+    IRRA's files have no logit scale; it becomes ln(1 / temperature). A tensor that is not floating-point, and a value
+    that is not finite, raise a CheckpointError.
     """
     entries = {name: entry.as_float32(source.file.path) for name, entry in source.entries.items()}
     saved = ((", ".join(source.origins[name]), entry.load()) for name, entry in entries.items())

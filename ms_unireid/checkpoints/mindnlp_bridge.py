@@ -23,15 +23,10 @@ def export_clip(name_or_path: str, file: Path) -> None:
     """Load a Hugging Face CLIP with MindNLP, and write it as safetensors that `open_source` reads.
 
     The tensors are float32 with Hugging Face's names; the metadata has "config.json". MindNLP's output goes to stderr.
+    The name is one on the Hugging Face hub, such as "openai/clip-vit-base-patch16", or a folder.
 
-    Args:
-        name_or_path: A name on the Hugging Face hub, such as "openai/clip-vit-base-patch16", or a folder.
-        file: If anything fails, it is not written.
-
-    Raises:
-        EnvironmentProblem: If MindNLP is not installed, or cannot be imported.
-        CheckpointError: If MindNLP cannot load a complete CLIP of this name, or its process dies.
-        UserError: If the file cannot be written.
+    If anything fails, no file is written: without MindNLP an EnvironmentProblem is raised, a CheckpointError if it
+    cannot load a complete CLIP or its process dies, a UserError if the file cannot be written.
     """
     if importlib.util.find_spec("mindnlp") is None:
         raise EnvironmentProblem(

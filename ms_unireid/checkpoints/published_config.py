@@ -27,26 +27,18 @@ _SAME_AS_CLIP = {
 
 @dataclass(frozen=True)
 class PublishedConfig:
-    """What a file beside the weights says; None is not said.
+    """What a file beside the weights says; None is not said."""
 
-    Attributes:
-        name: Name of that file; empty if there is none.
-        activation: As the file has it, such as "gelu".
-        image_size: Height and width of the pictures.
-        sizes: Sizes by the keys of `architectures.Sizes`.
-    """
-
-    name: str = ""
-    activation: str | None = None
-    image_size: tuple[int, int] | None = None
+    name: str = ""  # of that file; empty if there is none
+    activation: str | None = None  # as the file has it, such as "gelu"
+    image_size: tuple[int, int] | None = None  # height and width of the pictures
     sizes: Sizes = field(default_factory=dict)
 
 
 def read_published(file: TensorFile, names: Sequence[str]) -> PublishedConfig:
     """Read the first of these files that a file of weights stores, or that lies beside it.
 
-    Raises:
-        CheckpointError: If it is damaged, or describes something other than a CLIP.
+    CheckpointError if it is damaged, or describes something other than a CLIP.
     """
     for name in names:
         found = json_beside(file, name)

@@ -41,32 +41,20 @@ _USUAL_SIZES = ((384, 128), (256, 128))
 
 @dataclass(frozen=True)
 class Source:
-    """A recognised file.
-
-    Attributes:
-        file: The opened file.
-        kind: One of `KINDS`.
-        entries: The model's tensors that the file has, by our names.
-        origins: The name or names of each in the file.
-        surplus: Every other name in the file with its role: "buffer", "optimizer state", "tower" for a part of a tower
-            that our model does not have, or "extra".
-        model: Architecture, picture size, stride, context length and activation of the file.
-        activation: Activation that the file or the caller names; None if neither does, and `model` has the default.
-        patches: Rows of the position table, without the row of the class token.
-        grid: Rows and columns of patches of the position table; None if unknown, and `model` has the default size.
-        meta: The description in a file of ms_unireid; empty for other files.
-    """
+    """A recognised file; its arrays are read when needed."""
 
     file: TensorFile
-    kind: str
-    entries: dict[str, Entry]
-    origins: dict[str, tuple[str, ...]]
+    kind: str  # one of `KINDS`
+    entries: dict[str, Entry]  # the model's tensors that the file has, by our names
+    origins: dict[str, tuple[str, ...]]  # the name or names of each in the file
+    # Every other name in the file with its role: "buffer", "optimizer state", "tower" for a part of a tower that our
+    # model does not have, or "extra".
     surplus: dict[str, str]
-    model: ModelConfig
-    activation: str | None
-    patches: int
-    grid: tuple[int, int] | None
-    meta: dict[str, Any]
+    model: ModelConfig  # of the file: architecture, picture size, stride, context length and activation
+    activation: str | None  # that the file or the caller names; if None, `model` has the default
+    patches: int  # rows of the position table, without the row of the class token
+    grid: tuple[int, int] | None  # rows and columns of patches of that table; if None, `model` has the default size
+    meta: dict[str, Any]  # the description in a file of ms_unireid; empty for other files
 
 
 def open_source(
@@ -76,19 +64,15 @@ def open_source(
     activation: str | None = None,
     architecture: str | Architecture | None = None,
 ) -> Source:
-    """Open a file and recognise its kind and sizes by its content.
+    """Open a file, or a Hugging Face folder, and recognise its kind and sizes by its content.
 
-    Args:
-        path: A file, a Hugging Face folder, or an opened file.
-        kind: Overrides the recognised kind.
-        image_size: Height and width of its position table. The default is the file's own description, then a square,
-            then the usual sizes of person re-identification.
-        activation: "quick_gelu" or "gelu"; overrides the file's description.
-        architecture: Registered name or sizes to prefer if the tensors fit; they do not show the number of heads.
+    `kind` and `activation` ("quick_gelu" or "gelu") override what is recognised. `image_size` is the height and width
+    of the position table; its default is the file's own description, then a square, then the usual sizes of person
+    re-identification. `architecture`, a registered name or sizes, is preferred if the tensors fit; they do not show the
+    number of heads.
 
-    Raises:
-        CheckpointError: If the file cannot be read, or does not contain a dual encoder of this project, or its tensors
-            fit several architectures.
+    CheckpointError if the file cannot be read, or does not contain a dual encoder of this project, or its tensors fit
+    several architectures.
     """
     file = path if isinstance(path, TensorFile) else read_tensor_file(Path(path))
     meta = file.description()

@@ -78,21 +78,14 @@ _HUGGING_FACE = 1
 def torch_features(
     path: Path, config: ModelConfig, source_grid: tuple[int, int], images: np.ndarray, token_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encode pictures and captions with the CLIP in a PyTorch file, in float32.
+    """Encode images (B, 3, H, W) and token_ids (B, L) with the CLIP in a file: un-normalised features (B, D) float32.
 
-    Args:
-        path: A file of `torch.save` or `torch.jit.save`, a safetensors file, or a Hugging Face folder.
-        config: Gives heads, stride and activation; all other sizes are those of the file's tensors.
-        source_grid: Rows and columns of the file's visual position table, which is resized to the grid of `images`.
-        images: (B, 3, H, W) float32.
-        token_ids: (B, L) integer.
+    The file is one of `torch.save` or `torch.jit.save`, of safetensors, or a Hugging Face folder. `config` gives heads,
+    stride and activation; all other sizes are those of the file's tensors. The rows and columns of its visual position
+    table, `source_grid`, are resized to the grid of the images.
 
-    Returns:
-        Un-normalised image and text features, each (B, D) float32.
-
-    Raises:
-        CheckpointError: If PyTorch cannot read the file, or it is not a complete CLIP.
-        EnvironmentProblem: If PyTorch, or safetensors for a file of that format, cannot be imported.
+    CheckpointError if PyTorch cannot read the file, or it is no complete CLIP; EnvironmentProblem if PyTorch, or
+    safetensors for a file of that format, cannot be imported.
     """
     try:
         import torch

@@ -44,15 +44,11 @@ def load_market_sketch(
 ) -> SketchSet:
     """Read one split, train or test: photos sorted by identity and camera, sketches by identity and artist.
 
-    Args:
-        root: The data set's folder, or the one that contains it.
-        split: train or test.
-        artists: Whose sketches to read, some of the letters A to F; the letter is the sketch's style.
-        captions: File of `read_person_captions` for every person that has a sketch; it may cover both splits.
-        market1501: Folder of Market-1501, to use all its photos; the download has only some of them.
+    `root` is the data set's folder, or the one that contains it. `artists` are some of the letters A to F, the styles
+    of the sketches. `captions` is a file of `read_person_captions` for every person that has a sketch; it may cover
+    both splits. `market1501` is the folder of Market-1501, to use all its photos; the download has only some of them.
 
-    Raises:
-        DataError: If an argument is unknown, files are missing or misnamed, or the captions do not fit.
+    DataError if an argument is unknown, files are missing or misnamed, or the captions do not fit.
     """
     if split not in SPLIT_FOLDERS:
         raise DataError(f"{NAME} has no split {split!r}. Fix: use one of {', '.join(SPLIT_FOLDERS)}.")

@@ -41,14 +41,10 @@ def find_root(root: Path) -> Path:
 def load_pku_sketch(root: Path, captions: Path | None = None, allow_partial: bool = False) -> SketchSet:
     """Read PKU-Sketch, sorted by identity, and check that it is complete; a sketch's style is its letter, a to e.
 
-    Args:
-        root: The data set's folder, or the one that contains it.
-        captions: File with captions of every person, see `read_person_captions`.
-        allow_partial: Accept a part of the data set: identities of the style files may be missing, and persons may have
-            one photo.
-
-    Raises:
-        DataError: If it is not complete, has misnamed or surplus files, or the captions do not fit.
+    `root` is the data set's folder, or the one that contains it; `captions` is a file of `read_person_captions` for
+    every person. `allow_partial` accepts a part of the data set: identities of the style files may be missing, and
+    persons may have one photo. DataError if it is not complete, has misnamed or surplus files, or the captions do not
+    fit.
     """
     folder = find_root(root)
     sketch_set, findings = examine(folder, allow_partial)

@@ -18,23 +18,15 @@ from ms_unireid.evaluation.queries import SplitFeatures
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A checkpoint on one split of a data set.
-
-    Attributes:
-        trained_on: Name of the data set that the checkpoint was trained on; `unknown` if ms_unireid did not train it.
-        dataset: Name of the data set that the checkpoint was evaluated on.
-        folder: Its folder, as it was given.
-        data: What was encoded.
-        feats: The features of `data`.
-    """
+    """A checkpoint on one split of a data set."""
 
     checkpoint: Path
-    trained_on: str
-    dataset: str
-    folder: str
+    trained_on: str  # name of the data set; `unknown` if ms_unireid did not train it
+    dataset: str  # name of the data set that it was evaluated on
+    folder: str  # as it was given
     split: str
     data: EvaluationSet
-    feats: SplitFeatures
+    feats: SplitFeatures  # of `data`
     results: Results
 
     def rows(self) -> list[dict[str, Any]]:
@@ -45,16 +37,9 @@ class Evaluated:
 
 
 class CheckpointEvaluator:
-    """Evaluates one checkpoint; arguments as in `open_model`.
+    """Evaluates one checkpoint; arguments and errors as in `open_model`.
 
-    Args:
-        progress: Called with (done, total) batches of a split.
-
-    Attributes:
-        config: The config in effect.
-
-    Raises:
-        UserError: If checkpoint or config are wrong.
+    `progress` is called with (done, total) batches of a split. `config` is the config in effect.
     """
 
     def __init__(
@@ -84,17 +69,10 @@ class CheckpointEvaluator:
         reranked: bool = False,
         load: Callable[[DataConfig, str], EvaluationSet] = load_evaluation_set,
     ) -> Evaluated:
-        """Encode and evaluate a split.
+        """Encode and evaluate a split of a data set (None: the config's), which `load` reads.
 
-        Args:
-            split: train, val or test.
-            protocol: As in `evaluate_protocol`.
-            data: The data set; None takes the config's.
-            reranked: Add each row once more with re-ranking.
-            load: Loads the data set.
-
-        Raises:
-            UserError: If data set, protocol or device are wrong, or the checkpoint does not fit the config's model.
+        Protocol and re-ranking are as in `evaluate_features`. A wrong data set, protocol or device, or a checkpoint
+        that does not fit the config's model, raises a UserError.
         """
         data = data or self.config.data
         loaded = load(data, split)  # before the model is built, so that mistakes show at once
@@ -129,11 +107,9 @@ def evaluate_checkpoints(
 ) -> Iterator[Evaluated]:
     """Evaluate each checkpoint on each data set; arguments are those of `CheckpointEvaluator` and its `evaluate`.
 
-    Targets are `NAME=FOLDER` strings; without any, each checkpoint is evaluated on the data set of its config.
-
-    Raises:
-        UserError: If anything is wrong; before anything is encoded if a checkpoint cannot be read, or a data set of the
-            first one is wrong.
+    Targets are `NAME=FOLDER` strings; without any, each checkpoint is evaluated on the data set of its config. Whatever
+    is wrong raises a UserError; before anything is encoded if a checkpoint cannot be read, or a data set of the first
+    one is wrong.
     """
     for path in checkpoints[1:]:
         open_source(path)

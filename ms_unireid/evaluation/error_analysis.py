@@ -36,11 +36,7 @@ LENGTHS = (10, 20, 30, 40)
 def analyse_errors(feats: SplitFeatures, data: EvaluationSet, folder: Path, worst: int = 8) -> None:
     """Write queries.csv, groups.md and worst_TASK.png to a folder; a query's source photo is left out.
 
-    The pictures show the `worst` queries of each task: those whose first match comes last.
-
-    Raises:
-        DataError: If a picture cannot be read.
-        UserError: If a file cannot be written.
+    The pictures show the `worst` queries of each task: those whose first match comes last. Errors as in `draw_lists`.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -13,12 +13,7 @@ from ms_unireid.evaluation.protocols import Results, evaluate_protocol, evaluate
 from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures
 
 # Keys that rows of several evaluations have in front, and their titles.
-LEADING = {
-    "checkpoint": "checkpoint",
-    "trained_on": "trained on",
-    "dataset": "evaluated on",
-    "folder": "folder",
-}
+LEADING = {"checkpoint": "checkpoint", "trained_on": "trained on", "dataset": "evaluated on", "folder": "folder"}
 NUMBERS = (*METRICS, "chance R1", "queries", "no match")
 # The form of a row of `to_json`, for `files.check_form`.
 ROW = {
@@ -34,9 +29,7 @@ def evaluate_features(
 ) -> Results:
     """Evaluate as `evaluate_protocol` does; with `reranked`, add each row once more with re-ranking.
 
-    Raises:
-        ConfigError: If the data set does not have what the protocol needs.
-        CheckpointError: If the features are not finite.
+    A protocol that the data set does not allow raises a ConfigError, features that are not finite a CheckpointError.
     """
     try:
         results = evaluate_protocol(protocol, feats, settings)

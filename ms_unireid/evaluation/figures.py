@@ -54,9 +54,7 @@ class RankedList:
 def draw_lists(lists: Sequence[RankedList], path: Path, title: str, columns: int) -> None:
     """Draw ranked lists one below the other into a PNG, JPEG or PDF, with room for `columns` results in each.
 
-    Raises:
-        DataError: If a picture cannot be read.
-        UserError: If the file cannot be written.
+    A picture that cannot be read raises a DataError, a file that cannot be written a UserError.
     """
     strips = [_strip(one, columns) for one in lists]
     width, height = strips[0].size
@@ -68,12 +66,7 @@ def draw_lists(lists: Sequence[RankedList], path: Path, title: str, columns: int
 
 
 def draw_ranked_lists(feats: SplitFeatures, data: EvaluationSet, path: Path, count: int = 4, top_k: int = 5) -> None:
-    """Draw the ranked lists of `count` sketches, spread evenly over the split, of a caption of each, and of both.
-
-    Raises:
-        DataError: If a picture cannot be read.
-        UserError: If the file cannot be written.
-    """
+    """Draw the ranked lists of `count` sketches, spread evenly over the split, of a caption of each, and of both."""
     sketches = np.unique(np.linspace(0, len(data.sketches) - 1, count).astype(int))
     rows = [row for sketch in sketches for row in _rows_with(int(sketch), feats)]
     draw_queries(feats, data, rows, path, "Query and top results", top_k)
@@ -87,12 +80,7 @@ def draw_queries(
     title: str,
     top_k: int = 5,
 ) -> None:
-    """Draw the ranked lists of given queries: of each, its task and its row in `make_queries`.
-
-    Raises:
-        DataError: If a picture cannot be read.
-        UserError: If the file cannot be written.
-    """
+    """Draw the ranked lists of given queries: of each, its task and its row in `make_queries`; see `draw_lists`."""
     queries = {task: make_queries(task, feats) for task in {task for task, _ in rows}}
     lists = [_ranked(feats, data, queries[task], task, query, top_k) for task, query in rows]
     explanation = _COLOURS if feats.caption_photos is None else _COLOURS + _LEFT_OUT

@@ -76,21 +76,14 @@ def evaluate_retrieval(queries: Queries, gallery: Gallery) -> RetrievalMetrics:
 def score_queries(queries: Queries, gallery: Gallery) -> QueryScores:
     """Rank the gallery for every query by cosine similarity and score each.
 
-    Needs at most `4 G D + 2048 G` bytes and 16 MiB besides features and scores: the gallery's normalised copy and the
-    similarities of 512 queries.
-
-    Raises:
-        ValueError: If a feature is not finite, or a source photo or camera does not fit the gallery.
+    Needs at most `4 G D + 2048 G` bytes and 16 MiB besides features and scores. A feature that is not finite, and a
+    source photo or camera that does not fit the gallery, raise a ValueError.
     """
     return _score_blocks(similarity_blocks(queries.feats, gallery.feats), queries, gallery)
 
 
 def score_similarity(similarity: np.ndarray, queries: Queries, gallery: Gallery) -> QueryScores:
-    """Score each query by given similarities (Q, G), larger is nearer; the features are not used.
-
-    Raises:
-        ValueError: If the shape is wrong, a similarity is NaN, or a source photo does not fit the gallery.
-    """
+    """Score each query by given similarities (Q, G), larger is nearer; ValueError as in `score_queries`."""
     shape = len(queries.person_ids), len(gallery.person_ids)
     if similarity.shape != shape:
         raise ValueError(f"similarities of shape {similarity.shape} for {shape[0]} queries and {shape[1]} photos")
@@ -115,14 +108,7 @@ def average(scores: QueryScores) -> RetrievalMetrics:
 
 
 def ranked_list(queries: Queries, gallery: Gallery, query: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rank the gallery for one query, in the order that its scores come from.
-
-    Returns:
-        Gallery indices best first, without the removed photos, and their cosine similarities.
-
-    Raises:
-        ValueError: As `score_queries`.
-    """
+    """Rank the gallery for one query, as its scores do: indices best first, without the removed photos, and cosines."""
     matches = _Matches(queries, gallery)
     row = np.array([query])
     photos = matches.photos(row)

@@ -39,30 +39,20 @@ PAPER_ROWS = (
 
 @dataclass(frozen=True)
 class TrialMetrics(RetrievalMetrics):
-    """Means over the trials with a query that has a match; the counts are sums.
+    """Means over the trials with a query that has a match; the counts are sums."""
 
-    Attributes:
-        trials: Number of trials.
-        deviation: Sample standard deviation of each metric; 0 for one trial.
-    """
-
-    trials: int
-    deviation: dict[str, float]
+    trials: int  # their number
+    deviation: dict[str, float]  # sample standard deviation of each metric; 0 for one trial
 
 
 def evaluate_protocol(protocol: str, feats: SplitFeatures, settings: EvalConfig | None = None) -> Results:
     """Evaluate every task that the split has queries for.
 
-    Args:
-        protocol: One of `PROTOCOLS`, `paper` or `all`. `paper` stands for the rows of Tables 2-5; for ten trials if the
-            data set has trials; for `full_gallery` and `multi_query` if sketches belong to persons. `all` stands for
-            every gallery rule that the data set allows, and its trials.
-        feats: Features of the split.
-        settings: Options of `multi_query` and `missing_modality`.
+    `protocol` is one of `PROTOCOLS`, `paper` or `all`. `paper` stands for the rows of Tables 2-5; for ten trials if the
+    data set has trials; for `full_gallery` and `multi_query` if sketches belong to persons. `all` stands for every
+    gallery rule that the data set allows, and its trials. `settings` are for `multi_query` and `missing_modality`.
 
-    Raises:
-        ConfigError: If the data set does not have what the protocol needs.
-        ValueError: If a feature is not finite.
+    A protocol that the data set does not allow raises a ConfigError, a feature that is not finite a ValueError.
     """
     return _evaluate(protocol, feats, settings, evaluate_retrieval)
 
@@ -77,11 +67,7 @@ def evaluate_reranked(protocol: str, feats: SplitFeatures, settings: EvalConfig 
 
 
 def evaluate_row(task: str, protocol: str, feats: SplitFeatures) -> RetrievalMetrics:
-    """Evaluate one task under one of `GALLERY_RULES`.
-
-    Raises:
-        ValueError: If a feature is not finite.
-    """
+    """Evaluate one task under one of `GALLERY_RULES`; ValueError for a feature that is not finite."""
     return evaluate_retrieval(*queries_and_gallery(make_queries(task, feats), feats, protocol))
 
 
@@ -91,13 +77,8 @@ def tasks_of(feats: SplitFeatures) -> tuple[str, ...]:
 
 
 def check_protocol(protocol: str, data: EvaluationSet | SplitFeatures) -> None:
-    """Check that the data set, or its features, has what a protocol needs.
-
-    Raises:
-        ConfigError: If it does not; names the protocols that are possible.
-    """
-    problem = _problem(protocol, data)
-    if problem:
+    """Check that the data set, or its features, has what a protocol needs; the ConfigError names those possible."""
+    if problem := _problem(protocol, data):
         possible = ["paper", "all", *(name for name in PROTOCOLS if not _problem(name, data))]
         raise ConfigError(f"protocol {protocol}: the data set {problem}; choose one of {', '.join(possible)}")
 

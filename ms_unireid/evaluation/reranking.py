@@ -24,15 +24,9 @@ def rerank(
     Needs `8 N D + 4096 N` bytes for N = Q + G samples, and 16 bytes for each weight. `metrics.score_similarity` scores
     the result.
 
-    Args:
-        query_feats: (Q, D) un-normalised.
-        gallery_feats: (G, D) un-normalised.
-        k1: Neighbours that must be mutual.
-        k2: Samples, the sample itself included, whose weights are averaged.
-        weight: Share of the original distance, 0-1 (lambda in the paper).
-
-    Raises:
-        ValueError: If a feature is not finite or a number is out of range.
+    Of un-normalised features (Q, D) and (G, D), `k1` neighbours must be mutual, and the weights of `k2` samples, the
+    sample itself included, are averaged; `weight` is the share of the original distance, 0-1 (lambda in the paper). A
+    feature that is not finite or a number out of range raises a ValueError.
     """
     if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
         raise ValueError(f"k1={k1} and k2={k2} must be at least 1, weight={weight} from 0 to 1")

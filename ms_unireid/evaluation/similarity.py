@@ -28,10 +28,8 @@ def similarity_blocks(query_feats: np.ndarray, gallery_feats: np.ndarray) -> Ite
 
     Photos with equal features get equal similarities, bit for bit; a matrix product alone does not promise that,
     because its kernels add in another order at the edges. For the same reason the last bits depend on a query's place
-    in its block: what must agree with an evaluation has to use the same blocks.
-
-    Yields:
-        The queries' rows, and their similarities (B, G) float32, which the next block overwrites.
+    in its block: what must agree with an evaluation has to use the same blocks. The queries' rows come with their
+    similarities (B, G) float32, which the next block overwrites.
     """
     gallery = normalize_rows(gallery_feats)
     copies, originals = _repeated_rows(gallery)
@@ -145,20 +143,11 @@ _FINE_SCALE = np.float32(2048)
 
 
 def exact_search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k most similar rows for each query among all rows.
+    """Find the k most similar rows for each query (Q, D), un-normalised, among all rows; all rows if there are fewer.
 
-    Uses a few MiB per core besides the features, which may be larger than the memory.
-
-    Args:
-        features: (N, D) float16 or float32, L2-normalised rows; may be memory-mapped.
-        queries: (Q, D) un-normalised.
-        k: Number of rows; all rows if there are fewer.
-
-    Returns:
-        Rows (Q, K) int64, best first, ties in ascending order; and their cosine similarities (Q, K) float32, at most 1.
-
-    Raises:
-        ValueError: If a query is not finite.
+    `features` (N, D) float16 or float32 are L2-normalised and may be memory-mapped and larger than the memory. Returns
+    rows (Q, K) int64, best first, ties in ascending order, and their cosine similarities (Q, K) float32, at most 1. A
+    query that is not finite raises a ValueError.
     """
     queries = normalize_rows(queries)
     parts = [_search(features, queries[i : i + SEARCH_QUERIES], k) for i in range(0, len(queries), SEARCH_QUERIES)]

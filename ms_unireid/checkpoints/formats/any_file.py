@@ -28,8 +28,7 @@ _SHARD = re.compile(r"\w[\w.-]*\.(safetensors|bin)")
 def read_folder(path: Path) -> TensorFile:
     """Open a folder of weights. Safetensors are preferred to pickles, and an index to a single file.
 
-    Raises:
-        CheckpointError: If the folder has no weights, or a file in it is missing, damaged or contradicts the index.
+    CheckpointError if the folder has no weights, or a file in it is missing, damaged or contradicts the index.
     """
     names = [name for name in WEIGHTS if (path / name).is_file()]
     with error_context(path):
@@ -83,8 +82,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 def json_beside(file: TensorFile, name: str) -> dict[str, Any] | None:
     """Return the JSON object of this name that a file stores, or that lies in its folder; None if there is none.
 
-    Raises:
-        CheckpointError: If it is no such object.
+    CheckpointError for other JSON.
     """
     if name in file.metadata:
         with error_context(file.path):
@@ -105,8 +103,7 @@ _MOST_SHARED = 4  # a training state may hold its weights several times
 def read_tensor_file(path: Path) -> TensorFile:
     """Open a PyTorch, safetensors or MindSpore file, or a Hugging Face folder; nothing in it is executed.
 
-    Raises:
-        CheckpointError: If the path does not exist, or the file cannot be read, is damaged or has another format.
+    CheckpointError if the path does not exist, or the file cannot be read, is damaged or has another format.
     """
     try:
         file = read_folder(path) if path.is_dir() else _read_file(path)

@@ -59,8 +59,7 @@ def map_file(path: Path) -> np.ndarray:
 def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
     """Return the JSON object in a text from a file, or in its UTF-8; `what` names it in errors.
 
-    Raises:
-        InvalidFile: If it is too long, is not a JSON object, or has a key twice.
+    InvalidFile if it is too long, is not a JSON object, or has a key twice.
     """
     if len(text) > MAX_JSON_BYTES:
         raise InvalidFile(f"has a {what} of {len(text):,} bytes; expected at most {MAX_JSON_BYTES:,}")

@@ -68,10 +68,8 @@ def read_mindspore(path: Path) -> TensorFile:
     """Open a checkpoint: memory-mapped tensors, strings as `metadata`.
 
     Numbers of append_dict are tensors of shape (), as in `mindspore.load_checkpoint`. A file that was cut exactly
-    between two tensors is valid.
-
-    Raises:
-        CheckpointError: If the file cannot be read, is damaged, is encrypted or is not a MindSpore checkpoint.
+    between two tensors is valid. One that cannot be read, is damaged, encrypted or of another kind raises a
+    CheckpointError.
     """
     try:
         with error_context(path):
@@ -194,14 +192,8 @@ def _tensor(data: np.ndarray, slices: list[_Value]) -> np.ndarray:
 def write_mindspore(file: Path, entries: Iterable[Entry], strings: Mapping[str, str]) -> None:
     """Write tensors, strings and a checksum, as `mindspore.save_checkpoint` with crc_check does, byte for byte.
 
-    Args:
-        file: An existing file is overwritten.
-        entries: The tensors; the next is loaded while one is written.
-        strings: The content of append_dict.
-
-    Raises:
-        ValueError: If a name occurs twice, an array differs from its entry, or is empty, which MindSpore omits.
-        OSError: If the file cannot be written.
+    `strings` are the content of append_dict. An existing file is overwritten; the next tensor is loaded while one is
+    written. ValueError if a name occurs twice, an array differs from its entry, or is empty, which MindSpore omits.
     """
     names = set(strings)
     with _SummedFile(io.FileIO(file, "wb")) as stream:

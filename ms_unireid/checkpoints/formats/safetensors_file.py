@@ -50,8 +50,7 @@ def looks_like_safetensors(head: bytes) -> bool:
 def read_safetensors(path: Path) -> TensorFile:
     """Open a safetensors file. The tensors are read-only views of the memory-mapped file.
 
-    Raises:
-        CheckpointError: If it is damaged, is not a safetensors file, or has a tensor of an unknown type.
+    A file that is damaged, of another kind, or has a tensor of an unknown type raises a CheckpointError.
     """
     with error_context(path):
         content = map_file(path)
@@ -126,14 +125,8 @@ def _damaged(what: str) -> InvalidFile:
 def write_safetensors(file: Path, entries: Sequence[Entry], metadata: Mapping[str, str] = {}) -> None:
     """Write tensors as the safetensors package does, byte for byte: sorted by type, widest first, then by name.
 
-    Args:
-        file: An existing file is overwritten.
-        entries: The tensors, in any order; each is loaded once.
-        metadata: Strings for the header.
-
-    Raises:
-        ValueError: If a name occurs twice, or an array differs from its entry.
-        OSError: If the file cannot be written.
+    `metadata` goes to the header. An existing file is overwritten; each tensor is loaded once. ValueError if a name
+    occurs twice, or an array differs from its entry.
     """
     check_unique([_METADATA, *(entry.name for entry in entries)])
     ordered = sorted(entries, key=lambda entry: (_ORDER.index(dtype_name(entry.dtype)), entry.name))

@@ -24,27 +24,21 @@ _CHUNK = 1 << 20  # elements; the allocator reuses a buffer of this size, but no
 class TensorFile:
     """An opened file, or a folder of shards.
 
-    Attributes:
-        format: Kind of file, in words.
-        tensors: Read-only arrays, views of the memory-mapped file where possible. The keys of nested containers are
-            joined by dots: "model.base_model.visual.proj".
-        values: Numbers and strings among the tensors, named the same way, such as "epoch".
-        metadata: Strings that the format stores apart from the tensors.
-        parts: The files that were read.
+    The tensors are read-only, and views of the memory-mapped file where possible. The keys of nested containers are
+    joined by dots: "model.base_model.visual.proj".
     """
 
     path: Path
-    format: str
+    format: str  # in words
     tensors: dict[str, np.ndarray]
-    values: dict[str, Scalar] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
-    parts: tuple[Path, ...] = ()
+    values: dict[str, Scalar] = field(default_factory=dict)  # numbers and strings among the tensors, such as "epoch"
+    metadata: dict[str, str] = field(default_factory=dict)  # strings that the format stores apart from the tensors
+    parts: tuple[Path, ...] = ()  # the files that were read
 
     def description(self) -> dict[str, Any]:
         """Return the description that ms_unireid stored in the file, with at least `config`; empty for other files.
 
-        Raises:
-            CheckpointError: If it is damaged.
+        A damaged one raises a CheckpointError.
         """
         # MindSpore and safetensors files store it as metadata, PyTorch files among the tensors.
         text = self.metadata.get(META) or self.values.get(META)
@@ -82,18 +76,12 @@ _ORIGIN = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor to write. `source` makes its array when it is needed, so that memory holds one at a time.
-
-    Attributes:
-        name: Name in the file.
-        dtype: One of the types in `ms_unireid.checkpoints.formats.dtypes`.
-        source: Returns an array of this shape and of any of those types.
-    """
+    """A tensor to write. `source` makes its array when it is needed, so that memory holds one at a time."""
 
     name: str
-    dtype: np.dtype
+    dtype: np.dtype  # one of those in `ms_unireid.checkpoints.formats.dtypes`
     shape: tuple[int, ...]
-    source: Callable[[], np.ndarray]
+    source: Callable[[], np.ndarray]  # returns an array of this shape and of any of those types
 
     @classmethod
     def of(cls, name: str, array: np.ndarray) -> "Entry":

@@ -47,11 +47,9 @@ _Contents = Callable[[str], np.ndarray]
 def read_torch(path: Path) -> TensorFile:
     """Open a file of `torch.save` or `torch.jit.save`. The tensors are read-only views of the memory-mapped file.
 
-    The name of a tensor or value is its keys, indices and attributes joined by dots. Byte strings are left out.
-
-    Raises:
-        CheckpointError: If the file is damaged, is not a PyTorch file, has a tensor of an unknown type, or contains
-            anything other than tensors and plain containers.
+    The name of a tensor or value is its keys, indices and attributes joined by dots. Byte strings are left out. A file
+    that is damaged, of another kind, has a tensor of an unknown type, or contains anything other than tensors and plain
+    containers raises a CheckpointError.
     """
     with error_context(path):
         content = map_file(path)

@@ -28,15 +28,9 @@ def write_torch(
 ) -> None:
     """Write a state dict that `torch.load` reads, also with weights_only and mmap. Equal content gives equal bytes.
 
-    Args:
-        file: An existing file is overwritten.
-        entries: The tensors in the order of the state dict; each is loaded once.
-        wrap: The file holds {wrap: state dict, **values}; with None it holds the bare state dict.
-        values: Numbers and strings; they need `wrap`.
-
-    Raises:
-        ValueError: If a name occurs twice, values have no `wrap`, or an array differs from its entry.
-        OSError: If the file cannot be written.
+    The file, an existing one is overwritten, holds {wrap: state dict, **values}; with None the bare state dict, and no
+    numbers and strings as values. Each tensor is loaded once. ValueError if a name occurs twice, values have no `wrap`,
+    or an array differs from its entry.
     """
     check_unique(entry.name for entry in entries)
     if wrap is None and values:
