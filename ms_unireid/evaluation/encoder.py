@@ -84,8 +84,7 @@ class Encoder:
     def pictures(self, paths: Sequence[Path]) -> np.ndarray:
         """Encode photos or sketches; un-normalised features (N, D) float32 in the order given.
 
-        Raises:
-            DataError: If a picture cannot be read.
+        DataError if a picture cannot be read.
         """
         own = paths[self._own_rows(len(paths))]
         source = PictureSource(own, self.config.eval.batch_size, self.config.model.image_size, self.load)
@@ -105,11 +104,7 @@ class Encoder:
         return feats
 
     def encode(self, data: EvaluationSet) -> SplitFeatures:
-        """Encode every photo and sketch, and every distinct caption once.
-
-        Raises:
-            DataError: If a picture cannot be read.
-        """
+        """Encode every photo and sketch, and every distinct caption once; DataError if a picture cannot be read."""
         rows = {caption: row for row, caption in enumerate(dict.fromkeys(data.captions))}
         width = self.config.model.sizes.embed_dim
         distinct = self.captions(list(rows)) if rows else np.zeros((0, width), np.float32)

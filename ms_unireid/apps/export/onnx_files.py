@@ -20,11 +20,7 @@ _FIRST_CANDIDATE = 11
 
 
 def need_onnx() -> tuple[ModuleType, ModuleType]:
-    """Import onnx and onnxruntime.
-
-    Raises:
-        EnvironmentProblem: If one is not installed.
-    """
+    """Import onnx and onnxruntime; EnvironmentProblem if one is not installed."""
     return need("onnx", "the ONNX export", INSTALL), need("onnxruntime", "the check of ONNX files", INSTALL)
 
 

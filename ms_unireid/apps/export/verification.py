@@ -33,8 +33,7 @@ class Agreement:
 def compare(file: Path, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> Agreement:
     """Compare a file's outputs, (N, D) float32 each, with the checkpoint's.
 
-    Raises:
-        ExportError: If the shapes differ or a value is not finite.
+    ExportError if the shapes differ or a value is not finite.
     """
     shapes, expected_shapes = [array.shape for array in found], [array.shape for array in expected]
     if shapes != expected_shapes:

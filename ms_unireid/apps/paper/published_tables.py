@@ -27,8 +27,7 @@ class PaperRow:
 def paper_rows(table: int) -> tuple[PaperRow, ...]:
     """List the lines of a table for each data set, in the paper's order.
 
-    Raises:
-        ConfigError: If the table is not one of 2 to 6.
+    ConfigError if the table is not one of 2 to 6.
     """
     tables = _contents()["tables"]
     if table not in tables:

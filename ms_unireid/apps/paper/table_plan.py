@@ -87,8 +87,7 @@ class Estimate:
 def plan_table(request: TableRequest) -> tuple[PlannedLine, ...]:
     """List the lines of a table with their runs; lines that need the same run share one object.
 
-    Raises:
-        ConfigError: For an unknown table, row or data set, or a wrong config.
+    ConfigError for an unknown table, row or data set, or a wrong config.
     """
     lines = _lines(request)
     runs = {key: _run(request, *key) for key in {(p.trained_on, p.row, s) for p in lines for s in request.seeds}}
@@ -101,11 +100,7 @@ def runs_of(lines: Sequence[PlannedLine]) -> tuple[PlannedRun, ...]:
 
 
 def check_targets(lines: Iterable[PlannedLine], targets: Collection[str]) -> None:
-    """Check that a target is given for every data set that is for evaluation only.
-
-    Raises:
-        ConfigError: If one is missing.
-    """
+    """Check that a target is given for every data set that is for evaluation only; ConfigError if one is missing."""
     for line in lines:
         if line.paper.dataset not in (line.paper.trained_on, *targets):
             raise ConfigError(
@@ -117,8 +112,7 @@ def check_targets(lines: Iterable[PlannedLine], targets: Collection[str]) -> Non
 def check_runs(output: Path, runs: Iterable[PlannedRun]) -> None:
     """Check the folder of the runs, that existing runs were trained with the same values, and that others can begin.
 
-    Raises:
-        ConfigError: If not.
+    ConfigError if not.
     """
     RunFolder(output).check_unused(OF_A_RUN)
     for run in runs:

@@ -70,8 +70,7 @@ def make_line(paper: PaperRow, scores: dict[int, dict[str, float | None]], missi
 def write_report(folder: Path, table: int, lines: Sequence[Line], about: dict[str, Any]) -> None:
     """Write table_N.md, .csv, .tex and .json to a folder; `about` is added to the JSON.
 
-    Raises:
-        UserError: If a file cannot be written.
+    UserError if a file cannot be written.
     """
     stem = folder / f"table_{table}"
     write_text(stem.with_suffix(".md"), to_markdown(lines))

@@ -123,8 +123,7 @@ class Manifest:
     def about(self) -> dict[str, Any]:
         """Return how the features were made, the number of the features file, and how many photos are left to encode.
 
-        Raises:
-            DataError: If it is damaged.
+        DataError if it is damaged.
         """
         about = self._stored_about()
         digest = about.pop("digest", None)
@@ -171,8 +170,7 @@ class Manifest:
     def named_features(self, features: np.ndarray) -> list[tuple[int, str, str | None]]:
         """Return source, name and person of each row of the features (N, D).
 
-        Raises:
-            DataError: If a photo or its feature is damaged, or they do not belong together.
+        DataError if a photo or its feature is damaged, or they do not belong together.
         """
         if self.format == FORMAT:
             return list(self._checked(features))
@@ -350,8 +348,7 @@ class PhotoIndex:
     def checkpoint(self, given: str | Path | None = None) -> Path:
         """Return the path of the checkpoint that made the index, or of the one `given` because that was moved.
 
-        Raises:
-            CheckpointError: If it does not exist.
+        CheckpointError if it does not exist.
         """
         path = Path(given or self.about["checkpoint"]["path"])
         if not path.exists():
@@ -409,8 +406,7 @@ class PhotoIndex:
 def describe_index(folder: Path) -> dict[str, Any]:
     """Return how an index was made, its state, its sources and the skipped photos.
 
-    Raises:
-        DataError: If the folder is not an index, or the index is damaged.
+    DataError if the folder is not an index, or the index is damaged.
     """
     index = PhotoIndex(folder)
     listed = [{key: value for key, value in source._asdict().items() if value} for source in index.sources.values()]

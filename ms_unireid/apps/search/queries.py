@@ -88,9 +88,8 @@ def make_query(
 ) -> Query:
     """Make a query; text and sketch may be one or a sequence.
 
-    Raises:
-        QueryError: If it is empty, combines a photo with anything else, or its weight is not between 0 and 1 or has
-            nothing to weigh.
+    QueryError if it is empty, combines a photo with anything else, or its weight is not between 0 and 1 or has nothing
+    to weigh.
     """
     texts = (text,) if isinstance(text, str) else tuple(text or ())
     sketches = (sketch,) if isinstance(sketch, str | Path | Image.Image) else tuple(sketch or ())
@@ -103,8 +102,7 @@ def make_query(
 def read_query_picture(picture: Path | Image.Image) -> Image.Image:
     """Read a sketch or photo of a query in mode RGB, as the photos of an index are read.
 
-    Raises:
-        QueryError: If it cannot be read.
+    QueryError if it cannot be read.
     """
     try:
         return to_rgb(picture) if isinstance(picture, Image.Image) else load_picture(picture)

@@ -54,8 +54,7 @@ def draw_search(
 def heat_picture(searcher: Searcher, photo: Path | Image.Image) -> Image.Image:
     """Blend a photo with its heat map; mode RGB, the photo's size.
 
-    Raises:
-        DataError: If the photo cannot be read.
+    DataError if the photo cannot be read.
     """
     picture = photo if isinstance(photo, Image.Image) else load_picture(photo)
     heat = searcher.heat_map(picture)

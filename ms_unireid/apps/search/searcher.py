@@ -141,8 +141,7 @@ class Searcher:
     def encode(self, query: Query) -> np.ndarray:
         """Encode a query as an un-normalised feature (D,) float32.
 
-        Raises:
-            QueryError: If a picture cannot be read, or the index has no such row.
+        QueryError if a picture cannot be read, or the index has no such row.
         """
         if isinstance(query.photo, int):
             return self._indexed_feature(query.photo)
@@ -165,8 +164,7 @@ class Searcher:
     def read_sketch(self, query: Query, sketch: Path | Image.Image) -> tuple[Image.Image, list[str]]:
         """Read a sketch of a query as it is searched, mode RGB, and say what `prepare_sketch` did to it.
 
-        Raises:
-            QueryError: If it cannot be read, or is blank.
+        QueryError if it cannot be read, or is blank.
         """
         picture = read_query_picture(sketch)
         if query.as_is:

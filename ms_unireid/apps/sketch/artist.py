@@ -47,16 +47,14 @@ class Artist:
     def prepare(self) -> None:
         """Check the options and load networks now.
 
-        Raises:
-            UserError: If a package or a file is missing, or an option is out of range.
+        UserError if a package or a file is missing, or an option is out of range.
         """
         _ = self._find_person, self._draw_plain
 
     def cut_out(self, photo: Path, name: str) -> CutOut:
         """Read a photo and remove its background; keep the whole photo where the mask finds nobody.
 
-        Raises:
-            DataError: If the photo or its mask cannot be read.
+        DataError if the photo or its mask cannot be read.
         """
         pixels = read_photo(photo)
         mask, note = self._find_person(pixels, name), ""

@@ -43,8 +43,7 @@ class Background:
     def load(self) -> MaskFunction:
         """Check the options, load what is needed and return the function that finds the person.
 
-        Raises:
-            UserError: If a package or a file is missing, or an option is out of range.
+        UserError if a package or a file is missing, or an option is out of range.
         """
         raise NotImplementedError
 
@@ -71,8 +70,7 @@ class MaskFolder(Background):
     def load(self) -> MaskFunction:
         """Return a function that reads a photo's mask; it raises DataError if there is none.
 
-        Raises:
-            ConfigError: If the folder does not exist.
+        ConfigError if the folder does not exist.
         """
         if not self.folder or not Path(self.folder).is_dir():
             raise ConfigError(f"--background mask: no folder {self.folder!r}; set --background-option folder=DIR")
@@ -148,8 +146,7 @@ class Rembg(Background):
     def load(self) -> MaskFunction:
         """Return a function that runs the network.
 
-        Raises:
-            EnvironmentProblem: If rembg is missing or cannot open the network.
+        EnvironmentProblem if rembg is missing or cannot open the network.
         """
         rembg = need("rembg", "the background rembg", "install it with: pip install 'rembg[cpu]'")
         try:
@@ -186,11 +183,7 @@ class OnnxBackground(Background):
         return {**versions(("onnxruntime",)), "background network": fingerprint(Path(self.description))}
 
     def load(self) -> MaskFunction:
-        """Return a function that runs the network.
-
-        Raises:
-            UserError: As `OnnxModel`.
-        """
+        """Return a function that runs the network; UserError as `OnnxModel`."""
         model = OnnxModel(Path(self.description), "the background onnx")
         return lambda photo, name: opacity(model.run(photo), self.unsure, self.sure)
 

@@ -43,11 +43,7 @@ class OnnxStyle(Style):
         return replace(self, wander=self.wander + float(rng.uniform(0.5, 2.0)))
 
     def load(self) -> DrawFunction:
-        """Return a function that runs the network.
-
-        Raises:
-            UserError: As `OnnxModel`.
-        """
+        """Return a function that runs the network; UserError as `OnnxModel`."""
         model = _network(self.description)
 
         def draw(cutout: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -53,11 +53,7 @@ class Lines(Style):
         )
 
     def load(self) -> Lines:
-        """Check the options.
-
-        Raises:
-            ConfigError: If an option is out of range.
-        """
+        """Check the options; ConfigError if an option is out of range."""
         if min(self.scale, self.width, self.detail, self.faint) <= 0 or self.strong < self.faint:
             raise ConfigError("the style lines: scale, width, detail and faint must be above 0, strong at least faint")
         return self

@@ -83,8 +83,7 @@ class OnnxDescription:
 def read_description(path: Path) -> OnnxDescription:
     """Read and check the YAML file.
 
-    Raises:
-        ConfigError: If it cannot be read, has an unknown key or a wrong value, or names no network file.
+    ConfigError if it cannot be read, has an unknown key or a wrong value, or names no network file.
     """
     try:
         values = read_yaml(path)
@@ -103,8 +102,7 @@ def read_description(path: Path) -> OnnxDescription:
 def fingerprint(path: Path) -> str:
     """Return the first 16 digits of the SHA-256 of description and network together.
 
-    Raises:
-        ConfigError: As `read_description`.
+    ConfigError as `read_description`.
     """
     network = path.parent / read_description(path).model
     return hashlib.sha256(path.read_bytes() + network.read_bytes()).hexdigest()[:16]
@@ -139,8 +137,7 @@ class OnnxModel:
     def run(self, photo: np.ndarray) -> np.ndarray:
         """Apply the network to uint8 (H, W, 3); return float32 (H, W), 0-1.
 
-        Raises:
-            ConfigError: If the network refuses its input, or its output is not a picture.
+        ConfigError if the network refuses its input, or its output is not a picture.
         """
         spec = self.description.input
         if spec.fit == "pad":
@@ -181,8 +178,7 @@ def to_network(picture: np.ndarray, spec: OnnxInput) -> np.ndarray:
 def from_network(result: Any, description: OnnxDescription, path: Path) -> np.ndarray:
     """Turn the network's output into float32 (H, W), 0-1.
 
-    Raises:
-        ConfigError: If it is not one picture of finite numbers, or the channel is missing.
+    ConfigError if it is not one picture of finite numbers, or the channel is missing.
     """
     spec, array = description.output, np.asarray(result, np.float32)
     array = array[0] if array.ndim == 4 or (array.ndim == 3 and array.shape[0] == 1) else array

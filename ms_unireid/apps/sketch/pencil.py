@@ -62,11 +62,7 @@ class Pencil(Style):
         )
 
     def load(self) -> Pencil:
-        """Check the options.
-
-        Raises:
-            ConfigError: If an option is out of range.
-        """
+        """Check the options; ConfigError if an option is out of range."""
         if min(self.thickness, self.darkness, self.detail, self.hatch_distance) <= 0 or not 0 <= self.tone <= 1:
             raise ConfigError(
                 "the style pencil: thickness, darkness, detail and hatch_distance must be above 0, tone from 0 to 1"

@@ -29,8 +29,7 @@ def read_sketch(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """Read a mask as uint8 (H, W), upright: its opacity if it has transparency, otherwise its grey.
 
-    Raises:
-        DataError: As `load_picture`.
+    DataError as `load_picture`.
     """
     try:
         with opened(path) as picture:

@@ -81,8 +81,7 @@ def make_recipe(
 ) -> Recipe:
     """Make a recipe from names, options in the form `key=value`, and `size`, `variations` and `seed`.
 
-    Raises:
-        ConfigError: For an unknown name or key, or a wrong value.
+    ConfigError for an unknown name or key, or a wrong value.
     """
     masking, drawing = _named(background, BACKGROUNDS, "background"), _named(style, STYLES, "style")
     return Recipe(

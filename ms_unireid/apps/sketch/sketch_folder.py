@@ -75,8 +75,7 @@ def note_of_finished(path: Path, size: tuple[int, int], photo: str, recipe: str)
 def check_folder(output: Path, recipe: Recipe, redo: bool) -> None:
     """Check that sketches of this recipe may be drawn into a folder, which may be absent.
 
-    Raises:
-        DataError: If the folder holds anything else, or sketches of another recipe and `redo` is not set.
+    DataError if the folder holds anything else, or sketches of another recipe and `redo` is not set.
     """
     if not output.exists():
         return
@@ -112,8 +111,7 @@ def write_manifest(
 ) -> None:
     """Write the manifest. It holds no times, so that a resumed run ends with the same bytes.
 
-    Raises:
-        UserError: If it cannot be written.
+    UserError if it cannot be written.
     """
     content = {
         "generator": _GENERATOR,

@@ -33,8 +33,7 @@ class Style:
     def load(self) -> DrawFunction:
         """Check the options and return the function that draws.
 
-        Raises:
-            UserError: If a package or a file is missing, or an option is out of range.
+        UserError if a package or a file is missing, or an option is out of range.
         """
         raise NotImplementedError
 

@@ -42,8 +42,7 @@ def is_loopback(host: str) -> bool:
 def check_access(host: str, allow_remote: bool, token: str | None) -> None:
     """Check that other machines get access only with `allow_remote` and a token.
 
-    Raises:
-        ConfigError: If either is missing, or the token is too short.
+    ConfigError if either is missing, or the token is too short.
     """
     if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable()):
         raise ConfigError(f"the token must have at least {MIN_TOKEN_LENGTH} printable ASCII characters; {_TOKEN_HINT}")

@@ -79,8 +79,7 @@ class PatientProtocol(H11Protocol):
 def bind(host: str, port: int) -> socket.socket:
     """Open the socket of the page; port 0 takes a free one. Call it before the slow start of the model.
 
-    Raises:
-        ConfigError: If the port is invalid or in use, or the host is not an address of this machine.
+    ConfigError if the port is invalid or in use, or the host is not an address of this machine.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port {port}: expected 1 to 65535, or 0 for a free one")

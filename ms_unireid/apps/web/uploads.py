@@ -30,8 +30,7 @@ async def read_upload(request: Request) -> bytes:
 def decode_upload(data: bytes) -> Image.Image:
     """Decode the bytes of a picture file: mode RGB, upright, on white, at most 1,024 pixels on the longer side.
 
-    Raises:
-        DataError: If it has too many bytes or pixels, is animated or damaged, or is not a picture in a known format.
+    DataError if it has too many bytes or pixels, is animated or damaged, or is not a picture in a known format.
     """
     try:
         if len(data) > MAX_BYTES:
