@@ -18,6 +18,7 @@ from ms_unireid.config import Config, TrainConfig
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 
 HEADER = "task    protocol"
+UNCOMPILED = "runtime.graph_mode=false"
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +150,7 @@ def test_all_protocols_on_another_split(finished, tmp_path, capsys):
 def test_the_runs_config_may_be_given(finished, data, tmp_path, capsys):
     run, _ = finished
     arguments = ["--checkpoint", str(run / "last.ckpt"), "--config", str(run / "config.yaml"), "--split", "val"]
-    load_tool("evaluate.py").main([*arguments, "--json", str(tmp_path / "last.json"), "eval.batch_size=5"])
+    load_tool("evaluate.py").main([*arguments, "--json", str(tmp_path / "last.json"), "eval.batch_size=5", UNCOMPILED])
     rows = json.loads((tmp_path / "last.json").read_text(encoding="utf-8"))["rows"]
     last = results_of(run)["evaluations"][-1]["splits"]["val"]
     assert [row["R1"] for row in rows] == [row["R1"] for row in last]
@@ -200,7 +201,7 @@ def test_a_stopped_run_resumes_as_if_never_stopped(finished, data, tmp_path, cap
 
 def test_a_run_stopped_and_killed_again_and_again_ends_as_an_uninterrupted_one(data, tmp_path):
     """Stopped at an evaluation, then killed; with other workers, which change nothing either."""
-    run, options = tmp_path / "run", ("runtime.graph_mode=false", "train.checkpoint_every=4")
+    run, options = tmp_path / "run", (UNCOMPILED, "train.checkpoint_every=4")
     train_here(data, tmp_path / "straight", *options)
     arguments = train_arguments(data, run, *options, "runtime.workers=1", "runtime.prefetch=1")
     assert_stopped(stop_at(STEPS, signal.SIGTERM, run, arguments), signal.SIGTERM, run)
@@ -393,7 +394,7 @@ def test_a_picture_that_goes_bad_during_training(data, tmp_path):
     content[60:-60] = os.urandom(len(content) - 120)
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        train_here(root, tmp_path / "run", "runtime.graph_mode=false")
+        train_here(root, tmp_path / "run", UNCOMPILED)
     assert str(path) in str(caught.value) and "Fix:" in str(caught.value)
 
 
@@ -410,7 +411,7 @@ def test_a_picture_that_goes_bad_during_training(data, tmp_path):
 )
 def test_single_tasks_and_samplers(data, tmp_path, tasks, sampling):
     switches = [f"objective.tasks=[{tasks}]", "objective.dynamic=false", "objective.interaction_weight=0"]
-    short = ("train.epochs=1", "eval.splits=[test]", "runtime.graph_mode=false")
+    short = ("train.epochs=1", "eval.splits=[test]", UNCOMPILED)
     train_here(data, tmp_path / "run", *switches, *sampling, *short)
     assert {p.name for p in (tmp_path / "run").iterdir()} == RUN_FILES - {"previous.ckpt"}
     entries = log_lines(tmp_path / "run", "step")

@@ -31,6 +31,7 @@ OVERRIDES = [
     "model.context_length=24",
     "eval.batch_size=4",
     "runtime.device=CPU",
+    "runtime.graph_mode=false",
 ]
 CONFIG = load_config(None, OVERRIDES)
 TEXTS = ("a man in red", "a woman with a bag")
