@@ -118,12 +118,13 @@ def _step(config: Config, pairs: int, processes: Processes) -> Callable[[], Any]
 
     step = TrainOneStepCell(build_model(config.model, runtime=config.runtime), config, processes)
     step.set_train()
-    batch = (_pictures(config, pairs), _pictures(config, pairs), _captions(config, pairs))
+    pictures = _pictures(config, pairs, 4)  # the fourth channel marks what was padded or erased
+    batch = (pictures, pictures, _captions(config, pairs))
     return lambda: step(*batch, 1e-5)
 
 
 def _image(config: Config, pairs: int, processes: Processes) -> Callable[[], Any]:
-    encoder, pictures = _encoder(config), _pictures(config, pairs)
+    encoder, pictures = _encoder(config), _pictures(config, pairs, 3)
     return lambda: encoder.pixels(pictures)
 
 
@@ -140,8 +141,8 @@ def _encoder(config: Config) -> Any:
     return Encoder(build_model(config.model, runtime=config.runtime), config)
 
 
-def _pictures(config: Config, pairs: int) -> np.ndarray:
-    return np.zeros((pairs, 3, *config.model.image_size), np.float32)
+def _pictures(config: Config, pairs: int, channels: int) -> np.ndarray:
+    return np.zeros((pairs, channels, *config.model.image_size), np.uint8)
 
 
 def _captions(config: Config, pairs: int) -> np.ndarray:
