@@ -246,11 +246,13 @@ def _run_child(variants: list[Variant], variables: dict[str, str], limit: float)
         yield Found(variant.name, error=f"{death}: {last or 'no output'}")
 
 
-# Only what is read: the choice of kernels, graphs and their runs, and single operations.
 _LOGGED = {
     "GLOG_v": "3",
-    "MS_SUBMODULE_LOG_v": "{DEVICE:1,RUNTIME_FRAMEWORK:1,PYNATIVE:1,PRE_ACT:1}",
     "GLOG_logtostderr": "1",
+    # Only what is read: the choice of kernels, graphs and their runs, and single operations.
+    "MS_SUBMODULE_LOG_v": "{DEVICE:1,RUNTIME_FRAMEWORK:1,PYNATIVE:1,PRE_ACT:1}",
+    # Otherwise two idle threads of MindSpore keep a core busy.
+    "MS_DEV_HOST_BLOCKING_RUN": "1",
 }
 
 
