@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,7 +262,7 @@ def _ranks(size: int) -> dict[str, str]:
 
 def to_json(results: Sequence[Found]) -> dict[str, Any]:
     """Return all results as a dictionary."""
-    return {"title": TITLE, "variants": [asdict(found) for found in results]}
+    return {"title": TITLE, "variants": [vars(found) for found in results]}
 
 
 def to_markdown(results: Sequence[Found]) -> str:

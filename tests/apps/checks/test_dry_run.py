@@ -102,6 +102,7 @@ def test_the_log_of_a_child_is_counted():
         "none": {"Reshape": 1},
     }
     assert (step.graphs, step.launches, step.collectives, step.host_reads, step.error) == (1, 5, 2, 3, "")
+    assert json.loads(json.dumps(dry_run.to_json([step])))["variants"][0]["kinds"]["none"] == {"Reshape": 1}
     assert differences(used(step) | {"collectives": 1, "aclop": ["Adam"]}, step) == [
         "step: ZerosLike has an aclop kernel, new",
         "step: Adam has no aclop kernel now",
