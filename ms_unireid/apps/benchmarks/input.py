@@ -136,11 +136,12 @@ def to_text(result: dict[str, Any]) -> str:
         if name in result["cpu_milliseconds_per_pair"]:
             line += f", {spread(result['cpu_milliseconds_per_pair'][name])} ms of CPU a pair"
         lines += [f"{line}; {EPOCH_PAIRS} pairs: {spread(result['epoch_seconds'][name])} s"]
-    for name, speed in result[f"estimated_pairs_per_second_of_{CORES}_cores"].items():
+    for name, speed in result.get(f"estimated_pairs_per_second_of_{CORES}_cores", {}).items():  # not in older files
         lines += [
             f"{name}, {CORES} cores, an estimate by Amdahl's law from these figures: {speed:.0f} pairs per second"
         ]
-    lines += [f"turning a caption into tokens, once a run: {result['caption_milliseconds']:.3f} ms of CPU"]
+    if "caption_milliseconds" in result:
+        lines += [f"turning a caption into tokens, once a run: {result['caption_milliseconds']:.3f} ms of CPU"]
     for name, values in result["step_with_input_to_constant_batch"].items():
         lines += [f"step ({name}) with input / with a constant batch: {spread(values)}"]
     cache, pixels = result["cache"], result["pixels"]
