@@ -251,8 +251,7 @@ _LOGGED = {
     "GLOG_logtostderr": "1",
     # Only what is read: the choice of kernels, graphs and their runs, and single operations.
     "MS_SUBMODULE_LOG_v": "{DEVICE:1,RUNTIME_FRAMEWORK:1,PYNATIVE:1,PRE_ACT:1}",
-    # Otherwise two idle threads of MindSpore keep a core busy.
-    "MS_DEV_HOST_BLOCKING_RUN": "1",
+    "MS_DEV_HOST_BLOCKING_RUN": "1",  # single operations are then logged as such
 }
 
 
