@@ -60,7 +60,9 @@ def differences(pinned, found):
 
 def test_each_variant_uses_what_is_pinned(found):
     if "RENEW_PINS" in os.environ:
-        pins = json.loads(PINS.read_text()) | {"variants": {name: used(one) for name, one in found.items()}}
+        pins = json.loads(PINS.read_text()) | {
+            "variants": {name: used(one) for name, one in found.items() if not one.error}
+        }
         PINS.write_text(json.dumps(pins, indent=1) + "\n")
     pins = json.loads(PINS.read_text())
     lines = [line for name, one in found.items() for line in differences(pins["variants"][name], one)]
@@ -72,7 +74,7 @@ def test_each_variant_uses_what_is_pinned(found):
 def test_the_form_for_ascend_keeps_its_bars(found):
     for name, one in found.items():
         assert not one.error, f"{name}: {one.error}"
-        if "plain" not in name:
+        if "runtime.fused_ops=ascend" in dry_run.find(name).overrides:
             assert len(one.kinds["aclop"]) <= MOST_ACLOP_KINDS, f"{name}: {sorted(one.kinds['aclop'])}"
             assert one.collectives <= MOST_COLLECTIVES, f"{name}: {one.collectives} collectives"
 
