@@ -150,6 +150,7 @@ def test_searching_finds_the_same_by_every_way(tool, tmp_path):
 
 def test_indexing_and_the_bare_model(tool, tmp_path):
     tiny = ["model.architecture=tiny", "model.image_size=[32, 16]", "eval.batch_size=8", "runtime.device=CPU"]
+    tiny.append("runtime.graph_mode=false")
     tool.main(["index", "--photos", "16", "--rounds", "1", "--json", str(tmp_path / "out.json"), *tiny])
     result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     speed = {name: values["median"] for name, values in result["photos_per_second"].items()}
