@@ -2,8 +2,8 @@
 
 MindSpore's wheel simulates the device: graphs are compiled with Ascend's passes, kernels are chosen, memory is planned,
 the host's side of a step runs. Nothing is computed, so it says nothing of numbers or speed, of CANN's own kernels and
-workspaces, or of anything that depends on the chip. A kernel of the old interface (aclop) is taken on trust: whether CANN
-has it shows on the device only.
+workspaces, or of anything that depends on the chip. A kernel of the old interface (aclop) is taken on trust: whether
+CANN has it shows on the device only.
 """
 
 import itertools
