@@ -27,15 +27,9 @@ SHORTEST = 16
 
 
 def caption_batches(token_ids: np.ndarray, size: int) -> list[tuple[np.ndarray, int]]:
-    """Group captions of similar length into batches.
+    """Group captions of similar length into batches of `size`; of token_ids (N, L) int32 the largest ends a caption.
 
-    Args:
-        token_ids: (N, L) int32; the largest id of a row is its end token.
-        size: Captions per batch.
-
-    Returns:
-        For each batch its rows (size,), and the number of tokens that it is cut to. The last batch is filled up with
-        its last row.
+    Returns each batch's rows (size,), the last batch filled up with its last row, and the tokens that it is cut to.
     """
     ends = token_ids.argmax(1) + 1
     rows = np.argsort(ends, kind="stable")

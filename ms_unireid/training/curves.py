@@ -57,8 +57,7 @@ LOWER_PANELS: tuple[tuple[str, tuple[_Line, ...], bool], ...] = (
 def draw_curves(log_file: Path, output: Path) -> None:
     """Draw a run's log.jsonl so far as a PNG of 1600 pixels width; values that are not finite are left out.
 
-    Raises:
-        UserError: If the picture cannot be written.
+    UserError if the picture cannot be written.
     """
     entries = read_log(log_file)
     steps = [entry for entry in entries if entry["kind"] == "step"]

@@ -123,8 +123,7 @@ class RunData:
     def epoch(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield this process's photos, sketches and token ids of an epoch, without the first `done` batches.
 
-        Raises:
-            DataError: If a picture cannot be read.
+        DataError if a picture cannot be read.
         """
         batches = self._shard(epoch)[done:]
         source = TrainingSource(

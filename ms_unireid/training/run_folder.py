@@ -187,8 +187,7 @@ class RunFolder:
     def check_resumable(self, config: Config) -> dict[str, tuple[Any, Any]]:
         """Return the keys that differ and `train.allow_changes` permits, with their old and new values.
 
-        Raises:
-            ConfigError: If there is no run, or other keys differ that change its numbers.
+        ConfigError if there is no run, or other keys differ that change its numbers.
         """
         self.check_run()
         unknown = sorted(set(config.train.allow_changes) - _flatten(to_dict(config)).keys())

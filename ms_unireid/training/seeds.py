@@ -22,21 +22,12 @@ def train_seeds(
 ) -> dict[str, Any]:
     """Train once with each of `train.seeds` in `train.output`/seed_N, then write seeds.json and seeds.md.
 
-    With `train.resume=auto` finished runs are kept and an interrupted run is resumed.
+    With `train.resume=auto` finished runs are kept and an interrupted run is resumed. `train` trains one config and
+    returns the contents of its results.json. All processes that train together call this; the first writes the report.
 
-    Args:
-        config: The experiment, with `train.seeds`.
-        train: Trains one config and returns the contents of its results.json.
-        processes: The processes that train together; all call this, and the first writes the report.
-
-    Returns:
-        The contents of seeds.json, from the checkpoints with the best average; empty in all processes but the first.
-
-    Raises:
-        ConfigError: If the output is a single run, has runs of these seeds without `train.resume=auto`, or has a run
-            with other values.
-        Interrupted: After a signal; the run can be resumed.
-        UserError: From `train`, or if a file cannot be written.
+    Returns the contents of seeds.json, from the checkpoints with the best average; empty in all processes but the
+    first. ConfigError if the output is a single run, has runs of these seeds without `train.resume=auto`, or has a run
+    with other values; Interrupted after a signal; UserError from `train`, or if a file cannot be written.
     """
     root = Path(config.train.output)
     runs = {seed: _of_seed(config, seed) for seed in config.train.seeds or ()}
