@@ -28,7 +28,7 @@ def start() -> Processes:
         return ALONE
     try:
         communication.init()
-        return Processes(communication.get_rank(), communication.get_group_size())
+        return joined()
     except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise EnvironmentProblem(
@@ -36,6 +36,13 @@ def start() -> Processes:
             f"{os.environ.get('MS_SCHED_HOST')}:{os.environ.get('MS_SCHED_PORT')} ({reason}); give msrun a free "
             "--master_port of at most 65535 and look for the first error in its --log_dir"
         ) from error
+
+
+def joined() -> Processes:
+    """Return the processes that `start` joined."""
+    if "MS_ROLE" not in os.environ:
+        return ALONE
+    return Processes(communication.get_rank(), communication.get_group_size())
 
 
 class GatherWithGradient(nn.Cell):

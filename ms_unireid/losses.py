@@ -72,13 +72,13 @@ def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
         sketch_logits: (M, M), rows sketches, columns photos.
     """
     target = exp(log_softmax(ops.stop_gradient(text_logits)))
-    return -(target * log_softmax(sketch_logits)).sum(-1).mean()
+    return -mean((target * log_softmax(sketch_logits)).sum(-1))
 
 
 def interaction_divergence(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
     """Return KL(P_T || Q_S) in nats: L_c without the entropy of P_T, and without gradient."""
     log_target, log_found = (log_softmax(ops.stop_gradient(logits)) for logits in (text_logits, sketch_logits))
-    return (exp(log_target) * (log_target - log_found)).sum(-1).mean()
+    return mean((exp(log_target) * (log_target - log_found)).sum(-1))
 
 
 def exp(x: Tensor) -> Tensor:
@@ -88,6 +88,11 @@ def exp(x: Tensor) -> Tensor:
     of a pair that is nearly solved; its Pow is exact.
     """
     return ops.pow(E, x)
+
+
+def mean(x: Tensor) -> Tensor:
+    """Return the mean of x (M,); on Ascend, sum and division have newer kernels than MindSpore's mean."""
+    return x.sum() / x.shape[0]
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -146,13 +151,13 @@ class Objective(nn.Cell):
         queries = {"text": text, "sketch": sketch, "fusion": fused}
         logits = {task: similarity_logits(queries[task], image, scale) for task in self.tasks}
         losses = {task: pair_loss(logits[task]) for task in self.tasks}
-        parts = tuple(losses[task].mean() for task in self.tasks)
+        parts = tuple(mean(losses[task]) for task in self.tasks)
         if self.both:
             losses, statistics = self._modulate(losses)
             parts = parts + statistics
-        loss = losses[self.tasks[0]].mean()
+        loss = mean(losses[self.tasks[0]])
         for task in self.tasks[1:]:
-            loss = loss + losses[task].mean()
+            loss = loss + mean(losses[task])
         if self.interacts:
             interaction = interaction_loss(logits["text"], logits["sketch"])
             loss = loss + self.config.interaction_weight * interaction
@@ -162,7 +167,7 @@ class Objective(nn.Cell):
     def _modulate(self, losses: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         p_text, p_sketch = prediction_confidence(losses["text"]), prediction_confidence(losses["sketch"])
         w_text, w_sketch = modulation_factor(p_text, p_sketch), modulation_factor(p_sketch, p_text)
-        statistics = (p_text.mean(), p_sketch.mean(), w_text.mean(), w_sketch.mean())
+        statistics = (mean(p_text), mean(p_sketch), mean(w_text), mean(w_sketch))
         if not self.config.dynamic:
             return losses, statistics
         if self.config.detach_weights:

@@ -27,11 +27,12 @@ BETWEEN_APPS = {
     ("synthetic", "sketch"),
 }
 NEEDS_MINDSPORE = {
-    "distributed", "losses", "models", "data.pipeline", "checkpoints.checkpoint", "checkpoints.conversion_check",
-    "evaluation.encoder", "evaluation.checkpoint_evaluation", "training.gradient", "training.optimizer",
-    "training.train_step", "training.trainer", "training.run_data", "apps.benchmarks", "apps.export.exporting",
-    "apps.export.parts", "apps.paper.reproduce", "apps.search.indexing", "apps.search.searcher",
-    "apps.search.search_figure", "apps.web", "commands.app", "commands.benchmark", "commands.export",
+    "adam", "distributed", "losses", "models", "data.pipeline", "checkpoints.checkpoint",
+    "checkpoints.conversion_check", "evaluation.encoder", "evaluation.checkpoint_evaluation", "training.gradient",
+    "training.optimizer", "training.train_step", "training.trainer", "training.run_data", "apps.benchmarks",
+    "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.indexing",
+    "apps.search.searcher", "apps.search.search_figure", "apps.web", "commands.app", "commands.benchmark",
+    "commands.export",
 }  # fmt: skip
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")

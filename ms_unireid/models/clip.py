@@ -5,6 +5,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_unireid.config import ModelConfig
 from ms_unireid.models.forms import Operations
+from ms_unireid.models.ops import Pick
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
 from ms_unireid.models.vision import VisionTransformer
 
@@ -12,13 +13,14 @@ from ms_unireid.models.vision import VisionTransformer
 class TokenEmbedding(nn.Cell):
     """A table of token vectors under CLIP's name, `token_embedding.weight`."""
 
-    def __init__(self, words: int, width: int, rng: np.random.Generator):
+    def __init__(self, words: int, width: int, rng: np.random.Generator, operations: Operations):
         super().__init__()
+        self.pick = operations.make(Pick)
         self.weight = normal_parameter(rng, (words, width), 0.02)
 
     def construct(self, token_ids: Tensor) -> Tensor:
         """Look up token_ids (B, L) int32 as (B, L, D)."""
-        return ops.gather(self.weight, token_ids, 0)
+        return self.pick(self.weight, token_ids)
 
 
 class CLIP(nn.Cell):
@@ -31,12 +33,11 @@ class CLIP(nn.Cell):
         self.visual = VisionTransformer(config, rng, operations)
         causal = np.triu(np.full((context_length, context_length), -np.inf, np.float32), 1)
         self.transformer = Transformer(size.text, config.activation, rng, operations, Tensor(causal))
-        self.token_embedding = TokenEmbedding(size.vocabulary_size, width, rng)
+        self.token_embedding = TokenEmbedding(size.vocabulary_size, width, rng, operations)
         self.positional_embedding = normal_parameter(rng, (context_length, width), 0.01)
         self.ln_final = LayerNorm(width, operations)
         self.text_projection = normal_parameter(rng, (width, size.embed_dim), width**-0.5)
-        self.product = operations.matmul()
-        self.argmax = ops.Argmax(-1)
+        self.product, self.pick = operations.matmul(), operations.make(Pick)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode photos or sketches (B, 3, H, W) float32 as un-normalised features (B, D)."""
@@ -52,15 +53,15 @@ class CLIP(nn.Cell):
         x = self.transformer(self.embed(token_ids))
         eot_index = self.eot_index(token_ids)
         rows = ops.arange(0, batch * length, length) + eot_index
-        return self.pool(ops.gather(x.reshape(batch * length, -1), rows, 0), x, eot_index)
+        return self.pool(self.pick(x.reshape(batch * length, -1), rows), x, eot_index)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Embed token_ids (B, L) int32, with positions, as the input of the first block: (B, L, width)."""
-        return self.token_embedding(token_ids) + self.positional_embedding[: token_ids.shape[1]]
+        return self.token_embedding(token_ids) + self.pick.prefix(self.positional_embedding, token_ids.shape[1])
 
     def eot_index(self, token_ids: Tensor) -> Tensor:
         """Find the end-of-text token of token_ids (B, L) int32, whose id is the largest: (B,) int32."""
-        return self.argmax(token_ids.astype("float32"))
+        return self.pick.largest(token_ids)
 
     def pool(self, token: Tensor, x: Tensor, eot_index: Tensor) -> Tensor:
         """Turn the last block's input into features (B, D).

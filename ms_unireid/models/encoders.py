@@ -91,7 +91,7 @@ class _Read(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
-        return self.tower.pool(x[:, 0], x)
+        return self.tower.pool(self.tower.pick.first(x), x)
 
 
 def _parameters(block: ResidualAttentionBlock) -> list[Tensor]:

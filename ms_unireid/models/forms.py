@@ -1,4 +1,4 @@
-"""The fast forms of the towers' operations, with hand-written gradients, and the choice between plain and fast.
+"""The fast forms of the towers' operations, with hand-written gradients, and the choice of a form.
 
 MindSpore derives gradients operation by operation. On a CPU those of bias, LayerNorm and softmax run on one core, and
 every intermediate result is kept for them; each transpose and each broadcast also keeps a list of 8 or 16 bytes for
@@ -6,7 +6,7 @@ every element while the graph lives. A fast form sums and broadcasts over rows b
 split and concatenation, and computes cheap values again instead of keeping them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mindspore as ms
@@ -14,6 +14,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import SigmoidGrad
 
 from ms_unireid.config import RuntimeConfig
+from ms_unireid.models import ascend
 from ms_unireid.models.ops import (
     LAYER_NORM_EPS,
     SLOPE,
@@ -127,7 +128,7 @@ class FastAttentionCore(AttentionCore):
     def construct(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """Return mixed values, attention weights (heads * B, L, L), and queries, keys and values by head."""
         q, k, v = self._by_head(qkv)
-        weights = self._attend(q, k)
+        weights = self._weights(q, k)
         mixed = ops.Concat(-1)(self._heads_of(self.mix(weights, v))).reshape(qkv.shape[0], qkv.shape[1], -1)
         return mixed, weights, q, k, v
 
@@ -177,9 +178,10 @@ _FORMS: dict[str, dict[type[nn.Cell], type[nn.Cell]]] = {
         Normalize: FastNormalize,
         AttentionCore: FastAttentionCore,
     },
+    "ascend": ascend.KINDS,
 }
 # `fused_ops: auto` by device.
-_AUTO = {"CPU": "fast"}
+_AUTO = {"CPU": "fast", "Ascend": "ascend"}
 
 
 @dataclass(frozen=True)
@@ -191,11 +193,13 @@ class Operations:
         precision: Of the matrix products, as `runtime.precision`; weights, normalisations, softmax, residual sums and
             features are float32.
         recompute: Compute the blocks' activations again in the backward pass instead of keeping them.
+        checked: What the check on the device found, see `self_check`; None if there was none.
     """
 
     form: str = "plain"
     precision: str = "fp32"
     recompute: bool = False
+    checked: str | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, runtime: RuntimeConfig) -> "Operations":

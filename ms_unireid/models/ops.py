@@ -1,4 +1,4 @@
-"""The plain form of the towers' operations, with MindSpore's gradients; `forms` holds the fast form and the choice.
+"""The plain form of the towers' operations, with MindSpore's gradients; `forms` and `ascend` hold the others.
 
 Every operation takes the `precision` of its matrix products, see `PRODUCTS`. Everything else stays float32.
 """
@@ -113,22 +113,32 @@ class AttentionCore(nn.Cell):
         Returns:
             The mixed values, (B, L, D), and the attention weights (B, heads, L, L), which have no gradient.
         """
+        return self.attend(qkv)
+
+    def attend(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Do what `construct` says by two products and a softmax."""
         q, k, v = self._by_head(qkv)
-        weights = self._attend(q, k)
+        weights = self._weights(q, k)
         return self._join(self.mix(weights, v)), weights
 
-    def _attend(self, q: Tensor, k: Tensor) -> Tensor:
+    def _weights(self, q: Tensor, k: Tensor) -> Tensor:
         length = q.shape[-2]
         scores = self.scores(q, k)
         if self.masks:
-            scores = scores + self.mask[:length, :length]
+            scores = scores + self._corner(self.mask, length)
         return self.softmax(scores)
+
+    def _corner(self, mask: Tensor, length: int) -> Tensor:
+        return mask[:length, :length]
 
     def _by_head(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, scaled, keys and values, each (B, heads, L, D / heads)."""
-        # Slices of a stacked qkv are several times slower on a CPU; ops.split breaks compilation in a backward pass.
-        q, k, v = ops.Split(2, 3)(qkv)  # not -1, which the ONNX exporter refuses
+        q, k, v = self._thirds(qkv)
         return self._split(q * (q.shape[2] // self.heads) ** -0.5), self._split(k), self._split(v)
+
+    def _thirds(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        # Slices of a stacked qkv are several times slower on a CPU; ops.split breaks compilation in a backward pass.
+        return ops.Split(2, 3)(qkv)  # not -1, which the ONNX exporter refuses
 
     def _split(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
@@ -140,7 +150,7 @@ class AttentionCore(nn.Cell):
 
 
 class ReadoutCore(nn.Cell):
-    """Attention from one token of each sequence; it has no fast form because it costs little.
+    """Attention from one token of each sequence; the fast form has none of its own because it costs little.
 
     Args:
         width: Width D of a token.
@@ -165,8 +175,43 @@ class ReadoutCore(nn.Cell):
         Returns:
             The mixed values, (B, D).
         """
+        return self.attend(q, k, v, position)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, position: Tensor | None) -> Tensor:
+        """Do what `construct` says by two products and a softmax."""
         batch, length, width = k.shape
         scores = self.scores((q * self.scale).reshape(batch, 1, width) * self.shares, k)
         if self.masks:
-            scores = scores + ops.gather(self.mask[:, :length], position, 0).reshape(batch, 1, length)
+            scores = scores + self._mask_rows(position, length).reshape(batch, 1, length)
         return (self.mix(self.softmax(scores), v) * self.shares).sum(1)
+
+    def _mask_rows(self, position: Tensor, length: int) -> Tensor:
+        return ops.gather(self.mask[:, :length], position, 0)
+
+
+class Pick(nn.Cell):
+    """Picks parts of tensors."""
+
+    def __init__(self, precision: str = "fp32"):
+        super().__init__()
+        self.argmax = ops.Argmax(-1)
+
+    def construct(self, table: Tensor, rows: Tensor) -> Tensor:
+        """Look up rows (...) int32 of a table (N, D), (..., D)."""
+        return ops.gather(table, rows, 0)
+
+    def first(self, x: Tensor) -> Tensor:
+        """Return the first token of each sequence of x (B, L, D), (B, D)."""
+        return x[:, 0]
+
+    def prefix(self, x: Tensor, length: int) -> Tensor:
+        """Return the first `length` rows of x."""
+        return x[:length]
+
+    def parts(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Split x along its first axis into equal parts."""
+        return ops.Split(0, count)(x)
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Return where each row of x (B, L) is largest, (B,) int32."""
+        return self.argmax(x.astype(ms.float32))

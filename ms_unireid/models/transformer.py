@@ -4,11 +4,11 @@ Linear maps run as 2-D products: on a CPU MindSpore is several times slower with
 """
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 
 from ms_unireid.config_schema import TowerSize
 from ms_unireid.models.forms import Operations
-from ms_unireid.models.ops import Affine, AttentionCore, GELUAffine, Normalize, QuickGELUAffine, ReadoutCore
+from ms_unireid.models.ops import Affine, AttentionCore, GELUAffine, Normalize, Pick, QuickGELUAffine, ReadoutCore
 
 
 def normal_parameter(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> Parameter:
@@ -81,13 +81,13 @@ class ReadoutAttention(Attention):
         self, size: TowerSize, out_std: float, rng: np.random.Generator, operations: Operations, core: nn.Cell
     ):
         super().__init__(size, out_std, rng, operations, core)
-        self.split = ops.Split(0, 3)
+        self.pick = operations.make(Pick)
 
     def construct(self, token: Tensor, x: Tensor, position: Tensor | None) -> Tensor:
         """Attend from each token (B, D) to its sequence of x (B, L, D); `position` as in `ReadoutBlock`."""
         rows = x.reshape(-1, x.shape[-1])
-        to_q, to_k, to_v = self.split(self.in_proj_weight)
-        q_bias, k_bias, v_bias = self.split(self.in_proj_bias)
+        to_q, to_k, to_v = self.pick.parts(self.in_proj_weight, 3)
+        q_bias, k_bias, v_bias = self.pick.parts(self.in_proj_bias, 3)
         k, v = self.in_proj(rows, to_k, k_bias).reshape(x.shape), self.in_proj(rows, to_v, v_bias).reshape(x.shape)
         return self.out_proj(self.core(self.in_proj(token, to_q, q_bias), k, v, position))
 

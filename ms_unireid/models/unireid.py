@@ -9,6 +9,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from ms_unireid.config import ModelConfig, RuntimeConfig
 from ms_unireid.models.clip import CLIP
 from ms_unireid.models.forms import Operations
+from ms_unireid.models.ops import Pick
+from ms_unireid.models.self_check import checked_operations
 
 
 class UNIReID(nn.Cell):
@@ -23,6 +25,7 @@ class UNIReID(nn.Cell):
     def __init__(self, config: ModelConfig, seed: int = 1, operations: Operations | None = None):
         super().__init__()
         self.operations = operations or Operations()
+        self.pick = self.operations.make(Pick)
         self.base_model = CLIP(config, np.random.default_rng(seed), self.operations)
         initial = Tensor(math.log(1 / config.temperature), ms.float32)
         self.logit_scale = Parameter(initial, requires_grad=config.learnable_temperature)
@@ -46,7 +49,7 @@ class UNIReID(nn.Cell):
             Image, sketch, text and fused features, each (B, D) and un-normalised, and exp(logit_scale), a scalar.
         """
         visual = self.encode_image(ops.concat((images, sketches), 0))
-        image_feats, sketch_feats = ops.split(visual, images.shape[0], 0)
+        image_feats, sketch_feats = self.pick.parts(visual, 2)
         text_feats = self.encode_text(token_ids)
         fused = self.fuse(sketch_feats, text_feats)
         return image_feats, sketch_feats, text_feats, fused, ops.exp(self.logit_scale)
@@ -58,6 +61,6 @@ def build_model(config: ModelConfig, seed: int = 1, runtime: RuntimeConfig | Non
     Args:
         config: The model.
         seed: Decides the initial weights; `load_checkpoint` fills in trained ones.
-        runtime: Chooses form and precision of the operations; None takes its defaults.
+        runtime: Chooses form and precision of the operations, as `checked_operations`; None takes its defaults.
     """
-    return UNIReID(config, seed, Operations.of(runtime or RuntimeConfig()))
+    return UNIReID(config, seed, checked_operations(runtime or RuntimeConfig()))

@@ -7,7 +7,7 @@ from mindspore import Tensor, mint, nn, ops
 from ms_unireid.config import ModelConfig
 from ms_unireid.data.transforms import MEAN, STD, normalize
 from ms_unireid.models.forms import Operations
-from ms_unireid.models.ops import MatMul
+from ms_unireid.models.ops import MatMul, Pick
 from ms_unireid.models.positions import patch_grid
 from ms_unireid.models.transformer import LayerNorm, Transformer, normal_parameter
 
@@ -94,12 +94,12 @@ class VisionTransformer(nn.Cell):
         self.transformer = Transformer(size.vision, config.activation, rng, operations)
         self.ln_post = LayerNorm(width, operations)
         self.proj = normal_parameter(rng, (width, size.embed_dim), std)
-        self.product = operations.matmul()
+        self.product, self.pick = operations.matmul(), operations.make(Pick)
 
     def construct(self, images: Tensor) -> Tensor:
         """Encode images as `embed` takes them as un-normalised features (B, D)."""
         x = self.transformer(self.embed(images))
-        return self.pool(x[:, 0], x)
+        return self.pool(self.pick.first(x), x)
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed images as the first block's input: class token and patches, (B, 1 + patches, width).

@@ -32,7 +32,7 @@ class TaskEncoders(nn.Cell):
         """Encode pictures (B, 3, H, W) and token_ids (B, L) as un-normalised features (B, D), one for each modality."""
         if self.uses_sketch:
             # Both go through the shared tower at once, photos first.
-            feats = ops.split(self.model.encode_image(ops.concat((images, sketches), 0)), images.shape[0], 0)
+            feats = self.model.pick.parts(self.model.encode_image(ops.concat((images, sketches), 0)), 2)
         else:
             feats = (self.model.encode_image(images),)
         return (*feats, self.model.encode_text(token_ids)) if self.uses_text else feats

@@ -13,7 +13,7 @@ from ms_unireid.config import Config, TrainConfig
 from ms_unireid.distributed import GatherWithGradient, gradient_reducer
 from ms_unireid.errors import ConfigError
 from ms_unireid.losses import Objective
-from ms_unireid.models.forms import Operations
+from ms_unireid.models.self_check import checked_operations
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.models.vision import to_device
 from ms_unireid.runtime import ALONE, Processes
@@ -62,7 +62,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
 
     def __init__(self, model: UNIReID, config: Config, processes: Processes = ALONE):
         runtime, train = config.runtime, config.train
-        wanted = Operations.of(runtime)
+        wanted = checked_operations(runtime)
         if model.operations != wanted:
             raise ConfigError(
                 f"the model was built with {model.operations}, the config needs {wanted}; build it with "

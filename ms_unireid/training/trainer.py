@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Trainer:
             elif processes.first:
                 lock.enter_context(self.folder.locked())
                 self.folder.check_unused()
-                self.folder.create(config, environment)
+                self.folder.create(config, {**environment, "operations": asdict(self.model.operations)})
             any_process(False, processes)
             self.results = self.folder.results(self._scores) if resumed else {"best": {}, "evaluations": []}
             self.results["selection_split"] = self.data.selection

@@ -1,4 +1,4 @@
-"""The fast forms of the towers' operations against the plain ones and against torch: values and gradients."""
+"""The other forms of the towers' operations against the plain ones and against torch: values and gradients."""
 
 import mindspore as ms
 import numpy as np
@@ -77,8 +77,8 @@ CASES = {
 }
 
 
-def form(maker, fast, precision="fp32"):
-    return maker(Operations("fast" if fast else "plain", precision))
+def form(maker, name, precision="fp32"):
+    return maker(Operations(name, precision))
 
 
 class Weighted(nn.Cell):
@@ -121,15 +121,20 @@ def assert_close(found, expected, bound):
         assert np.abs(ours - theirs).max() <= bound * max(np.abs(theirs).max(), 1e-3)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_fast_equals_plain_and_torch(case, mode):
+PAIRS = [("fast", case) for case in CASES] + [
+    ("ascend", case) for case in ("affine", "gelu", "quick_gelu", "attention", "masked, odd, alone")
+]
+
+
+@pytest.mark.parametrize(("name", "case"), PAIRS)
+def test_each_form_equals_plain_and_torch(name, case, mode):
     maker, function, shapes = CASES[case]
     inputs = arrays(shapes)
-    plain = form(maker, False)
+    plain = form(maker, "plain")
     asked = arrays([plain(*[Tensor(a) for a in inputs]).shape], 1)[0]
-    fast, expected = evaluate(form(maker, True), inputs, asked), in_torch(function, inputs, asked)
-    assert_close(fast, evaluate(plain, inputs, asked), 2e-6)
-    assert_close(fast, expected, 5e-6)
+    found, expected = evaluate(form(maker, name), inputs, asked), in_torch(function, inputs, asked)
+    assert_close(found, evaluate(plain, inputs, asked), 2e-6)
+    assert_close(found, expected, 5e-6)
 
 
 @pytest.mark.parametrize("case", ["affine", "quick_gelu", "attention", "masked"])
@@ -137,13 +142,13 @@ def test_half_precision_in_both_forms(case, pynative):
     """Products are in half precision, forward and backward; everything else is not."""
     maker, _, shapes = CASES[case]
     inputs = arrays(shapes)
-    plain, fast = form(maker, False, precision="mixed"), form(maker, True, precision="mixed")
+    plain, fast = form(maker, "plain", "mixed"), form(maker, "fast", "mixed")
     assert all(cell.precision == "mixed" for _, cell in fast.cells_and_names() if isinstance(cell, ops.MatMul))
     asked = arrays([plain(*[Tensor(a) for a in inputs]).shape], 1)[0]
     found = evaluate(fast, inputs, asked)
     assert_close(found, evaluate(plain, inputs, asked), 4e-3)
     assert any(
-        np.abs(a - b).max() > 1e-5 for a, b in zip(found, evaluate(form(maker, True), inputs, asked), strict=True)
+        np.abs(a - b).max() > 1e-5 for a, b in zip(found, evaluate(form(maker, "fast"), inputs, asked), strict=True)
     )
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from mindspore import Parameter, Tensor, nn
 
+from ms_unireid.adam import Adam
 from ms_unireid.config import Config, DataConfig, TrainConfig
-from ms_unireid.training.optimizer import Adam, learning_rates
+from ms_unireid.training.optimizer import learning_rates
 from reference import optimizer as reference
 
 STEPS = 20
