@@ -217,12 +217,13 @@ def check(root: str, count: str, workers: str, cache: str) -> Run:
     order = sum(len(batch) for batch in cached.batches)
     tokenizer, start = Tokenizer(77), time.process_time()
     tokenizer([pair.caption for pair in pairs])
+    caption_seconds = (time.process_time() - start) / len(pairs)
     return {
         "pairs": order,
         "pictures": len(paths),
         "different_pictures": sum(differing),
         "different_batches": sum(batches),
-        "caption_milliseconds": 1000 * (time.process_time() - start) / len(pairs),
+        "caption_milliseconds": 1000 * caption_seconds,
     }
 
 
