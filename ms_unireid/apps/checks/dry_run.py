@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 TITLE = "compiled for Ascend in MindSpore's dry run; nothing was computed"
 MARK = "dry run: "
 _CHILD = "ms_unireid.apps.checks.dry_run_child"
-FORMS = ("plain", "fast")
+FORMS = ("plain", "fast", "ascend")
 PRECISIONS = ("fp32", "mixed", "bf16")
 # What a run on Ascend takes, and what the other variants are compiled in.
-_CHOSEN = ("plain", "bf16")
+_CHOSEN = ("ascend", "bf16")
 # Three blocks of pictures, since the image encoder compiles two of them apart.
 _TINY = (
     "model.architecture={vision: {width: 64, layers: 3, heads: 2}, text: {width: 48, layers: 1, heads: 3}, "
