@@ -60,9 +60,8 @@ def differences(pinned, found):
 
 def test_each_variant_uses_what_is_pinned(found):
     if "RENEW_PINS" in os.environ:
-        pins = json.loads(PINS.read_text()) | {
-            "variants": {name: used(one) for name, one in found.items() if not one.error}
-        }
+        pins = json.loads(PINS.read_text())
+        pins["variants"] |= {name: used(one) for name, one in found.items() if not one.error}
         PINS.write_text(json.dumps(pins, indent=1) + "\n")
     pins = json.loads(PINS.read_text())
     lines = [line for name, one in found.items() for line in differences(pins["variants"][name], one)]
