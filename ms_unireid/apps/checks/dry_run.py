@@ -104,10 +104,9 @@ def _variants() -> Iterator[Variant]:
 
 
 _OPTIONS = {
-    "recomputation": ("runtime.recompute=true",),
+    "recomputation, clipping and average": ("runtime.recompute=true", "train.clip_norm=1", "train.ema_decay=0.9"),
     "accumulation": ("train.accumulation_steps=2",),
     "cached features": ("train.cache_chunk=2",),
-    "clipping and average": ("train.clip_norm=1", "train.ema_decay=0.9"),
 }
 VARIANTS = {variant.name: variant for variant in _variants()}
 TINY_VARIANTS = [name for name, variant in VARIANTS.items() if variant.tiny]

@@ -58,6 +58,7 @@ def differences(pinned, found):
     return lines + [f"{found.name}: {now[name]} {name}, at most {pinned[name]} before" for name in more]
 
 
+@pytest.mark.slow
 def test_each_variant_uses_what_is_pinned(found):
     if "RENEW_PINS" in os.environ:
         pins = json.loads(PINS.read_text())
@@ -70,6 +71,7 @@ def test_each_variant_uses_what_is_pinned(found):
     assert not unexplained, f"{PINS.name}: no reason is given for {unexplained}"
 
 
+@pytest.mark.slow
 def test_the_form_for_ascend_keeps_its_bars(found):
     for name, one in found.items():
         assert not one.error, f"{name}: {one.error}"
