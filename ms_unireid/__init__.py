@@ -10,7 +10,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# A compiled step otherwise spins one CPU core while its kernels run; MindSpore reads this when it is imported.
+# On a CPU a compiled step otherwise spins a core while its kernels run; `runtime.keep_pipeline` undoes it elsewhere.
 os.environ.setdefault("MS_DEV_RUNTIME_CONF", "graph_pipeline:false")
 
 _HOMES = {

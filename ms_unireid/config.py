@@ -356,6 +356,8 @@ def _train_rules(config: Config) -> _Rules:
         yield getattr(train, key) is None or getattr(train, key) >= 1, f"train.{key}", "must be at least 1"
     for key in ("learning_rate", "eps", "clip_norm"):
         yield getattr(train, key) is None or getattr(train, key) > 0, f"train.{key}", "must be positive"
+    first, last = train.profile_steps or (1, 1)
+    yield 1 <= first <= last, "train.profile_steps", "must be the first and the last of some steps, counted from 1"
     decay = train.ema_decay
     yield decay is None or 0 < decay < 1, "train.ema_decay", "must lie between 0 and 1"
     both = train.accumulation_steps > 1 and train.cache_chunk is not None
@@ -379,6 +381,8 @@ def _runtime_rules(config: Config) -> _Rules:
     for key in ("workers", "prefetch", "loss_scale_window", "max_overflows"):
         yield getattr(config.runtime, key) >= 1, f"runtime.{key}", "must be at least 1"
     yield config.runtime.initial_loss_scale >= 1, "runtime.initial_loss_scale", "must be at least 1"
+    compiles = config.runtime.graph_mode or config.runtime.jit_level == "auto"
+    yield compiles, "runtime.jit_level", "is a level of compilation: leave it at auto, or set runtime.graph_mode=true"
     yield config.runtime.device_id >= 0, "runtime.device_id", "must not be negative"
 
 

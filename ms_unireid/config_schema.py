@@ -204,6 +204,8 @@ class TrainConfig:
         scale_learning_rate: Multiply the rate by batch_size / 64 (`linear`) or its root (`sqrt`); the authors do not.
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every: Steps between saves of last.ckpt within an epoch; null saves at its end only.
+        profile_steps: The first and last step, counted over the run, that MindSpore's profiler records in the first
+            process; null records none.
         log_every: Steps between lines of log.jsonl.
         tensorboard: Write event files for TensorBoard as well.
         resume: A run folder to resume; `auto` resumes train.output if it holds a run, and starts a run otherwise.
@@ -233,6 +235,7 @@ class TrainConfig:
     scale_learning_rate: Literal["none", "linear", "sqrt"] = "none"
     eval_every: int = 1
     checkpoint_every: int | None = resumable(None)
+    profile_steps: tuple[int, int] | None = resumable(None)
     log_every: int = resumable(20)
     tensorboard: bool = resumable(False)
     resume: str | None = resumable(None)
@@ -272,6 +275,9 @@ class RuntimeConfig:
         device: `auto` takes the best device MindSpore finds.
         device_id: Index of the Ascend or GPU device.
         graph_mode: Compile the training step and the encoders; false runs PyNative.
+        jit_level: MindSpore's level of compilation: `O0` launches operation by operation; `O1` fuses operations where
+            the device has fusions, which a CPU has not; `O2` gives whole graphs to Ascend's graph engine and exists
+            there only. `auto` leaves the choice to MindSpore. Levels may differ in rounding.
         precision: `fp32`; `mixed`: matrix products and attention in float16, with a loss scale; `bf16`: the same in
             bfloat16, without one, on Ascend and GPU. Weights, their update, normalisations and everything after the
             features stay float32.
@@ -296,6 +302,7 @@ class RuntimeConfig:
     device: Literal["auto", "Ascend", "GPU", "CPU"] = resumable("auto")
     device_id: int = resumable(0)
     graph_mode: bool = resumable(True)
+    jit_level: Literal["auto", "O0", "O1", "O2"] = "auto"
     precision: Literal["fp32", "mixed", "bf16"] = "fp32"
     loss_scale: Literal["dynamic", "static"] = "dynamic"
     initial_loss_scale: float = 65536.0

@@ -1,4 +1,4 @@
-"""How the package is installed and its jobs are called: for messages, and for child processes."""
+"""How the package is installed, its jobs are called, and MindSpore is set up by variables."""
 
 import sys
 from pathlib import Path
@@ -13,6 +13,9 @@ _TOOLS = {
     "synthetic": "make_synthetic",
     "verify": "verify_dataset",
 }
+# Variables that MindSpore reads when it opens a device, and values. Importing `ms_unireid` sets the first one.
+PIPELINE, NO_PIPELINE = "MS_DEV_RUNTIME_CONF", "graph_pipeline:false"
+OVERFLOW_MODE, INFINITE, SATURATED = "MS_ASCEND_CHECK_OVERFLOW_MODE", "INFNAN_MODE", "SATURATION_MODE"
 # The package is not on a public index, so pip installs it from a checkout.
 INSTALL_CORE = "pip install -r requirements.txt, in a checkout of ms_unireid"
 # `python -m` would search the user's current folder first, and would not search the checkout.

@@ -12,11 +12,22 @@ from typing import Any
 
 from ms_unireid.config import Config, RuntimeConfig, TrainConfig
 from ms_unireid.errors import ConfigError, EnvironmentProblem
+from ms_unireid.installation import INFINITE, NO_PIPELINE, OVERFLOW_MODE, PIPELINE, SATURATED
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
 _LAUNCHED_BY_MSRUN = "MS_ROLE"  # a variable that msrun sets in its processes
 # These variables change speed or numbers; see docs/hardware.md.
-_REPORTED_VARIABLES = ("MS_DEV_RUNTIME_CONF", "ONEDNN_DEFAULT_FPMATH_MODE")
+_REPORTED_VARIABLES = (
+    PIPELINE,
+    OVERFLOW_MODE,
+    "MS_SIMULATION_LEVEL",
+    "MS_DEV_HOST_BLOCKING_RUN",
+    "MS_ALLOC_CONF",
+    "HCCL_DETERMINISTIC",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+)
 _REPORTED_PACKAGES = ("ms-unireid", "mindspore", "mindcv", "numpy", "scipy", "pillow", "tokenizers", "ftfy")
 
 
@@ -79,23 +90,37 @@ def check_packages() -> None:
 
 
 def prepare(config: RuntimeConfig) -> str:
-    """Check the packages, set device, execution mode and determinism, and return the device's name.
+    """Check the packages, set device, execution mode, compilation and determinism, and return the device's name.
 
     Under msrun each process takes the device that msrun assigns to it; `config.device_id` is ignored.
 
     Raises:
-        EnvironmentProblem: If packages are not supported or the device cannot be used.
-        ConfigError: As `check_operations`.
+        EnvironmentProblem: If packages are not supported, or the device cannot be used or would hide overflows.
+        ConfigError: As `check_operations`, or if the device has no such `jit_level`.
     """
     check_packages()
     import mindspore as ms
 
     device = _select_device(config)
     check_operations(config, device)
+    keep_pipeline(device)
+    if device == "Ascend":
+        _show_overflows(config)
+    if config.jit_level != "auto":
+        _set_jit_level(config.jit_level, device)
     if config.deterministic:
         _make_deterministic()
     ms.set_context(mode=ms.GRAPH_MODE if config.graph_mode else ms.PYNATIVE_MODE)
     return device
+
+
+def keep_pipeline(device: str) -> None:
+    """Leave MindSpore's launch pipeline to Ascend and GPU, whose host must launch ahead of them.
+
+    MindSpore reads the variable when the first kernel runs; later this has no effect.
+    """
+    if device != "CPU" and os.environ.get(PIPELINE) == NO_PIPELINE:
+        del os.environ[PIPELINE]
 
 
 def check_operations(config: RuntimeConfig, device: str) -> None:
@@ -113,11 +138,14 @@ def check_operations(config: RuntimeConfig, device: str) -> None:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Return versions, variables, device and git revision for a run's environment.json."""
+    """Return versions, variables, device, compilation and git revision for a run's environment.json."""
+    import mindspore as ms
+
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,
+        "jit_level": ms.get_context("jit_level") or "auto",
         "cpu_count": os.cpu_count(),
         "packages": {name: _version(name) for name in _REPORTED_PACKAGES},
         "variables": {name: os.environ[name] for name in _REPORTED_VARIABLES if name in os.environ},
@@ -145,6 +173,27 @@ def _select_device(config: RuntimeConfig) -> str:
             "for it, or set runtime.device=CPU"
         ) from error
     return name
+
+
+def _show_overflows(config: RuntimeConfig) -> None:
+    """Have Ascend compute infinity where float16 overflows, by which a step is recognised that must be skipped."""
+    # MindSpore reads the variable when it opens the device.
+    if os.environ.setdefault(OVERFLOW_MODE, INFINITE) == SATURATED and config.precision == "mixed":
+        raise EnvironmentProblem(
+            f"{OVERFLOW_MODE}={SATURATED} hides the overflows of runtime.precision=mixed; unset it, or set "
+            "runtime.precision=fp32 on a device that has no other mode (Atlas training products before A2)"
+        )
+
+
+def _set_jit_level(level: str, device: str) -> None:
+    import mindspore as ms
+
+    if level == "O2" and device != "Ascend":
+        raise ConfigError(
+            f"runtime.jit_level=O2 compiles with CANN's graph engine, which is for Ascend, and the device is {device}; "
+            "set runtime.jit_level=auto"
+        )
+    ms.set_context(jit_config={"jit_level": level})
 
 
 def _make_deterministic() -> None:

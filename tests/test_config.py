@@ -62,6 +62,9 @@ PUBLISHED = {
 
 # Every rule: overrides that break it, and a word that its message must hold besides the key.
 IMPOSSIBLE = [
+    (["train.profile_steps=[0, 2]"], "train.profile_steps", "counted from 1"),
+    (["train.profile_steps=[5, 4]"], "train.profile_steps", "the first and the last"),
+    (["runtime.jit_level=O1", "runtime.graph_mode=false"], "runtime.jit_level", "set runtime.graph_mode=true"),
     (["model.architecture=ViT-B16"], "model.architecture", "ViT-B/16"),
     (["model.image_size=[384, 8]"], "model.image_size", "patch size 16"),
     (["model.image_size=[0, 128]"], "model.image_size", "patch size 16"),
@@ -108,6 +111,7 @@ IMPOSSIBLE = [
 
 # An override, and what its message must hold: key, expectation, what was found.
 WRONG_TYPES = [
+    ("train.profile_steps=[3]", "'train.profile_steps' must be a list of 2 values, found ['3']"),
     ("train.epochs=many", "'train.epochs' must be a whole number, found 'many'"),
     ("train.epochs=1.5", "'train.epochs' must be a whole number, found '1.5'"),
     ("train.epochs=true", "'train.epochs' must be a whole number, found 'true'"),

@@ -1,6 +1,7 @@
 """The start-up check of packages and device, and how work is split among processes."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -97,8 +98,77 @@ def test_msrun_and_not_the_config_numbers_the_devices_of_its_processes(monkeypat
         monkeypatch.delenv("MS_ROLE", raising=False)
     calls = []
     monkeypatch.setattr(ms, "set_device", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(runtime.os, "environ", dict(runtime.os.environ))
     assert runtime.prepare(RuntimeConfig(device="Ascend", device_id=3)) == "Ascend"
     assert calls == [expected]
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "left"),
+    [
+        ("CPU", None, "graph_pipeline:false"),
+        ("Ascend", None, None),
+        ("Ascend", "inline:false,graph_pipeline:false", "graph_pipeline:false"),
+    ],
+)
+def test_the_launch_pipeline_is_off_on_a_cpu_only(monkeypatch, device, given, left):
+    """MindSpore, imported before, reads what is left when its first kernel runs, and then prints it."""
+    script = (
+        "import ms_unireid, mindspore as ms\n"
+        "from ms_unireid.runtime import keep_pipeline\n"
+        f"keep_pipeline({device!r})\n"
+        "ms.set_context(mode=ms.GRAPH_MODE)\n"
+        "print(ms.nn.ReLU()(ms.Tensor([-1.0, 2.0])))\n"
+    )
+    variables = {k: v for k, v in os.environ.items() if k != "MS_DEV_RUNTIME_CONF"}
+    variables |= {"MS_DEV_RUNTIME_CONF": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=variables)
+    assert "[0. 2.]" in done.stdout, done.stderr
+    told = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("[MS_DEV_RUNTIME_CONF]")]
+    assert len(told) == (left is not None) and all(left in line for line in told)
+
+
+@pytest.fixture
+def on_ascend(monkeypatch):
+    """Return a function that prepares for an Ascend that is not there and returns the environment's variables."""
+
+    def prepare(precision, given):
+        variables = {"MS_ASCEND_CHECK_OVERFLOW_MODE": given} if given else {}
+        monkeypatch.setattr(runtime.os, "environ", variables)
+        monkeypatch.setattr(runtime, "_select_device", lambda _: "Ascend")
+        runtime.prepare(RuntimeConfig(precision=precision))
+        return variables
+
+    return prepare
+
+
+@pytest.mark.parametrize("precision", ["fp32", "mixed", "bf16"])
+def test_overflows_become_infinite_on_ascend(on_ascend, mode, precision):
+    assert on_ascend(precision, None) == {"MS_ASCEND_CHECK_OVERFLOW_MODE": "INFNAN_MODE"}
+
+
+def test_hidden_overflows_are_refused_with_mixed_precision(on_ascend, mode):
+    assert on_ascend("fp32", "SATURATION_MODE") == {"MS_ASCEND_CHECK_OVERFLOW_MODE": "SATURATION_MODE"}
+    with pytest.raises(EnvironmentProblem, match="SATURATION_MODE hides the overflows") as caught:
+        on_ascend("mixed", "SATURATION_MODE")
+    assert "unset it" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("level", ["O0", "O1"])
+def test_the_level_of_compilation_reaches_mindspore(mode, level):
+    import mindspore as ms
+    from mindspore import context
+
+    before = runtime.describe("CPU")["jit_level"]
+    runtime.prepare(RuntimeConfig(device="CPU", jit_level=level))
+    assert (before, runtime.describe("CPU")["jit_level"]) == ("auto", level)
+    context._context().set_param(context.ms_ctx_param.jit_level, "")  # MindSpore has no public way back
+    assert ms.get_context("jit_level") == ""
+
+
+def test_the_graph_engine_is_refused_on_a_cpu(mode):
+    with pytest.raises(ConfigError, match=r"runtime\.jit_level=O2 .* is for Ascend, .* the device is CPU; set"):
+        runtime.prepare(RuntimeConfig(device="CPU", jit_level="O2"))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +216,10 @@ def test_environment_of_a_run(installed, monkeypatch):
     installed(mindspore="2.9.0")
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
     described = runtime.describe("CPU")
-    expected = {"python", "platform", "device", "cpu_count", "packages", "variables", "git_revision", "command"}
-    assert described.keys() == expected and described["variables"]["ONEDNN_DEFAULT_FPMATH_MODE"] == "BF16"
+    assert described.keys() == {
+        "python", "platform", "device", "jit_level", "cpu_count", "packages", "variables", "git_revision", "command"
+    }  # fmt: skip
+    assert described["variables"]["ONEDNN_DEFAULT_FPMATH_MODE"] == "BF16"
     assert described["device"] == "CPU" and described["python"] == platform.python_version()
     assert described["packages"]["mindspore"] == "2.9.0" and described["packages"]["mindcv"] is None
 

@@ -1,7 +1,8 @@
 """From pictures and captions to features: the batching that evaluation, index, search and export share.
 
-All batches have the same number of rows. Captions of similar length share a batch, which is cut after the longest:
-causality hides the padding. Several processes take whole batches in order, so each equals one of a single process.
+All batches have the same number of rows. Captions of similar length share a batch, which is cut after the longest, or
+at the next length that the device has a graph for: causality hides the padding. Several processes take whole batches in
+order, so each equals one of a single process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,24 +23,23 @@ from ms_unireid.models.unireid import UNIReID
 from ms_unireid.models.vision import to_device
 from ms_unireid.runtime import ALONE, Processes
 
-# Batches of captions keep at least this many tokens: below about ten, other kernels compute them and round differently.
-SHORTEST = 16
 
-
-def caption_batches(token_ids: np.ndarray, size: int) -> list[tuple[np.ndarray, int]]:
+def caption_batches(token_ids: np.ndarray, size: int, lengths: Sequence[int]) -> list[tuple[np.ndarray, int]]:
     """Group captions of similar length into batches of `size`; of token_ids (N, L) int32 the largest ends a caption.
 
-    Returns each batch's rows (size,), the last batch filled up with its last row, and the tokens that it is cut to.
+    Returns each batch's rows (size,), the last batch filled up with its last row, and the tokens that it is cut to: one
+    of `lengths`, which ascend to at least L, or L.
     """
     ends = token_ids.argmax(1) + 1
     rows = np.argsort(ends, kind="stable")
     blocks = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size)]).reshape(-1, size)
-    return [(block, _cut_length(token_ids[block])) for block in blocks]
+    return [(block, _cut_length(token_ids[block], lengths)) for block in blocks]
 
 
-def _cut_length(token_ids: np.ndarray) -> int:
+def _cut_length(token_ids: np.ndarray, lengths: Sequence[int]) -> int:
     """Return the number of tokens that a batch (B, L) is cut to."""
-    return min(max(int(token_ids.argmax(1).max()) + 1, SHORTEST), token_ids.shape[1])
+    end = int(token_ids.argmax(1).max()) + 1
+    return min(next(length for length in lengths if length >= end), token_ids.shape[1])
 
 
 class Encoder:
@@ -65,6 +65,7 @@ class Encoder:
         self.config, self.progress, self.processes, self.load = config, progress, processes, load
         self.model = model
         self.image_encoder, self.text_encoder = ImageEncoder(model), TextEncoder(model)
+        self.text_lengths = self.text_encoder.lengths
         self.tokenizer = Tokenizer(config.model.context_length)
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
@@ -73,7 +74,8 @@ class Encoder:
 
     def tokens(self, token_ids: np.ndarray) -> np.ndarray:
         """Encode one batch of token ids (B, L) int32; un-normalised features (B, D) float32."""
-        return self.text_encoder(Tensor(token_ids[:, : _cut_length(token_ids)])).asnumpy()
+        length = _cut_length(token_ids, self.text_lengths)
+        return self.text_encoder(Tensor(token_ids[:, :length])).asnumpy()
 
     def pictures(self, paths: Sequence[Path]) -> np.ndarray:
         """Encode photos or sketches; un-normalised features (N, D) float32 in the order given.
@@ -89,7 +91,7 @@ class Encoder:
         """Encode captions; un-normalised features (N, D) float32 in the order given."""
         size = self.config.eval.batch_size
         token_ids = self.tokenizer(captions)
-        batches = caption_batches(token_ids, size)
+        batches = caption_batches(token_ids, size, self.text_lengths)
         own = batches[self.processes.block(len(batches))]
         cut = (token_ids[rows, :length] for rows, length in own)
         encoded = self._encode(self.text_encoder, cut, len(batches) * size)

@@ -2,8 +2,11 @@
 
 In one graph every block of the visual tower would be compiled, and on a CPU the kernels of each block take ten batches
 to choose their threads. So one graph of two blocks serves all blocks but the last, two at a time. The text tower is one
-graph for captions of any length; split like the visual tower it would be an eighth slower.
+graph for captions of any length; split like the visual tower it would be an eighth slower. Ascend and GPU take
+captions of few lengths instead, a graph for each, since they are slow with shapes that are open.
 """
+
+from collections.abc import Sequence
 
 import mindspore as ms
 from mindspore import Tensor, nn
@@ -15,15 +18,22 @@ from ms_unireid.models.vision import VisionTransformer
 # Blocks per graph. On two cores MindSpore runs a graph of under a hundred kernels, such as one block, in the calling
 # thread, which then spins while others compute: a fifth slower.
 _PIECE = 2
+# Captions keep at least this many tokens: below about ten, other kernels compute them and round differently.
+_SHORTEST, _LONGEST = 16, 77
+_LENGTHS_ON_DEVICES = (_SHORTEST, 32, 48, 64, _LONGEST)
 
 
 class TextEncoder(nn.Cell):
-    """`encode_text`, compiled once for batches and captions of any length."""
+    """`encode_text`, compiled once for batches and captions of any length; on Ascend and GPU once for each shape."""
 
     def __init__(self, model: UNIReID):
         super().__init__(auto_prefix=False)
         self.tower = model.base_model
-        self.set_inputs(Tensor(shape=(None, None), dtype=ms.int32))
+        # The numbers of tokens that captions may be cut to, ascending; a shorter context length is one more.
+        self.lengths: Sequence[int] = _LENGTHS_ON_DEVICES
+        if ms.get_context("device_target") == "CPU":
+            self.lengths = range(_SHORTEST, _LONGEST + 1)
+            self.set_inputs(Tensor(shape=(None, None), dtype=ms.int32))
 
     def construct(self, token_ids: Tensor) -> Tensor:
         """Encode token_ids (B, L) int32 as un-normalised features (B, D) float32."""

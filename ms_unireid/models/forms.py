@@ -25,7 +25,7 @@ from ms_unireid.models.ops import (
     Normalize,
     QuickGELUAffine,
 )
-from ms_unireid.runtime import check_operations
+from ms_unireid.runtime import check_operations, keep_pipeline
 
 # oneDNN multiplies fastest by a matrix that is given transposed. From about this many rows on, transposing it pays.
 _MANY_ROWS = 1024
@@ -209,6 +209,7 @@ class Operations:
             ConfigError: If the device has no kernels for them.
         """
         device, form = ms.get_context("device_target"), runtime.fused_ops
+        keep_pipeline(device)
         check_operations(runtime, device)
         if form == "auto":
             form = _AUTO.get(device, "plain")

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from ms_unireid.config import TASKS, Config
@@ -19,6 +20,37 @@ from ms_unireid.training.run_folder import RunFolder, selection_scores
 # For tqdm: leaves 61 of 100 columns for the postfix, which contains the epoch.
 BAR_FORMAT = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}"
 SHORT_NAMES = {"loss_text": "T", "loss_sketch": "S", "loss_fusion": "F", "interaction": "c"}
+
+
+class StepProfiler:
+    """Records the steps of `train.profile_steps` with MindSpore's profiler, under `folder`; problems are only logged.
+
+    A run that is resumed within the steps records those that are left.
+    """
+
+    def __init__(self, steps: tuple[int, int] | None, folder: Path):
+        self.first, self.last = steps or (0, 0)
+        self.folder, self.profile = folder, None
+
+    @contextlib.contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Surround a step of the run, counted from 1."""
+        if self.profile is None and self.first <= number <= self.last:
+            self.profile = self._started(self.last - number + 1)
+        yield
+        if self.profile:
+            self.profile.step()
+            if number == self.last:
+                self.profile.stop()
+                self.profile = None
+
+    def _started(self, count: int) -> Any:
+        from mindspore.profiler import profile, schedule, tensorboard_trace_handler
+
+        return profile(
+            schedule=schedule(wait=0, warmup=0, active=count, repeat=1),
+            on_trace_ready=tensorboard_trace_handler(str(self.folder)),
+        )
 
 
 class Monitor:

@@ -22,7 +22,7 @@ from ms_unireid.files import write_json
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import ALONE, Processes, check_batch_size
 from ms_unireid.training.loss_scale import TooManyOverflows
-from ms_unireid.training.monitor import BAR_FORMAT, Monitor
+from ms_unireid.training.monitor import BAR_FORMAT, Monitor, StepProfiler
 from ms_unireid.training.optimizer import learning_rates
 from ms_unireid.training.run_data import RunData
 from ms_unireid.training.run_folder import improved, open_folder, selection_scores
@@ -59,6 +59,8 @@ class Trainer:
         self.encoder = Encoder(self.model, config, lambda done, total: self.stop.check(), processes, self.data.load)
         self.epoch, self.done, self.global_step = 1, 0, 0
         self.fell_back = False
+        profiled = config.train.profile_steps if processes.first else None
+        self.profiler = StepProfiler(profiled, self.folder.root / "profile")
         with contextlib.ExitStack() as lock:
             if resumed and processes.first:
                 lock.enter_context(self.folder.locked())
@@ -133,7 +135,8 @@ class Trainer:
         for images, sketches, token_ids in self.data.epoch(epoch, self.done):
             self.done += 1
             self.global_step += 1
-            values = self._take_step(epoch, images, sketches, token_ids)
+            with self.profiler.step(self.global_step):
+                values = self._take_step(epoch, images, sketches, token_ids)
             pairs = len(images) * self.processes.size
             seen += pairs
             self.bar.update(pairs)

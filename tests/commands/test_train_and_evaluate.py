@@ -1,5 +1,6 @@
 """Training, evaluation, interruption and resume through the command lines, on a tiny synthetic data set."""
 
+import csv
 import json
 import os
 import shutil
@@ -421,13 +422,18 @@ def test_single_tasks_and_samplers(data, tmp_path, tasks, sampling):
     assert rows.keys() == {"test", "val"} and all(len(r) == 4 for r in rows.values())
 
 
-def test_the_rate_can_change_at_every_step(data, tmp_path):
-    train_here(data, tmp_path / "run", "train.epochs=2", "train.warmup_steps=3", "eval.splits=[test]")
+def test_the_rate_can_change_at_every_step_and_two_steps_are_profiled(data, tmp_path):
+    options = ("train.epochs=2", "train.warmup_steps=3", "eval.splits=[test]", "train.profile_steps=[2, 3]")
+    train_here(data, tmp_path / "run", *options)
     from ms_unireid.training.optimizer import learning_rates
 
     rates = [entry["learning_rate"] for entry in log_lines(tmp_path / "run", "step")]
     expected = TrainConfig(epochs=2, warmup_steps=3, learning_rate=1e-3)
     assert rates == pytest.approx(learning_rates(Config(train=expected), steps=len(rates) // 2))
+    (profile,) = (tmp_path / "run" / "profile").glob("*/FRAMEWORK/cpu_op_type_info_0.csv")
+    with profile.open(newline="") as lines:
+        found = {row["op_type"]: int(row["type_occurrences"]) for row in csv.DictReader(lines)}
+    assert found["Adam"] == 2 * sum(".exp_avg." in f".{name}" for name in tensors(tmp_path / "run" / "last.ckpt"))
 
 
 def started(data: Path, output: Path, *overrides: str) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from mindspore import Tensor
 from ms_unireid.config import Config, EvalConfig
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.evaluation.encoder import Encoder, caption_batches
+from ms_unireid.models import encoders
 from ms_unireid.models.unireid import build_model
 from ms_unireid.runtime import Processes
 
@@ -36,6 +37,14 @@ def test_cut_captions_have_the_features_of_the_whole(model, whole, mode):
     assert np.abs(whole - whole[0]).max() > 0.1
 
 
+def test_a_device_compiles_captions_of_few_lengths(model, whole, graph, monkeypatch):
+    monkeypatch.setattr(encoders.ms, "get_context", lambda _: "Ascend")
+    found = Encoder(model, replace(CONFIG, eval=EvalConfig(batch_size=2)))
+    np.testing.assert_allclose(found.captions(CAPTIONS), whole, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.captions(CAPTIONS[::-1]), whole[::-1], rtol=1e-6, atol=1e-6)
+    assert len(found.text_encoder.compile_cache) == 3  # of 16, 32 and 40 tokens, the context length
+
+
 def test_a_captions_feature_does_not_depend_on_the_others(model, pynative):
     extractor = Encoder(model, CONFIG)
     together = extractor.captions(CAPTIONS)
@@ -46,27 +55,29 @@ def test_a_captions_feature_does_not_depend_on_the_others(model, pynative):
     np.testing.assert_allclose(extractor.captions(CAPTIONS[::-1])[::-1], together, **close)
 
 
+@pytest.mark.parametrize("lengths", [range(16, 78), (16, 32, 48, 64, 77)])
 @pytest.mark.parametrize("count", [1, 7, 8, 79])
-def test_every_caption_is_in_a_batch_that_holds_it(count):
+def test_every_caption_is_in_a_batch_that_holds_it(count, lengths):
     lengths = np.random.default_rng(1).permutation(np.arange(1, 80))[:count]
     token_ids = Tokenizer(77)([" ".join(["man"] * words) for words in lengths])
-    batches = caption_batches(token_ids, 8)
+    batches = caption_batches(token_ids, 8, lengths)
     assert len(batches) == -(-count // 8) and all(len(rows) == 8 for rows, _ in batches)
     assert {int(row) for rows, _ in batches for row in rows} == set(range(count))
     assert [length for _, length in batches] == sorted(length for _, length in batches)
     for rows, length in batches:
         ends = token_ids[rows].argmax(1) + 1
-        assert length == max(16, ends.max())  # nothing is computed behind the longest
+        # Nothing is computed behind the longest but up to the next length.
+        assert length >= ends.max() and not any(ends.max() <= shorter < length for shorter in lengths)
 
 
 def test_processes_share_whole_batches(model, whole, pynative, monkeypatch):
     """The blocks that the processes encode, joined in rank order, are the whole."""
     shares = []
     monkeypatch.setattr("ms_unireid.evaluation.encoder.all_gather_rows", lambda feats, _: shares.append(feats) or feats)
-    count = len(caption_batches(Tokenizer(40)(CAPTIONS), 4))
+    count = len(caption_batches(Tokenizer(40)(CAPTIONS), 4, range(16, 78)))
     for rank in range(2):
         extractor = Encoder(model, CONFIG, processes=Processes(rank, 2))
         with pytest.raises(ValueError, match="shape mismatch"):
             extractor.captions(CAPTIONS)  # it alone has a part only
-    rows = np.concatenate([rows for rows, _ in caption_batches(Tokenizer(40)(CAPTIONS), 4)])
+    rows = np.concatenate([rows for rows, _ in caption_batches(Tokenizer(40)(CAPTIONS), 4, range(16, 78))])
     np.testing.assert_allclose(np.concatenate(shares)[: 4 * count], whole[rows], rtol=1e-6, atol=1e-6)

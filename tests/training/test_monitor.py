@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ms_unireid.config import load_config
 from ms_unireid.errors import EnvironmentProblem, UserError
-from ms_unireid.training.monitor import BAR_FORMAT, Monitor
+from ms_unireid.training.monitor import BAR_FORMAT, Monitor, StepProfiler
 from ms_unireid.training.run_folder import RunFolder
 
 EMPTY = {"best": {}, "evaluations": []}
@@ -36,6 +36,28 @@ def evaluated(*epochs: int) -> tuple[dict, dict]:
     best = {"average": {"checkpoint": "best_average.ckpt", "epoch": epochs[0], "R1": 62.58, "splits": splits}}
     results = {"best": best, "evaluations": evaluations, "selection_split": "val"}
     return {"kind": "evaluation", "step": 9 * epochs[-1], **evaluations[-1]}, results
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "recorded"),
+    [((2, 4), 1, [2, 3, 4]), ((2, 4), 3, [3, 4]), ((3, 3), 1, [3]), ((2, 4), 5, []), (None, 1, [])],
+)
+def test_a_resumed_run_records_the_steps_that_are_left(monkeypatch, folder, steps, first, recorded):
+    calls, number = [], 0
+
+    class Recorder:
+        def step(self):
+            calls.append(number)
+
+        def stop(self):
+            calls.append("stop")
+
+    monkeypatch.setattr(StepProfiler, "_started", lambda _, count: calls.append(f"for {count}") or Recorder())
+    profiler = StepProfiler(steps, folder.root / "profile")
+    for number in range(first, 7):
+        with profiler.step(number):
+            pass
+    assert calls == ([f"for {len(recorded)}", *recorded, "stop"] if recorded else [])
 
 
 @pytest.fixture

@@ -21,7 +21,15 @@ from ms_unireid.apps.checks.accelerators import DRIVERS, check_accelerator, chec
 from ms_unireid.apps.checks.packages import check_conflicts, check_packages, check_python
 from ms_unireid.data.findings import Finding
 from ms_unireid.errors import UserError
-from ms_unireid.installation import INSTALL_CORE, child_command
+from ms_unireid.installation import (
+    INFINITE,
+    INSTALL_CORE,
+    NO_PIPELINE,
+    OVERFLOW_MODE,
+    PIPELINE,
+    SATURATED,
+    child_command,
+)
 
 if TYPE_CHECKING:
     from ms_unireid.config import Config
@@ -51,8 +59,8 @@ def examine(
     yield check_python()
     yield from check_packages()
     yield from check_conflicts()
-    yield check_environment()
     counts, findings = check_devices(config, limit, outputs)
+    yield from check_environment(_used_device(config, counts))
     yield from findings
     memory: dict[str, int] = {}
     for device in (name for name in machine_child.DEVICES if counts.get(name)):
@@ -70,14 +78,25 @@ def examine(
     yield _guarded("model.pretrained", severity, lambda: check_pretrained(config))
 
 
-def check_environment() -> Finding:
-    """Check the variable that keeps a compiled step from spinning a core; the package sets it by default."""
-    name, wanted = "MS_DEV_RUNTIME_CONF", "graph_pipeline:false"
-    value = os.environ.get(name, "")
-    if wanted in value:
-        return Finding(name, "ok", value)
-    fix = f"unset it, or export {name}={f'{value},' if value else ''}{wanted}"
-    return Finding(name, "warning", f"'{value}' has no {wanted}: a compiled step keeps a core busy", fix)
+def check_environment(device: str) -> Iterator[Finding]:
+    """Check the variables that matter on a device; the package sets them if the user does not."""
+    yield _check_pipeline(device, os.environ.get(PIPELINE, ""))
+    if device == "Ascend":
+        saturated = os.environ.get(OVERFLOW_MODE) == SATURATED
+        detail = "overflows would be hidden: runtime.precision=mixed is refused" if saturated else INFINITE
+        yield Finding(OVERFLOW_MODE, "warning" if saturated else "ok", detail, "unset it" if saturated else "")
+
+
+def _check_pipeline(device: str, value: str) -> Finding:
+    """Check whether compiled graphs are launched ahead: on a CPU it keeps a core busy, a device waits without it."""
+    others = [part for part in value.split(",") if part not in ("", NO_PIPELINE)]
+    if device == "CPU" and NO_PIPELINE not in value:
+        fix = f"unset it, or export {PIPELINE}={','.join([*others, NO_PIPELINE])}"
+        return Finding(PIPELINE, "warning", f"'{value}' has no {NO_PIPELINE}: a compiled step keeps a core busy", fix)
+    if device != "CPU" and others and NO_PIPELINE in value:
+        fix = f"unset it, or export {PIPELINE}={','.join(others)}"
+        return Finding(PIPELINE, "warning", f"'{value}' has {NO_PIPELINE}: {device} waits for its host", fix)
+    return Finding(PIPELINE, "ok", value if device == "CPU" or others else f"MindSpore's own pipeline on {device}")
 
 
 def check_devices(
@@ -245,6 +264,12 @@ def _guarded(what: str, severity: str, check: Callable[[], Finding]) -> Finding:
     except UserError as error:
         detail, _, fix = " ".join(str(error).split()).partition("Fix: ")
         return Finding(what, severity, detail.rstrip(" ;"), fix)
+
+
+def _used_device(config: "Config | None", counts: dict[str, int]) -> str:
+    """Return the device that `runtime.device` means on this machine."""
+    name = "auto" if config is None else config.runtime.device
+    return next((kind for kind in machine_child.DEVICES if counts.get(kind)), "CPU") if name == "auto" else name
 
 
 def _device_id(config: "Config | None") -> int:

@@ -30,9 +30,10 @@ def steps(device: str, device_id: int, precision: str) -> dict[str, Any]:
         accelerator in bytes, None if not known.
 
     Raises:
-        EnvironmentProblem: If packages or device cannot be used.
+        EnvironmentProblem: If packages or device cannot be used, or the device hides overflows from mixed precision.
     """
     from ms_unireid.config import Config, ModelConfig, RuntimeConfig, TrainConfig
+    from ms_unireid.errors import EnvironmentProblem
     from ms_unireid.runtime import prepare
 
     runtime = RuntimeConfig(device=device, device_id=device_id, precision=precision, initial_loss_scale=1024.0)
@@ -48,6 +49,11 @@ def steps(device: str, device_id: int, precision: str) -> dict[str, Any]:
         train=TrainConfig(eps=1e-8),
         runtime=runtime,
     )
+    overflow = (Tensor(np.full(1, 6e4, np.float16)) * 2).asnumpy()
+    if precision == "mixed" and not np.isinf(overflow).all():
+        raise EnvironmentProblem(
+            f"{overflow[0]} instead of infinity where float16 overflows; set runtime.precision=fp32"
+        )
     rng = np.random.default_rng(7)
     photos, sketches = rng.standard_normal((2, _PAIRS, 3, *config.model.image_size)).astype(np.float32)
     captions = rng.integers(1, 49406, (_PAIRS, config.model.context_length)).astype(np.int32)

@@ -160,18 +160,36 @@ def test_agreement_is_one_line(distributions):
 
 
 @pytest.mark.parametrize(
-    ("value", "state", "fix"),
+    ("device", "value", "state", "fix"),
     [
-        ("graph_pipeline:false", "ok", ""),
-        ("a:b,graph_pipeline:false", "ok", ""),
-        ("a:b", "warning", "MS_DEV_RUNTIME_CONF=a:b,graph_pipeline:false"),
-        ("", "warning", "MS_DEV_RUNTIME_CONF=graph_pipeline:false"),
+        ("CPU", "graph_pipeline:false", "ok", ""),
+        ("CPU", "a:b,graph_pipeline:false", "ok", ""),
+        ("CPU", "a:b", "warning", "MS_DEV_RUNTIME_CONF=a:b,graph_pipeline:false"),
+        ("CPU", "", "warning", "MS_DEV_RUNTIME_CONF=graph_pipeline:false"),
+        ("Ascend", "graph_pipeline:false", "ok", ""),  # ours, which is taken back
+        ("GPU", "a:b", "ok", ""),
+        ("GPU", "a:b,graph_pipeline:false", "warning", "MS_DEV_RUNTIME_CONF=a:b"),
     ],
 )
-def test_the_variable_against_the_spinning_core(monkeypatch, value, state, fix):
+def test_the_variable_of_the_launch_pipeline(monkeypatch, device, value, state, fix):
     monkeypatch.setenv("MS_DEV_RUNTIME_CONF", value)
-    found = doctor.check_environment()
-    assert found.state == state and found.fix.endswith(fix)
+    found = next(doctor.check_environment(device))
+    assert found.state == state and found.fix.endswith(fix) and bool(found.fix) == bool(fix)
+
+
+@pytest.mark.parametrize(("given", "state"), [("INFNAN_MODE", "ok"), ("SATURATION_MODE", "warning")])
+def test_the_variable_of_overflows_is_of_ascend(monkeypatch, given, state):
+    monkeypatch.setenv("MS_ASCEND_CHECK_OVERFLOW_MODE", given)
+    found = {name: list(doctor.check_environment(name))[1:] for name in ("CPU", "GPU", "Ascend")}
+    assert not found["CPU"] and not found["GPU"] and [finding.state for finding in found["Ascend"]] == [state]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "counts", "device"),
+    [("auto", {"Ascend": 0, "GPU": 2, "CPU": 1}, "GPU"), ("auto", {}, "CPU"), ("Ascend", {"CPU": 1}, "Ascend")],
+)
+def test_the_variables_are_those_of_the_device_that_will_be_used(wanted, counts, device):
+    assert doctor._used_device(config(f"runtime.device={wanted}"), counts) == device
 
 
 RESULT = f"print('library chatter'); print({doctor_child.RESULT!r} + '{{\"CPU\": 1}}', flush=True)"
