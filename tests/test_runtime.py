@@ -163,6 +163,7 @@ def test_the_level_of_compilation_reaches_mindspore(mode, level):
     runtime.prepare(RuntimeConfig(device="CPU", jit_level=level))
     assert (before, runtime.describe("CPU")["jit_level"]) == ("auto", level)
     context._context().set_param(context.ms_ctx_param.jit_level, "")  # MindSpore has no public way back
+    context._context().jit_config = {}
     assert ms.get_context("jit_level") == ""
 
 
