@@ -20,7 +20,6 @@ from ms_unireid.config import Config
 from ms_unireid.runtime import ALONE, Processes, prepare
 
 # How a tensor's values come to the host; each waits for the device.
-_LENGTHS = (16, 32, 48, 64, 77)
 _READS = ("asnumpy", "item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__array__")
 
 
@@ -140,7 +139,7 @@ def _image(config: Config, pairs: int, processes: Processes) -> Callable[[], Any
 
 def _text(config: Config, pairs: int, processes: Processes) -> Callable[[], Any]:
     encoder, captions = _encoder(config), _captions(config, pairs)
-    batches = [np.roll(captions, length, 1) for length in _LENGTHS]  # the end token stands last
+    batches = [np.roll(captions, length, 1) for length in encoder.text_lengths]  # the end token stands last
     return lambda: [encoder.tokens(batch) for batch in batches]
 
 
