@@ -1,7 +1,7 @@
 """What steps and encoders use on Ascend, by MindSpore's dry run: compiled, nothing computed.
 
 The pins beside this file say what each variant may use: kinds of operations that run by the old interface of kernels
-(aclop) or that a GPU composes of others (expanded), and counts. Read the differences first; to renew the pins:
+(aclop) or that a GPU composes of others (expanded), and counts. Read the differences first; to renew the pins, or to measure new ones, which begin as NAME: {}:
 
     RENEW_PINS=1 python -m pytest tests/apps/checks/test_dry_run.py
 """
