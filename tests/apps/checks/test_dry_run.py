@@ -1,7 +1,8 @@
 """What steps and encoders use on Ascend, by MindSpore's dry run: compiled, nothing computed.
 
 The pins beside this file say what each variant may use: kinds of operations that run by the old interface of kernels
-(aclop) or that a GPU composes of others (expanded), and counts. Read the differences first; to renew the pins, or to measure new ones, which begin as NAME: {}:
+(aclop) or that a GPU composes of others (expanded), and counts. Read the differences first. To renew the pins, or to
+measure those of another variant, which enters as `NAME: {}`:
 
     RENEW_PINS=1 python -m pytest tests/apps/checks/test_dry_run.py
 """
