@@ -35,10 +35,23 @@ class Adam(nn.Cell):
         self.decays = tuple(config.bias_weight_decay if bias else config.weight_decay for bias in biases)
         self.adam = ops.Adam()
 
-    def construct(self, grads: tuple[Tensor, ...], learning_rate: Tensor, bias_rate: Tensor) -> bool:
-        """Take one step at the rates of weights and biases, float32 scalars."""
-        beta1_power, beta2_power = self.beta1_power * self.beta1, self.beta2_power * self.beta2
+    def construct(
+        self, grads: tuple[Tensor, ...], learning_rate: Tensor, bias_rate: Tensor, finite: Tensor | None = None
+    ) -> bool:
+        """Take one step at the rates of weights and biases, float32 scalars; none if `finite`, a bool scalar, is false.
+
+        The gradients must then be finite all the same.
+        """
+        beta1, beta2 = self.beta1, self.beta2
+        beta1_power, beta2_power = self.beta1_power * beta1, self.beta2_power * beta2
+        new_powers = (beta1_power, beta2_power)
         eps = self.eps * ops.sqrt(1 - beta2_power)
+        if finite is not None:
+            # At a rate of 0, and with moments that keep all of their value, nothing changes. A branch in the graph
+            # would do the same, but on Ascend the host would wait for its condition.
+            beta1, beta2 = choose(finite, beta1, 1.0), choose(finite, beta2, 1.0)
+            learning_rate, bias_rate = choose(finite, learning_rate, 0.0), choose(finite, bias_rate, 0.0)
+            new_powers = (choose(finite, beta1_power, self.beta1_power), choose(finite, beta2_power, self.beta2_power))
         done = True
         for i in range(len(self.params)):
             param, grad = self.params[i], grads[i]
@@ -51,11 +64,16 @@ class Adam(nn.Cell):
                 beta1_power,
                 beta2_power,
                 bias_rate if self.biases[i] else learning_rate,
-                self.beta1,
-                self.beta2,
+                beta1,
+                beta2,
                 eps,
                 grad,
             )
             done = ops.depend(done, step)
-        done = ops.depend(done, ops.assign(self.beta1_power, beta1_power))
-        return ops.depend(done, ops.assign(self.beta2_power, beta2_power))
+        done = ops.depend(done, ops.assign(self.beta1_power, new_powers[0]))
+        return ops.depend(done, ops.assign(self.beta2_power, new_powers[1]))
+
+
+def choose(finite: Tensor, value: Tensor | float, other: Tensor | float) -> Tensor:
+    """Choose between two float32 scalars on the device."""
+    return ops.where(finite, value + Tensor(0.0, ms.float32), other + Tensor(0.0, ms.float32))

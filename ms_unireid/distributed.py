@@ -11,7 +11,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, communication, nn, ops
+from mindspore import Parameter, Tensor, communication, mint, nn, ops
 
 from ms_unireid.errors import EnvironmentProblem, Interrupted
 from ms_unireid.runtime import ALONE, Processes
@@ -71,9 +71,39 @@ class GatherWithGradient(nn.Cell):
         return joined.reshape((-1,) + rows.shape[1:])
 
 
-def gradient_reducer(params: Sequence[Parameter], processes: Processes) -> nn.Cell | None:
-    """Return a cell that averages the tuple of gradients of `params` over processes; None for a single process."""
-    return None if processes.size == 1 else nn.DistributedGradReducer(params, mean=True, degree=processes.size)
+class MeanOverProcesses(nn.Cell):
+    """Averages tensors over processes in one collective: of one for each gradient, a device would launch hundreds.
+
+    Args:
+        shapes: Shapes of the tensors.
+        processes: The processes.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], processes: Processes):
+        super().__init__(auto_prefix=False)
+        self.sum, self.share, self.map = ops.AllReduce(), 1 / processes.size, ops.Map()
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        self.starts = tuple(np.cumsum([0, *sizes[:-1]]).tolist())
+        # Ascend has views, which no CPU kernel reads.
+        self.piece = _copied_piece if ms.get_context("device_target") == "CPU" else _viewed_piece
+
+    def construct(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the means of float32 tensors; one is not finite if a process's is not."""
+        # A loop over hundreds of tensors would take minutes to compile.
+        flat = self.share * self.sum(ops.concat(self.map(_flatten, tensors)))
+        return self.map(ops.partial(self.piece, flat), tensors, self.starts)
+
+
+def _flatten(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1)
+
+
+def _copied_piece(flat: Tensor, like: Tensor, start: int) -> Tensor:
+    return ops.slice(flat, (start,), (like.size,)).reshape(like.shape)
+
+
+def _viewed_piece(flat: Tensor, like: Tensor, start: int) -> Tensor:
+    return mint.narrow(flat, 0, start, like.size).reshape(like.shape)
 
 
 def broadcast_parameters(params: Iterable[Parameter], processes: Processes) -> None:
@@ -100,13 +130,6 @@ def broadcast_value(value: Any, source: int, processes: Processes) -> Any:
     padded = np.zeros(-(-int(length.asnumpy()[0]) // 4), np.int32)
     padded.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
     return pickle.loads(broadcast((Tensor(padded),))[0].asnumpy().tobytes())  # what follows the value is not read
-
-
-def mean_over_processes(values: Sequence[float], processes: Processes) -> list[float]:
-    """Return the mean of each number over all processes, in float32; it is not finite if one of them is not."""
-    if processes.size == 1:
-        return list(values)
-    return (ops.AllReduce()(Tensor(values, ms.float32)).asnumpy() / processes.size).tolist()
 
 
 def any_process(flag: bool, processes: Processes) -> bool:

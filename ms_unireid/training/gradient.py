@@ -8,6 +8,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_unireid.losses import Objective
 from ms_unireid.models.unireid import UNIReID
+from ms_unireid.training.loss_scale import LossScale
 
 
 class TaskEncoders(nn.Cell):
@@ -97,16 +98,14 @@ class NetworkWithObjective(nn.Cell):
 class BatchGradient(nn.Cell):
     """The gradient of a batch in one graph."""
 
-    def __init__(self, network: NetworkWithObjective, params: ParameterTuple):
+    def __init__(self, network: NetworkWithObjective, params: ParameterTuple, scale: LossScale):
         super().__init__(auto_prefix=False)
-        self.network = network
+        self.network, self.scale = network, scale
         self.value_and_grad = ms.value_and_grad(network, None, params, has_aux=True)
 
-    def construct(
-        self, images: Tensor, sketches: Tensor, token_ids: Tensor, loss_scale: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return (loss, *parts) and the gradients of loss * loss_scale."""
-        (_, values), grads = self.value_and_grad(images, sketches, token_ids, loss_scale)
+    def construct(self, *batch: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return (loss, *parts) and the gradients of loss * loss scale."""
+        (_, values), grads = self.value_and_grad(*batch, self.scale.value)
         return values, grads
 
 
@@ -116,7 +115,7 @@ def _clear(sums: ParameterTuple) -> None:
 
 
 class _AddedGradient(nn.Cell):
-    """Adds gradients to sums within the graph that computes them; returns the loss and its parts."""
+    """Adds gradients to sums within the graph that computes them; returns what else it computes."""
 
     def __init__(self, gradient: nn.Cell, sums: Sequence[Parameter]):
         super().__init__(auto_prefix=False)
@@ -130,32 +129,40 @@ class _AddedGradient(nn.Cell):
         return ops.depend(values, done)
 
 
+class _PartGradient(BatchGradient):
+    """The gradient of a part of a batch, times the part's share of the batch, the last input."""
+
+    def construct(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        share = inputs[-1]
+        (_, values), grads = self.value_and_grad(*inputs[:-1], self.scale.value * share)
+        return tuple([share * value for value in values]), grads
+
+
 class SplitGradient:
     """Gradient accumulation: the mean gradient of a batch's parts; a pair is contrasted with its part only.
 
     Args:
         network: Model and objective.
         params: The trained parameters.
+        scale: The loss scale.
         parts: Number of parts.
     """
 
-    def __init__(self, network: NetworkWithObjective, params: ParameterTuple, parts: int):
+    def __init__(self, network: NetworkWithObjective, params: ParameterTuple, scale: LossScale, parts: int):
         self.parts = parts
         self.sums = params.clone(prefix="summed", init="zeros")
-        self.add_gradient = _AddedGradient(BatchGradient(network, params), self.sums)
+        self.add_gradient = _AddedGradient(_PartGradient(network, params, scale), self.sums)
 
-    def __call__(self, batch: tuple[Tensor, ...], loss_scale: float) -> tuple[Tensor, ...]:
-        """Return (loss, *parts), weighted by pairs, and leave the gradients of loss * loss_scale in `sums`."""
+    def __call__(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        """Return (loss, *parts), weighted by pairs, and leave the gradients of loss * loss scale in `sums`."""
         _clear(self.sums)
         count = len(batch[0])
         edges = [len(block) for block in np.array_split(np.arange(count), min(self.parts, count // 2))]
         totals, start = None, 0
         for size in edges:
             part = [t[start : start + size] for t in batch]
-            share = size / count
-            values = self.add_gradient(*part, Tensor(loss_scale * share, ms.float32))
-            weighted = [share * value for value in values]
-            totals = weighted if totals is None else [a + b for a, b in zip(totals, weighted, strict=True)]
+            values = self.add_gradient(*part, Tensor(size / count, ms.float32))
+            totals = values if totals is None else [a + b for a, b in zip(totals, values, strict=True)]
             start += size
         return tuple(totals)
 
@@ -163,16 +170,17 @@ class SplitGradient:
 class _FeatureGradient(nn.Cell):
     """The gradient of a whole batch's loss with respect to its features and the logit scale."""
 
-    def __init__(self, network: NetworkWithObjective, logit_scale: list[Parameter]):
+    def __init__(self, network: NetworkWithObjective, logit_scale: list[Parameter], scale: LossScale):
         super().__init__(auto_prefix=False)
+        self.scale = scale
         objective = network.feature_objective
         places = tuple(range(1, 1 + len(network.encoders.modalities)))
         self.learns_scale = bool(logit_scale)
         weights = ParameterTuple(logit_scale) if logit_scale else None
         self.value_and_grad = ms.value_and_grad(objective, places, weights, has_aux=True)
 
-    def construct(self, loss_scale: Tensor, *feats: Tensor) -> tuple:
-        (_, values), grads = self.value_and_grad(loss_scale, *feats)
+    def construct(self, *feats: Tensor) -> tuple:
+        (_, values), grads = self.value_and_grad(self.scale.value, *feats)
         if self.learns_scale:
             return values, grads[0], grads[1]
         return values, grads, ()
@@ -211,28 +219,29 @@ class CachedGradient:
     Args:
         network: Model and objective.
         params: The trained parameters.
+        scale: The loss scale.
         chunk: Pairs encoded at once.
     """
 
-    def __init__(self, network: NetworkWithObjective, params: ParameterTuple, chunk: int):
+    def __init__(self, network: NetworkWithObjective, params: ParameterTuple, scale: LossScale, chunk: int):
         self.chunk, self.encoders = chunk, network.encoders
         self.sums = params.clone(prefix="summed", init="zeros")
         by_name = {p.name: total for p, total in zip(params, self.sums, strict=True)}
-        scale = [p for p in params if p.name == "logit_scale"]
+        logit_scale = [p for p in params if p.name == "logit_scale"]
         towers = [p for p in params if p.name != "logit_scale"]
-        self.scale_sums = [by_name[p.name] for p in scale]
-        self.feature_gradient = _FeatureGradient(network, scale)
+        self.scale_sums = [by_name[p.name] for p in logit_scale]
+        self.feature_gradient = _FeatureGradient(network, logit_scale, scale)
         gradient = _ProjectedGradient(network.encoders, ParameterTuple(towers))
         self.add_gradient = _AddedGradient(gradient, [by_name[p.name] for p in towers])
 
-    def __call__(self, batch: tuple[Tensor, ...], loss_scale: float) -> tuple[Tensor, ...]:
-        """Return (loss, *parts) and leave the gradients of loss * loss_scale in `sums`."""
+    def __call__(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        """Return (loss, *parts) and leave the gradients of loss * loss scale in `sums`."""
         _clear(self.sums)
         starts = range(0, len(batch[0]), self.chunk)
         chunks = [[t[start : start + self.chunk] for t in batch] for start in starts]
         encoded = [self.encoders(*chunk) for chunk in chunks]
         feats = [ops.concat(pieces, 0) for pieces in zip(*encoded, strict=True)]
-        values, feature_grads, scale_grad = self.feature_gradient(Tensor(loss_scale, ms.float32), *feats)
+        values, feature_grads, scale_grad = self.feature_gradient(*feats)
         for total, grad in zip(self.scale_sums, scale_grad, strict=True):
             total.set_data(grad)
         for start, chunk in zip(starts, chunks, strict=True):

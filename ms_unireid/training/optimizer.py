@@ -3,8 +3,9 @@
 from mindcv.scheduler.dynamic_lr import cosine_decay_lr, linear_lr
 from mindspore import ParameterTuple, Tensor, nn, ops
 
-from ms_unireid.adam import Adam
+from ms_unireid.adam import Adam, choose
 from ms_unireid.config import Config, TrainConfig
+from ms_unireid.training.loss_scale import LossScale
 
 # The paper's batch, for which its learning rate was chosen.
 PAPER_BATCH = 64
@@ -34,38 +35,45 @@ _EPS = 1e-6
 
 
 class ReduceGradients(nn.Cell):
-    """Average gradients over processes, divide them by the loss scale, compute their norm.
+    """Average loss, parts and gradients over processes, divide gradients by the loss scale, compute their norm.
 
-    Gradients are separate arguments, because MindSpore compiles again for each new tuple.
+    Tensors are separate arguments, because MindSpore compiles again for each new tuple.
 
     Args:
-        scaled: Whether there is a loss scale.
-        reducer: Averages gradients over processes; None with a single one.
+        count: Number of values (loss, *parts).
+        scale: The loss scale.
+        mean: Averages values and gradients over processes; None with a single one.
         sums: The parameters that hold the gradients; None if they are given to `construct`.
         fast: Square by matrix products, which takes a third of the time on a CPU.
     """
 
     def __init__(
-        self, scaled: bool, reducer: nn.Cell | None = None, sums: ParameterTuple | None = None, fast: bool = False
+        self,
+        count: int,
+        scale: LossScale,
+        mean: nn.Cell | None = None,
+        sums: ParameterTuple | None = None,
+        fast: bool = False,
     ):
         super().__init__(auto_prefix=False)
         # A compiled cell takes no parameters as its inputs.
         self.sums, self.reads_sums = sums, sums is not None
-        self.scaled, self.reducer, self.reduces = scaled, reducer, reducer is not None
+        self.count, self.scale, self.scaled = count, scale, scale.active
+        self.mean, self.averages = mean, mean is not None
         self.fast, self.product = fast, ops.MatMul(transpose_b=True)
 
-    def construct(self, loss_scale: Tensor, *grads: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the gradients and their global norm, a scalar that is finite only if all of them are."""
-        if self.reads_sums:
-            grads = self.sums
-        if self.reduces:
-            grads = self.reducer(grads)
+    def construct(self, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Take values and gradients; return both, and the gradients' global norm: finite only if all of them are."""
+        values, grads = tensors[: self.count], self.sums if self.reads_sums else tensors[self.count :]
+        if self.averages:
+            tensors = self.mean(*values, *grads)
+            values, grads = tensors[: self.count], tensors[self.count :]
         if self.scaled:
-            grads = tuple([grad / loss_scale for grad in grads])
+            grads = tuple([grad / self.scale.value for grad in grads])
         total = self._square(grads[0])
         for i in range(1, len(grads)):
             total = total + self._square(grads[i])
-        return grads, ops.sqrt(total)
+        return values, grads, ops.sqrt(total)
 
     def _square(self, grad: Tensor) -> Tensor:
         """Return the sum of a gradient's squares, a scalar."""
@@ -86,11 +94,12 @@ class MovingAverage(nn.Cell):
         self.params, self.decay = params, decay
         self.averages = params.clone(prefix="average")
 
-    def construct(self, done: bool) -> bool:
-        """Move the average towards the weights; `done` makes the graph update the weights first."""
+    def construct(self, done: bool, finite: Tensor | None = None) -> bool:
+        """Move the average towards the weights, unless `finite` is false; `done` makes the graph update them first."""
+        share = 1 - self.decay if finite is None else choose(finite, 1 - self.decay, 0.0)
         for i in range(len(self.params)):
             difference = ops.depend(self.params[i], done) - self.averages[i]
-            done = ops.depend(done, ops.assign_add(self.averages[i], (1 - self.decay) * difference))
+            done = ops.depend(done, ops.assign_add(self.averages[i], share * difference))
         return done
 
 
@@ -104,10 +113,43 @@ class ApplyGradients(nn.Cell):
         self.average = None if config.ema_decay is None else MovingAverage(params, config.ema_decay)
         self.averages = self.average is not None
 
-    def construct(self, norm: Tensor, learning_rate: Tensor, bias_rate: Tensor, *grads: Tensor) -> bool:
-        """Update the weights by gradients of a known global norm at two rates, all float32 scalars."""
+    def construct(
+        self, norm: Tensor, learning_rate: Tensor, bias_rate: Tensor, finite: Tensor | None, *grads: Tensor
+    ) -> bool:
+        """Update the weights by gradients of a known global norm at two rates, all float32 scalars.
+
+        If `finite`, a bool scalar, is false, weights, moments and average stay as they are.
+        """
+        if finite is not None:
+            norm = choose(finite, norm, 1.0)
+            grads = tuple([ops.where(finite, grad, ops.zeros_like(grad)) for grad in grads])
         if self.clip_norm is not None:
             factor = ops.minimum(self.clip_norm / (norm + _EPS), Tensor(1.0))
             grads = tuple([grad * factor for grad in grads])
-        done = self.optimizer(grads, learning_rate, bias_rate)
-        return self.average(done) if self.averages else done
+        done = self.optimizer(grads, learning_rate, bias_rate, finite)
+        return self.average(done, finite) if self.averages else done
+
+
+class Update(nn.Cell):
+    """What follows a batch's gradient, in the graph that computes it or in one of its own.
+
+    The graph itself decides about an overflow in float16: it leaves all as it was but the loss scale.
+    """
+
+    def __init__(self, reduce_gradients: ReduceGradients, apply_gradients: ApplyGradients):
+        super().__init__(auto_prefix=False)
+        self.reduce_gradients, self.apply_gradients = reduce_gradients, apply_gradients
+        self.scale, self.scaled = reduce_gradients.scale, reduce_gradients.scaled
+
+    def construct(self, learning_rate: Tensor, bias_rate: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the weights by what `ReduceGradients` takes, at two rates.
+
+        Returns:
+            The loss, and loss, parts, gradient norm and the loss scale's `reported` as one tensor (n,).
+        """
+        values, grads, norm = self.reduce_gradients(*tensors)
+        finite = ops.isfinite(norm) if self.scaled else None
+        done = self.apply_gradients(norm, learning_rate, bias_rate, finite, *grads)
+        scale = self.scale(finite) if self.scaled else ()
+        reported = [value.reshape(1) for value in (*values, ops.depend(norm, done), *scale)]
+        return values[0], ops.concat(reported)

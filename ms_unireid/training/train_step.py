@@ -1,16 +1,15 @@
 """`TrainOneStepCell`: forward, loss, gradient, reduction over processes and update of one batch."""
 
 import contextlib
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from ms_unireid.config import Config, TrainConfig
-from ms_unireid.distributed import GatherWithGradient, gradient_reducer
+from ms_unireid.distributed import GatherWithGradient, MeanOverProcesses
 from ms_unireid.errors import ConfigError
 from ms_unireid.losses import Objective
 from ms_unireid.models.self_check import checked_operations
@@ -19,7 +18,7 @@ from ms_unireid.models.vision import to_device
 from ms_unireid.runtime import ALONE, Processes
 from ms_unireid.training.gradient import BatchGradient, CachedGradient, NetworkWithObjective, SplitGradient
 from ms_unireid.training.loss_scale import LossScale
-from ms_unireid.training.optimizer import ApplyGradients, ReduceGradients
+from ms_unireid.training.optimizer import ApplyGradients, ReduceGradients, Update
 
 # A batch in memory or on the device: photos and sketches, float32 (B, 3, H, W) or uint8 (B, 3 or 4, H, W) as
 # `normalize` takes them, and token ids (B, L) int32.
@@ -27,19 +26,38 @@ Batch = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]
 
 
 class StepResult(NamedTuple):
-    """What a step computed before it changed the weights.
+    """What a step computed before it changed the weights; it stays on the device until it is asked for.
 
     Attributes:
-        loss: The batch's loss, a scalar.
-        parts: Its parts by name, scalars: see `Objective`.
-        gradient_norm: Global norm of the gradient before clipping, a scalar.
-        skipped: Whether an overflow in half precision kept the weights as they were.
+        loss: The batch's loss, a scalar; with several processes their mean, as all other values.
+        values: Everything that a step reports, (n,) float32, on the device.
+        names: Names of the values: `loss`, its parts (see `Objective`) and `gradient_norm`, the global norm before
+            clipping; in mixed precision the loss scale's `reported` too, after the step.
     """
 
     loss: Tensor
-    parts: dict[str, Tensor]
-    gradient_norm: Tensor
-    skipped: bool
+    values: Tensor
+    names: tuple[str, ...]
+
+    def read(self) -> dict[str, float]:
+        """Read all values at once."""
+        return dict(zip(self.names, self.values.asnumpy().tolist(), strict=True))
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The parts of the loss by name."""
+        values = self.read()
+        return {name: values[name] for name in self.names[1 : self.names.index("gradient_norm")]}
+
+    @property
+    def gradient_norm(self) -> float:
+        """The global norm of the gradient."""
+        return self.read()["gradient_norm"]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether an overflow in half precision kept the weights as they were."""
+        return self.read().get("in_a_row", 0) > 0
 
 
 class TrainOneStepCell(nn.TrainOneStepCell):
@@ -78,37 +96,29 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         self.part_names, self.params = objective.part_names, params
         self.learning_rate, self.bias_factor = train.learning_rate, train.bias_lr_factor
         self.loss_scale = LossScale(runtime)
+        self.value_names = ("loss", *self.part_names, "gradient_norm", *self.loss_scale.reported)
         self.gradient, sums = self._make_gradient(train)
-        reducer = gradient_reducer(params, processes)
-        self.reduce_gradients = ReduceGradients(self.loss_scale.active, reducer, sums, wanted.form == "fast")
-        self.apply_gradients = apply_gradients
-        # The host checks for an overflow before the update, so half precision needs one graph before and one after.
-        self.in_one_graph = sums is None and not self.loss_scale.active
+        count = 1 + len(self.part_names)
+        shapes = [*[()] * count, *(param.shape for param in params)]
+        mean = MeanOverProcesses(shapes, processes) if processes.size > 1 else None
+        reduce_gradients = ReduceGradients(count, self.loss_scale, mean, sums, wanted.form == "fast")
+        self.apply_gradients, self.update = apply_gradients, Update(reduce_gradients, apply_gradients)
+        self.in_one_graph = sums is None
 
     def _make_gradient(self, train: TrainConfig) -> tuple[Any, ParameterTuple | None]:
         """Return the gradient that the config selects, and the parameters that sum it up, if any."""
         if train.accumulation_steps > 1:
-            gradient = SplitGradient(self.network, self.params, train.accumulation_steps)
+            gradient = SplitGradient(self.network, self.params, self.loss_scale, train.accumulation_steps)
         elif train.cache_chunk is not None:
-            gradient = CachedGradient(self.network, self.params, train.cache_chunk)
+            gradient = CachedGradient(self.network, self.params, self.loss_scale, train.cache_chunk)
         else:
-            return BatchGradient(self.network, self.params), None
+            return BatchGradient(self.network, self.params, self.loss_scale), None
         return gradient, gradient.sums
 
-    def construct(
-        self,
-        images: Tensor,
-        sketches: Tensor,
-        token_ids: Tensor,
-        loss_scale: Tensor,
-        learning_rate: Tensor,
-        bias_rate: Tensor,
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Take a step in one graph; return (loss, *parts) and the gradient's norm."""
-        values, grads = self.gradient(images, sketches, token_ids, loss_scale)
-        grads, norm = self.reduce_gradients(loss_scale, *grads)
-        done = self.apply_gradients(norm, learning_rate, bias_rate, *grads)
-        return values, ops.depend(norm, done)
+    def construct(self, learning_rate: Tensor, bias_rate: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a step in one graph; return what `Update` returns."""
+        values, grads = self.gradient(*batch)
+        return self.update(learning_rate, bias_rate, *values, *grads)
 
     def __call__(
         self,
@@ -118,7 +128,9 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         learning_rate: float | None = None,
         bias_rate: float | None = None,
     ) -> StepResult:
-        """Take one step.
+        """Take one step; nothing is read from the device.
+
+        Overflows in mixed precision do not raise: `loss_scale.state` tells how many there were in a row.
 
         Args:
             images: Photos, normalised, float32 (B, 3, H, W), or as `TrainingSource` gives them, uint8 (B, 4, H, W).
@@ -126,23 +138,13 @@ class TrainOneStepCell(nn.TrainOneStepCell):
             token_ids: Their captions (B, L) int32.
             learning_rate: Rate of this step; None takes `train.learning_rate`.
             bias_rate: Rate of the biases; None takes `train.bias_lr_factor` times the other rate.
-
-        Raises:
-            TooManyOverflows: After too many overflows in a row.
         """
         batch = _on_device((images, sketches, token_ids))
         rate = self.learning_rate if learning_rate is None else learning_rate
         rates = [Tensor(r, ms.float32) for r in (rate, self.bias_factor * rate if bias_rate is None else bias_rate)]
         if self.in_one_graph:
-            values, norm = super().__call__(*batch, Tensor(self.loss_scale.value, ms.float32), *rates)
-            return self._result(values, norm, skipped=False)
-        values, grads, norm = self._reduced_gradients(batch)
-        finite = not self.loss_scale.active or math.isfinite(float(norm.asnumpy()))
-        if finite:
-            self.apply_gradients(norm, *rates, *grads)
-        if self.loss_scale.active:
-            self.loss_scale.update(finite)
-        return self._result(values, norm, skipped=not finite)
+            return StepResult(*super().__call__(*rates, *batch), self.value_names)
+        return StepResult(*self.update(*rates, *self.gradient(*batch)), self.value_names)
 
     def gradients(
         self, images: np.ndarray | Tensor, sketches: np.ndarray | Tensor, token_ids: np.ndarray | Tensor
@@ -151,20 +153,10 @@ class TrainOneStepCell(nn.TrainOneStepCell):
 
         It is the mean over processes, before clipping and weight decay.
         """
-        _, grads, _ = self._reduced_gradients(_on_device((images, sketches, token_ids)))
+        batch = _on_device((images, sketches, token_ids))
+        values, grads = self.gradient(*batch) if self.in_one_graph else (self.gradient(*batch), ())
+        _, grads, _ = self.update.reduce_gradients(*values, *grads)
         return {param.name: grad.asnumpy() for param, grad in zip(self.params, grads, strict=True)}
-
-    def _reduced_gradients(self, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-        scale = self.loss_scale.value
-        if isinstance(self.gradient, BatchGradient):
-            values, grads = self.gradient(*batch, Tensor(scale, ms.float32))
-        else:
-            values, grads = self.gradient(batch, scale), ()
-        return values, *self.reduce_gradients(Tensor(scale, ms.float32), *grads)
-
-    def _result(self, values: tuple[Tensor, ...], norm: Tensor, skipped: bool) -> StepResult:
-        loss, *parts = values
-        return StepResult(loss, dict(zip(self.part_names, parts, strict=True)), norm, skipped)
 
     def state(self) -> list[Parameter]:
         """List the state that a resumed run needs besides the model's parameters and the loss scale."""

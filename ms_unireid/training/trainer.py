@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+from mindspore import ops
 from tqdm import tqdm
 
 from ms_unireid.checkpoints.checkpoint import fill, load_pretrained, read_checkpoint, save_checkpoint
 from ms_unireid.config import Config, to_dict
-from ms_unireid.distributed import StopRequest, any_process, broadcast_parameters, mean_over_processes
+from ms_unireid.distributed import StopRequest, any_process, broadcast_parameters
 from ms_unireid.errors import CheckpointError, Interrupted, UserError
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json, to_table
@@ -61,6 +62,9 @@ class Trainer:
         self.fell_back = False
         profiled = config.train.profile_steps if processes.first else None
         self.profiler = StepProfiler(profiled, self.folder.root / "profile")
+        self.unread: list[ms.Tensor] = []  # the values of the steps since the last one that was read, on the device
+        # Elsewhere only a step that logs or saves waits for the device and for other processes.
+        self.reads_each_step = ms.get_context("device_target") == "CPU"
         with contextlib.ExitStack() as lock:
             if resumed and processes.first:
                 lock.enter_context(self.folder.locked())
@@ -132,51 +136,59 @@ class Trainer:
     def _train_batches(self, epoch: int, steps: int) -> None:
         self.step.set_train()
         clock, seen = time.perf_counter(), 0
-        for images, sketches, token_ids in self.data.epoch(epoch, self.done):
+        for batch in self.data.epoch(epoch, self.done):
             self.done += 1
             self.global_step += 1
+            at = self._rate_index(epoch)
             with self.profiler.step(self.global_step):
-                values = self._take_step(epoch, images, sketches, token_ids)
-            pairs = len(images) * self.processes.size
+                self.unread.append(self.step(*batch, self.rates[at], self.bias_rates[at]).values)
+            pairs = len(batch[0]) * self.processes.size
             seen += pairs
             self.bar.update(pairs)
-            if self.global_step % self.config.train.log_every == 0 or self.done == 1:
+            logs = self.global_step % self.config.train.log_every == 0 or self.done == 1
+            values = self._read_steps() if logs or self.reads_each_step else {}
+            if logs:
                 self._log_step(epoch, values, seen / (time.perf_counter() - clock))
                 clock, seen = time.perf_counter(), 0
-            self.stop.check()
+            if values or self.processes.size == 1:
+                self.stop.check()
             self._save_within_epoch(left=steps - self.done)
 
-    def _take_step(self, epoch: int, *batch: Any) -> dict[str, float]:
-        """Take a step and return loss, parts and gradient norm.
+    def _read_steps(self) -> dict[str, float]:
+        """Read the values of the steps since the last reading, all at once; return those of the last one.
 
         Raises:
-            UserError: If the loss is not finite, or after too many overflows.
+            UserError: If a loss is not finite, or after too many overflows.
         """
-        place = f"at epoch {epoch}, step {self.global_step}"
+        rows = ops.concat(self.unread).asnumpy().reshape(len(self.unread), -1).tolist() if self.unread else []
+        self.unread.clear()
+        values = {}
+        for number, row in enumerate(rows, 1):
+            values = dict(zip(self.step.value_names, row, strict=True))
+            self._check_step(values, back=len(rows) - number)
+        return values
+
+    def _check_step(self, values: dict[str, float], back: int) -> None:
+        """Raise a UserError for what `_read_steps` names in the values of the step taken `back` steps ago."""
+        place = f"at epoch {self.epoch}, step {self.global_step - back}"
         try:
-            at = self._rate_index(epoch)
-            result = self.step(*batch, self.rates[at], self.bias_rates[at])
+            self.step.loss_scale.check(values.pop("in_a_row", 0), values.get("loss_scale", 1))
         except TooManyOverflows as error:
-            raise UserError(f"{self.folder.root}: {place} {error}; {self._bad_batch(epoch)}") from error
-        found = {"loss": float(result.loss), **{name: float(part) for name, part in result.parts.items()}}
-        values = dict(zip(found, mean_over_processes(list(found.values()), self.processes), strict=True))
+            raise UserError(f"{self.folder.root}: {place} {error}; {self._bad_batch(back)}") from error
         if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"{self.folder.root}: the loss is {values['loss']} {place}; lower train.learning_rate or raise "
-                f"train.eps; {self._bad_batch(epoch)}"
-            )
-        norm = float(result.gradient_norm)
-        return values | {"gradient_norm": norm if math.isfinite(norm) else None}
+            advice = f"lower train.learning_rate or raise train.eps; {self._bad_batch(back)}"
+            raise UserError(f"{self.folder.root}: the loss is {values['loss']} {place}; {advice}")
 
     def _rate_index(self, epoch: int) -> int:
         """Find the rate of step `done`; a sampler may draw a batch more than in the first epoch."""
         return (epoch - 1) * self.rates_per_epoch + min(self.done, self.rates_per_epoch) - 1
 
-    def _bad_batch(self, epoch: int) -> str:
-        """List the pairs of the batch just trained in a file, for the user to look at."""
+    def _bad_batch(self, back: int) -> str:
+        """List the pairs of the batch trained `back` steps ago in a file, for the user to look at."""
         if self.processes.first:
-            pairs = self.data.describe_batch(epoch, self.done)
-            write_json(self.folder.bad_batch_file, {"epoch": epoch, "step": self.global_step, "pairs": pairs})
+            entry = {"epoch": self.epoch, "step": self.global_step - back}
+            entry["pairs"] = self.data.describe_batch(self.epoch, self.done - back)
+            write_json(self.folder.bad_batch_file, entry)
         state = "last.ckpt is of an earlier step" if self.folder.has_state() else "no state was saved yet"
         return f"its batch is listed in {self.folder.bad_batch_file}; {state}"
 
@@ -188,8 +200,7 @@ class Trainer:
             "epoch": epoch,
             "step": self.global_step,
             "learning_rate": self.rates[self._rate_index(epoch)],
-            **values,
-            **self.step.loss_scale.report(),
+            **{name: value if math.isfinite(value) else None for name, value in values.items()},
             "pairs_per_second": round(speed, 2),
         }
         self.folder.log(entry)
@@ -241,6 +252,7 @@ class Trainer:
             self._save_last()
 
     def _save_last(self) -> None:
+        self._read_steps()  # no state is saved before the losses that led to it were looked at
         if self.processes.first:
             position = {"epoch": self.epoch, "done": self.done, "step": self.global_step}
             meta = self._meta(**position, pairs=self.data.digest, loss_scale=self.step.loss_scale.state())

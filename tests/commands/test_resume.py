@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -50,7 +51,15 @@ class CheapStep(TrainOneStepCell):
         scale, moment = self.network.model.logit_scale, self.state()[0]
         moment.set_data(Tensor(0.9 * moment.asnumpy() + images.mean() + token_ids.mean()))
         scale.set_data(Tensor(scale.asnumpy() - learning_rate * moment.asnumpy().mean() + sketches.mean()))
-        return StepResult(float(scale.asnumpy()), dict.fromkeys(self.part_names, 0.0), 1.0, False)
+        return self.result(float(scale.asnumpy()))
+
+    def result(self, loss):
+        values = Tensor([loss, *[0.0] * len(self.part_names), 1.0, *(p.asnumpy() for p in self.scale())], ms.float32)
+        return StepResult(values[0], values, self.value_names)
+
+    def scale(self):
+        scale = self.loss_scale
+        return (scale.value, scale.overflows, scale.in_a_row) if scale.active else ()
 
 
 class CheapFeatures:
@@ -323,7 +332,9 @@ def test_fewer_epochs_than_were_begun_are_refused(train, straight):
     ("overflows", "words"),
     [(False, "the loss is nan at epoch 2, step 5; "), (True, r"at epoch 2, step 5 .*overflowed in 2 steps in a row")],
 )
-def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overflows, words):
+@pytest.mark.parametrize("immediately", [True, False])
+def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overflows, words, immediately):
+    """On a CPU the step is looked at immediately, elsewhere before the next log entry or state, here that of step 6."""
     step = CheapStep.__call__
     seen = []
 
@@ -331,26 +342,27 @@ def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overf
         seen.append(token_ids)
         result = step(self, images, sketches, token_ids, *rates)
         if overflows:
-            self.loss_scale.update(finite=len(seen) not in (2, 4, 5))
-            return result
-        return result if len(seen) < 5 else StepResult(float("nan"), result.parts, 1.0, False)
+            self.loss_scale(Tensor(len(seen) not in (2, 4, 5)))
+        return self.result(float("nan") if len(seen) == 5 and not overflows else float(result.loss))
 
     monkeypatch.setattr(CheapStep, "__call__", spoiled)
+    if not immediately:
+        monkeypatch.setattr(trainer.ms, "get_context", lambda _: "Ascend")
     run = tmp_path / "run"
     with pytest.raises(UserError, match=rf"{words}.*bad_batch\.json; last\.ckpt") as caught:
-        train(run, "runtime.max_overflows=2", "runtime.precision=mixed")
+        train(run, "runtime.max_overflows=2", "runtime.precision=mixed", "train.log_every=7", "runtime.fused_ops=fast")
+    assert position(run / "last.ckpt") == 4 and len(seen) == (5 if immediately else 6)
     assert str(run / "bad_batch.json") in str(caught.value)
     bad = json.loads((run / "bad_batch.json").read_text(encoding="utf-8"))
     assert (bad["epoch"], bad["step"], len(bad["pairs"])) == (2, 5, 24)
     from ms_unireid.data.tokenizer import Tokenizer
 
-    assert np.array_equal(Tokenizer(24)([pair["caption"] for pair in bad["pairs"]]), seen[-1])
+    assert np.array_equal(Tokenizer(24)([pair["caption"] for pair in bad["pairs"]]), seen[4])
     assert all(Path(pair["photo"]).exists() and Path(pair["sketch"]).exists() for pair in bad["pairs"])
 
 
 def test_a_loss_that_is_not_finite_before_the_first_state(train, tmp_path, monkeypatch):
-    step = CheapStep.__call__
-    monkeypatch.setattr(CheapStep, "__call__", lambda self, *batch: step(self, *batch)._replace(loss=float("nan")))
+    monkeypatch.setattr(CheapStep, "__call__", lambda self, *batch: self.result(float("nan")))
     with pytest.raises(UserError, match=r"at epoch 1, step 1; .*no state was saved yet"):
         train(tmp_path / "run")
 

@@ -62,6 +62,7 @@ def test_mean_gradients_of_the_global_loss_are_those_of_one_process(found, mode)
 def test_gradients_are_averaged(found, mode):
     for i, (a, b) in enumerate(zip(params_of(0), params_of(1), strict=True)):
         assert_in_both(found, f"{mode}/mean_{i}", (a.asnumpy() + b.asnumpy()) / np.float32(2))
+    assert_in_both(found, f"{mode}/mean_{len(params_of(0))}", np.float32([np.nan, 1]))
 
 
 def test_the_first_process_gives_its_parameters(found, mode):
@@ -74,10 +75,6 @@ def test_gathered_rows_keep_their_bits(found, mode):
     for own in found:
         assert own[f"{mode}/rows"].tobytes() == rows.tobytes()
     assert_in_both(found, f"{mode}/integers", [0, 1, 10, 11])
-
-
-def test_numbers_are_averaged_and_a_bad_one_shows_everywhere(found, mode):
-    assert_in_both(found, f"{mode}/means", [0.5, 0.5, np.nan])
 
 
 def test_one_process_decides_for_all(found, mode):

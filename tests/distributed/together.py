@@ -22,14 +22,16 @@ def gradients(processes: Processes) -> dict[str, np.ndarray]:
     gather = distributed.GatherWithGradient(processes)
     loss, grads = ContrastGradient(gather)(Tensor(rows_of(rank)))
     params = params_of(rank)
-    mean = distributed.gradient_reducer(params, processes)
-    contrast_mean = distributed.gradient_reducer(params[: len(grads)], processes)
+    mean = distributed.MeanOverProcesses([*(p.shape for p in params), (2,)], processes)
+    contrast_mean = distributed.MeanOverProcesses([grad.shape for grad in grads], processes)
+    # A process's value that is not finite shows in all of them.
+    spoiled = Tensor([[1.0, 0.5], [np.nan, 1.5]][rank], ms.float32)
     return {
         "joined": gather(Tensor(rows_of(rank))).asnumpy(),
         "gradient_of_rows": ms.grad(Weighted(gather, rank))(Tensor(rows_of(rank))).asnumpy(),
         "loss": loss.asnumpy(),
-        **{f"contrast_{i}": grad.asnumpy() for i, grad in enumerate(contrast_mean(grads))},
-        **{f"mean_{i}": grad.asnumpy() for i, grad in enumerate(mean(tuple(p + 0 for p in params)))},
+        **{f"contrast_{i}": grad.asnumpy() for i, grad in enumerate(contrast_mean(*grads))},
+        **{f"mean_{i}": grad.asnumpy() for i, grad in enumerate(mean(*(p + 0 for p in params), spoiled))},
     }
 
 
@@ -42,7 +44,6 @@ def exchanges(processes: Processes) -> dict[str, np.ndarray]:
         **{f"broadcast_{i}": param.asnumpy() for i, param in enumerate(params)},
         "rows": distributed.all_gather_rows(rows, processes),
         "integers": distributed.all_gather_rows(np.arange(2) + 10 * rank, processes),
-        "means": np.array(distributed.mean_over_processes([rank, 0.5, [1.0, np.nan][rank]], processes)),
         "flags": np.array([distributed.any_process(f, processes) for f in (False, rank == 0, rank == 1, True)]),
     }
 

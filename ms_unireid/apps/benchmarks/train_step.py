@@ -101,7 +101,7 @@ def make_step(*overrides: str) -> Callable[[], Any]:
     step, batch = TrainOneStepCell(build_model(config.model, 1, config.runtime), config), make_batch(config)
     step.set_train()
     # The norm is ready when the weights are updated.
-    return lambda: step(*batch, config.train.learning_rate).gradient_norm.asnumpy()
+    return lambda: step(*batch, config.train.learning_rate).gradient_norm
 
 
 def step_ours(_: str, *overrides: str) -> Run:
