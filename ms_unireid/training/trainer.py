@@ -49,9 +49,8 @@ class Trainer:
         changes = self.folder.check_resumable(config) if resumed else {}
         self.data = RunData(config, processes)
         self.rates_per_epoch = 1 if config.train.warmup_steps is None else self.data.steps(1)
-        self.rates, self.bias_rates = (
-            learning_rates(config, factor, self.rates_per_epoch) for factor in (1.0, config.train.bias_lr_factor)
-        )
+        self.rates = learning_rates(config, 1.0, self.rates_per_epoch)
+        self.bias_rates = learning_rates(config, config.train.bias_lr_factor, self.rates_per_epoch)
         self.model = build_model(config.model, config.train.seed, config.runtime)
         if config.model.pretrained and not (resumed and self.folder.has_state()):
             load_pretrained(self.model, config.model.pretrained, config.model)
@@ -60,11 +59,11 @@ class Trainer:
         self.encoder = Encoder(self.model, config, lambda done, total: self.stop.check(), processes, self.data.load)
         self.epoch, self.done, self.global_step = 1, 0, 0
         self.fell_back = False
-        profiled = config.train.profile_steps if processes.first else None
-        self.profiler = StepProfiler(profiled, self.folder.root / "profile")
-        self.unread: list[ms.Tensor] = []  # the values of the steps since the last one that was read, on the device
-        # Elsewhere only a step that logs or saves waits for the device and for other processes.
-        self.reads_each_step = ms.get_context("device_target") == "CPU"
+        self.profiler = StepProfiler(
+            config.train.profile_steps if processes.first else None, self.folder.root / "profile"
+        )
+        # The values of steps stay on the device: only one that logs or saves waits for it and for other processes.
+        self.unread, self.reads_each_step = [], ms.get_context("device_target") == "CPU"
         with contextlib.ExitStack() as lock:
             if resumed and processes.first:
                 lock.enter_context(self.folder.locked())
@@ -162,14 +161,12 @@ class Trainer:
         """
         rows = ops.concat(self.unread).asnumpy().reshape(len(self.unread), -1).tolist() if self.unread else []
         self.unread.clear()
-        values = {}
-        for number, row in enumerate(rows, 1):
-            values = dict(zip(self.step.value_names, row, strict=True))
-            self._check_step(values, back=len(rows) - number)
-        return values
+        steps = [self._checked(row, back) for back, row in zip(reversed(range(len(rows))), rows, strict=True)]
+        return steps[-1] if steps else {}
 
-    def _check_step(self, values: dict[str, float], back: int) -> None:
-        """Raise a UserError for what `_read_steps` names in the values of the step taken `back` steps ago."""
+    def _checked(self, row: list[float], back: int) -> dict[str, float]:
+        """Name the values of the step taken `back` steps ago; a UserError says what `_read_steps` says."""
+        values = dict(zip(self.step.value_names, row, strict=True))
         place = f"at epoch {self.epoch}, step {self.global_step - back}"
         try:
             self.step.loss_scale.check(values.pop("in_a_row", 0), values.get("loss_scale", 1))
@@ -178,6 +175,7 @@ class Trainer:
         if not math.isfinite(values["loss"]):
             advice = f"lower train.learning_rate or raise train.eps; {self._bad_batch(back)}"
             raise UserError(f"{self.folder.root}: the loss is {values['loss']} {place}; {advice}")
+        return values
 
     def _rate_index(self, epoch: int) -> int:
         """Find the rate of step `done`; a sampler may draw a batch more than in the first epoch."""
@@ -186,9 +184,8 @@ class Trainer:
     def _bad_batch(self, back: int) -> str:
         """List the pairs of the batch trained `back` steps ago in a file, for the user to look at."""
         if self.processes.first:
-            entry = {"epoch": self.epoch, "step": self.global_step - back}
-            entry["pairs"] = self.data.describe_batch(self.epoch, self.done - back)
-            write_json(self.folder.bad_batch_file, entry)
+            step, pairs = self.global_step - back, self.data.describe_batch(self.epoch, self.done - back)
+            write_json(self.folder.bad_batch_file, {"epoch": self.epoch, "step": step, "pairs": pairs})
         state = "last.ckpt is of an earlier step" if self.folder.has_state() else "no state was saved yet"
         return f"its batch is listed in {self.folder.bad_batch_file}; {state}"
 
