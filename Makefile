@@ -12,6 +12,7 @@ VENV ?= .venv
 MINDNLP_VENV ?= .venv-mindnlp
 SKETCH_VENV ?= .venv-sketch
 RUN ?= runs/demo
+PEOPLE := data/demo
 TEST_WORKERS ?= 2
 FUZZ_MINUTES ?= 20
 FUZZ_SEED ?= 0
@@ -22,7 +23,7 @@ PYTEST := -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 .PHONY: demo app check test test-sketch dry-run fuzz browser parity test-mindnlp lint clean
 
 demo: $(VENV)/core
-	$(PY) tools/make_synthetic.py --output data/synthetic --workers 2
+	$(PY) tools/make_synthetic.py --output $(PEOPLE) --train-identities 3000 --train-photos 2 --workers 2
 	if [ -f $(RUN)/config.yaml ]; then $(PY) tools/train.py train.resume=$(RUN); \
 	else $(PY) tools/train.py --config configs/synthetic/demo.yaml train.output=$(RUN); fi
 	$(PY) tools/evaluate.py --checkpoint $(RUN)/best_average.ckpt --split test \
@@ -36,7 +37,7 @@ demo: $(VENV)/core
 app: $(VENV)/app
 	@test -f $(RUN)/best_average.ckpt || { echo "$(RUN)/best_average.ckpt is missing; run make demo first" >&2; exit 2; }
 	rm -rf $(RUN)/index
-	$(PY) tools/search.py index --dataset cuhk_pedes --root data/synthetic --split test \
+	$(PY) tools/search.py index --dataset cuhk_pedes --root $(PEOPLE) --split test \
 		--checkpoint $(RUN)/best_average.ckpt --output $(RUN)/index
 	$(PY) tools/app.py --index $(RUN)/index
 
@@ -100,4 +101,4 @@ $(SKETCH_VENV)/ready: requirements-sketch.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(MINDNLP_VENV) $(SKETCH_VENV) $(RUN) data/synthetic
+	rm -rf $(VENV) $(MINDNLP_VENV) $(SKETCH_VENV) $(RUN) $(PEOPLE) data/synthetic
