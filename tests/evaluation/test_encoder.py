@@ -58,8 +58,8 @@ def test_a_captions_feature_does_not_depend_on_the_others(model, pynative):
 @pytest.mark.parametrize("lengths", [range(16, 78), (16, 32, 48, 64, 77)])
 @pytest.mark.parametrize("count", [1, 7, 8, 79])
 def test_every_caption_is_in_a_batch_that_holds_it(count, lengths):
-    lengths = np.random.default_rng(1).permutation(np.arange(1, 80))[:count]
-    token_ids = Tokenizer(77)([" ".join(["man"] * words) for words in lengths])
+    word_counts = np.random.default_rng(1).permutation(np.arange(1, 80))[:count]
+    token_ids = Tokenizer(77)([" ".join(["man"] * words) for words in word_counts])
     batches = caption_batches(token_ids, 8, lengths)
     assert len(batches) == -(-count // 8) and all(len(rows) == 8 for rows, _ in batches)
     assert {int(row) for rows, _ in batches for row in rows} == set(range(count))
