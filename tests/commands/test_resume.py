@@ -13,6 +13,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -347,7 +348,7 @@ def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overf
 
     monkeypatch.setattr(CheapStep, "__call__", spoiled)
     if not immediately:
-        monkeypatch.setattr(trainer.ms, "get_context", lambda _: "Ascend")
+        monkeypatch.setattr(trainer, "ms", SimpleNamespace(get_context=lambda _: "Ascend"))
     run = tmp_path / "run"
     with pytest.raises(UserError, match=rf"{words}.*bad_batch\.json; last\.ckpt") as caught:
         train(run, "runtime.max_overflows=2", "runtime.precision=mixed", "train.log_every=7", "runtime.fused_ops=fast")
