@@ -387,13 +387,14 @@ def _runtime_rules(config: Config) -> _Rules:
 
 
 def _upper_rules(config: Config) -> _Rules:
-    """Refuse numbers that no memory holds."""
+    """Refuse numbers that no memory and no float32 holds."""
     limits = (
         ("model.image_size", max(config.model.image_size), 4096),
         ("data.augment.pad", config.data.augment.pad, 4096),
         ("eval.batch_size", config.eval.batch_size, 1_000_000),
         ("runtime.workers", config.runtime.workers, 1024),
         ("runtime.prefetch", config.runtime.prefetch, 10_000),
+        ("runtime.initial_loss_scale", config.runtime.initial_loss_scale, 1e38),
     )
     for key, value, most in limits:
         yield value <= most, key, f"must be at most {most}"

@@ -103,6 +103,7 @@ IMPOSSIBLE = [
     (["runtime.workers=0"], "runtime.workers", "at least 1"),
     (["runtime.prefetch=0"], "runtime.prefetch", "at least 1"),
     (["runtime.prefetch=4611686018427387904"], "runtime.prefetch", "at most 10000"),
+    (["runtime.initial_loss_scale=1e39"], "runtime.initial_loss_scale", "at most 1e+38"),
     (["runtime.workers=100000"], "runtime.workers", "at most 1024"),
     (["eval.batch_size=4611686018427387904"], "eval.batch_size", "at most 1000000"),
     (["model.image_size=[384, 100000]"], "model.image_size", "at most 4096"),
