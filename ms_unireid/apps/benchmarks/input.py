@@ -39,7 +39,7 @@ AUGMENT = AugmentConfig()
 EPOCH_PAIRS, EPOCH_PICTURES = 68_126, 2 * 34_054
 BASELINES = {
     "loop": "one thread: PIL opens, resizes, flips, pads and crops; numpy normalises, erases and stacks",
-    "torch": "torch's DataLoader with two worker processes and the same code",
+    "torch": "torch's DataLoader with as many worker processes and the same code",
 }
 STEP_KINDS = {"busy": "a step that takes every core", "waiting": "a step that leaves the cores alone, as on a device"}
 
@@ -136,12 +136,11 @@ def to_text(result: dict[str, Any]) -> str:
         if name in result["cpu_milliseconds_per_pair"]:
             line += f", {spread(result['cpu_milliseconds_per_pair'][name])} ms of CPU a pair"
         lines += [f"{line}; {EPOCH_PAIRS} pairs: {spread(result['epoch_seconds'][name])} s"]
-    for name, speed in result.get(f"estimated_pairs_per_second_of_{CORES}_cores", {}).items():  # not in older files
+    for name, speed in result[f"estimated_pairs_per_second_of_{CORES}_cores"].items():
         lines += [
             f"{name}, {CORES} cores, an estimate by Amdahl's law from these figures: {speed:.0f} pairs per second"
         ]
-    if "caption_milliseconds" in result:
-        lines += [f"turning a caption into tokens, once a run: {result['caption_milliseconds']:.3f} ms of CPU"]
+    lines += [f"turning a caption into tokens, once a run: {result['caption_milliseconds']:.3f} ms of CPU"]
     for name, values in result["step_with_input_to_constant_batch"].items():
         lines += [f"step ({name}) with input / with a constant batch: {spread(values)}"]
     cache, pixels = result["cache"], result["pixels"]
