@@ -41,8 +41,13 @@ class StepProfiler:
         if self.profile:
             self.profile.step()
             if number == self.last:
-                self.profile.stop()
-                self.profile = None
+                self.close()
+
+    def close(self) -> None:
+        """Write what is recorded, after the last step or where training ends before it."""
+        if self.profile:
+            self.profile.stop()
+            self.profile = None
 
     def _started(self, count: int) -> Any:
         from mindspore.profiler import profile, schedule, tensorboard_trace_handler

@@ -59,9 +59,8 @@ class Trainer:
         self.encoder = Encoder(self.model, config, lambda done, total: self.stop.check(), processes, self.data.load)
         self.epoch, self.done, self.global_step = 1, 0, 0
         self.fell_back = False
-        self.profiler = StepProfiler(
-            config.train.profile_steps if processes.first else None, self.folder.root / "profile"
-        )
+        profiled = config.train.profile_steps if processes.first else None
+        self.profiler = StepProfiler(profiled, self.folder.root / "profile")
         # The values of steps stay on the device: only one that logs or saves waits for it and for other processes.
         self.unread, self.reads_each_step = [], ms.get_context("device_target") == "CPU"
         with contextlib.ExitStack() as lock:
@@ -100,6 +99,7 @@ class Trainer:
         with (
             self.folder.locked() if self.processes.first else contextlib.nullcontext(),
             self.stop,
+            contextlib.closing(self.profiler),
             tqdm(
                 disable=not self.processes.first,
                 bar_format=BAR_FORMAT,

@@ -1,5 +1,6 @@
 """Progress of a run: the bar's text, event files across resumes, the picture, the last line."""
 
+import contextlib
 import math
 import struct
 import sys
@@ -40,9 +41,16 @@ def evaluated(*epochs: int) -> tuple[dict, dict]:
 
 @pytest.mark.parametrize(
     ("steps", "first", "recorded"),
-    [((2, 4), 1, [2, 3, 4]), ((2, 4), 3, [3, 4]), ((3, 3), 1, [3]), ((2, 4), 5, []), (None, 1, [])],
+    [
+        ((2, 4), 1, [2, 3, 4]),
+        ((2, 4), 3, [3, 4]),
+        ((3, 3), 1, [3]),
+        ((5, 9), 1, [5, 6]),
+        ((2, 4), 5, []),
+        (None, 1, []),
+    ],
 )
-def test_a_resumed_run_records_the_steps_that_are_left(monkeypatch, folder, steps, first, recorded):
+def test_a_run_records_the_steps_that_it_takes(monkeypatch, folder, steps, first, recorded):
     calls, number = [], 0
 
     class Recorder:
@@ -54,10 +62,11 @@ def test_a_resumed_run_records_the_steps_that_are_left(monkeypatch, folder, step
 
     monkeypatch.setattr(StepProfiler, "_started", lambda _, count: calls.append(f"for {count}") or Recorder())
     profiler = StepProfiler(steps, folder.root / "profile")
-    for number in range(first, 7):
-        with profiler.step(number):
-            pass
-    assert calls == ([f"for {len(recorded)}", *recorded, "stop"] if recorded else [])
+    with contextlib.closing(profiler):
+        for number in range(first, 7):
+            with profiler.step(number):
+                pass
+    assert calls == ([f"for {steps[1] + 1 - recorded[0]}", *recorded, "stop"] if recorded else [])
 
 
 @pytest.fixture
