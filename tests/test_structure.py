@@ -29,8 +29,8 @@ BETWEEN_APPS = {
 NEEDS_MINDSPORE = {
     "adam", "distributed", "losses", "models", "data.pipeline", "checkpoints.checkpoint",
     "checkpoints.conversion_check", "evaluation.encoder", "evaluation.checkpoint_evaluation", "training.gradient",
-    "training.optimizer", "training.train_step", "training.trainer", "training.run_data", "apps.benchmarks",
-    "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.indexing",
+    "training.loss_scale", "training.optimizer", "training.train_step", "training.trainer", "training.run_data",
+    "apps.benchmarks", "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.indexing",
     "apps.search.searcher", "apps.search.search_figure", "apps.web", "commands.app", "commands.benchmark",
     "commands.export",
 }  # fmt: skip
