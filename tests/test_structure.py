@@ -31,8 +31,8 @@ NEEDS_MINDSPORE = {
     "checkpoints.conversion_check", "evaluation.encoder", "evaluation.checkpoint_evaluation", "training.gradient",
     "training.loss_scale", "training.optimizer", "training.train_step", "training.trainer", "training.run_data",
     "apps.benchmarks", "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.indexing",
-    "apps.search.searcher", "apps.search.search_figure", "apps.web", "commands.app", "commands.benchmark",
-    "commands.export",
+    "apps.search.rollout", "apps.search.searcher", "apps.search.search_figure", "apps.web", "commands.app",
+    "commands.benchmark", "commands.export",
 }  # fmt: skip
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from ms_unireid.apps.arguments import at_least
 from ms_unireid.apps.benchmarks.runs import MIB, Run, figure, in_turns, measured, ratio, spread
-from ms_unireid.evaluation.similarity import exact_search, normalize_rows
+from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.runtime import describe
 
 DIM, TOP = 512, 10

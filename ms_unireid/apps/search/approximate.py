@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.apps.optional import need
+from ms_unireid.apps.search.exact import exact_search
 from ms_unireid.apps.search.index import PhotoIndex, digest_of
 from ms_unireid.errors import DataError, UserError
-from ms_unireid.evaluation.similarity import exact_search, normalize_rows
+from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.files import open_regular, read_json, replacing, sha256, write_json
 from ms_unireid.installation import install_extra, job_command
 

@@ -11,17 +11,17 @@ from mindspore import Tensor
 from PIL import Image
 
 from ms_unireid.apps.search.approximate import ApproximateIndex
+from ms_unireid.apps.search.exact import exact_search
 from ms_unireid.apps.search.index import Manifest, PhotoIndex, model_overrides
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
+from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.sketches import prepare_sketch
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
 from ms_unireid.config import Config, config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, DataError, QueryError
 from ms_unireid.evaluation.encoder import Encoder
-from ms_unireid.evaluation.similarity import exact_search
 from ms_unireid.installation import job_command
-from ms_unireid.models.rollout import attention_rollout
 from ms_unireid.models.unireid import UNIReID
 
 

@@ -13,10 +13,11 @@ from ms_unireid.apps.search.approximate import (
     build_approximate,
     sample_photos,
 )
+from ms_unireid.apps.search.exact import exact_search
 from ms_unireid.apps.search.index import Photo, PhotoIndex, describe_index
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.errors import DataError
-from ms_unireid.evaluation.similarity import exact_search, normalize_rows
+from ms_unireid.evaluation.similarity import normalize_rows
 
 ROWS, DIM = 3000, 32
 

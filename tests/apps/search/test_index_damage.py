@@ -13,11 +13,11 @@ from apps.search.index_factory import CONFIG, check, colour_of, put_photo, put_p
 
 from ms_unireid.apps.search import index as search_index
 from ms_unireid.apps.search.approximate import FAISS_ABOUT, FAISS_FILE, ApproximateIndex, build_approximate
+from ms_unireid.apps.search.exact import exact_search
 from ms_unireid.apps.search.index import FORMAT, MANIFEST, Manifest, PhotoIndex, describe_index
 from ms_unireid.apps.search.indexing import _NewPhotos
 from ms_unireid.apps.search.scanning import find_changes
 from ms_unireid.errors import ConfigError, DataError, UserError
-from ms_unireid.evaluation.similarity import exact_search
 
 FEATURES = "features.1.float16"
 COUNT = 10

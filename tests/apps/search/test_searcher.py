@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 import ms_unireid as mu
 from ms_unireid.apps.search.indexing import build_index, photo_source
 from ms_unireid.apps.search.queries import make_query, to_csv, to_json, to_table
+from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.search_figure import draw_search, heat_picture
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.checkpoints.checkpoint import save_checkpoint
@@ -22,7 +23,6 @@ from ms_unireid.config import load_config, to_dict
 from ms_unireid.data.pictures import FORMATS, load_picture
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, ConfigError, DataError, QueryError, UserError
-from ms_unireid.models.rollout import attention_rollout
 from ms_unireid.models.unireid import UNIReID, build_model
 
 OVERRIDES = [

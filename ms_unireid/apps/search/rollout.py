@@ -12,14 +12,8 @@ def attention_rollout(visual: VisionTransformer, images: Tensor) -> np.ndarray:
     """Compute how much of the class token comes from each patch, through all blocks.
 
     Each block's attention, averaged over its heads, counts half and the residual connection half; the blocks' matrices
-    are multiplied. Runs uncompiled, for pictures to look at.
-
-    Args:
-        visual: The visual tower.
-        images: (B, 3, H, W) float32.
-
-    Returns:
-        (B, rows, columns) float32, one value per patch; the values of a picture add up to 1.
+    are multiplied. Runs uncompiled, for pictures to look at, (B, 3, H, W) float32. Returns one value per patch, (B,
+    rows, columns) float32; the values of a picture add up to 1.
     """
     before = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)

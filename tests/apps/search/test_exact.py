@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ms_unireid.evaluation import similarity
-from ms_unireid.evaluation.similarity import exact_search, normalize_rows
+from ms_unireid.apps.search import exact
+from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.evaluation.similarity import normalize_rows
 
 
 def features(rows: int, dtype: str, dim: int = 32, seed: int = 1) -> np.ndarray:
@@ -21,7 +22,7 @@ def literal(feats: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray,
 
 @pytest.fixture(params=[7, 64, 1 << 15], ids=["chunks of 7", "chunks of 64", "one chunk"])
 def chunks(request, monkeypatch):
-    monkeypatch.setattr(similarity, "SEARCH_ROWS", request.param)
+    monkeypatch.setattr(exact, "SEARCH_ROWS", request.param)
 
 
 @pytest.mark.usefixtures("chunks")
@@ -40,7 +41,7 @@ def test_the_same_as_sorting_everything(dtype, count, k):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_photos_of_the_same_content_come_in_their_order(dtype, monkeypatch):
-    monkeypatch.setattr(similarity, "SEARCH_ROWS", 16)
+    monkeypatch.setattr(exact, "SEARCH_ROWS", 16)
     one = features(1, dtype)
     feats = np.concatenate([features(10, dtype, seed=3), np.repeat(one, 40, axis=0)])
     rows, scores = exact_search(feats, one.astype(np.float32), 20)

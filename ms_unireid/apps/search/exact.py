@@ -1,0 +1,82 @@
+"""Exact search in an index, which may be larger than the memory: all rows are compared."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from scipy.linalg.blas import sgemm
+
+from ms_unireid.evaluation.similarity import normalize_rows
+
+# Rows and queries of one matrix product of the search.
+SEARCH_ROWS = 1 << 15
+SEARCH_QUERIES = 32
+# A query is split into two float16 vectors, the second scaled by this factor, and so keeps float32 precision.
+_FINE_SCALE = np.float32(2048)
+
+
+def exact_search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k most similar rows for each query (Q, D), un-normalised, among all rows; all rows if there are fewer.
+
+    `features` (N, D) float16 or float32 are L2-normalised and may be memory-mapped and larger than the memory. Returns
+    rows (Q, K) int64, best first, ties in ascending order, and their cosine similarities (Q, K) float32, at most 1. A
+    query that is not finite raises a ValueError.
+    """
+    queries = normalize_rows(queries)
+    parts = [_search(features, queries[i : i + SEARCH_QUERIES], k) for i in range(0, len(queries), SEARCH_QUERIES)]
+    rows, scores = zip(*parts, strict=True)
+    return np.concatenate(rows), np.minimum(np.concatenate(scores), 1)
+
+
+def _search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    multiply = _float16_product(queries) if features.dtype == np.float16 else _float32_product(queries)
+
+    def search_chunk(start: int) -> tuple[np.ndarray, np.ndarray]:
+        similarity = multiply(features[start : start + SEARCH_ROWS])
+        rows, scores = _top_k(similarity, np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape), k)
+        return rows + start, scores
+
+    with ThreadPoolExecutor(_cores()) as pool:
+        found = list(pool.map(search_chunk, range(0, len(features), SEARCH_ROWS)))
+    if not found:
+        return np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
+    rows, scores = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+    return _top_k(scores, rows, k)
+
+
+def _top_k(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Select the k best of scores (Q, M) with their rows (Q, M), best first, ties by row."""
+    k = min(k, scores.shape[1])
+    if k < scores.shape[1]:
+        threshold = np.partition(scores, -k, axis=1)[:, -k]  # several rows may have exactly this score
+    top_rows, top_scores = np.empty((len(scores), k), np.int64), np.empty((len(scores), k), np.float32)
+    for query, (row_scores, numbers) in enumerate(zip(scores, rows, strict=True)):
+        candidates = np.flatnonzero(row_scores >= threshold[query]) if k < scores.shape[1] else np.arange(k)
+        order = candidates[np.lexsort((numbers[candidates], -row_scores[candidates]))[:k]]
+        top_rows[query], top_scores[query] = numbers[order], row_scores[order]
+    return top_rows, top_scores
+
+
+def _float32_product(queries: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from float32 rows (M, D) to similarities (Q, M)."""
+    return lambda rows: sgemm(1.0, rows.T, queries.T, trans_a=True).T
+
+
+def _float16_product(queries: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from float16 rows (M, D) to similarities (Q, M), accumulated in float32."""
+    import numkong  # search needs it, training and evaluation do not
+
+    coarse = queries.astype(np.float16)
+    fine = ((queries - coarse) * _FINE_SCALE).astype(np.float16)
+    packed = numkong.dots_pack(np.concatenate([coarse, fine]))
+
+    def multiply(rows: np.ndarray) -> np.ndarray:
+        products = np.asarray(numkong.dots_packed(np.asarray(rows), packed)).T
+        return products[: len(queries)] + products[len(queries) :] / _FINE_SCALE
+
+    return multiply
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
