@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, communication, mint, nn, ops
 
-from ms_unireid.errors import EnvironmentProblem, Interrupted
+from ms_unireid.errors import EnvironmentProblem, Interrupted, one_line
 from ms_unireid.runtime import ALONE, Processes
 
 
@@ -30,17 +30,16 @@ def start() -> Processes:
         communication.init()
         return joined()
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise EnvironmentProblem(
             f"the {os.environ.get('MS_WORKER_NUM', '?')} processes of msrun did not find each other, or lost one, at "
-            f"{os.environ.get('MS_SCHED_HOST')}:{os.environ.get('MS_SCHED_PORT')} ({reason}); give msrun a free "
-            "--master_port of at most 65535 and look for the first error in its --log_dir"
+            f"{os.environ.get('MS_SCHED_HOST')}:{os.environ.get('MS_SCHED_PORT')} ({one_line(error)}); give msrun a "
+            "free --master_port of at most 65535 and look for the first error in its --log_dir"
         ) from error
 
 
 def joined() -> Processes:
-    """Return the processes that `start` joined."""
-    if "MS_ROLE" not in os.environ:
+    """Return the processes that `start` joined; without it this one is `ALONE`, even if `msrun` started it."""
+    if not communication.GlobalComm.INITED:
         return ALONE
     return Processes(communication.get_rank(), communication.get_group_size())
 
@@ -72,20 +71,15 @@ class GatherWithGradient(nn.Cell):
 
 
 class MeanOverProcesses(nn.Cell):
-    """Averages tensors over processes in one collective: of one for each gradient, a device would launch hundreds.
-
-    Args:
-        shapes: Shapes of the tensors.
-        processes: The processes.
-    """
+    """Averages tensors of these shapes in one collective: of one for each gradient, a device would launch hundreds."""
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], processes: Processes):
         super().__init__(auto_prefix=False)
         self.sum, self.share, self.map = ops.AllReduce(), 1 / processes.size, ops.Map()
         sizes = [int(np.prod(shape)) for shape in shapes]
         self.starts = tuple(np.cumsum([0, *sizes[:-1]]).tolist())
-        # Ascend has views, which no CPU kernel reads.
-        self.piece = _copied_piece if ms.get_context("device_target") == "CPU" else _viewed_piece
+        # On Ascend views; no CPU kernel reads them, and on a GPU they are untried.
+        self.piece = _viewed_piece if ms.get_context("device_target") == "Ascend" else _copied_piece
 
     def construct(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the means of float32 tensors; one is not finite if a process's is not."""
@@ -167,10 +161,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Check for a signal, in this process or in another.
-
-        Raises:
-            Interrupted: If there was one.
-        """
+        """Raise Interrupted if there was a signal, in this process or in another."""
         if any_process(self.signal_number is not None, self.processes):
             raise Interrupted(self.signal_number or signal.SIGTERM, self.advice)

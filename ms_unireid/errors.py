@@ -58,6 +58,11 @@ def escaped(text: str, limit: int = 100) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
+def one_line(error: Exception, limit: int = 200) -> str:
+    """Return another package's error in a line, cut after `limit` characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:limit]
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8 and name a file: it has no half of a surrogate pair and no NUL."""
     return "\0" not in text and text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_unireid.config import Config, RuntimeConfig, TrainConfig
-from ms_unireid.errors import ConfigError, EnvironmentProblem
+from ms_unireid.errors import ConfigError, EnvironmentProblem, one_line
 from ms_unireid.installation import INFINITE, NO_PIPELINE, OVERFLOW_MODE, PIPELINE, SATURATED
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
@@ -93,10 +93,8 @@ def prepare(config: RuntimeConfig) -> str:
     """Check the packages, set device, execution mode, compilation and determinism, and return the device's name.
 
     Under msrun each process takes the device that msrun assigns to it; `config.device_id` is ignored.
-
-    Raises:
-        EnvironmentProblem: If packages are not supported, or the device cannot be used or would hide overflows.
-        ConfigError: As `check_operations`, or if the device has no such `jit_level`.
+    EnvironmentProblem if packages are not supported, or the device cannot be used or would hide overflows; ConfigError
+    as in `check_operations`, or if the device has no such `jit_level`.
     """
     check_packages()
     import mindspore as ms
@@ -167,10 +165,9 @@ def _select_device(config: RuntimeConfig) -> str:
     try:
         ms.set_device(name, *([config.device_id] if numbered else []))
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise EnvironmentProblem(
-            f"device {name} {config.device_id} cannot be used ({reason}); install MindSpore's package and the driver "
-            "for it, or set runtime.device=CPU"
+            f"device {name} {config.device_id} cannot be used ({one_line(error)}); install MindSpore's package and the "
+            "driver for it, or set runtime.device=CPU"
         ) from error
     return name
 
