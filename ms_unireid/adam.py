@@ -16,9 +16,7 @@ class Adam(nn.Cell):
     primitive below is exact when epsilon shrinks with the correction. On Ascend it is one kernel of the older interface
     for each parameter; the newer AdamW takes its rate as a number of the host, so each new rate would compile again.
 
-    Args:
-        params: Trained parameters, in the order of the gradients.
-        config: Decay, betas and epsilon. A name that contains "bias" takes the biases' rate and decay.
+    A parameter whose name contains "bias" takes the biases' rate and decay.
     """
 
     def __init__(self, params: Sequence[Parameter], config: TrainConfig):

@@ -24,21 +24,13 @@ class TowerSize:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a CLIP dual encoder; the image size and stride come from the config.
+    """Sizes of a CLIP dual encoder; the image size and stride come from the config."""
 
-    Attributes:
-        vision: The tower that photos and sketches share.
-        text: The caption tower.
-        patch_size: Side of a square image patch, in pixels.
-        embed_dim: Width D of the joint feature space.
-        vocabulary_size: Rows of the token table; the tokenizer's ids need CLIP's 49408.
-    """
-
-    vision: TowerSize
+    vision: TowerSize  # of the tower that photos and sketches share
     text: TowerSize
-    patch_size: int
-    embed_dim: int
-    vocabulary_size: int = VOCABULARY_SIZE
+    patch_size: int  # side of a square image patch, in pixels
+    embed_dim: int  # width D of the joint feature space
+    vocabulary_size: int = VOCABULARY_SIZE  # rows of the token table; the tokenizer's ids need CLIP's 49408
 
     def __str__(self) -> str:
         towers = (f"{tower.layers} x {tower.width} ({tower.heads} heads)" for tower in (self.vision, self.text))

@@ -14,10 +14,7 @@ EPS = 1e-9
 def similarity_logits(query_feats: Tensor, gallery_feats: Tensor, scale: Tensor) -> Tensor:
     """Return scaled cosine similarities, rows queries and columns gallery: the exponents of Eq. 1-2.
 
-    Args:
-        query_feats: (M, D) un-normalised.
-        gallery_feats: (M, D) un-normalised.
-        scale: exp(logit_scale) = 1 / tau, a scalar.
+    Features are (M, D), un-normalised; `scale` is exp(logit_scale) = 1 / tau, a scalar.
     """
     return scale * ops.MatMul(transpose_b=True)(_normalize(query_feats), _normalize(gallery_feats))
 
@@ -43,12 +40,7 @@ def prediction_confidence(losses: Tensor) -> Tensor:
 
 
 def modulation_factor(own: Tensor, other: Tensor) -> Tensor:
-    """Eq. 6-7: the other task's confidence times the harmonic mean of both, 0-1.
-
-    Args:
-        own: Confidences (M,) of the task that is weighted.
-        other: Confidences (M,) of the other task.
-    """
+    """Eq. 6-7: the other task's confidence times the harmonic mean of both, 0-1; `own` is the weighted task's, (M,)."""
     return (other + EPS) * (2 * own * other / (own + other + EPS))
 
 
@@ -65,11 +57,7 @@ def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
 
     Eq. 10 is a cross-entropy, H(P_T, Q_S) = KL(P_T || Q_S) + H(P_T). Its target P_T is stopped (text teaches, as in the
     authors' code), so H(P_T) is a constant and the gradient of L_c is that of KL(P_T || Q_S). Only the query-to-image
-    direction is aligned.
-
-    Args:
-        text_logits: (M, M) from `similarity_logits`, rows captions, columns photos.
-        sketch_logits: (M, M), rows sketches, columns photos.
+    direction is aligned: logits are (M, M) from `similarity_logits`, rows captions or sketches, columns photos.
     """
     target = exp(log_softmax(ops.stop_gradient(text_logits)))
     return -mean((target * log_softmax(sketch_logits)).sum(-1))
@@ -114,11 +102,7 @@ def _diagonal(square: Tensor) -> Tensor:
 
 
 class Objective(nn.Cell):
-    """Sum of the tasks' losses (Eq. 3), with Eq. 8-9 on text and sketch if dynamic, plus weighted Eq. 10.
-
-    Attributes:
-        part_names: Names of the parts that `construct` returns after the loss, in order.
-    """
+    """Sum of the tasks' losses (Eq. 3), with Eq. 8-9 on text and sketch if dynamic, plus weighted Eq. 10."""
 
     def __init__(self, config: ObjectiveConfig):
         super().__init__()
@@ -134,19 +118,11 @@ class Objective(nn.Cell):
     def construct(
         self, image: Tensor, sketch: Tensor | None, text: Tensor | None, fused: Tensor | None, scale: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Compute the loss of one batch.
+        """Compute the loss of one batch from un-normalised features (M, D), None where no task needs them.
 
-        Args:
-            image: Photo features (M, D), un-normalised as all others.
-            sketch: Sketch features (M, D); None if no task needs them.
-            text: Caption features (M, D); None if no task needs them.
-            fused: Fused features (M, D); None without the fusion task.
-            scale: exp(logit_scale), a scalar.
-
-        Returns:
-            The loss and its parts, all scalars, the parts in the order of `part_names`: each task's own loss
-            before any weight, mean confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c (Eq. 10) with its divergence,
-            and tau.
+        `scale` is exp(logit_scale). Returns the loss and its parts, all scalars, the parts in the order of
+        `part_names`: each task's own loss before any weight, mean confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c
+        (Eq. 10) with its divergence, and tau.
         """
         queries = {"text": text, "sketch": sketch, "fusion": fused}
         logits = {task: similarity_logits(queries[task], image, scale) for task in self.tasks}

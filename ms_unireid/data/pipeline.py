@@ -22,15 +22,9 @@ from ms_unireid.runtime import ALONE, Processes
 class TrainingSource:
     """The batches of one epoch (1-based) by index, independent of the worker that makes them and of the time.
 
-    Args:
-        pairs: All training pairs.
-        batches: Pair indices of each batch: `epoch_batches`, or this process's `shard` of them.
-        transform: Augmentation; seed, epoch and the pair's index decide it, not the number of processes.
-        token_ids: Of each pair's caption, int32 (pairs, L).
-        seed: The run's seed.
-        epoch: The epoch.
-        processes: The processes that share the batches.
-        load: Returns a picture's pixels at the transform's size; None decodes the file.
+    `batches` holds indices of `pairs`: `epoch_batches`, or this process's `shard` of them; `token_ids`, int32 (pairs,
+    L), are those of each pair's caption. Seed, epoch and the pair's index decide the augmentation, not the number of
+    processes. `load` returns a picture's pixels at the transform's size; None decodes the file.
     """
 
     columns = ("images", "sketches", "token_ids")

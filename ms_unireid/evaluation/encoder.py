@@ -45,13 +45,9 @@ def _cut_length(token_ids: np.ndarray, lengths: Sequence[int]) -> int:
 class Encoder:
     """Encodes pictures and captions with a model; keep one per model, because it compiles at first use.
 
-    Args:
-        model: The trained model.
-        config: Image size, context length, batch size and workers.
-        progress: Called with (done, total) batches of this process; equally often in every process, so that it may
-            communicate.
-        processes: The processes that share the work; each calls the same methods with the same arguments.
-        load: Returns a picture's pixels; None decodes its file.
+    The processes share the work: each calls the same methods with the same arguments. `progress` is called with (done,
+    total) batches of this process, equally often in every process, so that it may communicate. `load` returns a
+    picture's pixels; None decodes its file.
     """
 
     def __init__(

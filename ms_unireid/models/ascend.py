@@ -64,15 +64,10 @@ class AscendNormalize(Normalize):
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, hidden: Tensor | None, dtype: ms.dtype.Type) -> Tensor:
-    """Attend from q (B, L', D) to k and v (B, L, D) in one kernel, which keeps no attention weights.
+    """Attend from q (B, L', D), not scaled, to k and v (B, L, D) in one kernel, which keeps no attention weights.
 
-    Args:
-        q: Queries, not scaled.
-        k: Keys.
-        v: Values.
-        heads: Number of heads; their width is a multiple of 16.
-        hidden: True where a query must not look, (L', L) or (B, 1, L', L) bool; None hides nothing.
-        dtype: float16 or bfloat16; the result (B, L', D) is float32.
+    A head's width is a multiple of 16. `hidden`, (L', L) or (B, 1, L', L) bool, is true where a query must not look;
+    None hides nothing. `dtype` is float16 or bfloat16; the result (B, L', D) is float32.
     """
     q, k, v = q.astype(dtype), k.astype(dtype), v.astype(dtype)
     scale = (q.shape[2] // heads) ** -0.5

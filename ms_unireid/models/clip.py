@@ -64,11 +64,8 @@ class CLIP(nn.Cell):
         return self.pick.largest(token_ids)
 
     def pool(self, token: Tensor, x: Tensor, eot_index: Tensor) -> Tensor:
-        """Turn the last block's input into features (B, D).
+        """Turn the last block's input x (B, L, width) into features (B, D).
 
-        Args:
-            token: The end-of-text tokens of x, (B, width).
-            x: The last block's input, (B, L, width).
-            eot_index: Where the end-of-text tokens are, (B,) int32.
+        `token`, (B, width), are its end-of-text tokens, which are at `eot_index`, (B,) int32.
         """
         return self.product(self.ln_final(self.transformer.read_out(token, x, eot_index)), self.text_projection)

@@ -186,28 +186,16 @@ _AUTO = {"CPU": "fast", "Ascend": "ascend"}
 
 @dataclass(frozen=True)
 class Operations:
-    """How a model's operations are built.
+    """How a model's operations are built; weights, normalisations, softmax, residual sums and features are float32."""
 
-    Attributes:
-        form: `plain`, `fast` or `ascend`.
-        precision: Of the matrix products, as `runtime.precision`; weights, normalisations, softmax, residual sums and
-            features are float32.
-        recompute: Compute the blocks' activations again in the backward pass instead of keeping them.
-        checked: What the check on the device found, see `self_check`; None if there was none.
-    """
-
-    form: str = "plain"
-    precision: str = "fp32"
-    recompute: bool = False
-    checked: str | None = field(default=None, compare=False)
+    form: str = "plain"  # or `fast` or `ascend`
+    precision: str = "fp32"  # of the matrix products, as `runtime.precision`
+    recompute: bool = False  # compute the blocks' activations again in the backward pass instead of keeping them
+    checked: str | None = field(default=None, compare=False)  # what `self_check` found; None if it was not asked
 
     @classmethod
     def of(cls, runtime: RuntimeConfig) -> "Operations":
-        """Return the operations that a config selects on the current device.
-
-        Raises:
-            ConfigError: If the device has no kernels for them.
-        """
+        """Return the operations that a config selects; ConfigError if the current device has no kernels for them."""
         device, form = ms.get_context("device_target"), runtime.fused_ops
         keep_pipeline(device)
         check_operations(runtime, device)

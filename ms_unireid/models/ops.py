@@ -14,13 +14,9 @@ SLOPE = 1.702  # of QuickGELU's sigmoid
 
 
 class MatMul(nn.Cell):
-    """A product of float32 matrices, computed in another type if `precision` says so; the result is float32.
+    """A product of float32 matrices, or `batched` stacks of them; the result is float32.
 
-    Args:
-        batched: Multiply stacks of matrices (..., L, K).
-        transpose_a: Multiply the first operand's transpose.
-        transpose_b: Multiply by the second operand's transpose.
-        precision: `fp32`, `mixed` or `bf16`.
+    `precision`, one of `PRODUCTS`, says in which type it is computed.
     """
 
     def __init__(
@@ -94,10 +90,7 @@ class Normalize(nn.Cell):
 class AttentionCore(nn.Cell):
     """Scaled dot-product attention of packed queries, keys and values.
 
-    Args:
-        heads: Number of heads.
-        mask: Added to the scores, (L, L); of a larger one the first rows and columns are used. None adds nothing.
-        precision: As in `MatMul`.
+    `mask` is added to the scores, (L, L); of a larger one the first rows and columns are used. None adds nothing.
     """
 
     def __init__(self, heads: int, mask: Tensor | None = None, precision: str = "fp32"):
@@ -110,8 +103,7 @@ class AttentionCore(nn.Cell):
     def construct(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
         """Attend within each sequence of qkv (B, L, 3 D).
 
-        Returns:
-            The mixed values, (B, L, D), and the attention weights (B, heads, L, L), which have no gradient.
+        Returns the mixed values, (B, L, D), and the attention weights (B, heads, L, L), which have no gradient.
         """
         return self.attend(qkv)
 
@@ -150,14 +142,7 @@ class AttentionCore(nn.Cell):
 
 
 class ReadoutCore(nn.Cell):
-    """Attention from one token of each sequence; the fast form has none of its own because it costs little.
-
-    Args:
-        width: Width D of a token.
-        heads: Number of heads.
-        mask: As in `AttentionCore`.
-        precision: As in `MatMul`.
-    """
+    """Attention from one token of each sequence; the fast form has none of its own because it costs little."""
 
     def __init__(self, width: int, heads: int, mask: Tensor | None = None, precision: str = "fp32"):
         super().__init__()
@@ -170,10 +155,9 @@ class ReadoutCore(nn.Cell):
         self.softmax = ops.Softmax(-1)
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, position: Tensor | None) -> Tensor:
-        """Attend from q (B, D) to k and v (B, L, D); `position` (B,) int32 chooses each token's row of the mask.
+        """Attend from q (B, D) to k and v (B, L, D); return the mixed values, (B, D).
 
-        Returns:
-            The mixed values, (B, D).
+        `position` (B,) int32 chooses each token's row of the mask.
         """
         return self.attend(q, k, v, position)
 

@@ -21,20 +21,10 @@ def model_grid(model: ModelConfig) -> tuple[int, int]:
 def resize_positions(
     table: np.ndarray, target_grid: tuple[int, int], source_grid: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Resample a visual position table to another patch grid.
+    """Resample a visual position table (1 + rows * columns, D), the class token's row first, to another patch grid.
 
-    Bilinear with half-pixel centres and no antialiasing, as the authors do; the class row is kept.
-
-    Args:
-        table: (1 + rows * columns, D) float, the class token's row first.
-        target_grid: Wanted rows and columns.
-        source_grid: Rows and columns of `table`; None takes a square.
-
-    Returns:
-        (1 + target rows * target columns, D) of the table's dtype; the same values if the grids are equal.
-
-    Raises:
-        ValueError: If the table has not one row per source patch plus one.
+    Bilinear with half-pixel centres and no antialiasing, as the authors do; the class row is kept, and so are all
+    values if the grids are equal. Without `source_grid` the table's is square; ValueError if its rows do not fit it.
     """
     patches = len(table) - 1
     if source_grid is None:

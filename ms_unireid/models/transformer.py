@@ -47,12 +47,7 @@ class Linear(nn.Cell):
 class Attention(nn.Cell):
     """Multi-head self-attention with a packed query, key, value projection.
 
-    Args:
-        size: Width and heads.
-        out_std: Standard deviation of the initial output projection.
-        rng: Draws the weights.
-        operations: Form and precision.
-        core: Attention of the projected queries, keys and values.
+    `out_std` is the standard deviation of the initial output projection; `core` attends with what is projected.
     """
 
     def __init__(
@@ -107,14 +102,9 @@ class MLP(nn.Cell):
 
 
 class ResidualAttentionBlock(nn.Cell):
-    """One pre-LayerNorm block: attention, then MLP, each added to its input.
+    """One pre-LayerNorm block: attention, then MLP with its `activation`, each added to its input.
 
-    Args:
-        size: Width, heads and, for the initial weights, layers of the tower.
-        activation: As in `MLP`.
-        rng: Draws the weights.
-        operations: Form and precision.
-        mask: Added to the attention scores, (L, L) or larger; None adds nothing.
+    `mask`, (L, L) or larger, is added to the attention scores; None adds nothing.
     """
 
     def __init__(
@@ -151,12 +141,9 @@ class ReadoutBlock(ResidualAttentionBlock):
         return ReadoutAttention(size, out_std, rng, operations, core)
 
     def construct(self, token: Tensor, x: Tensor, position: Tensor | None = None) -> Tensor:
-        """Map tokens (B, D) of the sequences in x (B, L, D) to the same shape.
+        """Map the tokens (B, D) that are read out of the sequences in x (B, L, D), the input, to the same shape.
 
-        Args:
-            token: The tokens that are read out.
-            x: The block's input.
-            position: Position of each token in its sequence, (B,) int32; needed with a mask.
+        `position` is that of each token in its sequence, (B,) int32; needed with a mask.
         """
         token = token + self.attn(self.ln_1(token), self.ln_1(x), position)
         return token + self.mlp(self.ln_2(token))

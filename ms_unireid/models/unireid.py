@@ -16,10 +16,7 @@ from ms_unireid.models.self_check import checked_operations
 class UNIReID(nn.Cell):
     """Shared visual tower, text tower, fusion by addition, and logit scale (Section 4.1).
 
-    Args:
-        config: Architecture, image size and temperature.
-        seed: Decides the initial weights.
-        operations: Form and precision of the operations.
+    `seed` decides the initial weights; without `operations` they are plain float32.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 1, operations: Operations | None = None):
@@ -56,11 +53,8 @@ class UNIReID(nn.Cell):
 
 
 def build_model(config: ModelConfig, seed: int = 1, runtime: RuntimeConfig | None = None) -> UNIReID:
-    """Build a UNIReID.
+    """Build a UNIReID; `seed` decides the initial weights, and `load_checkpoint` fills in trained ones.
 
-    Args:
-        config: The model.
-        seed: Decides the initial weights; `load_checkpoint` fills in trained ones.
-        runtime: Chooses form and precision of the operations, as `checked_operations`; None takes its defaults.
+    `runtime`, by default a `RuntimeConfig()`, chooses form and precision of the operations, see `checked_operations`.
     """
     return UNIReID(config, seed, checked_operations(runtime or RuntimeConfig()))

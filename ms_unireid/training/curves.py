@@ -76,8 +76,7 @@ def draw_curves(log_file: Path, output: Path) -> None:
 def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Reduce a series (N,) to at most `points` groups of neighbours.
 
-    Returns:
-        The groups' last x, and mean, smallest and largest finite y; NaN where a group has no finite y.
+    Returns the groups' last x, and mean, smallest and largest finite y; NaN where a group has no finite y.
     """
     if not len(x):
         return x, y, y, y

@@ -12,11 +12,7 @@ from ms_unireid.training.loss_scale import LossScale
 
 
 class TaskEncoders(nn.Cell):
-    """The towers that the objective's tasks need; the others are not run.
-
-    Attributes:
-        modalities: Which features `construct` returns, in order.
-    """
+    """The towers that the objective's tasks need, no others; `modalities` names the features that they return."""
 
     def __init__(self, model: UNIReID, tasks: tuple[str, ...]):
         super().__init__(auto_prefix=False)
@@ -40,13 +36,9 @@ class TaskEncoders(nn.Cell):
 
 
 class FeatureObjective(nn.Cell):
-    """Computes the loss of a batch from its features.
+    """Computes the loss of a batch from the features of `modalities`.
 
-    Args:
-        model: Gives the fusion and the logit scale.
-        objective: The losses.
-        modalities: Modality of each of the features.
-        gather: Joins each process's features to those of all processes; None contrasts within the process.
+    `gather` joins each process's features to those of all processes; None contrasts within the process.
     """
 
     def __init__(
@@ -139,14 +131,7 @@ class _PartGradient(BatchGradient):
 
 
 class SplitGradient:
-    """Gradient accumulation: the mean gradient of a batch's parts; a pair is contrasted with its part only.
-
-    Args:
-        network: Model and objective.
-        params: The trained parameters.
-        scale: The loss scale.
-        parts: Number of parts.
-    """
+    """Gradient accumulation: the mean gradient of a batch's parts; a pair is contrasted with its part only."""
 
     def __init__(self, network: NetworkWithObjective, params: ParameterTuple, scale: LossScale, parts: int):
         self.parts = parts
@@ -215,12 +200,6 @@ class CachedGradient:
 
     The features of all chunks are encoded without a gradient; the whole batch's loss gives the gradient of each
     feature; then each chunk is encoded again and takes its share back through the towers.
-
-    Args:
-        network: Model and objective.
-        params: The trained parameters.
-        scale: The loss scale.
-        chunk: Pairs encoded at once.
     """
 
     def __init__(self, network: NetworkWithObjective, params: ParameterTuple, scale: LossScale, chunk: int):

@@ -62,11 +62,8 @@ class Monitor:
     """Shows each log entry of a run, in the process that writes the log, and draws `curves.png`.
 
     With `train.tensorboard` it writes event files, which continue after `step`; `results` is the content of
-    results.json.
-
-    Raises:
-        EnvironmentProblem: If `train.tensorboard` is set and tensorboardX is not installed.
-        UserError: If a file cannot be written, now or in a method.
+    results.json. EnvironmentProblem if tensorboardX is needed and not installed; UserError, in every method, if a file
+    cannot be written.
     """
 
     def __init__(self, folder: RunFolder, config: Config, results: dict[str, Any], step: int = 0):

@@ -23,21 +23,13 @@ from ms_unireid.runtime import ALONE, Processes, smallest_share
 
 
 class RunData:
-    """The checked annotations of every split that a run uses, and the batches made from them.
+    """The checked annotations of every split that a run uses, and this process's part of the batches made from them.
 
-    Args:
-        config: The experiment.
-        processes: The processes that train together; each takes its part of every batch.
+    `splits` holds annotations by name; those in `reported` are evaluated, and `selection` chooses the best checkpoints.
+    `load` returns a picture's pixels.
 
-    Raises:
-        DataError: If the data set is wrong or cannot fill a batch.
-        ConfigError: If the data set is not one to train on, or the selection split does not exist.
-
-    Attributes:
-        splits: Name to annotations.
-        reported: The splits that are evaluated.
-        selection: The split that chooses the best checkpoints.
-        load: Returns a picture's pixels.
+    DataError if the data set is wrong or cannot fill a batch; ConfigError if it is not one to train on, or the
+    selection split does not exist.
     """
 
     def __init__(self, config: Config, processes: Processes = ALONE):
@@ -87,9 +79,7 @@ class RunData:
     def check_state(self, file: Path, meta: dict[str, Any]) -> None:
         """Check that the training state that `meta` describes was reached on this data.
 
-        Raises:
-            CheckpointError: If there is no such batch.
-            ConfigError: If the run's epochs are fewer, or its training pairs others.
+        CheckpointError if there is no such batch; ConfigError if the run's epochs are fewer, or its pairs others.
         """
         epoch, done, epochs = meta["epoch"], meta["done"], self.config.train.epochs
         if epoch > epochs:

@@ -31,10 +31,7 @@ _LOGGED = {
 def read_log(log_file: Path) -> list[dict[str, Any]]:
     """Read a run's log.jsonl; a missing file is an empty log, numbers that are not finite become None.
 
-    A last line that a kill cut off is left out.
-
-    Raises:
-        UserError: If another line is damaged, or the file cannot be read.
+    A last line that a kill cut off is left out; another damaged line, or a file that cannot be read, is a UserError.
     """
     if not log_file.exists():
         return []
@@ -143,14 +140,10 @@ class RunFolder:
         return self.last.exists() or self.previous.exists()
 
     def check_unused(self, names: Sequence[str] = (*OF_A_RUN, *OF_RUNS), resume: str | None = None) -> None:
-        """Check that a new run can begin here; files of another kind may be there.
+        """Check that a new run can begin here; ConfigError if it is no folder or holds what matches one of `names`.
 
-        Args:
-            names: Patterns of the files that must not be there.
-            resume: The value of `train.resume` that resumes a run here; None means the folder.
-
-        Raises:
-            ConfigError: If it is no folder, or something in it matches one of `names`.
+        Files of another kind may be there. `resume` is the value of `train.resume` that resumes a run here; None means
+        the folder.
         """
         if self.holds_run():
             raise ConfigError(
@@ -200,9 +193,7 @@ class RunFolder:
     def check_state(self, state: Path, meta: dict[str, Any], config: Config) -> None:
         """Check that a training state, described by `meta`, is of this run: of this config, but for changes in the log.
 
-        Raises:
-            CheckpointError: If the description is not that of a training state.
-            ConfigError: If other keys differ that change the run's numbers.
+        CheckpointError if `meta` describes no training state; ConfigError if other keys differ that change its numbers.
         """
         if missing := {"epoch", "done", "step"} - meta.keys():
             raise CheckpointError(f"{state}: is not the state of a run (its description has no {min(missing)!r})")

@@ -33,13 +33,9 @@ from ms_unireid.training.train_step import TrainOneStepCell
 class Trainer:
     """Trains and evaluates one config; `fit` runs it to the end or to an interruption.
 
-    Args:
-        config: The experiment.
-        environment: Versions and device, kept beside the results.
-        processes: The processes that train together; each makes a Trainer of the same config.
-
-    Raises:
-        UserError: For anything wrong with config, data, run folder or checkpoint, before training starts.
+    `environment`, versions and device, is kept beside the results. Each of the processes that train together makes a
+    Trainer of the same config. Anything wrong with config, data, run folder or checkpoint raises a UserError here,
+    before training starts.
     """
 
     def __init__(self, config: Config, environment: dict[str, Any], processes: Processes = ALONE):
@@ -91,9 +87,8 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train what is left of the run and return the contents of results.json.
 
-        Raises:
-            Interrupted: After a signal; the state is saved.
-            UserError: For a picture that cannot be read, a full disk, or a loss that is not finite.
+        Interrupted after a signal, with the state saved; UserError for a picture that cannot be read, a full disk, or a
+        loss that is not finite.
         """
         size = self.config.data.batch_size
         with (
@@ -156,8 +151,7 @@ class Trainer:
     def _read_steps(self) -> dict[str, float]:
         """Read the values of the steps since the last reading, all at once; return those of the last one.
 
-        Raises:
-            UserError: If a loss is not finite, or after too many overflows.
+        UserError if a loss is not finite, or after too many overflows.
         """
         rows = ops.concat(self.unread).asnumpy().reshape(len(self.unread), -1).tolist() if self.unread else []
         self.unread.clear()
@@ -289,9 +283,7 @@ class Trainer:
     def _restore_from(self, file: Path) -> dict[str, Any]:
         """Fill the state from a file of this run and return its description.
 
-        Raises:
-            CheckpointError: If the file is damaged.
-            ConfigError: If it is of a run with other values or data.
+        CheckpointError if the file is damaged; ConfigError if it is of a run with other values or data.
         """
         checkpoint = read_checkpoint(file)
         self.folder.check_state(file, checkpoint.meta, self.config)
