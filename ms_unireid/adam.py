@@ -1,6 +1,6 @@
 """Adam as in PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -70,6 +70,15 @@ class Adam(nn.Cell):
             done = ops.depend(done, step)
         done = ops.depend(done, ops.assign(self.beta1_power, new_powers[0]))
         return ops.depend(done, ops.assign(self.beta2_power, new_powers[1]))
+
+
+def adding() -> Callable[[Parameter, Tensor], Tensor]:
+    """Return what adds a tensor to a parameter on the current device; Ascend's AssignAdd has the older interface."""
+    return _assign_sum if ms.get_context("device_target") == "Ascend" else ops.assign_add
+
+
+def _assign_sum(param: Parameter, value: Tensor) -> Tensor:
+    return ops.assign(param, param + value)
 
 
 def choose(finite: Tensor, value: Tensor | float, other: Tensor | float) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, communication, mint, nn, ops
+from mindspore import Parameter, Tensor, communication, nn, ops
+from mindspore.ops.auto_generate import SplitWithSize
 
 from ms_unireid.errors import EnvironmentProblem, Interrupted, one_line
 from ms_unireid.runtime import ALONE, Processes
@@ -77,27 +78,29 @@ class MeanOverProcesses(nn.Cell):
         super().__init__(auto_prefix=False)
         self.sum, self.share, self.map = ops.AllReduce(), 1 / processes.size, ops.Map()
         sizes = [int(np.prod(shape)) for shape in shapes]
-        self.starts = tuple(np.cumsum([0, *sizes[:-1]]).tolist())
-        # On Ascend views; no CPU kernel reads them, and on a GPU they are untried.
-        self.piece = _viewed_piece if ms.get_context("device_target") == "Ascend" else _copied_piece
+        self.sizes, self.starts = tuple(sizes), tuple(np.cumsum([0, *sizes[:-1]]).tolist())
+        # On Ascend a slice has the older interface, and MindSpore copies every view of the sum.
+        self.cut = SplitWithSize() if ms.get_context("device_target") == "Ascend" else None
 
     def construct(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the means of float32 tensors; one is not finite if a process's is not."""
         # A loop over hundreds of tensors would take minutes to compile.
         flat = self.share * self.sum(ops.concat(self.map(_flatten, tensors)))
-        return self.map(ops.partial(self.piece, flat), tensors, self.starts)
+        if self.cut is None:
+            return self.map(ops.partial(_slice_like, flat), tensors, self.starts)
+        return self.map(_shape_like, tensors, self.cut(flat, self.sizes, 0))
 
 
 def _flatten(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1)
 
 
-def _copied_piece(flat: Tensor, like: Tensor, start: int) -> Tensor:
+def _slice_like(flat: Tensor, like: Tensor, start: int) -> Tensor:
     return ops.slice(flat, (start,), (like.size,)).reshape(like.shape)
 
 
-def _viewed_piece(flat: Tensor, like: Tensor, start: int) -> Tensor:
-    return mint.narrow(flat, 0, start, like.size).reshape(like.shape)
+def _shape_like(like: Tensor, piece: Tensor) -> Tensor:
+    return piece.reshape(like.shape)
 
 
 def broadcast_parameters(params: Iterable[Parameter], processes: Processes) -> None:

@@ -135,9 +135,9 @@ class AscendPick(Pick):
         """Return the first `length` rows of x."""
         return _leading(x, length, 0)
 
-    def parts(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
-        """Split x along its first axis into equal parts."""
-        return _parts(x, count, 0)
+    def parts(self, x: Tensor, count: int, axis: int = 0) -> tuple[Tensor, ...]:
+        """Split x along an axis into equal parts."""
+        return _parts(x, count, axis)
 
     def largest(self, x: Tensor) -> Tensor:
         """Return where each row of x (B, L) is largest, (B,) int32."""

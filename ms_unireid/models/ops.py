@@ -192,9 +192,9 @@ class Pick(nn.Cell):
         """Return the first `length` rows of x."""
         return x[:length]
 
-    def parts(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
-        """Split x along its first axis into equal parts."""
-        return ops.Split(0, count)(x)
+    def parts(self, x: Tensor, count: int, axis: int = 0) -> tuple[Tensor, ...]:
+        """Split x along an axis into equal parts."""
+        return ops.Split(axis, count)(x)
 
     def largest(self, x: Tensor) -> Tensor:
         """Return where each row of x (B, L) is largest, (B,) int32."""

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from ms_unireid.adam import adding
 from ms_unireid.losses import Objective
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.training.loss_scale import LossScale
@@ -55,7 +56,7 @@ class FeatureObjective(nn.Cell):
         """Return the loss times `loss_scale`, a scalar, and the loss itself followed by its parts."""
         if self.gathers:
             # One exchange for all modalities: several could run in another order in another process.
-            feats = ops.split(self.gather(ops.concat(feats, 1)), feats[0].shape[1], 1)
+            feats = self.model.pick.parts(self.gather(ops.concat(feats, 1)), len(feats), 1)
         sketch = None if self.sketch_index is None else feats[self.sketch_index]
         text = None if self.text_index is None else feats[self.text_index]
         fused = self.model.fuse(sketch, text) if self.fuses else None
@@ -111,13 +112,13 @@ class _AddedGradient(nn.Cell):
 
     def __init__(self, gradient: nn.Cell, sums: Sequence[Parameter]):
         super().__init__(auto_prefix=False)
-        self.gradient, self.sums = gradient, ParameterTuple(sums)
+        self.gradient, self.sums, self.add_to = gradient, ParameterTuple(sums), adding()
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         values, grads = self.gradient(*inputs)
         done = True
         for i in range(len(self.sums)):
-            done = ops.depend(done, ops.assign_add(self.sums[i], grads[i]))
+            done = ops.depend(done, self.add_to(self.sums[i], grads[i]))
         return ops.depend(values, done)
 
 

@@ -3,7 +3,7 @@
 from mindcv.scheduler.dynamic_lr import cosine_decay_lr, linear_lr
 from mindspore import ParameterTuple, Tensor, nn, ops
 
-from ms_unireid.adam import Adam, choose
+from ms_unireid.adam import Adam, adding, choose
 from ms_unireid.config import Config, TrainConfig
 from ms_unireid.training.loss_scale import LossScale
 
@@ -92,14 +92,14 @@ class MovingAverage(nn.Cell):
     def __init__(self, params: ParameterTuple, decay: float):
         super().__init__(auto_prefix=False)
         self.params, self.decay = params, decay
-        self.averages = params.clone(prefix="average")
+        self.averages, self.add_to = params.clone(prefix="average"), adding()
 
     def construct(self, done: bool, finite: Tensor | None = None) -> bool:
         """Move the average towards the weights, unless `finite` is false; `done` makes the graph update them first."""
         share = 1 - self.decay if finite is None else choose(finite, 1 - self.decay, 0.0)
         for i in range(len(self.params)):
             difference = ops.depend(self.params[i], done) - self.averages[i]
-            done = ops.depend(done, ops.assign_add(self.averages[i], share * difference))
+            done = ops.depend(done, self.add_to(self.averages[i], share * difference))
         return done
 
 
