@@ -108,6 +108,8 @@ def prepare(config: RuntimeConfig) -> str:
         _set_jit_level(config.jit_level, device)
     if config.deterministic:
         _make_deterministic()
+    # The update of ViT-L/14's parameters, one after another, is deeper than the 1000 calls that MindSpore allows.
+    ms.set_recursion_limit(4000)
     ms.set_context(mode=ms.GRAPH_MODE if config.graph_mode else ms.PYNATIVE_MODE)
     return device
 
