@@ -37,24 +37,12 @@ _EPS = 1e-6
 class ReduceGradients(nn.Cell):
     """Average loss, parts and gradients over processes, divide gradients by the loss scale, compute their norm.
 
-    Tensors are separate arguments, because MindSpore compiles again for each new tuple.
-
-    Args:
-        count: Number of values (loss, *parts).
-        scale: The loss scale.
-        mean: Averages values and gradients over processes; None with a single one.
-        sums: The parameters that hold the gradients; None if they are given to `construct`.
-        fast: Square by matrix products, which takes a third of the time on a CPU.
+    Tensors are separate arguments, because MindSpore compiles again for each new tuple: `count` values (loss, *parts),
+    and the gradients unless `sums` holds them. `mean` averages over processes. `fast` squares by matrix products, which
+    takes a third of the time on a CPU.
     """
 
-    def __init__(
-        self,
-        count: int,
-        scale: LossScale,
-        mean: nn.Cell | None = None,
-        sums: ParameterTuple | None = None,
-        fast: bool = False,
-    ):
+    def __init__(self, count: int, scale: LossScale, mean: nn.Cell | None, sums: ParameterTuple | None, fast: bool):
         super().__init__(auto_prefix=False)
         # A compiled cell takes no parameters as its inputs.
         self.sums, self.reads_sums = sums, sums is not None
@@ -103,53 +91,37 @@ class MovingAverage(nn.Cell):
         return done
 
 
-class ApplyGradients(nn.Cell):
-    """Clip, take Adam's step, move the average."""
-
-    def __init__(self, params: ParameterTuple, config: TrainConfig):
-        super().__init__(auto_prefix=False)
-        self.clip_norm = config.clip_norm
-        self.optimizer = Adam(params, config)
-        self.average = None if config.ema_decay is None else MovingAverage(params, config.ema_decay)
-        self.averages = self.average is not None
-
-    def construct(
-        self, norm: Tensor, learning_rate: Tensor, bias_rate: Tensor, finite: Tensor | None, *grads: Tensor
-    ) -> bool:
-        """Update the weights by gradients of a known global norm at two rates, all float32 scalars.
-
-        If `finite`, a bool scalar, is false, weights, moments and average stay as they are.
-        """
-        if finite is not None:
-            norm = choose(finite, norm, 1.0)
-            grads = tuple([ops.where(finite, grad, ops.zeros_like(grad)) for grad in grads])
-        if self.clip_norm is not None:
-            factor = ops.minimum(self.clip_norm / (norm + _EPS), Tensor(1.0))
-            grads = tuple([grad * factor for grad in grads])
-        done = self.optimizer(grads, learning_rate, bias_rate, finite)
-        return self.average(done, finite) if self.averages else done
-
-
 class Update(nn.Cell):
     """What follows a batch's gradient, in the graph that computes it or in one of its own.
 
-    The graph itself decides about an overflow in float16: it leaves all as it was but the loss scale.
+    It reduces the gradients, clips them, takes Adam's step and moves the average. The graph itself decides about an
+    overflow in float16: it leaves all as it was but the loss scale.
     """
 
-    def __init__(self, reduce_gradients: ReduceGradients, apply_gradients: ApplyGradients):
+    def __init__(self, reduce_gradients: ReduceGradients, optimizer: Adam, config: TrainConfig):
         super().__init__(auto_prefix=False)
-        self.reduce_gradients, self.apply_gradients = reduce_gradients, apply_gradients
+        self.reduce_gradients, self.optimizer, self.clip_norm = reduce_gradients, optimizer, config.clip_norm
         self.scale, self.scaled = reduce_gradients.scale, reduce_gradients.scaled
+        self.average = None if config.ema_decay is None else MovingAverage(optimizer.params, config.ema_decay)
+        self.averages = self.average is not None
 
     def construct(self, learning_rate: Tensor, bias_rate: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Update the weights by what `ReduceGradients` takes, at two rates.
 
-        Returns:
-            The loss, and loss, parts, gradient norm and the loss scale's `reported` as one tensor (n,).
+        Returns the loss, and loss, parts, gradient norm and the loss scale's `reported` as one tensor (n,).
         """
         values, grads, norm = self.reduce_gradients(*tensors)
-        finite = ops.isfinite(norm) if self.scaled else None
-        done = self.apply_gradients(norm, learning_rate, bias_rate, finite, *grads)
+        finite, size = None, norm
+        if self.scaled:
+            finite = ops.isfinite(norm)
+            size = choose(finite, norm, 1.0)
+            grads = tuple([ops.where(finite, grad, ops.zeros_like(grad)) for grad in grads])
+        if self.clip_norm is not None:
+            factor = ops.minimum(self.clip_norm / (size + _EPS), Tensor(1.0))
+            grads = tuple([grad * factor for grad in grads])
+        done = self.optimizer(grads, learning_rate, bias_rate, finite)
+        if self.averages:
+            done = self.average(done, finite)
         scale = self.scale(finite) if self.scaled else ()
         reported = [value.reshape(1) for value in (*values, ops.depend(norm, done), *scale)]
         return values[0], ops.concat(reported)

@@ -8,6 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
+from ms_unireid.adam import Adam
 from ms_unireid.config import Config, TrainConfig
 from ms_unireid.distributed import GatherWithGradient, MeanOverProcesses
 from ms_unireid.errors import ConfigError
@@ -18,7 +19,7 @@ from ms_unireid.models.vision import to_device
 from ms_unireid.runtime import ALONE, Processes
 from ms_unireid.training.gradient import BatchGradient, CachedGradient, NetworkWithObjective, SplitGradient
 from ms_unireid.training.loss_scale import LossScale
-from ms_unireid.training.optimizer import ApplyGradients, ReduceGradients, Update
+from ms_unireid.training.optimizer import ReduceGradients, Update
 
 # A batch in memory or on the device: photos and sketches, float32 (B, 3, H, W) or uint8 (B, 3 or 4, H, W) as
 # `normalize` takes them, and token ids (B, L) int32.
@@ -28,15 +29,12 @@ Batch = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]
 class StepResult(NamedTuple):
     """What a step computed before it changed the weights; it stays on the device until it is asked for.
 
-    Attributes:
-        loss: The batch's loss, a scalar; with several processes their mean, as all other values.
-        values: Everything that a step reports, (n,) float32, on the device.
-        names: Names of the values: `loss`, its parts (see `Objective`) and `gradient_norm`, the global norm before
-            clipping; in mixed precision the loss scale's `reported` too, after the step.
+    With several processes all values are means. `names` are `loss`, its parts (see `Objective`) and `gradient_norm`,
+    the global norm before clipping; in mixed precision the loss scale's `reported` too, after the step.
     """
 
-    loss: Tensor
-    values: Tensor
+    loss: Tensor  # a scalar
+    values: Tensor  # (n,) float32
     names: tuple[str, ...]
 
     def read(self) -> dict[str, float]:
@@ -61,21 +59,10 @@ class StepResult(NamedTuple):
 
 
 class TrainOneStepCell(nn.TrainOneStepCell):
-    """Trains a model step by step; a step is one graph unless precision or memory options need several.
+    """Trains a model, built by `build_model` with `config.runtime`, step by step.
 
-    Args:
-        model: The model to train, built by `build_model` with `config.runtime`.
-        config: Objective with dynamic task weights and cross-modality interaction, optimizer, precision, memory.
-        processes: The processes that train together; each takes its part of every batch.
-
-    Raises:
-        ConfigError: If the model was built for another precision or form of the operations.
-
-    Attributes:
-        part_names: Names of the loss parts.
-        params: The trained parameters.
-        optimizer: `Adam` with its moments.
-        loss_scale: State of the loss scale.
+    A step is one graph unless memory options need several. Each of the processes takes its part of every batch. A model
+    that was built for another precision or form of the operations raises a ConfigError.
     """
 
     def __init__(self, model: UNIReID, config: Config, processes: Processes = ALONE):
@@ -91,8 +78,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         objective = Objective(config.objective)
         network = NetworkWithObjective(model, objective, gather)
         params = ParameterTuple(network.trained_parameters())
-        apply_gradients = ApplyGradients(params, train)
-        super().__init__(network, apply_gradients.optimizer)
+        super().__init__(network, Adam(params, train))
         self.part_names, self.params = objective.part_names, params
         self.learning_rate, self.bias_factor = train.learning_rate, train.bias_lr_factor
         self.loss_scale = LossScale(runtime)
@@ -102,7 +88,8 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         shapes = [*[()] * count, *(param.shape for param in params)]
         mean = MeanOverProcesses(shapes, processes) if processes.size > 1 else None
         reduce_gradients = ReduceGradients(count, self.loss_scale, mean, sums, wanted.form == "fast")
-        self.apply_gradients, self.update = apply_gradients, Update(reduce_gradients, apply_gradients)
+        self.update = Update(reduce_gradients, self.optimizer, train)
+        self.averages = self.update.average.averages if self.update.averages else ()
         self.in_one_graph = sums is None
 
     def _make_gradient(self, train: TrainConfig) -> tuple[Any, ParameterTuple | None]:
@@ -132,12 +119,9 @@ class TrainOneStepCell(nn.TrainOneStepCell):
 
         Overflows in mixed precision do not raise: `loss_scale.state` tells how many there were in a row.
 
-        Args:
-            images: Photos, normalised, float32 (B, 3, H, W), or as `TrainingSource` gives them, uint8 (B, 4, H, W).
-            sketches: Their sketches, likewise.
-            token_ids: Their captions (B, L) int32.
-            learning_rate: Rate of this step; None takes `train.learning_rate`.
-            bias_rate: Rate of the biases; None takes `train.bias_lr_factor` times the other rate.
+        Photos and sketches are normalised, float32 (B, 3, H, W), or as `TrainingSource` gives them, uint8 (B, 4, H, W);
+        captions are (B, L) int32. Without a rate, `train.learning_rate` is taken; without one for biases,
+        `train.bias_lr_factor` times the other.
         """
         batch = _on_device((images, sketches, token_ids))
         rate = self.learning_rate if learning_rate is None else learning_rate
@@ -161,17 +145,16 @@ class TrainOneStepCell(nn.TrainOneStepCell):
     def state(self) -> list[Parameter]:
         """List the state that a resumed run needs besides the model's parameters and the loss scale."""
         adam = self.optimizer
-        averages = self.apply_gradients.average.averages if self.apply_gradients.averages else ()
-        return [*adam.exp_avg, *adam.exp_avg_sq, adam.beta1_power, adam.beta2_power, *averages]
+        return [*adam.exp_avg, *adam.exp_avg_sq, adam.beta1_power, adam.beta2_power, *self.averages]
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Replace the weights by their moving average, if there is one, within a `with` block."""
-        if not self.apply_gradients.averages:
+        if not self.averages:
             yield
             return
         own = [p.asnumpy().copy() for p in self.params]
-        for param, average in zip(self.params, self.apply_gradients.average.averages, strict=True):
+        for param, average in zip(self.params, self.averages, strict=True):
             param.set_data(Tensor(average.asnumpy().copy()))
         try:
             yield
