@@ -197,7 +197,13 @@ def test_only_products_are_half(form, products, pynative):
     assert np.isinf(halved.asnumpy()).all() and halved.dtype == ms.float32
 
 
-@pytest.mark.parametrize("options", [{"ema_decay": 0.9}, {"cache_chunk": 4}, {"accumulation_steps": 2}], ids=str)
+# Steps that sum gradients up share what follows the sums, and a step takes long where it is not compiled.
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("graph", {"ema_decay": 0.9}), ("pynative", {"ema_decay": 0.9}), ("graph", {"cache_chunk": 4})],
+    indirect=["mode"],
+    ids=str,
+)
 def test_an_overflow_skips_the_step(mode, options):
     """A step, a step with an overflow, and steps until the scale has shrunk enough."""
     step = make(runtime=replace(MIXED, max_overflows=50), **options)
@@ -209,9 +215,10 @@ def test_an_overflow_skips_the_step(mode, options):
     assert state_of(step) == before
     assert step.loss_scale.state() == {"value": 2.0**39, "steps": 0, "overflows": 1, "in_a_row": 1}
     assert result.read()["loss_scale"] == 2.0**39
+    step.loss_scale.restore({"value": 2.0**20})
     taken = next(number for number in range(50) if not take(step).skipped)
     state = step.loss_scale.state()
-    assert state == {"value": 2.0 ** (39 - taken), "steps": 1, "overflows": 1 + taken, "in_a_row": 0} and taken > 3
+    assert state == {"value": 2.0 ** (20 - taken), "steps": 1, "overflows": 1 + taken, "in_a_row": 0} and taken > 0
     assert state_of(step).keys() == before.keys() and not any(state_of(step)[name] == before[name] for name in MOVED)
 
 
