@@ -8,6 +8,7 @@ from PIL import Image
 from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.search.indexing import IndexReport, describe_model, photo_source, update_index
 from ms_unireid.config import config_from_dict
+from ms_unireid.data.transforms import load_pixels, normalize
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.runtime import ALONE
 
@@ -31,10 +32,10 @@ class MeanColour:
         self.encoded = 0
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
-        """Return the mean colours, a one and zeros, (B, DIM)."""
+        """Return the mean colours, normalised as pictures are, a one and zeros, (B, DIM)."""
         self.encoded += len(images)
         feats = np.zeros((len(images), DIM), np.float32)
-        feats[:, :3], feats[:, 3] = images.mean(axis=(2, 3)), 1
+        feats[:, :3], feats[:, 3] = normalize(images).mean(axis=(2, 3)), 1
         return feats
 
 
@@ -70,10 +71,7 @@ def update(index: Path, *folders: Path, dtype: str = "float16", content: bytes =
 
 def expected(path: Path) -> np.ndarray:
     """Return the normalised feature of a photo."""
-    from ms_unireid.data.pictures import load_picture
-    from ms_unireid.data.transforms import evaluation_transform
-
-    pixels = evaluation_transform(load_picture(path), CONFIG.model.image_size)
+    pixels = load_pixels(path, CONFIG.model.image_size).transpose(2, 0, 1)
     return normalize_rows(MeanColour().pixels(pixels[None]))[0]
 
 
