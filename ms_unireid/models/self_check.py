@@ -14,6 +14,7 @@ from typing import NamedTuple
 import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
+from mindspore.common.api import _pynative_executor
 
 from ms_unireid.adam import Adam
 from ms_unireid.config import ModelConfig, ObjectiveConfig, RuntimeConfig, TrainConfig
@@ -115,7 +116,12 @@ def measure(operations: Operations) -> Measured:
         ids[end] = 49407
     step = _Step(CLIP(_MODEL, np.random.default_rng(1), operations), operations)
     before = [param.asnumpy().copy() for param in step.params]
-    feats, grads = step(Tensor(pictures), Tensor(token_ids), Tensor(_RATE, ms.float32))
+    try:
+        feats, grads = step(Tensor(pictures), Tensor(token_ids), Tensor(_RATE, ms.float32))
+    except Exception:
+        # Without a graph, what an error leaves of a gradient would make the process's next gradients wrong.
+        _pynative_executor.clear_res()
+        raise
     grads = [grad.asnumpy() for grad in grads]
     moved = [start - param.asnumpy() for start, param in zip(before, step.params, strict=True)]
     errors = [
