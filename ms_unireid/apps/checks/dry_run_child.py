@@ -17,6 +17,7 @@ import numpy as np
 
 from ms_unireid.apps.checks.dry_run import MARK, Variant, find
 from ms_unireid.config import Config
+from ms_unireid.errors import one_line
 from ms_unireid.runtime import ALONE, Processes, prepare
 
 # How a tensor's values come to the host; each waits for the device.
@@ -46,8 +47,10 @@ def _processes(size: int) -> Processes:
         return ALONE
     from mindspore import communication
 
+    from ms_unireid.distributed import joined
+
     communication.init()
-    return Processes(communication.get_rank(), communication.get_group_size())
+    return joined()
 
 
 def _run(variant: Variant, processes: Processes) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def _run(variant: Variant, processes: Processes) -> dict[str, Any]:
     except _Compiled:
         return {}
     except Exception as error:  # the report names any error
-        return {"error": " ".join(f"{type(error).__name__}: {error}".split())[:2000]}
+        return {"error": one_line(error, 2000)}
     return {"host_reads": len(reads), "peak_memory": ms.runtime.max_memory_allocated() - before}
 
 
