@@ -310,8 +310,8 @@ def _architecture_rules(sizes: Architecture) -> _Rules:
         yield tower.width % tower.heads == 0, f"{name}.heads", f"must divide the width {tower.width}"
     yield sizes.patch_size >= 1, "patch_size", "must be at least 1"
     yield sizes.embed_dim >= 1, "embed_dim", "must be at least 1"
-    enough = sizes.vocabulary_size >= VOCABULARY_SIZE
-    yield enough, "vocabulary_size", f"must be at least {VOCABULARY_SIZE}, the number of the tokenizer's ids"
+    enough = sizes.vocabulary_size > 514
+    yield enough, "vocabulary_size", "must be at least 515: the bytes, a merge, start and end"
 
 
 def _model_rules(config: Config) -> _Rules:

@@ -30,7 +30,7 @@ class Architecture:
     text: TowerSize
     patch_size: int  # side of a square image patch, in pixels
     embed_dim: int  # width D of the joint feature space
-    vocabulary_size: int = VOCABULARY_SIZE  # rows of the token table; the tokenizer's ids need CLIP's 49408
+    vocabulary_size: int = VOCABULARY_SIZE  # rows of the token table; fewer split rare words, see `Tokenizer`
 
     def __str__(self) -> str:
         towers = (f"{tower.layers} x {tower.width} ({tower.heads} heads)" for tower in (self.vision, self.text))

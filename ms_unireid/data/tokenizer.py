@@ -17,13 +17,15 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
+from ms_unireid.config_schema import VOCABULARY_SIZE
 from ms_unireid.errors import DataError
 
 VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
-_MERGES = 49408 - 2 * 256 - 2  # CLIP uses the beginning of the published table
+_BYTES = 2 * 256  # a byte within a word, and at its end
+_SPECIAL = 2
 _END_OF_WORD = "</w>"
 _SHOWN_WORDS, _SHOWN_CHARACTERS = 5, 60
 # OpenAI's pattern ignores case. The text is already in lower case here, so only the long s must be named: it is in
@@ -34,17 +36,19 @@ _PIECES = (
 
 
 class Tokenizer:
-    """Turns captions into rows of `context_length` token ids; at least 2, for the start and the end token."""
+    """Turns captions into rows of `context_length` token ids; at least 2, for the start and the end token.
 
-    vocab_size = 49408
-    start_token = 49406
-    end_token = 49407
+    A `vocabulary_size` below CLIP's leaves out the rarest merges: rare words become several tokens. The last two ids
+    are the start and the end token.
+    """
 
-    def __init__(self, context_length: int = 77) -> None:
+    def __init__(self, context_length: int = 77, vocabulary_size: int = VOCABULARY_SIZE) -> None:
         if context_length < 2:
             raise ValueError(f"context_length must be at least 2 (start and end token), got {context_length}")
         self.context_length = context_length
-        _bpe()  # a damaged vocabulary is reported here, not in the middle of a run
+        self.vocabulary_size = vocabulary_size = min(vocabulary_size, VOCABULARY_SIZE)
+        self.start_token, self.end_token = vocabulary_size - 2, vocabulary_size - 1
+        self._bpe = _bpe(vocabulary_size)  # a damaged vocabulary is reported here, not in the middle of a run
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
         """Return the token ids of one caption or several, int32 (N, context_length): start, caption, end, zeros.
@@ -56,13 +60,13 @@ class Tokenizer:
         for row, text in zip(rows, texts, strict=True):
             if not isinstance(text, str):
                 raise TypeError(f"a caption must be a string, got {type(text).__name__}: {text!r:.80}")
-            ids = [self.start_token, *_encode(_clean(text))[: self.context_length - 2], self.end_token]
+            ids = [self.start_token, *_encode(self._bpe, _clean(text))[: self.context_length - 2], self.end_token]
             row[: len(ids)] = ids
         return rows
 
     def lengths(self, texts: Iterable[str]) -> list[int]:
         """Return each caption's number of ids before the cut, start and end token included."""
-        return [len(_encode(_clean(text))) + 2 for text in texts]
+        return [len(_encode(self._bpe, _clean(text))) + 2 for text in texts]
 
     def notes(self, text: str) -> list[str]:
         """Say what the model does not get of a text: what is cut off, and words in other than Latin letters."""
@@ -83,10 +87,10 @@ class Tokenizer:
         for token in (int(token) for token in ids):
             if token == self.end_token:
                 break
-            if not 0 <= token < self.vocab_size:
-                raise ValueError(f"token id {token} is outside 0..{self.vocab_size - 1}")
+            if not 0 <= token < self.vocabulary_size:
+                raise ValueError(f"token id {token} is outside 0..{self.vocabulary_size - 1}")
             if token != self.start_token:
-                words.append(_bpe().id_to_token(token))
+                words.append(self._bpe.id_to_token(token))
         to_byte = {character: byte for byte, character in _byte_characters().items()}
         text = bytearray()
         for word in words:
@@ -110,8 +114,9 @@ def read_merges(path: Path = VOCABULARY) -> list[tuple[str, str]]:
         raise DataError(
             f"{path}: the tokenizer's vocabulary is damaged: sha256 {found}, expected {VOCABULARY_SHA256}. {fix}"
         )
-    lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : 1 + _MERGES]  # line 0 is a version note
-    return [(left, right) for left, right in (line.split() for line in lines)]
+    lines = gzip.decompress(packed).decode("utf-8").split("\n")[1:]  # line 0 is a version note
+    merges = VOCABULARY_SIZE - _BYTES - _SPECIAL  # CLIP uses the beginning of the published table
+    return [(left, right) for left, right in (line.split() for line in lines[:merges])]
 
 
 def _byte_characters() -> dict[int, str]:
@@ -121,9 +126,9 @@ def _byte_characters() -> dict[int, str]:
     return {byte: chr(byte) for byte in visible} | {byte: chr(256 + index) for index, byte in enumerate(hidden)}
 
 
-@lru_cache(maxsize=1)
-def _bpe() -> tokenizers.Tokenizer:
-    merges = read_merges()
+@lru_cache(maxsize=2)
+def _bpe(vocabulary_size: int) -> tokenizers.Tokenizer:
+    merges = read_merges()[: vocabulary_size - _BYTES - _SPECIAL]
     characters = list(_byte_characters().values())
     entries = [*characters, *(character + _END_OF_WORD for character in characters)]
     entries += ["".join(pair) for pair in merges] + [START, END]
@@ -154,8 +159,7 @@ def _unknown(text: str) -> str:
     return " ".join(word for word in text.split() if any(c.isalpha() and not is_latin(c) for c in word))
 
 
-def _encode(text: str) -> list[int]:
-    bpe = _bpe()
+def _encode(bpe: tokenizers.Tokenizer, text: str) -> list[int]:
     if START not in text and END not in text:
         return bpe.encode(text, add_special_tokens=False).ids
     # The library finds a special token anywhere. OpenAI's pattern finds it only at the start of a piece (there is none

@@ -67,7 +67,8 @@ class RunData:
 
     @functools.cached_property
     def _token_ids(self) -> np.ndarray:
-        return Tokenizer(self.config.model.context_length)([pair.caption for pair in self._pairs])
+        model = self.config.model
+        return Tokenizer(model.context_length, model.sizes.vocabulary_size)([pair.caption for pair in self._pairs])
 
     @functools.cached_property
     def digest(self) -> str:

@@ -71,7 +71,7 @@ def describe_inputs(model: ModelConfig) -> dict[str, Any]:
             "length": model.context_length,
             "vocabulary": VOCABULARY.name,
             "vocabulary_sha256": VOCABULARY_SHA256,
-            "vocabulary_size": Tokenizer.vocab_size,
+            "vocabulary_size": config.model.sizes.vocabulary_size,
             "start_token": Tokenizer.start_token,
             "end_token": Tokenizer.end_token,
             "padding": 0,
