@@ -144,4 +144,4 @@ def _draw_synthetic(plan: Sequence) -> None:
     root = Path(plan[0].runs[0].config.data.root)
     if needs_synthetic(plan) and not root.exists():
         print(f"drawing the synthetic data set into {root}", file=sys.stderr, flush=True)
-        generate_tri_dataset(root, SyntheticConfig(), workers=2)
+        generate_tri_dataset(root, SyntheticConfig(train_photos=2), workers=2)
