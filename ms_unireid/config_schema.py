@@ -148,6 +148,9 @@ class ObjectiveConfig:
 
     Attributes:
         tasks: Which of text, sketch and fusion are trained (Eq. 3).
+        positives: What a query should find in the batch: `pair`, its own photo (the paper, Eq. 1-2); `identity`, all
+            photos of its person equally (Khosla et al., NeurIPS 2020); `distribution`, the same by the divergence that
+            IRRA minimises, SDM (Jiang and Ye, CVPR 2023). The last two want batches with several pairs of a person.
         dynamic: Task-aware weights on text and sketch (Eq. 4-9).
         alpha: alpha_t of Eq. 8-9.
         gamma: Exponent of Eq. 8-9.
@@ -156,6 +159,7 @@ class ObjectiveConfig:
     """
 
     tasks: tuple[Literal["text", "sketch", "fusion"], ...] = TASKS
+    positives: Literal["pair", "identity", "distribution"] = "pair"
     dynamic: bool = True
     alpha: float = 1.0
     gamma: float = 3.5

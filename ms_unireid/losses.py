@@ -2,6 +2,7 @@
 
 import math
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from ms_unireid.config import ObjectiveConfig
@@ -9,6 +10,8 @@ from ms_unireid.config import ObjectiveConfig
 E = math.e
 # The authors' guard against 0 / 0 when both confidences vanish; the paper has none.
 EPS = 1e-9
+# IRRA's guard against the logarithm of 0, for a photo of another person.
+SDM_EPS = 1e-8
 
 
 def similarity_logits(query_feats: Tensor, gallery_feats: Tensor, scale: Tensor) -> Tensor:
@@ -32,6 +35,34 @@ def gallery_to_query_loss(logits: Tensor) -> Tensor:
 def pair_loss(logits: Tensor) -> Tensor:
     """The per-pair term of Eq. 3, half of Eq. 1 plus half of Eq. 2; its mean is a task's loss. Result (M,)."""
     return 0.5 * (query_to_gallery_loss(logits) + gallery_to_query_loss(logits))
+
+
+def same_person(persons: Tensor) -> Tensor:
+    """Return 1 where two pairs of a batch show one person, else 0: (M, M) float32, from numbers of persons (M,)."""
+    return ops.equal(persons.expand_dims(1), persons.expand_dims(0)).astype(ms.float32)
+
+
+def identity_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """`pair_loss` with every pair of the person as a positive; `same` is `same_person`'s, (M, M), the result (M,).
+
+    A row's target is uniform over its positives, the sum outside the logarithm, as in L_out of Khosla et al.
+    (Supervised Contrastive Learning, NeurIPS 2020), here from one modality to the other.
+    """
+    target = same / same.sum(-1, keepdims=True)
+    return -0.5 * ((target * log_softmax(logits)).sum(-1) + (target * log_softmax(logits.T)).sum(-1))
+
+
+def distribution_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """Similarity distribution matching: KL(p_i || q_i + 1e-8), q_i uniform over the person's pairs; result (M,).
+
+    SDM of IRRA (Jiang and Ye, CVPR 2023) adds up both directions; here each counts half, on the scale of Eq. 3.
+    """
+    count = same.sum(-1, keepdims=True)
+    # log(1 / count + SDM_EPS) by log1p, for the reason that `log_softmax` gives.
+    positive = ops.log1p(SDM_EPS * count) - ops.log1p(count - 1)
+    log_target = same * positive + (1 - same) * math.log(SDM_EPS)
+    forth, back = log_softmax(logits), log_softmax(logits.T)
+    return 0.5 * ((exp(forth) * (forth - log_target)).sum(-1) + (exp(back) * (back - log_target)).sum(-1))
 
 
 def prediction_confidence(losses: Tensor) -> Tensor:
@@ -108,6 +139,7 @@ class Objective(nn.Cell):
         super().__init__()
         self.config = config
         self.tasks = config.tasks
+        self.needs_persons = config.positives != "pair"
         self.interacts = config.interaction_weight > 0
         self.both = "text" in config.tasks and "sketch" in config.tasks
         names = [f"loss_{task}" for task in config.tasks]
@@ -116,17 +148,24 @@ class Objective(nn.Cell):
         self.part_names = (*names, *(["interaction", "divergence"] if self.interacts else []), "temperature")
 
     def construct(
-        self, image: Tensor, sketch: Tensor | None, text: Tensor | None, fused: Tensor | None, scale: Tensor
+        self,
+        image: Tensor,
+        sketch: Tensor | None,
+        text: Tensor | None,
+        fused: Tensor | None,
+        scale: Tensor,
+        persons: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Compute the loss of one batch from un-normalised features (M, D), None where no task needs them.
 
-        `scale` is exp(logit_scale). Returns the loss and its parts, all scalars, the parts in the order of
-        `part_names`: each task's own loss before any weight, mean confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c
-        (Eq. 10) with its divergence, and tau.
+        `scale` is exp(logit_scale); `persons` (M,) numbers the pairs' persons, if `needs_persons`. Returns the loss and
+        its parts, all scalars, the parts in the order of `part_names`: each task's own loss before any weight, mean
+        confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c (Eq. 10) with its divergence, and tau.
         """
         queries = {"text": text, "sketch": sketch, "fusion": fused}
         logits = {task: similarity_logits(queries[task], image, scale) for task in self.tasks}
-        losses = {task: pair_loss(logits[task]) for task in self.tasks}
+        same = same_person(persons) if self.needs_persons else None
+        losses = {task: self._pair_losses(logits[task], same) for task in self.tasks}
         parts = tuple(mean(losses[task]) for task in self.tasks)
         if self.both:
             losses, statistics = self._modulate(losses)
@@ -139,6 +178,11 @@ class Objective(nn.Cell):
             loss = loss + self.config.interaction_weight * interaction
             parts = (*parts, interaction, interaction_divergence(logits["text"], logits["sketch"]))
         return loss, (*parts, 1 / scale)
+
+    def _pair_losses(self, logits: Tensor, same: Tensor | None) -> Tensor:
+        if not self.needs_persons:
+            return pair_loss(logits)
+        return identity_loss(logits, same) if self.config.positives == "identity" else distribution_loss(logits, same)
 
     def _modulate(self, losses: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         p_text, p_sketch = prediction_confidence(losses["text"]), prediction_confidence(losses["sketch"])

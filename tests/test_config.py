@@ -45,6 +45,7 @@ PUBLISHED = {
     "objective.alpha": 1.0,
     "objective.gamma": 3.5,
     "objective.detach_weights": False,
+    "objective.positives": "pair",
     "objective.interaction_weight": 0.5,
     "train.epochs": 60,
     "train.learning_rate": 1e-5,

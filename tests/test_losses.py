@@ -8,12 +8,14 @@ import numpy as np
 import parity
 import pytest
 import torch
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from ms_unireid.config import ObjectiveConfig
 from ms_unireid.losses import (
     Objective,
+    distribution_loss,
     gallery_to_query_loss,
+    identity_loss,
     interaction_loss,
     log_softmax,
     modulated_loss,
@@ -21,6 +23,7 @@ from ms_unireid.losses import (
     pair_loss,
     prediction_confidence,
     query_to_gallery_loss,
+    same_person,
     similarity_logits,
 )
 from reference import losses as reference
@@ -55,12 +58,13 @@ def torch_divergence(image, sketch, text, scale):
     return torch.nn.functional.kl_div(student, teacher.detach(), log_target=True, reduction="batchmean")
 
 
-def our_run(config, feats, scale=SCALE):
+def our_run(config, feats, scale=SCALE, persons=None):
     """Return our parts, `loss` included, and gradients as `reference_run` does."""
     objective = Objective(config)
+    persons = None if persons is None else Tensor(persons, ms.int32)
 
     def forward(image, sketch, text, fused, logit_scale):
-        return objective(image, sketch, text, fused, ms.ops.exp(logit_scale))
+        return objective(image, sketch, text, fused, ms.ops.exp(logit_scale), persons)
 
     gradient = ms.value_and_grad(forward, (0, 1, 2, 3, 4), has_aux=True)
     (loss, parts), grads = gradient(*parity.to_ms(feats), Tensor(math.log(scale), ms.float32))
@@ -80,9 +84,9 @@ def expected_parts(parts, config):
     return expected
 
 
-def check_row(row, config, feats, **options):
+def check_row(row, config, feats, persons=None, **options):
     parts, grads = reference_run(row, feats, **options)
-    found, our_grads = our_run(config, feats)
+    found, our_grads = our_run(config, feats, persons=persons)
     assert found == pytest.approx(expected_parts(parts, config), rel=1e-5)
     assert parity.gradient_difference(our_grads, grads)[0] < 2e-4
     return parts, our_grads
@@ -161,6 +165,40 @@ def test_length_of_the_features_does_not_matter(pynative):
     parts, _ = our_run(ObjectiveConfig(), feats)
     scaled, _ = our_run(ObjectiveConfig(), [f * s for f, s in zip(feats, (100, 0.01, 1, 7), strict=True)])
     assert scaled == pytest.approx(parts, rel=1e-5)
+
+
+# Several pairs of a person, beyond the paper.
+
+PERSONS = np.array([3, 0, 3, 5, 0, 3, 1])
+
+
+@pytest.mark.parametrize("positives", ["identity", "distribution"])
+@pytest.mark.parametrize("row", ["F", "Ls", "Full"])
+def test_all_pairs_of_a_person(row, positives, mode):
+    config = replace(parity.ROWS[row], positives=positives)
+    per_pair = reference.by_person(positives, torch.from_numpy(PERSONS))
+    parts, _ = check_row(row, config, correlated_feats(7), PERSONS, per_pair=per_pair)
+    assert parts["loss"] != pytest.approx(reference_run(row, correlated_feats(7))[0]["loss"], rel=1e-2)
+
+
+def test_distinct_persons_are_pairs(pynative):
+    feats = correlated_feats(8)
+    parts, grads = our_run(ObjectiveConfig(), feats)
+    found, found_grads = our_run(ObjectiveConfig(positives="identity"), feats, persons=np.arange(len(feats[0])))
+    assert found == pytest.approx(parts, rel=2e-6)
+    assert parity.gradient_difference(found_grads, grads)[0] < 1e-5
+
+
+@pytest.mark.parametrize("positives", ["identity", "distribution"])
+@pytest.mark.parametrize("kind", ["identical", "perfect", "hopeless"])
+def test_limits_with_persons(kind, positives, pynative):
+    feats, persons = extreme_feats(kind), np.array([0, 0, 1, 2])
+    per_pair = reference.by_person(positives, torch.from_numpy(persons))
+    parts, grads = reference_run("Ls", feats, scale=100, dtype=torch.float64, per_pair=per_pair)
+    found, our_grads = our_run(replace(parity.ROWS["Ls"], positives=positives), feats, 100, persons)
+    assert found["loss"] == pytest.approx(parts["loss"], rel=1e-5, abs=1e-6)
+    for name in ("image", "sketch", "text", "fused"):
+        np.testing.assert_allclose(our_grads[name], grads[name], rtol=2e-4, atol=2e-4)
 
 
 # Limits, against the reference in float64.
@@ -265,7 +303,9 @@ def launches(cell, *inputs, count=12):
 
 class _Ours(nn.Cell):
     def construct(self, logits, losses, factors):
-        return (log_softmax(logits), modulated_loss(losses, factors, 1.0, 3.5))
+        same = same_person(ops.cast(losses * 3, ms.int32))
+        by_person = identity_loss(logits, same), distribution_loss(logits, same)
+        return (log_softmax(logits), modulated_loss(losses, factors, 1.0, 3.5), *by_person)
 
 
 @pytest.mark.parametrize("size", [4, 6, 17])

@@ -24,10 +24,9 @@ class TrainingSource:
 
     `batches` holds indices of `pairs`: `epoch_batches`, or this process's `shard` of them; `token_ids`, int32 (pairs,
     L), are those of each pair's caption. Seed, epoch and the pair's index decide the augmentation, not the number of
-    processes. `load` returns a picture's pixels at the transform's size; None decodes the file.
+    processes. `load` returns a picture's pixels at the transform's size; None decodes the file. `persons`, int32
+    (pairs,), come last in a batch; None leaves them out.
     """
-
-    columns = ("images", "sketches", "token_ids")
 
     def __init__(
         self,
@@ -39,22 +38,24 @@ class TrainingSource:
         epoch: int,
         processes: Processes = ALONE,
         load: PixelLoader | None = None,
+        persons: np.ndarray | None = None,
     ):
+        self.columns = ("images", "sketches", "token_ids", *(() if persons is None else ("persons",)))
         self.pairs, self.batches = pairs, batches
-        self.transform, self.token_ids = transform, token_ids
+        self.transform, self.token_ids, self.persons = transform, token_ids, persons
         self.seed, self.epoch, self.processes = seed, epoch, processes
         self.load = load or functools.partial(load_pixels, image_size=transform.image_size)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Return photos and sketches, uint8 (B, 4, H, W) as `normalize` takes them, and token ids, int32 (B, L)."""
         batch = self.batches[index]
         images, sketches = (np.zeros((len(batch), 4, *self.transform.image_size), np.uint8) for _ in range(2))
         for place, out in enumerate(zip(images, sketches, strict=True)):
             self._pictures(batch, place, out)
-        return images, sketches, self.token_ids[batch]
+        return images, sketches, self.token_ids[batch], *(() if self.persons is None else (self.persons[batch],))
 
     def _pictures(self, batch: np.ndarray, place: int, out: tuple[np.ndarray, np.ndarray]) -> None:
         number = int(batch[place])

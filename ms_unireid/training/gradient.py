@@ -37,7 +37,7 @@ class TaskEncoders(nn.Cell):
 
 
 class FeatureObjective(nn.Cell):
-    """Computes the loss of a batch from the features of `modalities`.
+    """Computes the loss of a batch from the features of `modalities`, and its persons if the objective needs them.
 
     `gather` joins each process's features to those of all processes; None contrasts within the process.
     """
@@ -48,24 +48,34 @@ class FeatureObjective(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model, self.objective, self.gather = model, objective, gather
         self.gathers = gather is not None
-        self.fuses = "fusion" in objective.tasks
+        self.fuses, self.needs_persons = "fusion" in objective.tasks, objective.needs_persons
         self.sketch_index = modalities.index("sketch") if "sketch" in modalities else None
         self.text_index = modalities.index("text") if "text" in modalities else None
 
     def construct(self, loss_scale: Tensor, *feats: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the loss times `loss_scale`, a scalar, and the loss itself followed by its parts."""
+        """Return the loss times `loss_scale`, a scalar, and the loss itself followed by its parts.
+
+        The features are (B, D) float32; persons, if needed, come last, (B,) int32.
+        """
+        if self.gathers and self.needs_persons:
+            # As wide as a modality, for the one exchange; float32 is exact for 2^24 persons.
+            persons = ops.zeros_like(feats[0]) + feats[-1].astype(ms.float32).expand_dims(1)
+            feats = (*feats[:-1], persons)
         if self.gathers:
             # One exchange for all modalities: several could run in another order in another process.
             feats = self.model.pick.parts(self.gather(ops.concat(feats, 1)), len(feats), 1)
         sketch = None if self.sketch_index is None else feats[self.sketch_index]
         text = None if self.text_index is None else feats[self.text_index]
         fused = self.model.fuse(sketch, text) if self.fuses else None
-        loss, parts = self.objective(feats[0], sketch, text, fused, ops.exp(self.model.logit_scale))
+        persons = None
+        if self.needs_persons:
+            persons = ops.stop_gradient(feats[-1].max(axis=-1)) if self.gathers else feats[-1]
+        loss, parts = self.objective(feats[0], sketch, text, fused, ops.exp(self.model.logit_scale), persons)
         return loss * loss_scale, (loss, *parts)
 
 
 class NetworkWithObjective(nn.Cell):
-    """Computes the loss of a batch from its pictures and captions."""
+    """Computes the loss of a batch from its pictures, captions and, if the objective needs them, persons."""
 
     def __init__(self, model: UNIReID, objective: Objective, gather: nn.Cell | None = None):
         super().__init__(auto_prefix=False)
@@ -74,10 +84,10 @@ class NetworkWithObjective(nn.Cell):
         self.feature_objective = FeatureObjective(model, objective, self.encoders.modalities, gather)
 
     def construct(
-        self, images: Tensor, sketches: Tensor, token_ids: Tensor, loss_scale: Tensor
+        self, images: Tensor, sketches: Tensor, token_ids: Tensor, loss_scale: Tensor, *persons: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return what `FeatureObjective` returns, for pictures (B, 3, H, W) and token_ids (B, L)."""
-        return self.feature_objective(loss_scale, *self.encoders(images, sketches, token_ids))
+        """Return what `FeatureObjective` returns, for pictures (B, 3, H, W), token_ids (B, L) and persons (B,)."""
+        return self.feature_objective(loss_scale, *self.encoders(images, sketches, token_ids), *persons)
 
     def trained_parameters(self) -> list[Parameter]:
         """List the parameters that the objective trains.
@@ -98,7 +108,7 @@ class BatchGradient(nn.Cell):
 
     def construct(self, *batch: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return (loss, *parts) and the gradients of loss * loss scale."""
-        (_, values), grads = self.value_and_grad(*batch, self.scale.value)
+        (_, values), grads = self.value_and_grad(*batch[:3], self.scale.value, *batch[3:])
         return values, grads
 
 
@@ -127,7 +137,7 @@ class _PartGradient(BatchGradient):
 
     def construct(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         share = inputs[-1]
-        (_, values), grads = self.value_and_grad(*inputs[:-1], self.scale.value * share)
+        (_, values), grads = self.value_and_grad(*inputs[:3], self.scale.value * share, *inputs[3:-1])
         return tuple([share * value for value in values]), grads
 
 
@@ -218,10 +228,10 @@ class CachedGradient:
         """Return (loss, *parts) and leave the gradients of loss * loss scale in `sums`."""
         _clear(self.sums)
         starts = range(0, len(batch[0]), self.chunk)
-        chunks = [[t[start : start + self.chunk] for t in batch] for start in starts]
+        chunks = [[t[start : start + self.chunk] for t in batch[:3]] for start in starts]
         encoded = [self.encoders(*chunk) for chunk in chunks]
         feats = [ops.concat(pieces, 0) for pieces in zip(*encoded, strict=True)]
-        values, feature_grads, scale_grad = self.feature_gradient(*feats)
+        values, feature_grads, scale_grad = self.feature_gradient(*feats, *batch[3:])
         for total, grad in zip(self.scale_sums, scale_grad, strict=True):
             total.set_data(grad)
         for start, chunk in zip(starts, chunks, strict=True):

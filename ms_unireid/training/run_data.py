@@ -44,6 +44,8 @@ class RunData:
         self.splits = tri.checked_annotations(dict.fromkeys(("train", *self.reported)), data.allow_identity_gaps)
         self._pairs = training_pairs(self.splits["train"])
         self._person_ids = [pair.person_id for pair in self._pairs]
+        persons = np.unique(self._person_ids, return_inverse=True)[1].astype(np.int32)
+        self._persons = None if config.objective.positives == "pair" else persons
         self._transform = TrainTransform(config.model.image_size, data.augment)
         self.load = pixel_loader(config.runtime, config.model.image_size, self._pictures())
         self._drawn: tuple[int, list] = (0, [])
@@ -111,9 +113,10 @@ class RunData:
     def _shard(self, epoch: int) -> list[np.ndarray]:
         return shard(self.batches(epoch), self.processes, smallest_share(self.config.train))
 
-    def epoch(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def epoch(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield this process's photos, sketches and token ids of an epoch, without the first `done` batches.
 
+        Persons (B,) int32, numbered from 0, come last if `objective.positives` needs them.
         DataError if a picture cannot be read.
         """
         batches = self._shard(epoch)[done:]
@@ -126,6 +129,7 @@ class RunData:
             epoch,
             self.processes,
             self.load,
+            self._persons,
         )
         return iterate(source, self.config.runtime)
 

@@ -21,10 +21,6 @@ from ms_unireid.training.gradient import BatchGradient, CachedGradient, NetworkW
 from ms_unireid.training.loss_scale import LossScale
 from ms_unireid.training.optimizer import ReduceGradients, Update
 
-# A batch in memory or on the device: photos and sketches, float32 (B, 3, H, W) or uint8 (B, 3 or 4, H, W) as
-# `normalize` takes them, and token ids (B, L) int32.
-Batch = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]
-
 
 class StepResult(NamedTuple):
     """What a step computed before it changed the weights; it stays on the device until it is asked for.
@@ -79,7 +75,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         network = NetworkWithObjective(model, objective, gather)
         params = ParameterTuple(network.trained_parameters())
         super().__init__(network, Adam(params, train))
-        self.part_names, self.params = objective.part_names, params
+        self.part_names, self.params, self.positives = objective.part_names, params, config.objective.positives
         self.learning_rate, self.bias_factor = train.learning_rate, train.bias_lr_factor
         self.loss_scale = LossScale(runtime)
         self.value_names = ("loss", *self.part_names, "gradient_norm", *self.loss_scale.reported)
@@ -114,6 +110,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         token_ids: np.ndarray | Tensor,
         learning_rate: float | None = None,
         bias_rate: float | None = None,
+        persons: np.ndarray | Tensor | None = None,
     ) -> StepResult:
         """Take one step; nothing is read from the device.
 
@@ -121,9 +118,10 @@ class TrainOneStepCell(nn.TrainOneStepCell):
 
         Photos and sketches are normalised, float32 (B, 3, H, W), or as `TrainingSource` gives them, uint8 (B, 4, H, W);
         captions are (B, L) int32. Without a rate, `train.learning_rate` is taken; without one for biases,
-        `train.bias_lr_factor` times the other.
+        `train.bias_lr_factor` times the other. `persons`, (B,) int32 below 2^24, say which pairs show one person.
+        Without them `objective.positives` other than `pair` raises a ConfigError; `pair` ignores them.
         """
-        batch = _on_device((images, sketches, token_ids))
+        batch = self._on_device(images, sketches, token_ids, persons)
         rate = self.learning_rate if learning_rate is None else learning_rate
         rates = [Tensor(r, ms.float32) for r in (rate, self.bias_factor * rate if bias_rate is None else bias_rate)]
         if self.in_one_graph:
@@ -131,13 +129,17 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         return StepResult(*self.update(*rates, *self.gradient(*batch)), self.value_names)
 
     def gradients(
-        self, images: np.ndarray | Tensor, sketches: np.ndarray | Tensor, token_ids: np.ndarray | Tensor
+        self,
+        images: np.ndarray | Tensor,
+        sketches: np.ndarray | Tensor,
+        token_ids: np.ndarray | Tensor,
+        persons: np.ndarray | Tensor | None = None,
     ) -> dict[str, np.ndarray]:
         """Return the gradient of a batch's loss by parameter name, float32, and change nothing; arguments as in a step.
 
         It is the mean over processes, before clipping and weight decay.
         """
-        batch = _on_device((images, sketches, token_ids))
+        batch = self._on_device(images, sketches, token_ids, persons)
         values, grads = self.gradient(*batch) if self.in_one_graph else (self.gradient(*batch), ())
         _, grads, _ = self.update.reduce_gradients(*values, *grads)
         return {param.name: grad.asnumpy() for param, grad in zip(self.params, grads, strict=True)}
@@ -162,6 +164,14 @@ class TrainOneStepCell(nn.TrainOneStepCell):
             for param, value in zip(self.params, own, strict=True):
                 param.set_data(Tensor(value))
 
-
-def _on_device(batch: Batch) -> tuple[Tensor, ...]:
-    return tuple(to_device(one) for one in batch)
+    def _on_device(self, *batch: np.ndarray | Tensor | None) -> list[Tensor]:
+        """Put photos, sketches, token ids and, where they are needed, persons on the device."""
+        if self.positives == "pair":
+            return [to_device(one) for one in batch[:-1]]
+        pairs, shape = len(batch[0]), getattr(batch[-1], "shape", None)
+        if shape != (pairs,):
+            raise ConfigError(
+                f"objective.positives={self.positives}: the step needs the persons of its {pairs} pairs, found shape "
+                f"{shape}; pass persons=, a number for each pair, as RunData.epoch gives them last"
+            )
+        return [to_device(one) for one in batch]

@@ -135,7 +135,7 @@ class Trainer:
             self.global_step += 1
             at = self._rate_index(epoch)
             with self.profiler.step(self.global_step):
-                self.unread.append(self.step(*batch, self.rates[at], self.bias_rates[at]).values)
+                self.unread.append(self.step(*batch[:3], self.rates[at], self.bias_rates[at], *batch[3:]).values)
             pairs = len(batch[0]) * self.processes.size
             seen += pairs
             self.bar.update(pairs)

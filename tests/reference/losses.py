@@ -3,6 +3,9 @@
 All feats are un-normalised (B, D); `scale` is exp(logit_scale), a scalar. Row k of every matrix belongs to pair k.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -37,6 +40,37 @@ def per_sample_loss(image: torch.Tensor, query: torch.Tensor, scale: torch.Tenso
     by_image = F.cross_entropy(similarity, target, reduction="none")
     by_query = F.cross_entropy(similarity.T, target, reduction="none")
     return 0.5 * (by_image + by_query)
+
+
+def _person_targets(persons: torch.Tensor) -> torch.Tensor:
+    """Return (B, B) float32: each row uniform over the columns of its person, 0 elsewhere; persons (B,)."""
+    same = (persons[:, None] == persons[None, :]).float()
+    return same / same.sum(dim=1, keepdim=True)
+
+
+def identity_loss(image: torch.Tensor, query: torch.Tensor, scale: torch.Tensor, persons: torch.Tensor) -> torch.Tensor:
+    """Return (B,): L_out of Khosla et al. (2020) between two modalities, half from each side; persons (B,)."""
+    similarity, target = logits(image, query, scale), _person_targets(persons)
+    by_image = F.cross_entropy(similarity, target.to(similarity), reduction="none")
+    by_query = F.cross_entropy(similarity.T, target.to(similarity), reduction="none")
+    return 0.5 * (by_image + by_query)
+
+
+def distribution_loss(
+    image: torch.Tensor, query: torch.Tensor, scale: torch.Tensor, persons: torch.Tensor
+) -> torch.Tensor:
+    """Return (B,): similarity distribution matching of IRRA (Jiang and Ye, 2023), half from each side; persons (B,)."""
+    similarity, target = logits(image, query, scale), _person_targets(persons)
+    total = 0.0
+    for rows in (similarity, similarity.T):
+        found = rows.softmax(dim=1)
+        total = total + (found * (rows.log_softmax(dim=1) - torch.log(target.to(rows) + 1e-8))).sum(dim=1)
+    return 0.5 * total
+
+
+def by_person(positives: str, persons: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Return the `per_pair` of `objective` for positives "identity" or "distribution"."""
+    return partial({"identity": identity_loss, "distribution": distribution_loss}[positives], persons=persons)
 
 
 def itc(image: torch.Tensor, query: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -82,13 +116,13 @@ def interaction_loss(
     return F.cross_entropy(student, teacher)
 
 
-def _task_losses(image, sketch, text, fused, scale) -> dict[str, torch.Tensor]:
+def _task_losses(image, sketch, text, fused, scale, per_pair) -> dict[str, torch.Tensor]:
     """Return the plain scalar loss of every task, whether the objective has it or not."""
     return {
-        "text": itc(image, text, scale),
-        "sketch": itc(image, sketch, scale),
-        "fusion": itc(image, fused, scale),
-        "sketch_text": itc(sketch, text, scale),
+        "text": per_pair(image, text, scale).mean(),
+        "sketch": per_pair(image, sketch, scale).mean(),
+        "fusion": per_pair(image, fused, scale).mean(),
+        "sketch_text": per_pair(sketch, text, scale).mean(),
     }
 
 
@@ -104,6 +138,7 @@ def objective(
     gamma: float = 3.5,
     interaction_weight: float = 0.0,
     detach_weights: bool = False,
+    per_pair: Callable[..., torch.Tensor] = per_sample_loss,
 ) -> dict[str, torch.Tensor]:
     """Compose a training objective.
 
@@ -119,6 +154,7 @@ def objective(
         gamma: Exponent of the modulation.
         interaction_weight: Weight of L_c in the total.
         detach_weights: Stop the gradient through the modulation weights.
+        per_pair: The losses (B,) of one task's pairs; see `by_person`.
 
     Returns:
         Scalars: "loss"; per task in `tasks` the term that entered the total under its name, and its plain form under
@@ -130,8 +166,8 @@ def objective(
     """
     if dynamic and not {"text", "sketch"} <= set(tasks):
         raise ValueError("dynamic needs the tasks text and sketch")
-    plain = _task_losses(image, sketch, text, fused, scale)
-    loss_text, loss_sketch = per_sample_loss(image, text, scale), per_sample_loss(image, sketch, scale)
+    plain = _task_losses(image, sketch, text, fused, scale, per_pair)
+    loss_text, loss_sketch = per_pair(image, text, scale), per_pair(image, sketch, scale)
     terms = {task: plain[task] for task in tasks}
     if dynamic:
         terms["text"], terms["sketch"] = dynamic_terms(loss_text, loss_sketch, alpha, gamma, detach_weights)

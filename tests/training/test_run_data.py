@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ms_unireid.config import load_config
@@ -28,6 +29,17 @@ def test_an_epoch_has_the_batches_that_are_counted(config, size, together, count
         assert run_data.steps(1) == count == len(list(run_data.epoch(1)))
         assert len(list(run_data.epoch(2, done=3))) == run_data.steps(2) - 3
     assert len(run_data.describe_batch(1, 1)) == 10
+
+
+def test_persons_come_last_if_they_are_needed(config):
+    assert {len(batch) for batch in RunData(config).epoch(1)} == {3}
+    config = replace(config, objective=replace(config.objective, positives="identity"))
+    for rank in (0, 1):
+        run_data = RunData(config, Processes(rank, 2))
+        people = sorted({pair.person_id for pair in run_data._pairs})
+        for rows, (images, *_, persons) in zip(run_data._shard(1), run_data.epoch(1), strict=True):
+            assert persons.dtype == np.int32 and persons.shape == images.shape[:1]
+            assert [people[person] for person in persons] == [run_data._pairs[row].person_id for row in rows]
 
 
 def test_a_split_without_a_batch_for_all_processes(config):

@@ -9,11 +9,14 @@ import numpy as np
 import parity
 import pytest
 import torch
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from ms_unireid.config import Config, RuntimeConfig, TrainConfig
+from ms_unireid.errors import ConfigError
+from ms_unireid.losses import Objective
 from ms_unireid.models.ops import MatMul
 from ms_unireid.models.unireid import build_model
+from ms_unireid.training.gradient import NetworkWithObjective
 from ms_unireid.training.loss_scale import LossScale, TooManyOverflows
 from ms_unireid.training.train_step import TrainOneStepCell
 from reference import losses
@@ -74,6 +77,80 @@ def test_a_cached_step_of_other_objectives(pynative, row):
     _, expected = run(make(row), 1)
     _, found = run(make(row, cache_chunk=4), 1)
     assert parity.max_difference(found, expected) < 1e-6
+
+
+PERSONS = np.array([4, 0, 4, 1, 0, 4], np.int32)
+
+
+def by_person(**train):
+    """A step of the whole objective with the photos of a person as positives."""
+    config = Config(
+        model=replace(parity.TINY, stride=4),
+        objective=replace(parity.ROWS["Full"], positives="identity"),
+        train=TrainConfig(learning_rate=RATE, **train),
+    )
+    return TrainOneStepCell(build_model(config.model, 1), config)
+
+
+def persons_loss(net, arrays, persons):
+    per_pair = losses.by_person("identity", torch.from_numpy(persons))
+    return losses.objective(*net(*parity.to_torch(arrays)), **losses.OBJECTIVES["Full"], per_pair=per_pair)["loss"]
+
+
+@pytest.fixture(scope="module")
+def by_person_in_torch():
+    """The gradients of the whole batch, and of its halves, with overlapping patches."""
+    net = parity.reference_for(replace(parity.TINY, stride=4), 1)
+    with torch.no_grad():
+        for name, value in parity.parameters(build_model(replace(parity.TINY, stride=4), 1)).items():
+            net.get_parameter(name).copy_(torch.from_numpy(value))
+    found = []
+    for blocks in ([range(6)], [range(3), range(3, 6)]):
+        net.zero_grad()
+        for block in blocks:
+            part = [a[list(block)] for a in batch()]
+            (persons_loss(net, part, PERSONS[list(block)]) / len(blocks)).backward()
+        found.append({n: p.grad.numpy().copy() for n, p in net.named_parameters()})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("graph", {"ema_decay": 0.9}), ("pynative", {"cache_chunk": 4}), ("pynative", {"accumulation_steps": 2})],
+    indirect=["mode"],
+    ids=str,
+)  # fmt: skip
+def test_positives_of_a_person_with_memory_options(by_person_in_torch, mode, options):
+    step = by_person(**options)
+    expected = by_person_in_torch["accumulation_steps" in options]
+    difference, name = parity.gradient_difference(step.gradients(*batch(), persons=PERSONS), expected)
+    assert difference < 2e-4, name
+    before = float(step(*batch(), RATE, persons=PERSONS).loss)
+    assert float(step(*batch(), RATE, persons=PERSONS).loss) < before
+
+
+@pytest.mark.parametrize("row", ["S", "Full"])
+def test_persons_are_gathered_beside_the_features(row, pynative):
+    """With one process, whose rows are all rows."""
+    model, objective = build_model(parity.TINY, 1), Objective(replace(parity.ROWS[row], positives="identity"))
+    persons = Tensor(PERSONS + 2**24 - 8)  # float32 has no more whole numbers
+
+    def values(gather):
+        network = NetworkWithObjective(model, objective, gather)
+        gradient = ms.value_and_grad(network, None, ms.ParameterTuple(network.trained_parameters()), has_aux=True)
+        (loss, _), grads = gradient(*parity.to_ms(batch()), Tensor(1.0, ms.float32), persons)
+        return [float(loss), *(grad.asnumpy() for grad in grads)]
+
+    for ours, expected in zip(values(nn.Identity()), values(None), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("persons", [None, PERSONS[:4]])
+def test_a_step_without_the_persons_it_needs(persons):
+    with pytest.raises(
+        ConfigError, match=r"objective\.positives=identity: .* persons of its 6 pairs, found .* persons="
+    ):
+        by_person()(*batch(), RATE, persons=persons)
 
 
 def test_a_cached_step_compiled(plain, graph):
