@@ -329,8 +329,8 @@ def _data_rules(config: Config) -> _Rules:
     divides = data.sampler != "identity" or (data.instances > 0 and data.batch_size % data.instances == 0)
     yield data.batch_size >= 2, "data.batch_size", "must be at least 2: the loss contrasts pairs within a batch"
     yield divides, "data.instances", "must divide data.batch_size"
-    yield 0 <= augment.flip <= 1, "data.augment.flip", "must be between 0 and 1"
-    yield 0 <= augment.erase <= 1, "data.augment.erase", "must be between 0 and 1"
+    for key in ("flip", "erase", "drop_clauses"):
+        yield 0 <= getattr(augment, key) <= 1, f"data.augment.{key}", "must be between 0 and 1"
     yield augment.pad >= 0, "data.augment.pad", "must not be negative"
     leaks = augment.share_geometry and augment.pad > 0
     rule = "must be 0 with data.augment.share_geometry: a border common to photo and sketch gives the pair away"

@@ -102,12 +102,15 @@ class AugmentConfig:
         erase: Probability of random erasing (2-40 % of the area, filled with the CLIP mean after normalisation).
         share_geometry: Give photo and sketch the same flip and crop; the authors draw them independently. Only with
             `pad: 0`: a border common to both identifies the pair without the person.
+        drop_clauses: Probability that a clause of a caption is left out, anew in every epoch; one always stays. The
+            authors drop none.
     """
 
     flip: float = 0.5
     pad: int = 10
     erase: float = 0.5
     share_geometry: bool = False
+    drop_clauses: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures to arrays: evaluation pixels equal to PIL's, and the authors' training augmentation.
+"""Pictures to arrays: evaluation pixels equal to PIL's, and the authors' training augmentation; clauses of captions.
 
 Batches hold planes of uint8, a quarter to a third of the normalised pictures; the model normalises them by
 `NormalizedPixels`, to the same bits as `normalize`. A plane behind the colours marks what is erased.
@@ -7,7 +7,9 @@ MindCV's transforms are not used: its erasing keeps a private random state, whic
 """
 
 import math
+import re
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 _ERASE_AREA = (0.02, 0.4)
 _ERASE_ASPECT = (0.3, 3.3)
 _ERASE_TRIES = 10
+_BETWEEN_CLAUSES = re.compile(r"(?<=[,.;])\s+|\s+(?=and\s)")
 
 
 def resize(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
@@ -55,6 +58,20 @@ def normalize(planes: np.ndarray) -> np.ndarray:
 def evaluation_transform(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
     """Turn a photo or sketch into the network's input, float32 (3, H, W)."""
     return normalize(resize(picture, image_size).transpose(2, 0, 1))
+
+
+def drop_clauses(caption: str, probability: float, rng: np.random.Generator) -> str:
+    """Leave out clauses of a caption, each with this probability but one drawn at random, which stays.
+
+    A clause ends at a comma, full stop or semicolon before a blank, or before "and". The others keep their order; an
+    "and" that comes first goes as well. A caption of one clause stays as it is.
+    """
+    clauses = [clause for clause in _BETWEEN_CLAUSES.split(caption.strip()) if re.search(r"\w", clause)]
+    if len(clauses) < 2:
+        return caption
+    kept = rng.random(len(clauses)) >= probability
+    kept[rng.integers(len(clauses))] = True
+    return " ".join(compress(clauses, kept)).removeprefix("and ")
 
 
 class TrainTransform:

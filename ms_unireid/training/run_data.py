@@ -16,7 +16,7 @@ from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.data.pipeline import TrainingSource, iterate
 from ms_unireid.data.samplers import epoch_batches, shard
 from ms_unireid.data.tokenizer import Tokenizer
-from ms_unireid.data.transforms import TrainTransform
+from ms_unireid.data.transforms import TrainTransform, drop_clauses
 from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.errors import CheckpointError, ConfigError, DataError, shown
 from ms_unireid.runtime import ALONE, Processes, smallest_share
@@ -68,9 +68,21 @@ class RunData:
         return (path for split in self.splits.values() for entry in split for path in (entry.photo, entry.sketch))
 
     @functools.cached_property
-    def _token_ids(self) -> np.ndarray:
+    def _whole_captions(self) -> np.ndarray:
+        return self._tokenize([pair.caption for pair in self._pairs])
+
+    def _token_ids(self, epoch: int) -> np.ndarray:
+        """Return the token ids of every pair's caption in an epoch, int32 (pairs, L)."""
+        probability = self.config.data.augment.drop_clauses
+        if not probability:
+            return self._whole_captions
+        # numpy takes (a, b) for (a, b, 0, 0): the last number tells this stream from the batches' and the pictures'.
+        rng = np.random.default_rng((self.config.train.seed, epoch, 0, 0, 1))
+        return self._tokenize([drop_clauses(pair.caption, probability, rng) for pair in self._pairs])
+
+    def _tokenize(self, captions: list[str]) -> np.ndarray:
         model = self.config.model
-        return Tokenizer(model.context_length, model.sizes.vocabulary_size)([pair.caption for pair in self._pairs])
+        return Tokenizer(model.context_length, model.sizes.vocabulary_size)(captions)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -124,7 +136,7 @@ class RunData:
             self._pairs,
             batches,
             self._transform,
-            self._token_ids,
+            self._token_ids(epoch),
             self.config.train.seed,
             epoch,
             self.processes,

@@ -1,4 +1,6 @@
-"""Pictures to arrays: the evaluation transform bit for bit, the training augmentation by slow definitions."""
+"""Pictures to arrays, bit for bit, the training augmentation by slow definitions, and the clauses of captions."""
+
+from itertools import compress, product
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from ms_unireid.data.transforms import (
     MEAN,
     STD,
     TrainTransform,
+    drop_clauses,
     erase_rectangle,
     evaluation_transform,
     normalize,
@@ -176,3 +179,31 @@ def test_a_picture_too_thin_to_erase_stays_whole():
     erased = np.zeros((1, 50), np.uint8)
     erase_rectangle(erased, np.random.default_rng(0))
     assert not erased.any()
+
+
+# Clauses of captions.
+
+CLAUSES = ["A man in a red shirt,", "blue jeans", "and size 9.5 shoes.", "He has a bag ;", "and a hat ,", "he waits."]
+
+
+# What may be left of them, and which stayed.
+LEFT = {
+    " ".join(compress(CLAUSES, kept)).removeprefix("and "): kept
+    for kept in product((0, 1), repeat=len(CLAUSES))
+    if any(kept)
+}
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_clauses_are_left_out_in_order(probability):
+    caption = f"  {'  '.join(CLAUSES)} . "
+    kept = [LEFT[drop_clauses(caption, probability, np.random.default_rng(seed))] for seed in range(400)]
+    expected = 1 - probability + probability / len(CLAUSES)
+    np.testing.assert_allclose(np.mean(kept, 0), expected, atol=0.08)
+
+
+@pytest.mark.parametrize("caption", ["a man", " a man in black. ", "sand and", "...", ", a man", "and and ,"])
+def test_a_caption_never_gets_empty(caption):
+    found = {drop_clauses(caption, 1.0, np.random.default_rng(seed)) for seed in range(20)}
+    assert all(text.strip() for text in found)
+    assert len(found) == 1 or caption == "and and ,"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ms_unireid.config import load_config
+from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.errors import DataError
 from ms_unireid.runtime import Processes
 from ms_unireid.training.run_data import RunData
@@ -40,6 +41,28 @@ def test_persons_come_last_if_they_are_needed(config):
         for rows, (images, *_, persons) in zip(run_data._shard(1), run_data.epoch(1), strict=True):
             assert persons.dtype == np.int32 and persons.shape == images.shape[:1]
             assert [people[person] for person in persons] == [run_data._pairs[row].person_id for row in rows]
+
+
+def test_captions_change_with_the_epoch_only(config):
+    """Without the first batches, and in one of two processes, an epoch has the captions that it has as a whole."""
+    run_data = RunData(config)
+    plain = {epoch: [batch[2] for batch in run_data.epoch(epoch)] for epoch in (1, 2)}
+    for rows, ids in zip(run_data.batches(2), plain[2], strict=True):
+        np.testing.assert_array_equal(ids, Tokenizer(77)([run_data._pairs[row].caption for row in rows]))
+    augment = replace(config.data.augment, drop_clauses=0.5)
+    config = replace(config, data=replace(config.data, augment=augment))
+    found = {epoch: [batch[2] for batch in RunData(config).epoch(epoch)] for epoch in (1, 2)}
+    for epoch, batches in found.items():
+        cut = np.concatenate([ids > 0 for ids in batches]).sum(1) < np.concatenate(plain[epoch]).astype(bool).sum(1)
+        assert 0.5 < cut.mean() < 1
+        for resumed, whole in zip(RunData(config).epoch(epoch, done=3), batches[3:], strict=True):
+            np.testing.assert_array_equal(resumed[2], whole)
+        halves = [[batch[2] for batch in RunData(config, Processes(rank, 2)).epoch(epoch)] for rank in (0, 1)]
+        for whole, *parts in zip(batches[:7], *halves, strict=True):
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+    order = [np.argsort(np.concatenate(RunData(config).batches(epoch))) for epoch in (1, 2)]
+    first, second = (np.concatenate(found[epoch])[order[epoch - 1]] for epoch in (1, 2))
+    assert (first != second).any(1).mean() > 0.5
 
 
 def test_a_split_without_a_batch_for_all_processes(config):
