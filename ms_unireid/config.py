@@ -19,7 +19,6 @@ from ms_unireid.config_schema import (
     GALLERY_RULES,
     PROTOCOLS,
     TASKS,
-    VOCABULARY_SIZE,
     Architecture,
     AugmentConfig,
     Config,

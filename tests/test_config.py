@@ -411,7 +411,7 @@ def test_an_architecture_is_described_in_a_config(tmp_path):
         ({"patch": 8}, r"unknown key 'model\.architecture\.patch'; did you mean 'model\.architecture\.patch_size'"),
         ({"embed_dim": 0}, r"embed_dim must be at least 1"),
         ({"patch_size": 64}, r"model\.image_size must be at least the patch size 64"),
-        ({"vocabulary_size": 100}, r"vocabulary_size must be at least 49408"),
+        ({"vocabulary_size": 100}, r"vocabulary_size must be at least 515"),
     ],
     ids=str,
 )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,10 @@ class Options:
     source_image_size: tuple[int, int] | None = None  # height and width of the input's position table
     activation: str | None = None  # of the input; None takes the file's, or "quick_gelu"
     architecture: str | Architecture | None = None  # of the input, if its tensors fit several
-    dtype: str | None = None  # in a PyTorch file; None restores the type of each tensor where it is known
+    dtype: str | None = None  # in the output; None restores each known type in a PyTorch file, and else is float32
     allow_missing: tuple[str, ...] = ()  # shell patterns of tensors that the input may lack
     verify: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)  # stored in the output's description, such as scores
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
     hashes = {str(part): sha256(part.open("rb")) for part in source.file.parts}
     known_as = KNOWN_FILES.get(next(iter(hashes.values())))
     meta = _describe(source, config, rows, hashes, known_as)
+    if options.about:
+        meta["about"] = {**meta.get("about", {}), **options.about}
     verification = None
     with ThreadPoolExecutor(1) as thread:
         with error_context(path), replacing(output) as temporary:
@@ -151,7 +154,7 @@ def _restorable(source: Source, rows: list[Row]) -> dict[str, str]:
 def _write(file: Path, entries: Mapping[str, Entry], meta: dict[str, Any], options: Options) -> None:
     text = json.dumps(meta)
     if options.to == "mindspore":
-        ours = lay_out(entries, "unireid", {})
+        ours = lay_out(entries, "unireid", dict.fromkeys(entries, options.dtype) if options.dtype else {})
         if file.suffix == ".ckpt":
             write_mindspore(file, ours, {META: text})
         else:

@@ -11,11 +11,11 @@ from mindspore import Tensor
 from ms_unireid.checkpoints.formats.dtypes import aligned, cast
 from ms_unireid.checkpoints.torch_features import torch_features
 from ms_unireid.config import ModelConfig
+from ms_unireid.config_schema import VOCABULARY_SIZE
 from ms_unireid.errors import CheckpointError, EnvironmentProblem
 from ms_unireid.models.unireid import UNIReID
 
 TOLERANCE = 1e-5
-_START, _END = 49406, 49407
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def verify(
     """
     if not importlib.util.find_spec("torch"):
         raise EnvironmentProblem(f"{original}: --verify needs PyTorch; pip install torch, or leave it out")
-    inputs = fixed_inputs(config.image_size, config.context_length)
+    inputs = fixed_inputs(config.image_size, config.context_length, config.sizes.vocabulary_size)
     expected = torch_features(original, config, grid, *inputs)
     try:
         found = mindspore_features(tensors, config, *inputs)
@@ -58,21 +58,23 @@ def verify(
     return Verification(*(float(np.abs(e - f).max()) for e, f in zip(expected, found, strict=True)), *limits)
 
 
-def fixed_inputs(image_size: tuple[int, int], context_length: int, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def fixed_inputs(
+    image_size: tuple[int, int], context_length: int, vocabulary_size: int = VOCABULARY_SIZE, count: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw the inputs of a verification, equal on every machine.
 
     Images (count, 3, H, W) float32 are in the range of normalised pictures; token_ids (count, context_length) int32 are
     start, words, end, zeros.
     """
     # NumPy keeps the raw stream of a bit generator stable, but not the distributions of a Generator.
-    source = np.random.PCG64(0)
+    source, end_token = np.random.PCG64(0), min(vocabulary_size, VOCABULARY_SIZE) - 1
     pixels = source.random_raw(count * 3 * image_size[0] * image_size[1]) % 256
     images = ((pixels / 255 - 0.45) / 0.27).astype(np.float32).reshape(count, 3, *image_size)
-    token_ids = (1 + source.random_raw(count * context_length) % (_START - 1)).astype(np.int32).reshape(count, -1)
+    token_ids = (1 + source.random_raw(count * context_length) % (end_token - 2)).astype(np.int32).reshape(count, -1)
     ends = 2 + source.random_raw(count) % (context_length - 2)
-    token_ids[:, 0] = _START
+    token_ids[:, 0] = end_token - 1
     for row, end in zip(token_ids, ends.tolist(), strict=True):
-        row[end], row[end + 1 :] = _END, 0
+        row[end], row[end + 1 :] = end_token, 0
     return images, token_ids
 
 

@@ -17,7 +17,7 @@ from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_contex
 from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile
 from ms_unireid.checkpoints.published_config import HUGGINGFACE, OPEN_CLIP, PublishedConfig, read_published
 from ms_unireid.config import ModelConfig, config_from_dict
-from ms_unireid.config_schema import Architecture, TowerSize
+from ms_unireid.config_schema import VOCABULARY_SIZE, Architecture, TowerSize
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped, shown
 from ms_unireid.models.positions import model_grid, patch_grid
@@ -222,6 +222,11 @@ def _architecture(
                     f"has {key} {found[key]}, but {published.name} beside it says {value}; put the files of one model "
                     "together, or move that file away"
                 )
+        if own is None and (found["vocabulary size"] or VOCABULARY_SIZE) < VOCABULARY_SIZE:
+            raise InvalidFile(
+                f"has a token table of {found['vocabulary size']} rows, another tokenizer's; expected CLIP's "
+                f"{VOCABULARY_SIZE}"
+            )
         if own is None:
             return choose_architecture(found, shapes, wanted)
         if not fits(found, own.sizes):

@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ms_unireid.apps.arguments import JSON, Parser, checkpoint, output_file
+from ms_unireid.apps.arguments import JSON, Parser, checkpoint, input_file, output_file
 from ms_unireid.checkpoints.clip_names import LAYOUTS
 from ms_unireid.checkpoints.conversion import SUFFIXES, Options, check_apart, convert
 from ms_unireid.checkpoints.conversion_report import to_json, to_text
 from ms_unireid.checkpoints.recognition import KINDS
 from ms_unireid.config import RuntimeConfig
 from ms_unireid.errors import CheckpointError
-from ms_unireid.files import write_json
+from ms_unireid.files import read_json, write_json
 from ms_unireid.runtime import prepare
 
 
@@ -48,7 +48,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="type of a PyTorch file; default: the type before the conversion to float32, where known",
+        help="type of the output; default: float32, and in a PyTorch file the type before the conversion, where known",
+    )
+    parser.add_argument(
+        "--about",
+        type=input_file,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a JSON file to store in the output's description under its name, such as a run's environment.json or the "
+        "scores of evaluate --json; repeatable",
     )
     parser.add_argument(
         "--allow-missing",
@@ -111,6 +120,7 @@ def _conversion_options(options: argparse.Namespace) -> Options:
         dtype=options.dtype,
         allow_missing=tuple(options.allow_missing),
         verify=options.verify,
+        about={file.stem: read_json(file, {}, "give a JSON file") for file in options.about},
     )
 
 

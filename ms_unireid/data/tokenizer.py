@@ -17,7 +17,7 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
-from ms_unireid.config_schema import VOCABULARY_SIZE
+from ms_unireid.config_schema import VOCABULARY_SIZE, ModelConfig
 from ms_unireid.errors import DataError
 
 VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
@@ -49,6 +49,11 @@ class Tokenizer:
         self.vocabulary_size = vocabulary_size = min(vocabulary_size, VOCABULARY_SIZE)
         self.start_token, self.end_token = vocabulary_size - 2, vocabulary_size - 1
         self._bpe = _bpe(vocabulary_size)  # a damaged vocabulary is reported here, not in the middle of a run
+
+    @classmethod
+    def of(cls, model: ModelConfig) -> "Tokenizer":
+        """Return the tokenizer that a model is trained with."""
+        return cls(model.context_length, model.sizes.vocabulary_size)
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
         """Return the token ids of one caption or several, int32 (N, context_length): start, caption, end, zeros.

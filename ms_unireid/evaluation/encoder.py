@@ -62,7 +62,7 @@ class Encoder:
         self.model = model
         self.image_encoder, self.text_encoder = ImageEncoder(model), TextEncoder(model)
         self.text_lengths = self.text_encoder.lengths
-        self.tokenizer = Tokenizer(config.model.context_length, config.model.sizes.vocabulary_size)
+        self.tokenizer = Tokenizer.of(config.model)
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
         """Encode pictures (B, 3, H, W), float32 normalised or uint8 pixels; un-normalised features (B, D) float32."""

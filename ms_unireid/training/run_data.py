@@ -81,8 +81,7 @@ class RunData:
         return self._tokenize([drop_clauses(pair.caption, probability, rng) for pair in self._pairs])
 
     def _tokenize(self, captions: list[str]) -> np.ndarray:
-        model = self.config.model
-        return Tokenizer(model.context_length, model.sizes.vocabulary_size)(captions)
+        return Tokenizer.of(self.config.model)(captions)
 
     @functools.cached_property
     def digest(self) -> str:

@@ -144,6 +144,22 @@ def test_the_type_of_a_pytorch_file(tmp_path, dtype, expected):
     assert same_state(found, {n: value.to(expected) for n, value in clip_state(dtype=torch.float16).items()})
 
 
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_our_file_in_half_precision_with_a_short_vocabulary(tmp_path, suffix):
+    config = replace(SQUARE, architecture=replace(OWN, vocabulary_size=600))
+    model = build_model(config)
+    meta = {"config": to_dict(Config(model=config)), "about": {"environment": {"seed": 1}}}
+    save_checkpoint(tmp_path / "x.ckpt", model.get_parameters(), meta)
+    options = Options(dtype="float16", about={"test": {"R1": 50.0}})
+    convert(tmp_path / "x.ckpt", tmp_path / f"y{suffix}", options)
+    assert {array.dtype for array in open_source(tmp_path / f"y{suffix}").file.tensors.values()} == {np.dtype("<f2")}
+    found = read_checkpoint(tmp_path / f"y{suffix}")
+    expected = {name: value.astype("float16").astype("float32") for name, value in parameters(model).items()}
+    assert all(np.array_equal(found.tensors[name], expected[name]) for name in expected)
+    assert found.meta["about"] == {"environment": {"seed": 1}, "test": {"R1": 50.0}}
+    assert found.config().model == config
+
+
 def test_a_resized_table_stays_float32_on_the_way_back(tmp_path):
     save_openai(tmp_path / "x.pth", clip_state(dtype=torch.float16))
     convert(tmp_path / "x.pth", tmp_path / "same.ckpt", Options())

@@ -97,7 +97,14 @@ def test_long_text_is_cut_and_ends_with_the_end_token(tokenizer):
 def test_extreme_texts(tokenizer, text):
     ids = tokenizer(text)[0]
     assert tokenizer.end_token in ids
-    assert ids.min() >= 0 and ids.max() < tokenizer.vocab_size
+    assert ids.min() >= 0 and ids.max() < tokenizer.vocabulary_size
+
+
+@pytest.mark.parametrize("size", [515, 16384])
+def test_a_short_vocabulary_has_the_first_merges_only(size):
+    tokenizer = Tokenizer(vocabulary_size=size)
+    assert_same(tokenizer, reference_tokenizer.Tokenizer(VOCABULARY, size), [*WORDS, *mixed_texts(50)])
+    assert tokenizer.decode(tokenizer("a sleeveless pullover")[0]) == "a sleeveless pullover"
 
 
 def test_raw_captions_are_cleaned(tokenizer):
@@ -176,7 +183,7 @@ def test_lengths_before_the_cut():
     tokenizer = Tokenizer(8)
     texts = ["", "a man", "red " * 20, "!" * 3]
     whole = Tokenizer(100)(texts)
-    lengths = [row.index(Tokenizer.end_token) + 1 for row in whole.tolist()]
+    lengths = [row.index(49407) + 1 for row in whole.tolist()]
     assert tokenizer.lengths(texts) == lengths == [2, 4, 22, 3]
 
 

@@ -9,7 +9,6 @@ import ftfy
 import numpy as np
 import regex
 
-NUM_MERGES = 48894
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 
@@ -32,13 +31,16 @@ def clean(text: str) -> str:
 class Tokenizer:
     """Text to OpenAI CLIP ids; `jekyll</w>` is 49405, the start 49406 and the end 49407.
 
+    A smaller vocabulary has fewer merges; its last two ids are the start and the end.
+
     Args:
         path: The table `bpe_simple_vocab_16e6.txt.gz`.
+        vocabulary_size: Number of ids.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, vocabulary_size: int = 49408):
         lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").split("\n")
-        merges = [tuple(line.split()) for line in lines[1 : NUM_MERGES + 1]]
+        merges = [tuple(line.split()) for line in lines[1 : vocabulary_size - 513]]
         self.bytes = byte_characters()
         characters = list(self.bytes.values())
         pieces = characters + [c + WORD_END for c in characters] + ["".join(pair) for pair in merges] + [START, END]

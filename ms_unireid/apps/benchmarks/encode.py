@@ -123,7 +123,7 @@ def encode_pytorch(threads: str, *overrides: str) -> Run:
 
     config, data = _load(overrides)
     model, pictures = _their_model(threads, config), torch.from_numpy(_pictures(config))
-    token_ids = Tokenizer(config.model.context_length)(list(dict.fromkeys(data.captions)))
+    token_ids = Tokenizer.of(config.model)(list(dict.fromkeys(data.captions)))
     visual = torch.no_grad()(model.base_model.visual)
     return stand_by({"image": lambda: visual(pictures), "text": lambda: _their_texts(model, token_ids, config)})
 
@@ -157,7 +157,7 @@ def _evaluate_plainly(model: Any, config: Config, data: EvaluationSet) -> list[d
     from torch.nn.functional import normalize
 
     photos, sketches = (_their_pictures(model, paths, config) for paths in (data.photos, data.sketches))
-    texts = _their_texts(model, Tokenizer(config.model.context_length)(data.captions), config)
+    texts = _their_texts(model, Tokenizer.of(config.model)(data.captions), config)
     persons, sources = torch.from_numpy(data.person_ids), torch.from_numpy(data.caption_photos)
     own = torch.arange(len(photos))
     rows = [(texts, sources, True), (sketches, own, True), (sketches[sources] + texts, sources, True)]

@@ -48,7 +48,7 @@ def find_samples(config: Config, pictures: Sequence[Path] = ()) -> Samples:
         source, samples = f"pictures given, captions of {source}", [load_picture(path) for path in pictures[:COUNT]]
     images = [evaluation_transform(picture, config.model.image_size) for picture in islice(cycle(samples), COUNT)]
     texts = list(islice(cycle(captions), COUNT))
-    return Samples(source, np.stack(images), Tokenizer(config.model.context_length)(texts))
+    return Samples(source, np.stack(images), Tokenizer.of(config.model)(texts))
 
 
 def _of_data_set(config: Config) -> tuple[str, list[Image.Image], list[str]]:

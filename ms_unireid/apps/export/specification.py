@@ -46,6 +46,7 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
 def describe_inputs(model: ModelConfig) -> dict[str, Any]:
     """Describe the inputs: pictures, token ids and features."""
     height, width = model.image_size
+    tokenizer = Tokenizer.of(model)
     feats = {"dtype": "float32", "shape": ["batch", model.sizes.embed_dim]}
     return {
         "images": {
@@ -71,13 +72,13 @@ def describe_inputs(model: ModelConfig) -> dict[str, Any]:
             "length": model.context_length,
             "vocabulary": VOCABULARY.name,
             "vocabulary_sha256": VOCABULARY_SHA256,
-            "vocabulary_size": config.model.sizes.vocabulary_size,
-            "start_token": Tokenizer.start_token,
-            "end_token": Tokenizer.end_token,
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "start_token": tokenizer.start_token,
+            "end_token": tokenizer.end_token,
             "padding": 0,
             "row": "start token, caption, end token, padding; a longer caption is cut and ends in the end token",
-            "encoding": "CLIP's byte-pair encoding of the lower-cased caption, behind ftfy.fix_text, html.unescape "
-            "twice, and white space collapsed to single spaces",
+            "encoding": "the first vocabulary_size - 514 merges of CLIP's byte-pair encoding, of the lower-cased "
+            "caption, behind ftfy.fix_text, html.unescape twice, and white space collapsed to single spaces",
         },
         "sketch_feats": {"file": "fusion", **feats, "what": "un-normalised features of image_encoder"},
         "text_feats": {"file": "fusion", **feats, "what": "un-normalised features of text_encoder"},

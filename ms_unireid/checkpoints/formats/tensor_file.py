@@ -63,7 +63,7 @@ def _present(forms: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return {key: form for key, form in forms.items() if key in values}
 
 
-_DESCRIBED = {"epoch": int, "done": int, "step": int, "loss_scale": {str: float}, "source": {}}
+_DESCRIBED = {"epoch": int, "done": int, "step": int, "loss_scale": {str: float}, "source": {}, "about": {}}
 _ORIGIN = {
     "file": str,
     "known_as": (str, None),
