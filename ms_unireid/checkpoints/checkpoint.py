@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ class Checkpoint:
     path: Path
     tensors: dict[str, np.ndarray]  # by name; optimizer moments as well where the file is a training state
     meta: dict[str, Any]  # `config` (nested dictionaries), `epoch` and whatever else was saved with it
+    own: bool = True  # a file of ms_unireid; another, such as CLIP's, has a config of defaults
 
     def config(self, overrides: Sequence[str] = (), files: Sequence[Path] | None = None) -> Config:
         """Return the saved config, or that of YAML files instead, with `section.key=value` strings on top.
@@ -52,8 +53,14 @@ class Checkpoint:
     def build(self, config: Config) -> UNIReID:
         """Select the device and build the model with these weights.
 
-        Wrong packages or devices raise an EnvironmentProblem, weights that do not fit the model a CheckpointError.
+        The position table of a file that ms_unireid did not write is resized to the config's picture size. Wrong
+        packages or devices raise an EnvironmentProblem, weights that do not fit the model a CheckpointError.
         """
+        if not self.own:
+            prepare(config.runtime)
+            model = build_model(config.model, runtime=config.runtime)
+            load_pretrained(model, self.path, replace(config.model, pretrained_logit_scale=True))
+            return model
         sizes = config.model.sizes
         wanted = our_shapes(sizes, config.model.context_length, math.prod(model_grid(config.model)))
         del wanted[LOGIT_SCALE]
@@ -101,7 +108,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     tensors = {name: entry.load() for name, entry in entries.items()}
     kept = {name: file.tensors[name] for name, what in source.surplus.items() if source.meta or what == "tower"}
     check_finite(file.path, ((name, array) for name, array in kept.items() if array.dtype.kind == "f"))
-    return Checkpoint(file.path, tensors | kept, source.meta or {"config": to_dict(Config(model=source.model))})
+    meta = source.meta or {"config": to_dict(Config(model=source.model))}
+    return Checkpoint(file.path, tensors | kept, meta, own=bool(source.meta))
 
 
 def checkpoint_digest(checkpoint: Path) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import mindspore as ms
 import numpy as np
 import pytest
+from checkpoints.source_files import SQUARE, clip_state, save_openai
 from mindspore import Parameter, Tensor
 
 from ms_unireid.checkpoints import checkpoint as module
@@ -20,7 +21,7 @@ from ms_unireid.checkpoints.checkpoint import (
 )
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
 from ms_unireid.checkpoints.formats.tensor_file import META, Entry
-from ms_unireid.config import Config, ModelConfig, to_dict
+from ms_unireid.config import CONFIGS, Config, ModelConfig, to_dict
 from ms_unireid.errors import CheckpointError, UserError
 from ms_unireid.models.positions import resize_positions
 from ms_unireid.models.unireid import build_model
@@ -259,3 +260,17 @@ def test_running_out_of_room(tmp_path, saved, other):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == saved[0].read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+def test_the_positions_of_a_clip_are_resized_to_the_pictures_of_a_config(tmp_path):
+    save_openai(tmp_path / "clip.pth", clip_state())
+    sizes = f"architecture: tiny, image_size: [48, 16], context_length: {SQUARE.context_length}"
+    (tmp_path / "zero_shot.yaml").write_text(f"model: {{{sizes}}}\n")
+    opened = open_model(tmp_path / "clip.pth", ["runtime.device=CPU"], [tmp_path / "zero_shot.yaml"])
+    started = build_model(opened.config.model, 5)
+    load_pretrained(started, tmp_path / "clip.pth", replace(opened.config.model, pretrained_logit_scale=True))
+    assert same(values(opened.model), values(started))
+    assert values(opened.model)[VISUAL_POSITIONS].shape == (6 * 2 + 1, 64)
+    assert values(open_model(tmp_path / "clip.pth").model)[VISUAL_POSITIONS].shape == (4 * 4 + 1, 64)
+    with pytest.raises(CheckpointError, match=r"is a tiny, the model is a ViT-B/16; set model.architecture=tiny"):
+        open_model(tmp_path / "clip.pth", files=[CONFIGS / "clip_zero_shot.yaml"])
