@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from ms_unireid.checkpoints.clip_names import LOGIT_SCALE, our_shapes
+from ms_unireid.checkpoints.clip_names import LOGIT_SCALE, VISUAL_POSITIONS, our_shapes
 from ms_unireid.checkpoints.fitting import NAMED_TENSORS, fit, float32_entries
 from ms_unireid.checkpoints.formats.any_file import read_tensor_file
 from ms_unireid.checkpoints.formats.dtypes import aligned
@@ -56,13 +56,13 @@ class Checkpoint:
         The position table of a file that ms_unireid did not write is resized to the config's picture size. Wrong
         packages or devices raise an EnvironmentProblem, weights that do not fit the model a CheckpointError.
         """
-        if not self.own:
+        patches = math.prod(model_grid(config.model))
+        if not self.own and len(self.tensors[VISUAL_POSITIONS]) != 1 + patches:
             prepare(config.runtime)
             model = build_model(config.model, runtime=config.runtime)
             load_pretrained(model, self.path, replace(config.model, pretrained_logit_scale=True))
             return model
-        sizes = config.model.sizes
-        wanted = our_shapes(sizes, config.model.context_length, math.prod(model_grid(config.model)))
+        wanted = our_shapes(config.model.sizes, config.model.context_length, patches)
         del wanted[LOGIT_SCALE]
         _check_shapes(wanted, self.tensors, str(self.path), _fix(self))
         prepare(config.runtime)

@@ -53,7 +53,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--markdown", type=output_file(".md", ".markdown", ".txt", ""), help="write the rows as a Markdown table"
     )
     parser.add_argument(
-        "--figure", type=output_file(*FIGURES), help="draw the ranked lists of a few queries (PNG, JPEG or PDF)"
+        "--figure",
+        type=output_file(*FIGURES),
+        help="draw the ranked lists of a few queries, or with missing_modality the curve (PNG, JPEG or PDF)",
     )
     parser.add_argument("--queries", type=at_least(1), help="number of sketches in the figure (default 4)")
     parser.add_argument(
@@ -72,8 +74,8 @@ def main(arguments: Sequence[str]) -> None:
     single = len(options.checkpoint) == 1 and not options.target
     if (len(options.checkpoint) > 1 or len(options.target) > 1) and (options.figure or options.errors):
         raise ConfigError("--figure and --errors are for one checkpoint on one data set; give one of each")
-    if options.queries and not options.figure:
-        raise ConfigError("--queries is the number of sketches in the figure; add --figure FILE")
+    if options.queries and (not options.figure or options.protocol == "missing_modality"):
+        raise ConfigError("--queries is the number of sketches in a figure of ranked lists; add --figure FILE")
     if options.config:
         load_config(options.config, options.overrides)
     parse_targets(options.target, Config())
@@ -101,9 +103,12 @@ def main(arguments: Sequence[str]) -> None:
     if options.markdown:
         write_text(options.markdown, to_markdown(rows) + "\n")
     if options.figure:
-        from ms_unireid.evaluation.figures import draw_ranked_lists
+        from ms_unireid.evaluation.figures import draw_missing_modality, draw_ranked_lists
 
-        draw_ranked_lists(evaluated.feats, evaluated.data, options.figure, options.queries or 4)
+        if options.protocol == "missing_modality":
+            draw_missing_modality(evaluated.results, options.figure)
+        else:
+            draw_ranked_lists(evaluated.feats, evaluated.data, options.figure, options.queries or 4)
     if options.errors:
         from ms_unireid.evaluation.error_analysis import analyse_errors
 

@@ -1,4 +1,4 @@
-"""Ranked lists as pictures (as in Figure 4), for training, evaluation and search.
+"""Ranked lists as pictures (as in Figure 4), for training, evaluation and search; a curve for missing modalities.
 
 A row shows the query and its best results; matches are framed green, other persons red, unknown ones grey.
 """
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.data.pictures import load_picture, save_figure
 from ms_unireid.evaluation.metrics import ranked_list
+from ms_unireid.evaluation.protocols import Results
 from ms_unireid.evaluation.queries import (
     NO_INDEX,
     TASK_SYMBOLS,
@@ -85,6 +86,29 @@ def draw_queries(
     lists = [_ranked(feats, data, queries[task], task, query, top_k) for task, query in rows]
     explanation = _COLOURS if feats.caption_photos is None else _COLOURS + _LEFT_OUT
     draw_lists(lists, path, f"{title}; {explanation}", top_k)
+
+
+def draw_missing_modality(results: Results, path: Path) -> None:
+    """Draw R1, mAP and mINP over the share of fusion queries that lack a modality, as PNG, JPEG or PDF.
+
+    `results` are those of the protocol `missing_modality`; a file that cannot be written raises a UserError.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    plain = {name: metrics for (_, name), metrics in results.items() if name.endswith("%")}  # not reranked
+    shares = [float(name.split()[1].rstrip("%")) for name in plain]
+    figure = Figure(figsize=(6.4, 4), dpi=100, layout="tight")
+    axes = figure.add_subplot(
+        xlabel="queries without text or without sketch, in percent", ylabel="percent", ylim=(0, 100)
+    )
+    for name, style in (("R1", "-o"), ("mAP", "--s"), ("mINP", ":^")):
+        axes.plot(shares, [getattr(metrics, name) for metrics in plain.values()], style, label=name)
+    axes.grid(alpha=0.25)
+    axes.legend()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    save_figure(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]), Path(path))
 
 
 def rank_query(feats: SplitFeatures, queries: TaskQueries, query: int) -> tuple[np.ndarray, np.ndarray]:

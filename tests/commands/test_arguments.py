@@ -63,6 +63,7 @@ WRONG = (
     ((*EVALUATE, "--target", "pku=photos"), "did you mean"),
     ((*EVALUATE, "--config", "no.yaml"), "no.yaml"),
     ((*EVALUATE, "--queries", "3"), "add --figure"),
+    ((*EVALUATE, "--queries", "3", "--protocol", "missing_modality", "--figure", "x.png"), "figure of ranked lists"),
     ((*EVALUATE, "--figure", "x.gif"), "--figure x.gif: expected"),
     ((*EVALUATE, "--markdown", "x.json"), "--markdown x.json: expected a name that ends in .md"),
     ((*EVALUATE, "--json", "photos"), "--json photos: is no file"),

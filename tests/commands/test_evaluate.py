@@ -131,9 +131,11 @@ def test_all_protocols_of_pku_sketch(checkpoints, pku, evaluate):
     assert rows[0]["queries"] == len(PERSONS)
 
 
-def test_missing_modality_and_multi_query(data, checkpoints, evaluate):
+def test_missing_modality_and_multi_query(data, checkpoints, evaluate, tmp_path):
     chosen = ["--checkpoint", checkpoints[0], "--protocol"]
-    rows = evaluate(*chosen, "missing_modality", "eval.missing_shares=[0, 0.3]")[0]["rows"]
+    drawn = tmp_path / "curve.pdf"
+    rows = evaluate(*chosen, "missing_modality", "eval.missing_shares=[0, 0.3]", "--figure", drawn)[0]["rows"]
+    assert drawn.read_bytes().startswith(b"%PDF")
     assert keys(rows) == [("fusion", "missing_modality 0%"), ("fusion", "missing_modality 30%")]
     fusion = evaluate(*chosen, "exclude_source_photo")[0]["rows"][2]
     assert {name: fusion[name] for name in METRICS} == {name: rows[0][name] for name in METRICS}

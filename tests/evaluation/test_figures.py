@@ -10,7 +10,18 @@ from ms_unireid.data.annotations import Annotation
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.errors import DataError, UserError
 from ms_unireid.evaluation import figures
-from ms_unireid.evaluation.figures import FRAME, GAP, HIT, MISS, QUERY_WIDTH, TITLE, draw_ranked_lists, rank_query
+from ms_unireid.evaluation.figures import (
+    FRAME,
+    GAP,
+    HIT,
+    MISS,
+    QUERY_WIDTH,
+    TITLE,
+    draw_missing_modality,
+    draw_ranked_lists,
+    rank_query,
+)
+from ms_unireid.evaluation.metrics import RetrievalMetrics
 from ms_unireid.evaluation.queries import SplitFeatures, make_queries
 
 PERSONS = (1, 1, 2, 2, 3, 3)
@@ -145,3 +156,16 @@ def test_a_place_that_cannot_be_written(feats, data, tmp_path):
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be written"):
         draw_ranked_lists(feats, data, tmp_path / "taken" / "ranked.png", count=1)
+
+
+def test_the_curve_of_missing_modalities(tmp_path):
+    def row_of_r1(r1: float) -> float:
+        metrics = RetrievalMetrics(r1, 0, 0, 50, 50, 0, 1, 0)
+        results = {("fusion", f"missing_modality {share}"): metrics for share in ("0%", "12.5%", "12.5% reranked")}
+        draw_missing_modality(results, tmp_path / "curve.png")
+        with Image.open(tmp_path / "curve.png") as picture:
+            blue = np.asarray(picture).astype(int)
+        rows, columns = np.nonzero(np.abs(blue - (31, 119, 180)).max(-1) < 10)
+        return float(np.median(rows[columns < blue.shape[1] // 2]))
+
+    assert row_of_r1(90) < row_of_r1(60) < row_of_r1(10)
