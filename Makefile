@@ -1,5 +1,7 @@
 # make demo          set-up, synthetic Tri data, train a small UNIReID, evaluate, table and ranked-list picture
-# make app           after make demo: an index of its test photos, and the page to search them on http://127.0.0.1:8080
+# make app           set-up, an index of 400 drawn photos by the trained model of the repository, and the page to search
+#                    them on http://127.0.0.1:8080; MODEL=runs/demo/best_average.ckpt takes another model
+# make demo-model    makes that model again: set-up, more synthetic people, an hour of training; see docs/results.md
 # make check         set-up, lint, the fast tests: two minutes
 # make test          set-up, lint, the whole test suite: half an hour
 # make test-sketch   part of it: the tests that need MediaPipe, in an environment of their own
@@ -13,6 +15,7 @@ MINDNLP_VENV ?= .venv-mindnlp
 SKETCH_VENV ?= .venv-sketch
 RUN ?= runs/demo
 PEOPLE := data/demo
+MODEL ?= models/synthetic.safetensors
 TEST_WORKERS ?= 2
 FUZZ_MINUTES ?= 20
 FUZZ_SEED ?= 0
@@ -20,7 +23,7 @@ PY := $(VENV)/bin/python
 PIP := -m pip install --quiet
 PYTEST := -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
-.PHONY: demo app check test test-sketch dry-run fuzz browser parity test-mindnlp lint clean
+.PHONY: demo demo-model app check test test-sketch dry-run fuzz browser parity test-mindnlp lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output $(PEOPLE) --train-identities 3000 --train-photos 2 --workers 2
@@ -35,11 +38,20 @@ demo: $(VENV)/core
 	@echo "table: $(RUN)/test.md   picture: $(RUN)/ranked.png"
 
 app: $(VENV)/app
-	@test -f $(RUN)/best_average.ckpt || { echo "$(RUN)/best_average.ckpt is missing; run make demo first" >&2; exit 2; }
-	rm -rf $(RUN)/index
-	$(PY) tools/search.py index --dataset cuhk_pedes --root $(PEOPLE) --split test \
-		--checkpoint $(RUN)/best_average.ckpt --output $(RUN)/index
-	$(PY) tools/app.py --index $(RUN)/index
+	$(PY) tools/make_synthetic.py --output data/app --train-identities 0 --val-identities 0 --workers 2
+	rm -rf runs/app
+	$(PY) tools/search.py index --dataset cuhk_pedes --root data/app --split test --checkpoint $(MODEL) --output runs/app
+	$(PY) tools/app.py --index runs/app
+
+# The scores in the file are those of its weights in half precision.
+demo-model: $(VENV)/core
+	$(PY) tools/make_synthetic.py --output data/demo_model --train-identities 10000 --train-photos 2 --workers 2
+	$(PY) tools/train.py --config configs/synthetic/demo_model.yaml train.resume=auto
+	$(PY) tools/convert_checkpoint.py runs/demo_model/best_average.ckpt runs/demo_model/half.safetensors --dtype float16
+	$(PY) tools/evaluate.py --checkpoint runs/demo_model/half.safetensors --split test --json runs/demo_model/test.json \
+		--markdown runs/demo_model/test.md
+	$(PY) tools/convert_checkpoint.py runs/demo_model/half.safetensors models/synthetic.safetensors --dtype float16 \
+		--about runs/demo_model/environment.json --about runs/demo_model/test.json
 
 check: lint
 	$(PY) $(PYTEST) -m 'not slow and not full_size and not exhaustive'
@@ -101,4 +113,4 @@ $(SKETCH_VENV)/ready: requirements-sketch.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(MINDNLP_VENV) $(SKETCH_VENV) $(RUN) $(PEOPLE) data/synthetic
+	rm -rf $(VENV) $(MINDNLP_VENV) $(SKETCH_VENV) $(RUN) $(PEOPLE) data/synthetic data/app runs/app
