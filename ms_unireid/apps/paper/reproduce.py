@@ -20,7 +20,7 @@ from ms_unireid.apps.paper.table_plan import (
     plan_table,
     runs_of,
 )
-from ms_unireid.apps.paper.table_report import Line, make_line, write_report
+from ms_unireid.apps.paper.table_report import Line, draw_curves, make_line, write_report
 from ms_unireid.config import Config, DataConfig
 from ms_unireid.errors import CheckpointError, UserError
 from ms_unireid.evaluation.checkpoint_evaluation import CheckpointEvaluator
@@ -90,6 +90,8 @@ def reproduce(
         return []
     lines = [_fill(line, choice, report) for line in plan]
     write_report(request.output, request.table, lines, {"select": choice.select, "split": SPLIT})
+    if choice.checkpoints is None:
+        draw_curves(request.output / f"table_{request.table}.png", plan, SPLIT)
     return lines
 
 

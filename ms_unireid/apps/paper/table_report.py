@@ -1,4 +1,4 @@
-"""A reproduced table as Markdown, CSV, LaTeX and JSON: our numbers, the paper's and the difference."""
+"""A reproduced table as Markdown, CSV, LaTeX and JSON: our numbers, the paper's and the difference; and its curves."""
 
 import csv
 import io
@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from ms_unireid.apps.paper.published_tables import PaperRow
+from ms_unireid.apps.paper.table_plan import PlannedLine
 from ms_unireid.evaluation.evaluator import format_mean, format_table
 from ms_unireid.evaluation.queries import TASK_SYMBOLS
-from ms_unireid.files import write_json, write_text
+from ms_unireid.files import replacing, write_json, write_text
 
 EMPTY = "-"
 CSV_COLUMNS = (
@@ -77,6 +83,43 @@ def write_report(folder: Path, table: int, lines: Sequence[Line], about: dict[st
     write_text(stem.with_suffix(".csv"), to_csv(lines))
     write_text(stem.with_suffix(".tex"), to_latex(lines))
     write_json(stem.with_suffix(".json"), {"table": table, **about, "lines": to_json(lines)})
+
+
+def draw_curves(file: Path, lines: Sequence[PlannedLine], split: str) -> None:
+    """Draw the R1 of a split over epochs as a PNG: a panel for each data set and task, a line for each row.
+
+    A line is the mean over the seeds that were evaluated, within a sample standard deviation. Lines of a data set that
+    their runs were not evaluated on are left out. UserError if the file cannot be written.
+    """
+    trained = [line for line in lines if line.paper.dataset == line.paper.trained_on]
+    panels = list(dict.fromkeys((line.paper.dataset, line.paper.task, line.paper.protocol) for line in trained))
+    columns = min(3, len(panels)) or 1
+    size = (5 * columns, 4 * max(1, -(-len(panels) // columns)))
+    figure = Figure(figsize=size, dpi=100, layout="tight")
+    for number, (dataset, task, protocol) in enumerate(panels, start=1):
+        axes = figure.add_subplot(-(-len(panels) // columns), columns, number, xlabel="epoch")
+        axes.set_title(f"{dataset}, {TASK_SYMBOLS[task]}, {protocol}: R1 in percent", fontsize=9)
+        for line in trained:
+            if (line.paper.dataset, line.paper.task, line.paper.protocol) == (dataset, task, protocol):
+                _draw_curve(axes, line, split)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
+    with replacing(file) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)
+
+
+def _draw_curve(axes: Axes, line: PlannedLine, split: str) -> None:
+    by_epoch: dict[int, list[float]] = {}
+    for run in line.runs:
+        for entry in run.folder.results()["evaluations"]:
+            for row in entry["splits"].get(split, ()):
+                if (row["task"], row["protocol"]) == (line.paper.task, line.paper.protocol) and row["R1"] is not None:
+                    by_epoch.setdefault(entry["epoch"], []).append(row["R1"])
+    epochs, mean = sorted(by_epoch), np.array([statistics.fmean(by_epoch[epoch]) for epoch in sorted(by_epoch)])
+    spread = [statistics.stdev(by_epoch[epoch]) if len(by_epoch[epoch]) > 1 else 0.0 for epoch in epochs]
+    (drawn,) = axes.plot(epochs, mean, marker=".", label=line.paper.label)
+    axes.fill_between(epochs, mean - spread, mean + spread, color=drawn.get_color(), alpha=0.15, linewidth=0)
 
 
 def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
 """A table is filled by its runs only; finished work is not repeated."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tool_runner import CONFIGS
 
 from ms_unireid.apps.paper import reproduce as module
@@ -64,7 +66,11 @@ class Trainer:
             number = 10 * config.train.seed + place
             folder.best(task).write_text(str(number), encoding="utf-8")
         folder.last.write_text("99", encoding="utf-8")
-        found = {"epoch": config.train.epochs, "splits": {"test": []}}
+        metrics = asdict(RetrievalMetrics(50.0, 60.0, 70.0, 40.0, 30.0, 0.1, 10, 0))
+        found = {
+            "epoch": config.train.epochs,
+            "splits": {"test": [{"task": t, "protocol": p, **metrics} for t, p in PAPER]},
+        }
         average = {"R1": 13.0, **found}
         folder.write_results({"best": {"average": average}, "evaluations": [found], "selection_split": "test"})
         return {}
@@ -91,6 +97,8 @@ def test_each_run_once_and_every_line_from_its_own_tasks_best(tmp_path, evaluati
         for row in ("tasks", "unireid")
     }
     assert [cell.metric for cell in lines[0].cells] == ["R1", "mAP", "mINP"]
+    with Image.open(tmp_path / "table_2.png") as curves:
+        assert curves.size == (1500, 400)  # a panel for each task
     assert (tmp_path / "table_2.tex").exists() and messages[0] == "run 1 of 4: rstp_reid, tasks, seed 1: training"
     stored = json.loads((tmp_path / "table_2.json").read_text(encoding="utf-8"))
     assert stored["lines"][0]["metrics"]["R1"]["values"] == [10.0, 20.0]

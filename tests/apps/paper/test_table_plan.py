@@ -68,7 +68,7 @@ def test_the_synthetic_data_set_has_all_rows_and_no_published_number():
     assert len(plan) == 12 and len(runs_of(plan)) == 6
     assert {(line.paper.dataset, line.paper.trained_on) for line in plan} == {("synthetic", "synthetic")}
     assert all(value != value for line in plan for value in line.paper.published.values())
-    assert {run.config.model.architecture for run in runs_of(plan)} == {"small"}
+    assert {run.config.model.sizes.vision.width for run in runs_of(plan)} == {96}
 
 
 @pytest.mark.parametrize(
