@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-TEXT = "The woman wears a grey and white striped coat and sky blue boots. She carries a handbag."
+TEXT = "A woman with long black hair wears a yellow and navy striped dress and white trousers. She carries a black handbag."
 
 
 def arc(x: float, y: float, width: float, height: float, start: float = 0, end: float = 2) -> list:
@@ -20,7 +20,7 @@ def arc(x: float, y: float, width: float, height: float, start: float = 0, end: 
     return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
 
 
-# A woman with long hair, a coat and a handbag, on a sheet of 128 x 384.
+# A woman with long dark hair, a striped dress and a dark handbag, on a sheet of 128 x 384.
 WOMAN = [
     arc(64, 62, 17, 22),
     [(47, 58), (42, 40), (64, 30), (86, 40), (82, 62), (88, 110), (78, 104)],
@@ -33,6 +33,11 @@ WOMAN = [
     [(72, 286), (72, 352), (86, 362), (70, 362), (66, 286)],
     [(92, 224), (92, 258), (120, 258), (120, 224), (92, 224)],
     arc(106, 224, 10, 14, 1, 2),
+    *[[(x, 116), (x + 0.35 * (x - 65), 284)] for x in (50, 58, 66, 74, 82)],
+    [(x, 222 + 4 * row + shift) for row in range(9) for x, shift in ((94, 0), (118, 2))],
+    *[[(50, 36), (80, 36)], [(46, 44), (84, 44)], [(44, 60), (42, 104)], [(47, 66), (46, 104)]],
+    *[[(84, 66), (84, 104)], [(81, 70), (80, 104)]],
+    *[[(40, 360), (56, 358)], [(42, 357), (56, 354)], [(72, 358), (86, 360)], [(72, 354), (84, 357)]],
 ]
 
 
