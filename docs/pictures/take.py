@@ -11,7 +11,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-TEXT = "A woman with long black hair wears a yellow and navy striped dress. She carries a black handbag."
+TEXT = (
+    "A woman with long black hair wears a yellow and navy striped dress and white trousers. "
+    "She carries a black handbag."
+)
 
 
 def arc(x: float, y: float, width: float, height: float, start: float = 0, end: float = 2) -> list:
