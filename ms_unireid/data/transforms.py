@@ -26,7 +26,8 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 _ERASE_AREA = (0.02, 0.4)
 _ERASE_ASPECT = (0.3, 3.3)
 _ERASE_TRIES = 10
-_BETWEEN_CLAUSES = re.compile(r"(?<=[,.;])\s+|\s+(?=and\s)")
+# "a red and white shirt" is no place to cut.
+_BETWEEN_CLAUSES = re.compile(r"(?<=[,.;])\s+|\s+(?=and\s+(?:an?|the|he|she|is|has|wears|carries)\s)")
 
 
 def resize(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
@@ -63,8 +64,9 @@ def evaluation_transform(picture: Image.Image, image_size: tuple[int, int]) -> n
 def drop_clauses(caption: str, probability: float, rng: np.random.Generator) -> str:
     """Leave out clauses of a caption, each with this probability but one drawn at random, which stays.
 
-    A clause ends at a comma, full stop or semicolon before a blank, or before "and". The others keep their order; an
-    "and" that comes first goes as well. A caption of one clause stays as it is.
+    A clause ends at a comma, full stop or semicolon before a blank, or before an "and" that an article, "he", "she" or
+    a common verb follows. The others keep their order; an "and" that comes first goes as well. A caption of one clause
+    stays as it is.
     """
     clauses = [clause for clause in _BETWEEN_CLAUSES.split(caption.strip()) if re.search(r"\w", clause)]
     if len(clauses) < 2:

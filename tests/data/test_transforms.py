@@ -183,7 +183,14 @@ def test_a_picture_too_thin_to_erase_stays_whole():
 
 # Clauses of captions.
 
-CLAUSES = ["A man in a red shirt,", "blue jeans", "and size 9.5 shoes.", "He has a bag ;", "and a hat ,", "he waits."]
+CLAUSES = [
+    "A man in a red and white shirt,",
+    "blue jeans",
+    "and a size 9.5 shoe.",
+    "He has a bag ;",
+    "and a hat ,",
+    "he waits.",
+]
 
 
 # What may be left of them, and which stayed.
