@@ -45,6 +45,10 @@ class Tokenizer:
     def __init__(self, context_length: int = 77, vocabulary_size: int = VOCABULARY_SIZE) -> None:
         if context_length < 2:
             raise ValueError(f"context_length must be at least 2 (start and end token), got {context_length}")
+        if vocabulary_size <= _BYTES + _SPECIAL:
+            raise ValueError(
+                f"vocabulary_size must be at least 515: bytes, a merge, start and end; got {vocabulary_size}"
+            )
         self.context_length = context_length
         self.vocabulary_size = vocabulary_size = min(vocabulary_size, VOCABULARY_SIZE)
         self.start_token, self.end_token = vocabulary_size - 2, vocabulary_size - 1

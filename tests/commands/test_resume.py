@@ -96,7 +96,7 @@ def cheap() -> Iterator[None]:
         patch.setattr(monitor, "draw_curves", cheap_curves)
         patch.setattr(trainer, "draw_ranked_lists", cheap_lists)
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setitem(ARCHITECTURES, "tiny", dataclasses.replace(ARCHITECTURES["tiny"], vocabulary_size=64))
+        patch.setitem(ARCHITECTURES, "tiny", dataclasses.replace(ARCHITECTURES["tiny"], vocabulary_size=600))
         yield
 
 
@@ -358,7 +358,7 @@ def test_the_batch_that_stops_a_run_is_saved(train, tmp_path, monkeypatch, overf
     assert (bad["epoch"], bad["step"], len(bad["pairs"])) == (2, 5, 24)
     from ms_unireid.data.tokenizer import Tokenizer
 
-    assert np.array_equal(Tokenizer(24)([pair["caption"] for pair in bad["pairs"]]), seen[4])
+    assert np.array_equal(Tokenizer(24, 600)([pair["caption"] for pair in bad["pairs"]]), seen[4])
     assert all(Path(pair["photo"]).exists() and Path(pair["sketch"]).exists() for pair in bad["pairs"])
 
 

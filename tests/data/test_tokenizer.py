@@ -130,6 +130,8 @@ def test_context_length():
     assert Tokenizer(2)("a man").tolist() == [[49406, 49407]]
     with pytest.raises(ValueError, match="at least 2"):
         Tokenizer(1)
+    with pytest.raises(ValueError, match="at least 515"):
+        Tokenizer(8, 514)
 
 
 def test_decode(tokenizer):
