@@ -56,6 +56,8 @@ class Checkpoint:
         The position table of a file that ms_unireid did not write is resized to the config's picture size. Wrong
         packages or devices raise an EnvironmentProblem, weights that do not fit the model a CheckpointError.
         """
+        if not self.own:
+            open_source(self.path).check_tokenizer()
         patches = math.prod(model_grid(config.model))
         if not self.own and len(self.tensors[VISUAL_POSITIONS]) != 1 + patches:
             prepare(config.runtime)
@@ -149,6 +151,7 @@ def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> No
         raise CheckpointError(
             f"{path}: holds a model with {source.activation}; set model.activation={source.activation}"
         )
+    source.check_tokenizer()
     entries, _ = fit(source, config, list(map(glob.escape, source.meta.get("source", {}).get("missing", ()))))
     params = {p.name: p for p in model.get_parameters()}
     for name, entry in entries.items():

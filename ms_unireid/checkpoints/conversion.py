@@ -80,6 +80,7 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
     path, output = Path(path), Path(output)
     _check_output(path, output, options.to)
     source = open_source(path, options.kind, options.source_image_size, options.activation, options.architecture)
+    source.check_tokenizer()
     check_apart(output, source.file.parts)
     config = config_from_dict(source.meta["config"], str(path)) if source.meta else Config()
     model = replace(

@@ -56,6 +56,14 @@ class Source:
     grid: tuple[int, int] | None  # rows and columns of patches of that table; if None, `model` has the default size
     meta: dict[str, Any]  # the description in a file of ms_unireid; empty for other files
 
+    def check_tokenizer(self) -> None:
+        """Raise a CheckpointError if ms_unireid did not write the file and its tokenizer is not CLIP's."""
+        rows = self.model.sizes.vocabulary_size
+        if not self.meta and rows < VOCABULARY_SIZE:
+            raise CheckpointError(
+                f"{self.file.path}: has a token table of {rows} rows, another tokenizer's; expected {VOCABULARY_SIZE}"
+            )
+
 
 def open_source(
     path: str | Path | TensorFile,
@@ -222,11 +230,6 @@ def _architecture(
                     f"has {key} {found[key]}, but {published.name} beside it says {value}; put the files of one model "
                     "together, or move that file away"
                 )
-        if own is None and (found["vocabulary size"] or VOCABULARY_SIZE) < VOCABULARY_SIZE:
-            raise InvalidFile(
-                f"has a token table of {found['vocabulary size']} rows, another tokenizer's; expected CLIP's "
-                f"{VOCABULARY_SIZE}"
-            )
         if own is None:
             return choose_architecture(found, shapes, wanted)
         if not fits(found, own.sizes):
