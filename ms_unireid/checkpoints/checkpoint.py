@@ -18,7 +18,7 @@ from ms_unireid.checkpoints.formats.any_file import read_tensor_file
 from ms_unireid.checkpoints.formats.dtypes import aligned
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
 from ms_unireid.checkpoints.formats.tensor_file import META, Entry, check_finite
-from ms_unireid.checkpoints.recognition import open_source
+from ms_unireid.checkpoints.recognition import Source, open_source
 from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped
@@ -37,7 +37,7 @@ class Checkpoint:
     path: Path
     tensors: dict[str, np.ndarray]  # by name; optimizer moments as well where the file is a training state
     meta: dict[str, Any]  # `config` (nested dictionaries), `epoch` and whatever else was saved with it
-    own: bool = True  # a file of ms_unireid; another, such as CLIP's, has a config of defaults
+    source: Source  # the file as it was recognised; without a description, as CLIP's, `meta` is of defaults
 
     def config(self, overrides: Sequence[str] = (), files: Sequence[Path] | None = None) -> Config:
         """Return the saved config, or that of YAML files instead, with `section.key=value` strings on top.
@@ -56,10 +56,9 @@ class Checkpoint:
         The position table of a file that ms_unireid did not write is resized to the config's picture size. Wrong
         packages or devices raise an EnvironmentProblem, weights that do not fit the model a CheckpointError.
         """
-        if not self.own:
-            open_source(self.path).check_tokenizer()
+        self.source.check_tokenizer()
         patches = math.prod(model_grid(config.model))
-        if not self.own and len(self.tensors[VISUAL_POSITIONS]) != 1 + patches:
+        if not self.source.meta and len(self.tensors[VISUAL_POSITIONS]) != 1 + patches:
             prepare(config.runtime)
             model = build_model(config.model, runtime=config.runtime)
             load_pretrained(model, self.path, replace(config.model, pretrained_logit_scale=True))
@@ -111,7 +110,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     kept = {name: file.tensors[name] for name, what in source.surplus.items() if source.meta or what == "tower"}
     check_finite(file.path, ((name, array) for name, array in kept.items() if array.dtype.kind == "f"))
     meta = source.meta or {"config": to_dict(Config(model=source.model))}
-    return Checkpoint(file.path, tensors | kept, meta, own=bool(source.meta))
+    return Checkpoint(file.path, tensors | kept, meta, source)
 
 
 def checkpoint_digest(checkpoint: Path) -> str:
