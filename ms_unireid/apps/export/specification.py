@@ -6,7 +6,7 @@ from typing import Any
 
 from ms_unireid.apps.optional import versions
 from ms_unireid.config import ModelConfig
-from ms_unireid.data.tokenizer import VOCABULARY, VOCABULARY_SHA256, Tokenizer
+from ms_unireid.data.tokenizer import VOCABULARY, VOCABULARY_SHA256, VOCABULARY_SIZE, Tokenizer
 from ms_unireid.data.transforms import MEAN, STD
 
 FILE_NAME = "input_specification.json"
@@ -47,6 +47,8 @@ def describe_inputs(model: ModelConfig) -> dict[str, Any]:
     """Describe the inputs: pictures, token ids and features."""
     height, width = model.image_size
     tokenizer = Tokenizer.of(model)
+    merges = tokenizer.vocabulary_size - 514  # besides 2 * 256 bytes, start and end
+    first = "" if tokenizer.vocabulary_size == VOCABULARY_SIZE else f"the first {merges} merges of "
     feats = {"dtype": "float32", "shape": ["batch", model.sizes.embed_dim]}
     return {
         "images": {
@@ -77,8 +79,8 @@ def describe_inputs(model: ModelConfig) -> dict[str, Any]:
             "end_token": tokenizer.end_token,
             "padding": 0,
             "row": "start token, caption, end token, padding; a longer caption is cut and ends in the end token",
-            "encoding": "the first vocabulary_size - 514 merges of CLIP's byte-pair encoding, of the lower-cased "
-            "caption, behind ftfy.fix_text, html.unescape twice, and white space collapsed to single spaces",
+            "encoding": f"{first}CLIP's byte-pair encoding of the lower-cased caption, behind ftfy.fix_text, "
+            "html.unescape twice, and white space collapsed to single spaces",
         },
         "sketch_feats": {"file": "fusion", **feats, "what": "un-normalised features of image_encoder"},
         "text_feats": {"file": "fusion", **feats, "what": "un-normalised features of text_encoder"},

@@ -42,7 +42,8 @@ class QueryForm:
     def query(self) -> PageQuery:
         """The query that the form holds."""
         return PageQuery(
-            text=self._text.value or "",
+            # A browser may send any JSON as the value of a field.
+            text=self._text.value if isinstance(self._text.value, str) else "",
             strokes=self._sketch.strokes,
             upload=self._sketch.upload,
             as_is=self._sketch.as_is,
