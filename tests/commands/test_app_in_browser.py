@@ -283,7 +283,9 @@ def test_every_text_gets_a_result_or_an_error(page):
     search(page, caption("red"))
     shown = names(page)
     search(page, "   ")
-    expect(problem(page)).to_contain_text("Nothing to search for yet: type a description, or draw or upload a sketch.")
+    expect(problem(page)).to_contain_text(
+        "Nothing to search for yet: type a description, draw, or upload a sketch or a photo."
+    )
     search(page, "x" * 10_001)
     expect(problem(page)).to_contain_text("10,001 characters; the limit is 10,000")
     assert names(page) == shown, "earlier results stay visible"

@@ -45,7 +45,8 @@ class QueryForm:
             # A browser may send any JSON as the value of a field.
             text=self._text.value if isinstance(self._text.value, str) else "",
             strokes=self._sketch.strokes,
-            upload=self._sketch.upload,
+            uploads=self._sketch.uploads,
+            photos=self._sketch.photos,
             as_is=self._sketch.as_is,
             weight=self._weight.props["value"],
             top_k=self._count.props["value"],
@@ -55,7 +56,7 @@ class QueryForm:
         """Fill the form with an earlier query."""
         self._text.value, self._weight.props["value"] = query.text, query.weight
         self._count.props["value"] = query.top_k
-        self._sketch.show(query.strokes, query.upload)
+        self._sketch.show(query)
 
     def set_busy(self, busy: bool) -> None:
         """Show or hide the sign of a running search."""
@@ -92,7 +93,7 @@ class QueryForm:
     def _update_weight(self) -> None:
         """Enable the weight if there are a description and a sketch, and show its value."""
         query = self.query
-        both = bool(query.text.strip()) and query.has_sketch
+        both = bool(query.text.strip()) and query.has_pictures
         weights = f"Description {1 - query.weight:.0%}, sketch {query.weight:.0%}"
         self._weight.props["disabled"], self._weight.props["aria-valuetext"] = not both, weights
         self._weight_label.text = weights if both else "The weight applies to a description with a sketch."

@@ -12,7 +12,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from ms_unireid.apps.web.drawing import Drawing, Stroke, to_svg
+from ms_unireid.apps.web.page_query import PageQuery
 from ms_unireid.apps.web.uploads import ACCEPTED_SUFFIXES, MAX_BYTES, read_upload
+from ms_unireid.apps.web.words import t
 from ms_unireid.apps.web.worker import SearchWorker
 from ms_unireid.errors import UserError
 
@@ -29,13 +31,10 @@ class SketchBox:
         worker: Decodes the uploads.
         on_change: Called when the sheet has changed.
         on_problem: Called with the error of an upload, or with what was done to it, mostly an empty text.
-
-    Attributes:
-        upload: The uploaded sketch at the size of the model's input, or None.
     """
 
     def __init__(self, worker: SearchWorker, on_change: Callable[[], None], on_problem: Callable[[str], None]):
-        self.upload: Image.Image | None = None
+        self._upload: Image.Image | None = None
         self._decoded: Image.Image | None = None  # the upload before it was prepared
         self._is_receiving = False
         self._worker, self._on_change, self._on_problem = worker, on_change, on_problem
@@ -59,10 +58,23 @@ class SketchBox:
         """The drawing."""
         return self._drawing.strokes
 
-    def show(self, strokes: tuple[Stroke, ...], upload: Image.Image | None) -> None:
-        """Replace the content of the sheet."""
-        self._drawing = Drawing(self._worker.image_size, strokes)
-        self.upload, self._decoded, self._notes.text = upload, None, ""
+    @property
+    def uploads(self) -> tuple[Image.Image, ...]:
+        """The uploaded sketches at the size of the model's input."""
+        return (self._upload,) if self._upload else ()
+
+    @property
+    def photos(self) -> tuple[Image.Image, ...]:
+        """The uploaded photos at the size of the model's input."""
+        return ()
+
+    def show(self, query: PageQuery) -> None:
+        """Show the drawing and the uploads of an earlier query."""
+        self._put(query.strokes, next(iter(query.uploads), None))
+
+    def _put(self, strokes: tuple[Stroke, ...], upload: Image.Image | None) -> None:
+        self._drawing.replace(strokes)
+        self._upload, self._decoded, self._notes.text = upload, None, ""
         self._refresh()
 
     def _build_paper(self) -> None:
@@ -73,8 +85,8 @@ class SketchBox:
         self._paper, self._active_stroke = paper, paper.add_layer()
 
     def _build_buttons(self) -> None:
-        self._undo = _button("Undo", "undo", self._on_undo)
-        self._clear = _button("Clear", "delete_outline", self._on_clear)
+        self._undo = _button(t("Undo"), "undo", self._on_undo)
+        self._clear = _button(t("Clear"), "delete_outline", self._on_clear)
         uploader = ui.upload(max_file_size=MAX_BYTES, auto_upload=True).classes("hidden")
         uploader.props(f'accept="{ACCEPTED_SUFFIXES}" aria-label="Sketch file"')
         pages.remove_route(uploader.props["url"])  # NiceGUI's takes any number of files
@@ -87,18 +99,18 @@ class SketchBox:
         uploader.on("uploaded", js_handler=f"() => {reset}")
         uploader.on("failed", lambda: self._on_problem(_REFUSED), js_handler=f"() => {{ {reset}; emit() }}")
         # Runs in the browser, which opens a file dialogue only directly after a click.
-        _button("Upload a sketch", "upload_file").on("click", js_handler=f"() => {in_browser}.pickFiles()")
+        _button(t("Upload a sketch"), "upload_file").on("click", js_handler=f"() => {in_browser}.pickFiles()")
 
     def _on_pointer(self, event: events.GenericEventArguments) -> None:
-        if self.upload is not None or not isinstance(event.args, dict):
+        if self._upload is not None or not isinstance(event.args, dict):
             return
         kind, x, y = (event.args.get(name) for name in ("mouse_event_type", "image_x", "image_y"))
         if kind == "pointerdown":
             self._drawing.pen_down(x, y)
-            self._active_stroke.content = to_svg(self._drawing.latest)
+            self._active_stroke.content = self._drawing.path_svg()
         elif kind == "pointermove":
             if self._drawing.pen_move(x, y):
-                self._active_stroke.content = to_svg(self._drawing.latest)
+                self._active_stroke.content = self._drawing.path_svg()
         elif self._drawing.pen_up():
             self._refresh()
 
@@ -107,7 +119,7 @@ class SketchBox:
         self._refresh()
 
     def _on_clear(self) -> None:
-        self.show((), None)
+        self._put((), None)
 
     async def _receive(self, request: Request) -> Response:
         """Take one file a request, and one request at a time."""
@@ -138,7 +150,7 @@ class SketchBox:
             self._on_problem(f"The upload: {error}.")
         else:
             self._on_problem("")
-            self.show((), picture)
+            self._put((), picture)
             self._decoded, self._notes.text = decoded, "; ".join(notes)
 
     def _refresh(self) -> None:
@@ -146,12 +158,12 @@ class SketchBox:
         self._on_change()
 
     def _draw(self) -> None:
-        self._paper.set_source(_data_url(self.upload) if self.upload else "")
-        self._paper.content, self._active_stroke.content = to_svg(self.strokes), ""
-        content = "an uploaded picture" if self.upload else f"{len(self.strokes)} strokes"
+        self._paper.set_source(_data_url(self._upload) if self._upload else "")
+        self._paper.content, self._active_stroke.content = to_svg(self._drawing.strokes), ""
+        content = "an uploaded picture" if self._upload else f"{len(self._drawing.strokes)} strokes"
         self._paper.props["aria-label"] = f"Sheet to draw the person on: {content}"
-        self._undo.set_enabled(bool(self.strokes))
-        self._clear.set_enabled(bool(self.strokes) or self.upload is not None)
+        self._undo.set_enabled(bool(self._drawing.strokes))
+        self._clear.set_enabled(bool(self._drawing.strokes) or self._upload is not None)
 
 
 def _button(text: str, icon: str, on_click: Callable[[], Any] | None = None) -> ui.button:

@@ -46,7 +46,7 @@ class SearchWorker:
         self.image_size = tuple(self.searcher.config.model.image_size)
         height, width = self.image_size
         sheet = Image.new("RGB", (width, height), "white")
-        self._thread.submit(self._answer, PageQuery(text="a person", upload=sheet)).result()
+        self._thread.submit(self._answer, PageQuery(text="a person", uploads=(sheet,))).result()
 
     async def search(self, query: PageQuery) -> Answer:
         """Search; UserError if the query cannot be answered."""
@@ -71,9 +71,16 @@ class SearchWorker:
 
     def _answer(self, query: PageQuery) -> Answer:
         notes = self._refresh()
-        text, sketch = query.text.strip() or None, query.sketch(self.image_size)
-        weight, as_is = query.weight if text and sketch else 0.5, query.as_is or query.upload is not None
-        asked = make_query(text, sketch, self._row(query), weight, as_is=as_is)
+        text, drawing, sketches = query.text.strip() or None, query.drawing(self.image_size), list(query.uploads)
+        if drawing is not None:  # the uploads are prepared already
+            whole = make_query(sketch=drawing, as_is=query.as_is)
+            drawing, told = self.searcher.read_sketch(whole, drawing)
+            sketches, notes = [drawing, *sketches], notes + told
+        weight = query.weight if text and query.has_pictures else 0.5
+        if len(query.photos) > 1:
+            raise QueryError("Several photos cannot be searched together; remove all but one.")
+        photo = query.photos[0] if query.photos else self._row(query)
+        asked = make_query(text, sketches, photo, weight, as_is=True)
         hits = self.searcher.search_all([asked], query.top_k)[0]
         return Answer(hits, self.searcher.index.count, [*notes, *self.searcher.notes(asked)])
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ms_unireid.apps.web.drawing import Drawing, Stroke
+from ms_unireid.apps.web.drawing import Drawing, Point, Stroke
 
 IMAGE_SIZE = (96, 32)
 PHOTOS = 2  # of each person in the gallery
 _TRAINING = range(10, 16)  # numbers of the photos that the model is made from
 _SHIFTS = ((0, 0), (2, -3), (-2, 3), (3, 3), (-3, -3))  # so that no two drawings are equal
 # Colour, words, and strokes on a sheet of 128 x 384.
-PEOPLE: dict[str, tuple[tuple[int, int, int], str, tuple[Stroke, ...]]] = {
+PEOPLE: dict[str, tuple[tuple[int, int, int], str, tuple[tuple[Point, ...], ...]]] = {
     "red": ((200, 40, 40), "a tall hat", (((64, 20), (64, 360)),)),
     "green": ((40, 160, 60), "a wide belt", (((8, 192), (120, 192)),)),
     "blue": ((40, 70, 200), "two long scarfs", (((20, 20), (20, 360)), ((108, 20), (108, 360)))),
@@ -48,7 +48,7 @@ def photo(colour: str, number: int) -> Image.Image:
 
 def drawing(colour: str, right: float = 0, down: float = 0) -> Image.Image:
     """Draw a person, with the strokes shifted."""
-    moved = tuple(tuple((x + right, y + down) for x, y in stroke) for stroke in PEOPLE[colour][2])
+    moved = tuple(Stroke(tuple((x + right, y + down) for x, y in stroke)) for stroke in PEOPLE[colour][2])
     return Drawing(IMAGE_SIZE, moved).render()
 
 

@@ -3,19 +3,21 @@
 import pytest
 from PIL import Image
 
+from ms_unireid.apps.web.drawing import Stroke
 from ms_unireid.apps.web.page_query import MAX_CHARACTERS, PageQuery
 from ms_unireid.errors import QueryError
 
-STROKES = (((1.0, 1.0), (50.0, 300.0)),)
+STROKES = (Stroke(((1.0, 1.0), (50.0, 300.0))),)
 UPLOAD = Image.new("RGB", (16, 32), "red")
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t\u2003"])
 def test_an_empty_query_is_refused_and_a_sketch_suffices(text):
-    with pytest.raises(QueryError, match="type a description, or draw or upload a sketch"):
+    with pytest.raises(QueryError, match="type a description, draw, or upload a sketch or a photo"):
         PageQuery(text).check()
-    for query in (PageQuery(text, strokes=STROKES), PageQuery(text, upload=UPLOAD), PageQuery(text, photo=0)):
-        query.check()
+    pictures = (UPLOAD,)
+    for given in ({"strokes": STROKES}, {"uploads": pictures}, {"photos": pictures}, {"photo": 0}):
+        PageQuery(text, **given).check()
 
 
 def test_the_length_of_a_description_is_limited():
@@ -24,10 +26,9 @@ def test_the_length_of_a_description_is_limited():
         PageQuery("x" * (MAX_CHARACTERS + 1)).check()
 
 
-def test_the_sketch_is_the_drawing_or_the_upload():
-    assert PageQuery("a man").sketch((32, 16)) is None and not PageQuery("a man").has_sketch
-    assert PageQuery(upload=UPLOAD).sketch((32, 16)) is UPLOAD
-    drawing = PageQuery(strokes=STROKES).sketch((32, 16))
+def test_a_drawing_is_rendered_for_the_model():
+    assert PageQuery("a man").drawing((32, 16)) is None and not PageQuery("a man").has_pictures
+    drawing = PageQuery(strokes=STROKES).drawing((32, 16))
     assert drawing.height == 2 * drawing.width and drawing.convert("L").getextrema() == (0, 255)
 
 
@@ -37,7 +38,9 @@ def test_the_sketch_is_the_drawing_or_the_upload():
         (PageQuery(" a  man\nin red "), "“a man in red”"),
         (PageQuery("x" * 61), f"“{'x' * 60}…”"),
         (PageQuery(strokes=STROKES), "drawing"),
-        (PageQuery(upload=UPLOAD), "uploaded sketch"),
+        (PageQuery(uploads=(UPLOAD,)), "uploaded sketch"),
+        (PageQuery(uploads=(UPLOAD, UPLOAD), photos=(UPLOAD,)), "2 uploaded sketches + uploaded photo"),
+        (PageQuery(strokes=STROKES, photos=(UPLOAD,) * 3), "drawing + 3 uploaded photos"),
         (PageQuery("a man", strokes=STROKES, weight=0.25), "drawing (25%) + “a man”"),
         (PageQuery(photo=7, photo_name="7.jpg"), "photo 7.jpg"),
     ],
@@ -47,6 +50,6 @@ def test_a_query_has_a_name(query, name):
 
 
 def test_queries_compare_by_content():
-    assert PageQuery("a", upload=UPLOAD) == PageQuery("a", upload=UPLOAD.copy())
-    assert PageQuery("a", upload=UPLOAD) != PageQuery("a", upload=Image.new("RGB", (16, 32), "blue"))
+    assert PageQuery("a", uploads=(UPLOAD,)) == PageQuery("a", uploads=(UPLOAD.copy(),))
+    assert PageQuery("a", uploads=(UPLOAD,)) != PageQuery("a", uploads=(Image.new("RGB", (16, 32), "blue"),))
     assert PageQuery("a", strokes=STROKES) != PageQuery("a")
