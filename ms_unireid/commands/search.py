@@ -7,6 +7,7 @@ python tools/search.py query --index INDEX --text "a man in a red jacket" --sket
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from ms_unireid.apps.arguments import (
     output_file,
     output_folder,
 )
+from ms_unireid.apps.search.filters import Filter
+from ms_unireid.apps.search.folding import FOLD
 from ms_unireid.apps.search.index import DTYPES, PhotoIndex, describe_index, present_about
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.synthetic.captions import write_caption
@@ -63,17 +66,32 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     query.add_argument("--index", type=Path, required=True, help="folder of the index")
     query.add_argument("--text", action="append", default=[], help="a description; several are averaged")
     query.add_argument("--sketch", type=input_file, action="append", default=[], help="a picture; several are averaged")
-    query.add_argument("--photo", type=input_file, help="a photo; excludes --text and --sketch")
+    query.add_argument("--photo", type=input_file, action="append", default=[], help="a photo; several are averaged")
+    mark = "row or file of an indexed photo that the person looks {} like; repeatable"
+    query.add_argument("--more", action="append", default=[], metavar="PHOTO", help=mark.format("more"))
+    query.add_argument("--less", action="append", default=[], metavar="PHOTO", help=mark.format("less"))
     query.add_argument(
         "--weight",
         type=float,
         default=0.5,
-        help="weight of the sketch, 0 to 1; the text has the rest; 0.5 adds both features as the paper does",
+        help="weight of sketches and photos, 0 to 1; the text has the rest; 0.5 adds both features as the paper does",
     )
     query.add_argument(
         "--as-is", action="store_true", help="search sketches as they are: blank, light on dark, small, coloured"
     )
     query.add_argument("--queries", type=Path, help="a file of queries: CSV with a header, or one JSON object per line")
+    for key, what in (("folder", "in a folder"), ("camera", "of a camera"), ("person", "of a person")):
+        query.add_argument(f"--{key}", action="append", default=[], help=f"search only photos {what}; repeatable")
+    query.add_argument("--after", default="", metavar="TIME", help="search only photos from a time on, as 2024-05-01")
+    query.add_argument("--before", default="", metavar="TIME", help="search only photos up to the end of a time")
+    query.add_argument(
+        "--fold",
+        type=float,
+        nargs="?",
+        const=FOLD,
+        metavar="COSINE",
+        help="show a photo only once that is as similar as this to a better one (%(const)s if no number is given)",
+    )
     query.add_argument("--top-k", type=at_least(1), default=10, help="photos per query")
     query.add_argument("--approximate", action="store_true", help="search the approximate index")
     query.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
@@ -145,12 +163,13 @@ def _index(options: argparse.Namespace) -> None:
 def _query(options: argparse.Namespace) -> None:
     if options.heat_map and not options.figure:
         raise ConfigError("--heat-map needs a picture to be drawn in; add --figure FILE")
-    queries, index = _queries(options), _open(options)
+    queries, where = _queries(options), _filter(options)
+    index = _open(options)
     check_packages()
     from ms_unireid.apps.search.searcher import Searcher
 
     searcher = Searcher.open(index, options.checkpoint, options.overrides, options.approximate)
-    found = searcher.search_all(queries, options.top_k)
+    found = searcher.search_all(queries, options.top_k, where, options.fold)
     notes = [searcher.notes(query) for query in queries]
     lines = [
         note if note in searcher.index.notes else f"{escaped(query.name)}{': ' * bool(query.name)}{note}"
@@ -181,16 +200,29 @@ def _open(options: argparse.Namespace) -> PhotoIndex:
 
 def _queries(options: argparse.Namespace) -> list[Query]:
     if not options.queries:
-        return [make_query(options.text, options.sketch, options.photo, options.weight, as_is=options.as_is)]
-    if options.text or options.sketch or options.photo or options.weight != 0.5:
-        raise ConfigError("--queries is a file of all queries; leave out --text, --sketch, --photo and --weight")
+        marks = [[int(one) if one.isdecimal() else one for one in given] for given in (options.more, options.less)]
+        return [
+            make_query(
+                options.text, options.sketch, options.photo, options.weight, as_is=options.as_is, more=marks[0],
+                less=marks[1],
+            )
+        ]  # fmt: skip
+    if any((options.text, options.sketch, options.photo, options.more, options.less, options.weight != 0.5)):
+        raise ConfigError(
+            "--queries is a file of all queries; leave out --text, --sketch, --photo, --more, --less and --weight"
+        )
     return [dataclasses.replace(query, as_is=options.as_is) for query in _read_queries(options.queries)]
+
+
+def _filter(options: argparse.Namespace) -> Filter:
+    folders = tuple(os.path.abspath(folder) for folder in options.folder)
+    return Filter(folders, tuple(options.camera), tuple(options.person), options.after, options.before)
 
 
 def _read_queries(path: Path) -> list[Query]:
     queries = read_queries(path)
     for query in queries:
-        for picture in (*query.sketches, *filter(None, [query.photo])):
+        for picture in query.sketches + query.photos:
             if not picture.is_file():
                 raise QueryError(f"{path}: {query.name}: {picture}: does not exist; paths are relative to the file")
     return queries

@@ -16,29 +16,38 @@ SEARCH_QUERIES = 32
 _FINE_SCALE = np.float32(2048)
 
 
-def exact_search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k most similar rows for each query (Q, D), un-normalised, among all rows; all rows if there are fewer.
+def exact_search(
+    features: np.ndarray, queries: np.ndarray, k: int, among: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k most similar rows for each query (Q, D), un-normalised; all rows if there are fewer.
 
-    `features` (N, D) float16 or float32 are L2-normalised and may be memory-mapped and larger than the memory. Returns
-    rows (Q, K) int64, best first, ties in ascending order, and their cosine similarities (Q, K) float32, at most 1. A
-    query that is not finite raises a ValueError.
+    `features` (N, D) float16 or float32 are L2-normalised and may be memory-mapped and larger than the memory; `among`
+    (M,), ascending, are the rows to compare, None all of them. Returns rows (Q, K) int64, best first, ties in ascending
+    order, and their cosine similarities (Q, K) float32, at most 1. A query that is not finite raises a ValueError.
     """
     queries = normalize_rows(queries)
-    parts = [_search(features, queries[i : i + SEARCH_QUERIES], k) for i in range(0, len(queries), SEARCH_QUERIES)]
+    starts = range(0, len(queries), SEARCH_QUERIES)
+    parts = [_search(features, queries[start : start + SEARCH_QUERIES], k, among) for start in starts]
     rows, scores = zip(*parts, strict=True)
     return np.concatenate(rows), np.minimum(np.concatenate(scores), 1)
 
 
-def _search(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _search(
+    features: np.ndarray, queries: np.ndarray, k: int, among: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     multiply = _float16_product(queries) if features.dtype == np.float16 else _float32_product(queries)
 
+    count = len(features if among is None else among)
+    step = SEARCH_ROWS if among is None else max(1, SEARCH_ROWS // 8)  # chosen rows are copied
+
     def search_chunk(start: int) -> tuple[np.ndarray, np.ndarray]:
-        similarity = multiply(features[start : start + SEARCH_ROWS])
+        chosen = slice(start, start + step) if among is None else among[start : start + step]
+        similarity = multiply(features[chosen])
         rows, scores = _top_k(similarity, np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape), k)
-        return rows + start, scores
+        return (rows + start if among is None else chosen[rows]), scores
 
     with ThreadPoolExecutor(_cores()) as pool:
-        found = list(pool.map(search_chunk, range(0, len(features), SEARCH_ROWS)))
+        found = list(pool.map(search_chunk, range(0, count, step)))
     if not found:
         return np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
     rows, scores = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))

@@ -6,26 +6,30 @@ is found when an index is opened. `index_writer` changes an index.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_unireid.errors import CheckpointError, ConfigError, DataError, UserError, escaped
+from ms_unireid.apps.search.filters import Filter
+from ms_unireid.data.pictures import MAX_BYTES, describe
+from ms_unireid.errors import CheckpointError, ConfigError, DataError, QueryError, UserError, escaped
 from ms_unireid.files import check_form, open_regular, replacing
 from ms_unireid.installation import job_command
 
 DTYPES = ("float16", "float32")
 MANIFEST = "manifest.sqlite"
-FORMAT = 2
-_WITHOUT_CHECKSUMS = 1  # the format of earlier versions, which is still read
+FORMAT = 3
+_WITHOUT_CHECKSUMS, _WITHOUT_FACTS = 1, 2  # the formats of earlier versions, which are still read
 _WAIT = 60  # seconds that a reader or writer waits for another one
 _MAX_DIM = 1 << 16
 _ROWS_AT_ONCE = 1 << 14
@@ -35,15 +39,21 @@ _TABLES = (
     "sources (id INTEGER PRIMARY KEY AUTOINCREMENT, folder TEXT NOT NULL, dataset TEXT NOT NULL, "
     "split TEXT NOT NULL, UNIQUE (folder, dataset, split))",
     "photos (row INTEGER PRIMARY KEY, source INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, "
-    "mtime_ns INTEGER NOT NULL, sha256 BLOB NOT NULL, person TEXT, checksum INTEGER, UNIQUE (source, name))",
+    "mtime_ns INTEGER NOT NULL, sha256 BLOB NOT NULL, person TEXT, checksum INTEGER, taken TEXT, camera TEXT, "
+    "UNIQUE (source, name))",
     "skipped (source INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
     "reason TEXT NOT NULL, PRIMARY KEY (source, name))",
 )
-_PHOTO_TYPES = (int, str, int, int, bytes, (str, NoneType))
+_KNOWN = (str, NoneType)
+_PHOTO_TYPES = (int, str, int, int, bytes, _KNOWN, _KNOWN, _KNOWN)
 _ABOUT = {
     "checkpoint": {"path": str, "sha256": str, str: object}, "model": {str: object}, "preprocessing": {str: object},
     "dtype": set(DTYPES), "dim": int, "file": int, "changes": int, "id": str, "left": int, str: object,
 }  # fmt: skip
+
+
+class ChangedPhoto(DataError):
+    """A photo is not the one that was indexed."""
 
 
 class Source(NamedTuple):
@@ -63,6 +73,18 @@ class Photo(NamedTuple):
     mtime_ns: int  # modification time
     sha256: bytes
     person: str | None = None  # identity, if known
+    taken: str | None = None  # local time, ISO, if known
+    camera: str | None = None  # if known
+
+
+class Named(NamedTuple):
+    """The fields of a `Photo` that a search uses."""
+
+    source: int
+    name: str
+    person: str | None
+    taken: str | None
+    camera: str | None
 
 
 class Skipped(NamedTuple):
@@ -112,7 +134,7 @@ class Manifest:
             self.database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
                 yield
-                if write and self.format == FORMAT:
+                if write and self.format != _WITHOUT_CHECKSUMS:
                     self.set_about(digest=self._digest(self._stored_about()))
                 self.database.execute("COMMIT")
             except BaseException:
@@ -127,7 +149,7 @@ class Manifest:
         """
         about = self._stored_about()
         digest = about.pop("digest", None)
-        if self.format == FORMAT and digest != self._digest(about):
+        if self.format != _WITHOUT_CHECKSUMS and digest != self._digest(about):
             raise self.damaged("its digest is another one")
         about = {"id": "", "left": 0, **about}
         with self._clear_errors():
@@ -164,17 +186,19 @@ class Manifest:
 
     def photos(self) -> list[Photo]:
         """Return the photos by row."""
-        query = "SELECT source, name, size, mtime_ns, sha256, person FROM photos ORDER BY row"
+        query = f"SELECT source, name, size, mtime_ns, sha256, person, {self._facts} FROM photos ORDER BY row"
         return [Photo(*row) for row in self._typed(_PHOTO_TYPES, query)]
 
-    def named_features(self, features: np.ndarray) -> list[tuple[int, str, str | None]]:
-        """Return source, name and person of each row of the features (N, D).
+    def named_features(self, features: np.ndarray) -> list[Named]:
+        """Return what is known of the photo of each row of the features (N, D).
 
         DataError if a photo or its feature is damaged, or they do not belong together.
         """
-        if self.format == FORMAT:
-            return list(self._checked(features))
-        names = self._typed((int, str, (str, NoneType)), "SELECT source, name, person FROM photos ORDER BY row")
+        columns = f"source, name, person, {self._facts}"
+        if self.format != _WITHOUT_CHECKSUMS:
+            return list(self._checked(features, columns))
+        rows = self._typed((int, str, _KNOWN, _KNOWN, _KNOWN), f"SELECT {columns} FROM photos ORDER BY row")
+        names = [Named(*row) for row in rows]
         sources = self.sources()
         if len(names) != len(features) or not all(one[0] in sources and _is_inside(one[1]) for one in names):
             raise self.damaged("its rows do not fit the features")
@@ -193,8 +217,11 @@ class Manifest:
     def add_photos(self, first: int, photos: Iterable[Photo], features: np.ndarray) -> None:
         """Add photos at row `first` and after, with their features as they are on disk."""
         rows = enumerate(zip(photos, features, strict=True), first)
-        values = ((row, *one, _checksum(feat, row, one.source, one.name, one.person)) for row, (one, feat) in rows)
-        self.database.executemany("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        values = (
+            (row, *one[:6], _checksum(feat, row, Named(one.source, one.name, *one[5:])), *one[6:])
+            for row, (one, feat) in rows
+        )
+        self.database.executemany("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def replace_photos(self, photos: Iterable[Photo], features: np.ndarray) -> None:
         """Replace all photos."""
@@ -223,10 +250,11 @@ class Manifest:
         self.database.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?)", skipped)
 
     def upgrade(self, features: np.ndarray, **about: Any) -> None:
-        """Bring a manifest of format 1 to the present one; its features (N, D) have been checked."""
-        photos = self.photos()
+        """Bring a manifest of an earlier format to the present one; its features (N, D) have been checked."""
+        photos, columns = self.photos(), ["checksum INTEGER"] * (self.format == _WITHOUT_CHECKSUMS)
         with self.transaction():
-            self.database.execute("ALTER TABLE photos ADD COLUMN checksum INTEGER")
+            for column in (*columns, "taken TEXT", "camera TEXT"):
+                self.database.execute(f"ALTER TABLE photos ADD COLUMN {column}")
             self.replace_photos(photos, features)
             self.set_about(**about)
             self.database.execute(f"PRAGMA user_version = {FORMAT}")
@@ -263,15 +291,21 @@ class Manifest:
         self.database.execute("PRAGMA trusted_schema = OFF")
 
     def _check_tables(self) -> None:
-        if self.format not in (_WITHOUT_CHECKSUMS, FORMAT):
-            problem = f"has format {self.format}, expected {_WITHOUT_CHECKSUMS} or {FORMAT}"
+        if not _WITHOUT_CHECKSUMS <= self.format <= FORMAT:
+            problem = f"has format {self.format}, expected {_WITHOUT_CHECKSUMS} to {FORMAT}"
             raise DataError(f"{self.file}: {problem}; remove the folder, and make the index anew")
         found = {sql for (sql,) in self._rows("SELECT sql FROM sqlite_master WHERE name != 'sqlite_sequence'")}
         expected = {f"CREATE TABLE {table}" for table in _TABLES} | {None}  # None: an index for UNIQUE
-        if self.format != FORMAT:
+        if self.format <= _WITHOUT_FACTS:
+            expected = {sql and sql.replace(", taken TEXT, camera TEXT", "") for sql in expected}
+        if self.format == _WITHOUT_CHECKSUMS:
             expected = {sql and sql.replace(", checksum INTEGER", "") for sql in expected}
         if found != expected:
             raise self.damaged("it has other tables")
+
+    @property
+    def _facts(self) -> str:
+        return "taken, camera" if self.format > _WITHOUT_FACTS else "NULL, NULL"
 
     def _stored_about(self) -> dict[str, Any]:
         with self._clear_errors():
@@ -281,14 +315,15 @@ class Manifest:
         values = {key: value for key, value in about.items() if key != "digest"}
         return digest_of([values, self.count(), sorted(self.sources().items())])
 
-    def _checked(self, features: np.ndarray) -> Iterator[tuple[int, str, str | None]]:
-        rows = self._rows("SELECT source, name, person, checksum FROM photos ORDER BY row")
+    def _checked(self, features: np.ndarray, columns: str) -> Iterator[Named]:
+        rows = self._rows(f"SELECT {columns}, checksum FROM photos ORDER BY row")
         if len(rows) != len(features):
             raise self.damaged("rows are missing")
-        for row, (*name, checksum) in enumerate(rows):
-            if checksum != _checksum(features[row], row, *name) or not _is_inside(name[1]):
+        for row, (*values, checksum) in enumerate(rows):
+            one = Named(*values)
+            if checksum != _checksum(features[row], row, one, self.format) or not _is_inside(one.name):
                 raise self.damaged(f"photo {row} and its feature do not belong together")
-            yield tuple(name)
+            yield one
 
     def _typed(self, types: tuple, query: str) -> list[tuple]:
         rows = self._rows(query)
@@ -334,16 +369,17 @@ class PhotoIndex:
         with contextlib.closing(manifest), manifest.transaction(write=False):
             self.about = manifest.about()
             self.features = read_features(self.folder, self.about, manifest.count())
-            self._names = manifest.named_features(self.features)
+            self._photos = manifest.named_features(self.features)
             self.sources = manifest.sources()
             skipped = manifest.skipped()
+        self._passing = functools.lru_cache(8)(self._find_passing)  # 8 MB each for a million photos
         self._folders = {number: Path(source.folder) for number, source in self.sources.items()}
         self.skipped = {str(self._folders[one.source] / one.name): one.reason for one in skipped}
 
     @property
     def count(self) -> int:
         """Number of photos."""
-        return len(self._names)
+        return len(self._photos)
 
     def checkpoint(self, given: str | Path | None = None) -> Path:
         """Return the path of the checkpoint that made the index, or of the one `given` because that was moved.
@@ -389,18 +425,100 @@ class PhotoIndex:
         """Return the path of a photo; IndexError if the row does not exist."""
         if row < 0:
             raise IndexError(row)
-        source, name, _ = self._names[row]
-        return self._folders[source] / name
+        one = self._photos[row]
+        return self._folders[one.source] / one.name
+
+    def row(self, path: Path) -> int:
+        """Return the row of a photo; QueryError if it is not in the index."""
+        place = os.path.abspath(path)
+        for source, folder in self._folders.items():
+            name = os.path.relpath(place, folder)
+            for row, one in enumerate(self._photos):
+                if one.name == name and one.source == source:
+                    return row
+        raise QueryError(f"{path}: is not among the {self.count} photos of {self.folder}; give one of them, or its row")
 
     def person(self, row: int) -> str | None:
         """Return the identity of the person in a photo; None if unknown."""
-        return self._names[row][2]
+        return self._photos[row].person
+
+    def taken(self, row: int) -> str | None:
+        """Return the local time of a photo, YYYY-MM-DDTHH:MM:SS; None if unknown."""
+        return self._photos[row].taken
+
+    def camera(self, row: int) -> str | None:
+        """Return the camera of a photo; None if unknown."""
+        return self._photos[row].camera
+
+    @functools.cached_property
+    def folders(self) -> dict[str, int]:
+        """Folders and their sub-folders, sorted, and the number of photos inside each."""
+        found: Counter[str] = Counter()
+        for (source, place), count in Counter((one.source, _place(one)) for one in self._photos).items():
+            parts = place.split("/") if place else []
+            for depth in range(len(parts) + 1):
+                found[os.path.join(self._folders[source], *parts[:depth])] += count
+        return dict(sorted(found.items()))
+
+    @functools.cached_property
+    def cameras(self) -> dict[str, int]:
+        """Known cameras, sorted, and the number of photos of each."""
+        return _counted(one.camera for one in self._photos)
+
+    @functools.cached_property
+    def persons(self) -> dict[str, int]:
+        """Known identities, sorted, and the number of photos of each."""
+        return _counted(one.person for one in self._photos)
+
+    @functools.cached_property
+    def times(self) -> tuple[str, str] | None:
+        """First and last known time, YYYY-MM-DDTHH:MM:SS; None if none is known."""
+        known = [one.taken for one in self._photos if one.taken]
+        return (min(known), max(known)) if known else None
+
+    def passing(self, where: Filter) -> np.ndarray:
+        """Return the rows that pass a filter, ascending, read-only.
+
+        QueryError if the filter asks for times or cameras, and an earlier version made the index, which knows none.
+        """
+        return self._passing(where)
+
+    def _find_passing(self, where: Filter) -> np.ndarray:
+        if "facts" not in self.about and (where.cameras or where.after or where.before):
+            raise QueryError(
+                f"{self.folder}: knows no times and cameras, since an earlier version made it; bring it up to date "
+                f"with {job_command('search')} index --output {self.folder}"
+            )
+        passes = np.ones(self.count, bool)
+        if where.folders:
+            places = {(one.source, _place(one)) for one in self._photos}
+            inside = {one for one in places if _holds(where.folders, os.path.join(self._folders[one[0]], one[1]))}
+            passes &= [(one.source, _place(one)) in inside for one in self._photos]
+        for wanted, key in ((where.cameras, "camera"), (where.persons, "person")):
+            if wanted:
+                wanted = frozenset(wanted)
+                passes &= [getattr(one, key) in wanted for one in self._photos]
+        if where.after or where.before:
+            first, last = where.times
+            passes &= [one.taken is not None and first <= one.taken <= last for one in self._photos]
+        rows = np.flatnonzero(passes)
+        rows.flags.writeable = False
+        return rows
 
     def sha256(self, row: int) -> bytes | None:
         """Return a photo's digest at the time of indexing; None if it has been removed from the index since."""
-        source, name, _ = self._names[row]
+        one = self._photos[row]
         with contextlib.closing(Manifest(self.folder)) as manifest:
-            return manifest.sha256(source, name)
+            return manifest.sha256(one.source, one.name)
+
+    def content(self, row: int) -> bytes:
+        """Read the file of a photo, if it is the one that was indexed.
+
+        Raises:
+            ChangedPhoto: If it is another one now, or has been removed from the index.
+            DataError: If it cannot be read.
+        """
+        return indexed_content(self.path(row), self.sha256(row))
 
 
 def describe_index(folder: Path) -> dict[str, Any]:
@@ -410,7 +528,20 @@ def describe_index(folder: Path) -> dict[str, Any]:
     """
     index = PhotoIndex(folder)
     listed = [{key: value for key, value in source._asdict().items() if value} for source in index.sources.values()]
-    return {**index.about, **index.state, "sources": listed, "skipped": index.skipped}
+    known = {"folders": len(index.folders), "cameras": len(index.cameras), "persons": len(index.persons)}
+    return {**index.about, **index.state, **known, "times": index.times, "sources": listed, "skipped": index.skipped}
+
+
+def indexed_content(path: Path, digest: bytes | None) -> bytes:
+    """Read a photo's file if its SHA-256 is `digest`; errors as in `PhotoIndex.content`."""
+    try:
+        with open_regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, MemoryError) as error:
+        raise DataError(f"{path}: {describe(error)}") from error
+    if hashlib.sha256(content).digest() != digest:
+        raise ChangedPhoto(f"{path}: has changed since it was indexed; update it with {job_command('search')} index")
+    return content
 
 
 def present_about(folder: Path, can_make: bool) -> dict[str, Any] | None:
@@ -468,9 +599,24 @@ def digest_of(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _checksum(feature: np.ndarray, row: int, source: int, name: str, person: str | None) -> int:
-    """Return the CRC-32 of a feature's bytes and of what identifies its photo."""
-    return zlib.crc32(f"{row}/{source}/{person}/{name}".encode(), zlib.crc32(feature))
+def _checksum(feature: np.ndarray, row: int, one: Named, version: int = FORMAT) -> int:
+    """Return the CRC-32 of a feature's bytes and of what is known of its photo."""
+    facts = f"{one.taken}/{one.camera}/" if version > _WITHOUT_FACTS else ""
+    return zlib.crc32(f"{facts}{row}/{one.source}/{one.person}/{one.name}".encode(), zlib.crc32(feature))
+
+
+def _counted(values: Iterable[str | None]) -> dict[str, int]:
+    return {value: count for value, count in sorted(Counter(filter(None, values)).items())}
+
+
+def _place(photo: Named) -> str:
+    """Return a photo's folder relative to its source, empty for that itself."""
+    return photo.name.rpartition("/")[0]
+
+
+def _holds(folders: Sequence[str], place: str) -> bool:
+    """Whether a folder is one of others, or inside one."""
+    return any(f"{place}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)
 
 
 def _is_inside(name: str) -> bool:

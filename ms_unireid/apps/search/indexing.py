@@ -16,6 +16,7 @@ from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_s
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
 from ms_unireid.config import Config, to_dict
 from ms_unireid.data import pictures as picture_files
+from ms_unireid.data.photo_facts import FACTS, photo_facts
 from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.pipeline import iterate
 from ms_unireid.data.transforms import MEAN, STD, resize
@@ -56,6 +57,7 @@ def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, An
         "model": {key: model[key] for key in ("architecture", "image_size", "stride", "context_length", "activation")},
         "preprocessing": {"filter": "PIL bilinear", "mean": MEAN.tolist(), "std": STD.tolist()},
         "reader": picture_files.READER,
+        "facts": FACTS,
         "dtype": dtype,
         "dim": config.model.sizes.embed_dim,
     }
@@ -151,7 +153,9 @@ def update_index(
     try:
         kept, dropped, listings = _choose_sources(writer, given, removed, left_out)
         folders = {number: Path(source.folder) for number, source in kept.items()}
-        photos = writer.manifest.photos()
+        known = photos = writer.manifest.photos()
+        if writer.manifest.about().get("facts") != FACTS:
+            photos = [_with_facts(photo, folders, listings) for photo in photos]
         if writer.manifest.about().get("reader") != picture_files.READER:
             photos = [_forget_if_read_otherwise(photo, folders, listings) for photo in photos]
         changes = find_changes(
@@ -160,12 +164,12 @@ def update_index(
         with writer.manifest.transaction():
             writer.manifest.replace_skipped(changes.skipped)
             writer.manifest.set_about(left=len(changes.new))
-        if dropped or not is_same(changes, photos):
+        if dropped or not is_same(changes, known):
             writer.rearrange(changes.photos, changes.rows, dropped)  # one transaction: a source goes with its photos
         encoded = _encode_new(writer, folders, changes, encoder, progress, damaged)
         if listings.keys() == folders.keys():
             with writer.manifest.transaction():
-                writer.manifest.set_about(reader=picture_files.READER)
+                writer.manifest.set_about(reader=picture_files.READER, facts=FACTS)
         skipped = {str(folders[one.source] / one.name): one.reason for one in writer.manifest.skipped()}
         return IndexReport(
             photos=writer.manifest.count(),
@@ -197,6 +201,13 @@ def _unreachable(folders: Mapping[int, Path], photos: Sequence[Photo]) -> dict[s
         for number, folder in folders.items()
         if not (os.path.isdir(folder) and any(os.path.exists(folder / name) for name in names[number]))
     }
+
+
+def _with_facts(photo: Photo, folders: Mapping[int, Path], listings: Mapping[int, Listing]) -> Photo:
+    """Read the facts of a photo that is compared and has a name in its folder still."""
+    if photo.name not in listings.get(photo.source, ()):
+        return photo
+    return photo._replace(**photo_facts(folders[photo.source] / photo.name, photo.name)._asdict())
 
 
 def _forget_if_read_otherwise(photo: Photo, folders: Mapping[int, Path], listings: Mapping[int, Listing]) -> Photo:
@@ -402,4 +413,5 @@ class _NewPhotos:
             picture_files.jpeg_grey(content)
         except ValueError as error:
             damaged[str(self.folders[source] / name)] = escaped(str(error))
-        return Photo(source, name, size, changed, bytes.fromhex(sha256(io.BytesIO(content))), person)
+        digest, facts = bytes.fromhex(sha256(io.BytesIO(content))), photo_facts(io.BytesIO(content), name)
+        return Photo(source, name, size, changed, digest, person, *facts)

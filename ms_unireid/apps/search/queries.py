@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -20,50 +20,60 @@ from ms_unireid.files import parse_json, read_text
 _EXPECTED = {
     "text": "text, or a list of texts",
     "sketch": "a path, or a list of paths",
-    "photo": "a path",
+    "photo": "a path, or a list of paths",
     "weight": "a number from 0 to 1",
     "name": "text",
 }
 FIELDS = tuple(_EXPECTED)
-COLUMNS = ("query", "rank", "score", "photo", "person", "row")
+COLUMNS = ("query", "rank", "score", "photo", "person", "row", "taken", "camera", "same")
 _MAX_CHARACTERS = 100_000
 _MAX_BYTES, _MAX_QUERIES = 16 << 20, 100_000  # of a file of queries
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query; several texts or sketches describe the same person and are averaged."""
+    """One query; several texts, sketches or photos show the same person and are averaged.
+
+    A photo is a picture, its file, or the row of an indexed photo. Marks are rows or paths of indexed photos.
+    """
 
     texts: tuple[str, ...] = ()
     sketches: tuple[Path | Image.Image, ...] = ()
-    photo: Path | Image.Image | int | None = None  # int: row of an indexed photo; excludes texts and sketches
-    weight: float = 0.5  # of the sketches, 0 to 1; the texts have the rest; 0.5 adds both features as the paper does
+    photos: tuple[Path | Image.Image | int, ...] = ()
+    weight: float = 0.5  # of sketches and photos, 0 to 1; texts have the rest; 0.5 adds both features as the paper does
     name: str = ""  # in results
     include_self: bool = False  # whether an indexed photo is among the results of its own search
     as_is: bool = False  # whether the sketches are searched without `prepare_sketch`
+    more: tuple[int | Path, ...] = ()  # marks: the person looks more like these
+    less: tuple[int | Path, ...] = ()  # and less like these
 
     def __post_init__(self):
         if any(not any(c.isprintable() and c != " " for c in text) for text in self.texts):
             raise QueryError("the description is empty; describe the person, or leave the description out")
         if any(len(text) > _MAX_CHARACTERS for text in self.texts):
             raise QueryError(f"the description is longer than {_MAX_CHARACTERS} characters; shorten it")
-        if not self.texts and not self.sketches and self.photo is None:
-            raise QueryError("nothing to search for; give a description, a sketch, both, or a photo")
-        if self.photo is not None and (self.texts or self.sketches):
-            raise QueryError("a photo cannot be combined with a description or a sketch; leave out one of them")
+        pictures = self.sketches + self.photos
+        if not self.texts and not pictures and not self.more:
+            raise QueryError(
+                "nothing to search for; give a description, a sketch, a photo, or one that is more like it"
+            )
         if not 0 <= self.weight <= 1:
-            raise QueryError(f"weight {shown(self.weight)}: expected 0 (only the description) to 1 (only the sketch)")
-        if self.weight != 0.5 and not (self.texts and self.sketches):
-            raise QueryError(f"weight {self.weight}: weighs a sketch against a description; give both, or no weight")
+            raise QueryError(f"weight {shown(self.weight)}: expected 0 (only the description) to 1 (only the pictures)")
+        if self.weight != 0.5 and not (self.texts and pictures):
+            raise QueryError(
+                f"weight {self.weight}: weighs sketches and photos against a description; give both, or no weight"
+            )
 
     def __str__(self) -> str:
         parts = [f'"{" ".join(text.split())}"' for text in self.texts]
         parts += [f"sketch {_label(sketch)}" for sketch in self.sketches]
-        if self.photo is not None:
-            parts.append(f"photo {_label(self.photo)}")
-        weight = f" (sketch weight {self.weight:g})" if self.texts and self.sketches else ""
-        return " + ".join(parts) + weight
+        parts += [f"photo {_label(photo)}" for photo in self.photos]
+        kind = "picture" if self.photos else "sketch"
+        weight = f" ({kind} weight {self.weight:g})" if self.texts and (self.sketches or self.photos) else ""
+        marks = [f"{word} like {_label(mark)}" for word in ("more", "less") for mark in getattr(self, word)]
+        return ", ".join([*filter(None, [" + ".join(parts) + weight]), *marks])
 
 
 @dataclass(frozen=True)
@@ -75,28 +85,35 @@ class Hit:
     row: int  # in the index
     path: Path
     person: str | None = None  # identity, if known
+    taken: str | None = None  # local time, YYYY-MM-DDTHH:MM:SS, if known
+    camera: str | None = None  # if known
+    same: tuple[int, ...] = ()  # rows of the photos that are folded into it, best first
 
 
 def make_query(
     text: str | Sequence[str] | None = None,
     sketch: Path | str | Image.Image | Sequence | None = None,
-    photo: Path | str | Image.Image | int | None = None,
+    photo: Path | str | Image.Image | int | Sequence | None = None,
     weight: float = 0.5,
     name: str = "",
     include_self: bool = False,
     as_is: bool = False,
+    more: int | Path | str | Sequence = (),
+    less: int | Path | str | Sequence = (),
 ) -> Query:
-    """Make a query; text and sketch may be one or a sequence.
+    """Make a query; everything but its weight and name may be one or a sequence.
 
-    QueryError if it is empty, combines a photo with anything else, or its weight is not between 0 and 1 or has nothing
-    to weigh.
+    QueryError if it is empty, or its weight is not between 0 and 1 or has nothing to weigh.
     """
     texts = (text,) if isinstance(text, str) else tuple(text or ())
-    sketches = (sketch,) if isinstance(sketch, str | Path | Image.Image) else tuple(sketch or ())
-    paths = tuple(Path(one) if isinstance(one, str) else one for one in sketches)
     plain = tuple(_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", one) for one in (*texts, name))
-    taken = Path(photo) if isinstance(photo, str) else int(photo) if isinstance(photo, Integral) else photo
-    return Query(plain[:-1], paths, taken, weight, plain[-1], include_self, as_is)
+    pictures, marks = (_as_tuple(sketch), _as_tuple(photo)), (_as_tuple(more), _as_tuple(less))
+    return Query(plain[:-1], *pictures, weight, plain[-1], include_self, as_is, *marks)
+
+
+def _as_tuple(given: Any) -> tuple[Path | Image.Image | int, ...]:
+    many = () if given is None else (given,) if isinstance(given, str | Path | Image.Image | Integral) else given
+    return tuple(Path(one) if isinstance(one, str) else int(one) if isinstance(one, Integral) else one for one in many)
 
 
 def read_query_picture(picture: Path | Image.Image) -> Image.Image:
@@ -154,12 +171,26 @@ def to_table(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) ->
 
 def to_csv(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) -> str:
     """Format ranked lists as CSV with the header `COLUMNS`."""
+    listed = zip(queries, ranked_lists, strict=True)
+    return csv_text(COLUMNS, ({"query": query.name, **hit_values(hit)} for query, hits in listed for hit in hits))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write a table as CSV with a header; a list becomes its items with spaces between them.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front of it.
+    """
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for query, hits in zip(queries, ranked_lists, strict=True):
-        writer.writerows({"query": query.name, **_hit_values(hit)} for hit in hits)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row[column]) for column in columns] for row in rows)
     return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def to_json(
@@ -171,18 +202,30 @@ def to_json(
             "name": query.name,
             "text": list(query.texts),
             "sketch": [_label(sketch) for sketch in query.sketches],
-            "photo": None if query.photo is None else _label(query.photo),
+            "photo": _label(query.photos[0]) if query.photos else None,  # as earlier versions, with one photo at most
+            "photos": [_label(photo) for photo in query.photos],
             "weight": query.weight,
+            "more": [_label(mark) for mark in query.more],
+            "less": [_label(mark) for mark in query.less],
             "notes": list(told),
-            "hits": [_hit_values(hit) for hit in hits],
+            "hits": [hit_values(hit) for hit in hits],
         }
         for query, hits, told in zip(queries, ranked_lists, notes, strict=True)
     ]
 
 
-def _hit_values(hit: Hit) -> dict[str, Any]:
-    photo = str(hit.path)
-    return {"rank": hit.rank, "score": round(hit.score, 6), "photo": photo, "person": hit.person, "row": hit.row}
+def hit_values(hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON and CSV have it."""
+    return {
+        "rank": hit.rank,
+        "score": round(hit.score, 6),
+        "photo": str(hit.path),
+        "person": hit.person,
+        "row": hit.row,
+        "taken": hit.taken,
+        "camera": hit.camera,
+        "same": list(hit.same),
+    }
 
 
 def _label(picture: Path | Image.Image | int) -> str:
@@ -243,12 +286,10 @@ def _query(line: int, values: Mapping[str, Any], folder: Path) -> Query:
         given = {key: value for key, value in values.items() if value is not None}
         for key, value in given.items():
             _check_field(key, value)
-        text, sketch, photo = (given.get(key) for key in ("text", "sketch", "photo"))
-        sketches = [sketch] if isinstance(sketch, str) else sketch or []
         return make_query(
-            text=text,
-            sketch=[folder / one for one in sketches],
-            photo=None if photo is None else folder / photo,
+            text=given.get("text"),
+            sketch=[folder / one for one in _as_tuple(given.get("sketch"))],
+            photo=[folder / one for one in _as_tuple(given.get("photo"))],
             weight=given.get("weight", 0.5),
             name=given.get("name") or f"line {line}",
         )
@@ -264,7 +305,7 @@ def _check_field(key: str, value: Any) -> None:
     if key == "weight":
         fits = isinstance(value, int | float) and not isinstance(value, bool)
     else:
-        listed = value if isinstance(value, list) and key in ("text", "sketch") else [value]
+        listed = value if isinstance(value, list) and key in ("text", "sketch", "photo") else [value]
         fits = all(isinstance(one, str) for one in listed)
     if not fits:
         raise QueryError(f"{key} {shown(value)}: expected {_EXPECTED[key]}")

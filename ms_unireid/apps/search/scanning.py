@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ms_unireid.apps.search.index import Photo, Skipped
+from ms_unireid.data.photo_facts import photo_facts
 from ms_unireid.data.pictures import describe
 from ms_unireid.files import open_regular, sha256
 
@@ -55,7 +56,7 @@ def find_changes(
             if status is None:
                 continue
             row = rows.get((source, name))
-            if row is not None and photos[row][2:4] == status:
+            if row is not None and (photos[row].size, photos[row].mtime_ns) == status:
                 _keep(changes, photos[row]._replace(person=person), row)
             else:  # also what could not be read before: a package may have been installed since
                 candidates.append((source, name, person))
@@ -108,7 +109,7 @@ def _compare_contents(
         if row is None:
             changes.new.append((source, name, person))
         else:
-            changes.photos.append(Photo(source, name, *found, person))
+            changes.photos.append(Photo(source, name, *found, person, *photo_facts(folders[source] / name, name)))
             changes.rows.append(row)
             same_name = rows.get((source, name)) is not None and photos[rows[source, name]].sha256 == found[2]
             changes.kept += same_name

@@ -1,5 +1,6 @@
 """Ranked lists of a search as a picture, optionally with heat maps of the model's attention."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
+from ms_unireid.apps.search.index import ChangedPhoto
 from ms_unireid.apps.search.queries import Hit, Query, read_query_picture
 from ms_unireid.apps.search.searcher import Searcher
-from ms_unireid.data.pictures import load_picture
+from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, load_picture
 from ms_unireid.errors import UserError
 from ms_unireid.evaluation.figures import CELL, RankedList, Result, draw_lists
-from ms_unireid.files import open_regular, sha256
 from ms_unireid.installation import job_command
 
 _LABEL_CHARACTERS = 8
@@ -65,15 +66,16 @@ def heat_picture(searcher: Searcher, photo: Path | Image.Image) -> Image.Image:
 
 def _ranked(searcher: Searcher, query: Query, hits: Sequence[Hit], heat_map: bool, told: dict[str, None]) -> RankedList:
     pictures = [searcher.read_sketch(query, sketch)[0] for sketch in query.sketches]
-    if isinstance(query.photo, int):
-        pictures = [_indexed(searcher, query.photo, told)]
-    elif query.photo is not None:
-        pictures = [read_query_picture(query.photo)]
+    pictures += [
+        _indexed(searcher, photo, told) if isinstance(photo, int) else read_query_picture(photo)
+        for photo in query.photos
+    ]
     results = [
         Result(_indexed(searcher, hit.row, told, heat_map), f"{hit.rank}: {hit.score:.2f} {_label(hit)}")
         for hit in hits
     ]
-    kinds = "+".join("T" * bool(query.texts) + "S" * bool(query.sketches)) or "photo"
+    given = {"T": query.texts, "S": query.sketches, "photo": query.photos, "marks": query.more + query.less}
+    kinds = "+".join(kind for kind, some in given.items() if some)
     return RankedList(query.name or f"{kinds}->R", " / ".join(query.texts), _side_by_side(pictures), results)
 
 
@@ -81,12 +83,11 @@ def _indexed(searcher: Searcher, row: int, told: dict[str, None], heat_map: bool
     """Read the photo that was indexed; a placeholder, and an entry in `told`, if it is missing or another one."""
     path = searcher.index.path(row)
     try:
-        with open_regular(path) as file:
-            is_same = bytes.fromhex(sha256(file)) == searcher.index.sha256(row)
-        if is_same:
-            return heat_picture(searcher, path) if heat_map else load_picture(path)
+        picture = decode_picture(io.BytesIO(searcher.index.content(row)))
+        return heat_picture(searcher, picture) if heat_map else picture
+    except ChangedPhoto:
         state = "changed since indexing"
-    except (OSError, UserError):
+    except (UserError, *DECODE_ERRORS):
         state = "unreadable" if path.exists() else "missing"
     told[f"{path}: {state}; bring the index up to date with {job_command('search')} index"] = None
     placeholder = Image.new("RGB", CELL, "lightgrey")

@@ -1,9 +1,9 @@
-"""Search of an index by text, sketch, both, or a photo."""
+"""Search of an index by text, sketches, photos and marks."""
 
 import contextlib
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,26 @@ from PIL import Image
 
 from ms_unireid.apps.search.approximate import ApproximateIndex
 from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.apps.search.filters import Filter
+from ms_unireid.apps.search.folding import Card, fold_ranking
 from ms_unireid.apps.search.index import Manifest, PhotoIndex, model_overrides
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
 from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.sketches import prepare_sketch
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
 from ms_unireid.config import Config, config_from_dict
+from ms_unireid.data.findings import listed
 from ms_unireid.data.transforms import evaluation_transform
-from ms_unireid.errors import CheckpointError, DataError, QueryError
+from ms_unireid.errors import CheckpointError, DataError, QueryError, escaped
 from ms_unireid.evaluation.encoder import Encoder
+from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.installation import job_command
 from ms_unireid.models.unireid import UNIReID
+
+# Relevance feedback (Rocchio 1971): weights of the query, of the mean of what is more like it, and of what is less; the
+# values of Manning, Raghavan and Schuetze, Introduction to Information Retrieval, chapter 9.
+ROCCHIO = (1.0, 0.75, -0.15)
+MAX_FOLDED = 1000  # photos of a folded list, all of which are compared with one another
 
 
 class Searcher:
@@ -34,7 +43,6 @@ class Searcher:
         approximate: Search the approximate index that `build_approximate` built.
 
     Attributes:
-        index: The index.
         model: The model.
         config: The model's config.
 
@@ -82,78 +90,135 @@ class Searcher:
         Raises:
             UserError: If it cannot be opened, or another model has made it; then the earlier state is kept.
         """
-        old = self.index.about
-        with contextlib.closing(Manifest(self.index.folder)) as manifest:
-            if manifest.about() == old:
-                return False
-        index = PhotoIndex(self.index.folder)
+        if not self.has_changed():
+            return False
+        old, index = self.index.about, PhotoIndex(self.index.folder)
         _config_of(index)
         if any(index.about[key] != old[key] for key in ("checkpoint", "model", "preprocessing")):
             raise DataError(f"{index.folder}: another model has made it; start again")
         self._use(index)
         return True
 
+    def has_changed(self) -> bool:
+        """Whether the index on disk is in another state than the one that is searched; takes a millisecond.
+
+        UserError if it cannot be opened.
+        """
+        with contextlib.closing(Manifest(self.index.folder)) as manifest:
+            return manifest.about() != self.index.about
+
     def _use(self, index: PhotoIndex) -> None:
-        engine = ApproximateIndex(index).search if self._approximate else None
-        self.index, self._find = index, engine or functools.partial(exact_search, index.features)
+        self._state = index, ApproximateIndex(index) if self._approximate else None
+
+    @property
+    def index(self) -> PhotoIndex:
+        """The index."""
+        return self._state[0]
 
     def search(
         self,
         text: str | Sequence[str] | None = None,
         sketch: str | Path | Image.Image | Sequence | None = None,
-        photo: str | Path | Image.Image | int | None = None,
+        photo: str | Path | Image.Image | int | Sequence | None = None,
         weight: float = 0.5,
         top_k: int = 10,
         include_self: bool = False,
         as_is: bool = False,
+        more: int | str | Path | Sequence = (),
+        less: int | str | Path | Sequence = (),
+        where: Filter | None = None,
+        fold: float | None = None,
     ) -> list[Hit]:
-        """Find the photos that best match a description, a sketch, both, or a photo.
+        """Find the photos that best match a description, sketches, photos, or all of them.
 
         Args:
             text: One description, or several of the same person, whose features are averaged.
             sketch: A picture or its file, or several.
-            photo: A picture, its file, or the row of an indexed photo; excludes text and sketch.
-            weight: Weight of the sketch, 0 to 1; the text has the rest. 0.5 adds both features (Section 4.1).
-            top_k: Number of photos.
+            photo: A picture, its file, or the row of an indexed photo, or several.
+            weight: Weight of sketches and photos, 0 to 1; the text has the rest. 0.5 adds both features (Section 4.1).
+            top_k: As in `search_all`.
             include_self: Whether an indexed photo that is searched by its row is among the results.
             as_is: Whether sketches are searched without `prepare_sketch`, even blank ones.
+            more: Row or path of an indexed photo that the person looks more like, or several.
+            less: The same, less like.
+            where: As in `search_all`.
+            fold: As in `search_all`.
 
         Raises:
-            QueryError: If there is nothing to search for, a picture cannot be read, or a sketch is blank.
+            QueryError: If there is nothing to search for, a picture cannot be read, or a sketch is blank; or as in
+                `search_all`.
         """
-        query = make_query(text, sketch, photo, weight, include_self=include_self, as_is=as_is)
-        return self.search_all([query], top_k)[0]
+        query = make_query(text, sketch, photo, weight, include_self=include_self, as_is=as_is, more=more, less=less)
+        return self.search_all([query], top_k, where, fold)[0]
 
-    def search_all(self, queries: Sequence[Query], top_k: int = 10) -> list[list[Hit]]:
+    def search_all(
+        self, queries: Sequence[Query], top_k: int = 10, where: Filter | None = None, fold: float | None = None
+    ) -> list[list[Hit]]:
         """Answer several queries in one pass over the index.
 
+        Args:
+            queries: The queries.
+            top_k: Number of photos, or of cards after folding.
+            where: Which photos are searched. An approximate search with a filter is exact.
+            fold: Cosine of two features, above 0 to 1, from which on a photo is folded into a better one; needs a
+                `top_k` of at most `MAX_FOLDED`.
+
         Raises:
-            QueryError: If one of them cannot be read; then none is answered.
+            QueryError: If one of the queries cannot be read, and then none is answered; if no photo passes the filter;
+                if a number is out of range.
         """
         if top_k < 1:
             raise QueryError(f"top_k {top_k}: expected at least 1")
+        if fold is not None and not 0 < fold <= 1:
+            raise QueryError(f"fold {fold}: expected a cosine of more than 0 and at most 1")
+        index, approximate = self._state
+        rows = index.passing(where) if where else None
+        if rows is not None and not len(rows):
+            raise _none_passes(index, where)
+        count = index.count if rows is None else len(rows)
+        if fold is not None and min(top_k, count) > MAX_FOLDED:
+            raise QueryError(f"top_k {top_k}: expected at most {MAX_FOLDED:,} when photos are folded")
         if not queries:
             return []
-        count = min(top_k + 1, max(1, self.index.count))  # one more, because a photo may be left out
-        rows, scores = self._find(np.stack([self.encode(query) for query in queries]), count)
-        return [self._hits(*one)[:top_k] for one in zip(queries, rows, scores, strict=True)]
+        find = functools.partial(exact_search, index.features, among=rows)
+        if approximate and rows is None:
+            find = approximate.search
+        feats = np.stack([self._encode(query, index) for query in queries])
+        own = [frozenset(() if one.include_self else filter(_is_row, one.photos)) for one in queries]
+        if fold is None:
+            found = zip(*find(feats, min(top_k + max(map(len, own)), count)), strict=True)
+            lists = [_ranked(*one, left_out, top_k) for one, left_out in zip(found, own, strict=True)]
+        else:
+            lists = [
+                fold_ranking(_one_query(find, feat), index.features, fold, min(top_k, count), count, left_out)
+                for feat, left_out in zip(feats, own, strict=True)
+            ]
+        return [[_hit(index, rank, *card) for rank, card in enumerate(cards, 1)] for cards in lists]
 
     def encode(self, query: Query) -> np.ndarray:
         """Encode a query as an un-normalised feature (D,) float32.
 
-        QueryError if a picture cannot be read, or the index has no such row.
+        A photo of the index has only a direction. Therefore every photo counts with the mean length of the query's
+        other features.
+
+        QueryError if a picture cannot be read, or the index has no such photo.
         """
-        if isinstance(query.photo, int):
-            return self._indexed_feature(query.photo)
-        if query.photo is not None:
-            return self._encode_picture(query.photo)
-        text = np.mean([self._encode_text(one) for one in query.texts], axis=0) if query.texts else None
-        sketches = [self._encode_picture(self.read_sketch(query, one)[0]) for one in query.sketches]
-        sketch = np.mean(sketches, axis=0) if sketches else None
-        if text is None or sketch is None:
-            return sketch if text is None else text
-        weight = np.float32(query.weight)
-        return 2 * weight * sketch + 2 * (1 - weight) * text
+        return self._encode(query, self.index)
+
+    def _encode(self, query: Query, index: PhotoIndex) -> np.ndarray:
+        texts = [self._encode_text(one) for one in query.texts]
+        pictures = [self._encode_picture(self.read_sketch(query, one)[0]) for one in query.sketches]
+        if query.photos:
+            length = np.mean(np.linalg.norm([*texts, *pictures], axis=1)) if texts or pictures else 1
+            photos = [_feature_at(index, one) if _is_row(one) else self._encode_picture(one) for one in query.photos]
+            pictures += list(length * normalize_rows(np.stack(photos)))
+        feature = _fuse(texts, pictures, query.weight)
+        if not query.more and not query.less:
+            return feature
+        given = [[] if feature is None else [feature]]
+        given += [[_feature_at(index, one) for one in marks] for marks in (query.more, query.less)]
+        means = [np.mean(normalize_rows(np.stack(feats)), axis=0) if feats else np.zeros(index.dim) for feats in given]
+        return np.asarray(np.array(ROCCHIO) @ np.array(means), np.float32)
 
     def notes(self, query: Query) -> list[str]:
         """Say how a query was understood where that may surprise, and whether the index is not whole; mostly empty."""
@@ -192,11 +257,6 @@ class Searcher:
     def _pixels(self, picture: Path | Image.Image) -> np.ndarray:
         return evaluation_transform(read_query_picture(picture), self.config.model.image_size)
 
-    def _indexed_feature(self, row: int) -> np.ndarray:
-        if not 0 <= row < self.index.count:
-            raise QueryError(f"row {row}: the index has {self.index.count} photos")
-        return np.asarray(self.index.features[row], np.float32)
-
     def _encode_picture(self, picture: Path | Image.Image) -> np.ndarray:
         pixels = self._pixels(picture)
         with self._model_lock:
@@ -206,12 +266,59 @@ class Searcher:
         with self._model_lock:
             return self._encoder.tokens(self._encoder.tokenizer([text]))[0]
 
-    def _hits(self, query: Query, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
-        index = self.index
-        own = query.photo if isinstance(query.photo, int) and not query.include_self else -1
-        # An approximate search that found fewer fills up with -1.
-        found = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row not in (own, -1)]
-        return [Hit(rank, score, row, index.path(row), index.person(row)) for rank, (row, score) in enumerate(found, 1)]
+
+def _is_row(photo: Path | Image.Image | int) -> bool:
+    return isinstance(photo, int)
+
+
+def _feature_at(index: PhotoIndex, photo: int | Path) -> np.ndarray:
+    """Return the feature (D,) float32 of an indexed photo."""
+    row = photo if isinstance(photo, int) else index.row(photo)
+    if not 0 <= row < index.count:
+        raise QueryError(f"row {row}: the index has {index.count} photos")
+    return np.asarray(index.features[row], np.float32)
+
+
+def _fuse(texts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], weight: float) -> np.ndarray | None:
+    """Return the weighted sum of the means of un-normalised features (D,); None without any."""
+    text, picture = (np.mean(feats, axis=0) if feats else None for feats in (texts, pictures))
+    if text is None or picture is None:
+        return picture if text is None else text
+    weight = np.float32(weight)
+    return 2 * weight * picture + 2 * (1 - weight) * text
+
+
+def _one_query(find: Callable, feature: np.ndarray) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    def search(k: int) -> tuple[np.ndarray, np.ndarray]:
+        rows, scores = find(feature[None], k)
+        return rows[0], scores[0]
+
+    return search
+
+
+def _ranked(rows: np.ndarray, scores: np.ndarray, left_out: frozenset[int], top_k: int) -> list[Card]:
+    """Make cards of the rows, without those left out, and -1, with which an approximate search fills up."""
+    pairs = zip(rows.tolist(), scores.tolist(), strict=True)
+    return [Card(row, score, []) for row, score in pairs if row >= 0 and row not in left_out][:top_k]
+
+
+def _hit(index: PhotoIndex, rank: int, row: int, score: float, same: Sequence[int]) -> Hit:
+    known = index.person(row), index.taken(row), index.camera(row)
+    return Hit(rank, score, row, index.path(row), *known, tuple(same))
+
+
+def _none_passes(index: PhotoIndex, where: Filter) -> QueryError:
+    """Say which part of a filter no photo passes, and what the index has."""
+    passed = {}
+    for kind, part in where.parts().items():
+        passed[kind] = len(index.passing(part))
+        if passed[kind]:
+            continue
+        known = [" to ".join(index.times)] if kind == "time" and index.times else []
+        known = known if kind == "time" else [escaped(name) for name in getattr(index, f"{kind}s")]
+        return QueryError(f"no photo passes the filter by {kind}; the index has {listed(known) or f'no known {kind}'}")
+    counts = ", ".join(f"{count:,} by {kind}" for kind, count in passed.items())
+    return QueryError(f"no photo passes the whole filter ({counts}); leave out a part of it")
 
 
 def _config_of(index: PhotoIndex) -> Config:

@@ -1,15 +1,12 @@
 """Thumbnails of indexed photos, addressed by row and never by path."""
 
 import functools
-import hashlib
 import io
 from pathlib import Path
 
-from ms_unireid.apps.search.index import PhotoIndex
-from ms_unireid.data.pictures import DECODE_ERRORS, MAX_BYTES, decode_picture, describe
+from ms_unireid.apps.search.index import PhotoIndex, indexed_content
+from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe
 from ms_unireid.errors import DataError
-from ms_unireid.files import open_regular
-from ms_unireid.installation import job_command
 
 MAX_SIZE = (320, 480)  # width and height in pixels
 _QUALITY = 88
@@ -46,10 +43,7 @@ class Thumbnails:
 
     def _encode(self, path: Path, sha256: bytes | None, size: int, changed: int) -> bytes:
         """Encode a photo; size and modification time are part of the cache key."""
-        with open_regular(path) as file:
-            content = file.read(MAX_BYTES + 1)
-        if hashlib.sha256(content).digest() != sha256:
-            raise DataError(f"{path}: has changed since it was indexed; update it with {job_command('search')} index")
+        content = indexed_content(path, sha256)
         picture, thumbnail = decode_picture(io.BytesIO(content), max(MAX_SIZE)), io.BytesIO()
         picture.thumbnail(MAX_SIZE)
         picture.save(thumbnail, "JPEG", quality=_QUALITY)

@@ -55,10 +55,10 @@ def change_manifest(index: Path, *statements: str) -> None:
 
 
 def make_old(index: Path) -> Path:
-    """Take out of a manifest what earlier versions did not write."""
+    """Take out of a manifest what the first version did not write."""
     change_manifest(
-        index, "ALTER TABLE photos DROP COLUMN checksum", "DELETE FROM about WHERE key IN ('id', 'left', 'digest')",
-        "PRAGMA user_version = 1",
+        index, *(f"ALTER TABLE photos DROP COLUMN {column}" for column in ("checksum", "taken", "camera")),
+        "DELETE FROM about WHERE key IN ('id', 'left', 'digest', 'facts')", "PRAGMA user_version = 1",
     )  # fmt: skip
     return index
 

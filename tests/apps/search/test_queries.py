@@ -18,9 +18,15 @@ def test_one_or_many():
     assert make_query(["a", "b"], "s.png").texts == ("a", "b")
     assert make_query(sketch="s.png").sketches == (Path("s.png"),)
     assert make_query(sketch=["s.png", Path("t.png")]).sketches == (Path("s.png"), Path("t.png"))
-    assert make_query(photo=3).photo == 3 and make_query(photo=0).photo == 0
-    assert type(make_query(photo=np.int64(3)).photo) is int
-    assert make_query(photo="p.png").photo == Path("p.png")
+    assert make_query(photo=3).photos == (3,) and make_query(photo=0).photos == (0,)
+    assert type(make_query(photo=np.int64(3)).photos[0]) is int
+    assert make_query(photo="p.png").photos == (Path("p.png"),)
+    mixed = make_query("a man", photo=["p.png", 3], more=7, less=(np.int64(1), "q.png"))
+    assert (mixed.photos, mixed.more, mixed.less) == ((Path("p.png"), 3), (7,), (1, Path("q.png")))
+    assert (
+        str(mixed) == '"a man" + photo p.png + photo 3 (picture weight 0.5), more like 7, less like 1, less like q.png'
+    )
+    assert str(make_query(more=[4])) == "more like 4"
 
 
 @pytest.mark.parametrize(
@@ -31,8 +37,7 @@ def test_one_or_many():
         ({"text": " \n"}, "is empty"),
         ({"text": ["a man", ""]}, "is empty"),
         ({"text": "x" * 100_001}, "longer than"),
-        ({"text": "a man", "photo": 1}, "cannot be combined"),
-        ({"sketch": "s.png", "photo": "p.png"}, "cannot be combined"),
+        ({"less": 3}, "nothing to search for"),
         ({"text": "a man", "weight": 1.01}, "weight"),
         ({"text": "a man", "weight": -0.1}, "weight"),
         ({"text": "a man", "weight": float("nan")}, "weight"),
@@ -93,10 +98,14 @@ def test_csv(tmp_path):
 
 def test_json_lines(tmp_path):
     file = tmp_path / "q.jsonl"
-    file.write_text('{"text": ["a", "b"], "sketch": ["s.png", "t.png"]}\n\n{"photo": "p.png", "name": "x"}\n')
+    file.write_text(
+        '{"text": ["a", "b"], "sketch": ["s.png", "t.png"], "photo": ["p.png", "q.png"]}\n'
+        '\n{"photo": "p.png", "name": "x"}\n'
+    )
     first, second = read_queries(file)
     assert first.texts == ("a", "b") and first.sketches == (tmp_path / "s.png", tmp_path / "t.png")
-    assert (second.name, second.photo) == ("x", tmp_path / "p.png")
+    assert first.photos == (tmp_path / "p.png", tmp_path / "q.png")
+    assert (second.name, second.photos) == ("x", (tmp_path / "p.png",))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +129,6 @@ def test_json_lines(tmp_path):
         ("q.csv", b"text\n" + b"x" * 140_000, "line 2: .*(larger|longer)"),
         ("q.csv", b"text\na\x00b\n", "not UTF-8"),
         ("q.csv", "text\na".encode("utf-16-le"), "not UTF-8"),
-        ("q.csv", b"text,photo\na,p.png\n", "line 2: a photo cannot be combined"),
         ("q.csv", b"text\n" + b"a\n" * 100_001, "more than 100,000 queries"),
         ("q.jsonl", b"x" * (16 << 20) + b"x", "larger than 16 MiB"),
         ("q.jsonl", b'{"text": "a", "text": "b"}', "line 1: is not valid JSON .the key .text. appears twice"),
@@ -132,7 +140,7 @@ def test_json_lines(tmp_path):
         ("q.jsonl", b'{"text": [["a"]]}', "text .*expected text, or a list of texts"),
         ("q.jsonl", b'{"text": ["a", null]}', "text .*expected text, or a list of texts"),
         ("q.jsonl", b'{"sketch": {"a": 1}}', "sketch .*expected a path, or a list"),
-        ("q.jsonl", b'{"photo": ["p.png"]}', "photo .*expected a path"),
+        ("q.jsonl", b'{"photo": [3]}', "photo .*expected a path, or a list"),
         ("q.jsonl", b'{"text": "a", "name": ["x"]}', "name .*expected text"),
         ("q.jsonl", b'{"text": null}', "nothing to search for"),
         ("q.jsonl", b"[" * 100_000, "line 1: is not valid JSON .it is nested too deeply"),

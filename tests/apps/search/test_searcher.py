@@ -342,7 +342,7 @@ def test_reports_agree(searcher, made):
     assert [one["notes"] for one in listed] == [["cut"], []]
     assert [hit["rank"] for hit in listed[0]["hits"]] == [1, 2]
     table = to_csv(queries, found).splitlines()
-    assert table[0] == "query,rank,score,photo,person,row" and len(table) == 5
+    assert table[0] == "query,rank,score,photo,person,row,taken,camera,same" and len(table) == 5
     assert all(str(hit.path) in to_table(queries, found) for hits in found for hit in hits)
 
 
