@@ -26,6 +26,7 @@ from ms_unireid.apps.arguments import (
 )
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import FOLD
+from ms_unireid.apps.search.handover import Entry, HandOver
 from ms_unireid.apps.search.index import DTYPES, PhotoIndex, describe_index, present_about
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.synthetic.captions import write_caption
@@ -34,7 +35,7 @@ from ms_unireid.commands.progress import progress_bar
 from ms_unireid.data.photo_sets import describe_left_out
 from ms_unireid.data.tri_pedes import DATASETS
 from ms_unireid.errors import ConfigError, QueryError, escaped
-from ms_unireid.files import FIGURES, write_json, write_text
+from ms_unireid.files import FIGURES, replacing, write_json, write_text
 from ms_unireid.runtime import check_packages
 
 SAMPLE = 100  # number of queries, and of photos, to measure the recall with
@@ -99,6 +100,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     query.add_argument("--csv", type=output_file(".csv", ".txt", ""), help="write the ranked lists as CSV")
     query.add_argument("--figure", type=output_file(*FIGURES), help="draw the ranked lists (PNG, JPEG or PDF)")
     query.add_argument("--heat-map", action="store_true", help="with --figure: show the attention of the model")
+    query.add_argument("--sheet", type=output_file(".html", ".htm"), help="write a sheet of the photos to print (HTML)")
+    query.add_argument("--zip", type=output_file(".zip"), help="write copies of the photos, with CSV and JSON")
     query.add_argument("overrides", nargs="*", metavar="runtime.key=value", help="such as runtime.device=CPU")
     approximate = commands.add_parser(
         "approximate", help="build an approximate index for millions of photos; prints its recall"
@@ -189,6 +192,16 @@ def _query(options: argparse.Namespace) -> None:
 
         for told in draw_search(searcher, queries, found, options.figure, heat_map=options.heat_map):
             print(f"warning: {told}", file=sys.stderr)
+    found_by = zip(queries, found, strict=True)
+    entries = tuple(Entry(query.name or str(query), hit) for query, hits in found_by for hit in hits)
+    handed = HandOver(searcher.index, entries)
+    if options.sheet:
+        write_text(options.sheet, handed.to_sheet())
+    if options.zip:
+        with replacing(options.zip) as temporary, temporary.open("wb") as file:
+            missing = handed.write_zip(file)
+        for told in missing:
+            print(f"warning: not in {options.zip}: {told}", file=sys.stderr)
 
 
 def _open(options: argparse.Namespace) -> PhotoIndex:
@@ -200,18 +213,21 @@ def _open(options: argparse.Namespace) -> PhotoIndex:
 
 def _queries(options: argparse.Namespace) -> list[Query]:
     if not options.queries:
-        marks = [[int(one) if one.isdecimal() else one for one in given] for given in (options.more, options.less)]
+        more, less = ([_mark(one) for one in given] for given in (options.more, options.less))
         return [
             make_query(
-                options.text, options.sketch, options.photo, options.weight, as_is=options.as_is, more=marks[0],
-                less=marks[1],
+                options.text, options.sketch, options.photo, options.weight, as_is=options.as_is, more=more, less=less
             )
-        ]  # fmt: skip
+        ]
     if any((options.text, options.sketch, options.photo, options.more, options.less, options.weight != 0.5)):
         raise ConfigError(
             "--queries is a file of all queries; leave out --text, --sketch, --photo, --more, --less and --weight"
         )
     return [dataclasses.replace(query, as_is=options.as_is) for query in _read_queries(options.queries)]
+
+
+def _mark(text: str) -> int | str:
+    return int(text) if text.isdecimal() and len(text) < 13 else text  # a file that has a number as its name: ./7
 
 
 def _filter(options: argparse.Namespace) -> Filter:

@@ -28,7 +28,7 @@ FIELDS = tuple(_EXPECTED)
 COLUMNS = ("query", "rank", "score", "photo", "person", "row", "taken", "camera", "same")
 _MAX_CHARACTERS = 100_000
 _MAX_BYTES, _MAX_QUERIES = 16 << 20, 100_000  # of a file of queries
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # the wide ones count in East Asian spreadsheets
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -190,7 +190,10 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")  # the writer would not quote a carriage return
+    return f"'{text}" if text.startswith(("\t", "\n")) or text.lstrip().startswith(_FORMULA) else text
 
 
 def to_json(

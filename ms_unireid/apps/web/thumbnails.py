@@ -1,15 +1,13 @@
 """Thumbnails of indexed photos, addressed by row and never by path."""
 
 import functools
-import io
 from pathlib import Path
 
+from ms_unireid.apps.search.handover import thumbnail
 from ms_unireid.apps.search.index import PhotoIndex, indexed_content
-from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe
+from ms_unireid.data.pictures import DECODE_ERRORS, describe
 from ms_unireid.errors import DataError
 
-MAX_SIZE = (320, 480)  # width and height in pixels
-_QUALITY = 88
 _CACHE_SIZE = 512  # about 20 kB each, at most 100
 
 
@@ -25,7 +23,7 @@ class Thumbnails:
         self._encoded = functools.lru_cache(_CACHE_SIZE)(self._encode)
 
     def get(self, row: int) -> bytes:
-        """Return a photo as a JPEG file of at most ``MAX_SIZE``.
+        """Return a photo as a JPEG file of at most `THUMBNAIL`.
 
         Raises:
             DataError: If the row does not exist, or the photo is missing, damaged, or has changed since indexing.
@@ -43,8 +41,4 @@ class Thumbnails:
 
     def _encode(self, path: Path, sha256: bytes | None, size: int, changed: int) -> bytes:
         """Encode a photo; size and modification time are part of the cache key."""
-        content = indexed_content(path, sha256)
-        picture, thumbnail = decode_picture(io.BytesIO(content), max(MAX_SIZE)), io.BytesIO()
-        picture.thumbnail(MAX_SIZE)
-        picture.save(thumbnail, "JPEG", quality=_QUALITY)
-        return thumbnail.getvalue()
+        return thumbnail(indexed_content(path, sha256))

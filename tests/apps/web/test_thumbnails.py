@@ -8,8 +8,9 @@ from apps.search.index_factory import update
 from data.tri_factory import put_picture
 from PIL import Image
 
+from ms_unireid.apps.search.handover import THUMBNAIL
 from ms_unireid.apps.search.index import PhotoIndex
-from ms_unireid.apps.web.thumbnails import MAX_SIZE, Thumbnails
+from ms_unireid.apps.web.thumbnails import Thumbnails
 from ms_unireid.errors import DataError
 
 SIZES = [(40, 120), (2000, 3000), (9, 6000)]
@@ -28,7 +29,7 @@ def test_a_photo_is_encoded_again_and_small(index):
     for row in range(3):
         with Image.open(io.BytesIO(thumbnails.get(row))) as picture:
             assert picture.format == "JPEG"
-            assert picture.width <= MAX_SIZE[0] and picture.height <= MAX_SIZE[1]
+            assert picture.width <= THUMBNAIL[0] and picture.height <= THUMBNAIL[1]
             if SIZES[int(index.path(row).stem)] == (40, 120):
                 assert picture.size == (40, 120) and picture.getpixel((20, 60))[0] > 180
 
