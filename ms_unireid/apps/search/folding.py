@@ -58,7 +58,7 @@ def _walk(
     units = np.empty((most, features.shape[1]), np.float32)  # of the cards
     for start in range(0, len(rows), _AT_ONCE):
         block = rows[start : start + _AT_ONCE]
-        feats = normalize_rows(features[block])
+        feats = normalize_rows(features[block].astype(np.float32))
         cosines = np.empty((len(block), most), np.float32)
         cosines[:, : len(cards)] = feats @ units[: len(cards)].T
         for place, row in enumerate(block.tolist()):
