@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tool_runner import LIMIT, command, load_tool, run_tool
 
 from ms_unireid.apps.search.index import Manifest, PhotoIndex
 from ms_unireid.config import load_config, to_dict
-from ms_unireid.errors import ConfigError, DataError
+from ms_unireid.errors import ConfigError, DataError, QueryError
 
 MODEL = ("model.architecture=tiny", "model.image_size=[32, 16]", "model.context_length=24", "runtime.device=CPU")
 
@@ -116,6 +117,67 @@ def test_queries_from_a_file(photos, checkpoint, tmp_path, capsys):
     assert first["hits"][0]["photo"] == str(photos / "004.png")
 
 
+def test_photos_marks_filters_and_folding(photos, checkpoint, tmp_path, capsys):
+    for number, name in enumerate(("a_c1_20240501120000.png", "b_c2_20240502120000.png", "c_c2_.png")):
+        put_photo(photos / "sorted" / name, colour_of(20 + number))
+    index, found = tmp_path / "index", tmp_path / "found.json"
+    call("index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
+    capsys.readouterr()
+    call("info", "--index", index)
+    info = json.loads(capsys.readouterr().out)
+    assert (info["folders"], info["cameras"], info["persons"]) == (2, 2, 0)
+    assert info["times"] == ["2024-05-01T12:00:00", "2024-05-02T12:00:00"]
+
+    def query(*arguments: object) -> list[str]:
+        call("query", "--index", index, "--json", found, *arguments)
+        (answer,) = json.loads(found.read_text())
+        return [Path(hit["photo"]).name[:3] for hit in answer["hits"]]
+
+    two = ("--photo", photos / "003.png", "--photo", photos / "004.png", "--text", "a man", "--weight", 1)
+    assert set(query(*two, "--more", 5, "--less", photos / "006.png", "--top-k", 3)) & {"003", "004"}
+    answer = json.loads(found.read_text())[0]
+    assert answer["photos"] == [str(photos / "003.png"), str(photos / "004.png")]
+    assert answer["more"] == ["5"] and answer["less"] == [str(photos / "006.png")]
+    assert set(query("--text", "a man", "--folder", photos / "sorted")) == {"a_c", "b_c", "c_c"}
+    assert set(query("--text", "a man", "--camera", 2, "--camera", 7)) == {"b_c", "c_c"}
+    assert query("--text", "a man", "--after", "2024-05-02") == ["b_c"]
+    assert query("--text", "a man", "--before", "2024-05-01", "--camera", 1) == ["a_c"]
+    put_photo(photos / "copy.png", colour_of(3))
+    call("index", "--output", index)
+    assert set(query("--photo", photos / "003.png", "--top-k", 2)) == {"003", "cop"}
+    assert query("--photo", photos / "003.png", "--top-k", 2, "--fold", 0.999999)[0] == "003"
+    assert len(json.loads(found.read_text())[0]["hits"][0]["same"]) == 1
+    assert len(query("--photo", photos / "003.png", "--fold")) <= 10
+    for arguments, message in (
+        (("--person", "7"), "no photo passes the filter by person; the index has no known person"),
+        (("--camera", "9"), "by camera; the index has 1, 2"),
+        (("--after", "soon"), "after 'soon': expected a date"),
+        (("--fold", "2"), "fold 2.0: expected a cosine"),
+        (("--more", tmp_path / "absent.png"), "absent.png: is not among the 16 photos"),
+        (("--more", "99"), "row 99: the index has 16 photos"),
+    ):
+        with pytest.raises(QueryError, match=message):
+            query("--text", "a man", *arguments)
+
+
+def test_photos_are_handed_over(photos, checkpoint, tmp_path, capsys):
+    index, sheet, copies = tmp_path / "index", tmp_path / "a" / "sheet.html", tmp_path / "b" / "found.zip"
+    call("index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
+    (tmp_path / "q.jsonl").write_text('{"text": "a <b>"}\n{"photo": ["photos/003.png"], "text": "x", "weight": 1}\n')
+    (photos / "007.png").unlink()
+    capsys.readouterr()
+    call("query", "--index", index, "--queries", tmp_path / "q.jsonl", "--top-k", 12, "--sheet", sheet, "--zip", copies)
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert f"not in {copies}" in warning and "007.png" in warning
+    page = sheet.read_text()
+    assert page.count("<img") == 22 and page.count("<h2>line ") == 2 and "<b>" not in page
+    with zipfile.ZipFile(copies) as archive:
+        listed = json.loads(archive.read("photos.json"))
+        assert len(archive.namelist()) == 13 and len(listed["photos"]) == 24
+    assert listed["checkpoint"] == str(checkpoint) and listed["index"] == str(index)
+    assert [one.name for one in (*sheet.parent.iterdir(), *copies.parent.iterdir())] == ["sheet.html", "found.zip"]
+
+
 def test_the_approximate_index(photos, checkpoint, tmp_path, capsys):
     index = tmp_path / "index"
     call("index", "--photos", photos, "--checkpoint", checkpoint, "--output", index)
@@ -197,6 +259,9 @@ def test_folders_out_of_reach_are_told(photos, checkpoint, tmp_path, capsys):
         (("query", "--index", "absent"), "nothing to search for"),
         (("query", "--index", "absent", "--text", ""), "description is empty"),
         (("query", "--index", "absent", "--text", "a", "--heat-map"), "add --figure"),
+        (("query", "--index", "absent", "--less", "3"), "nothing to search for"),
+        (("query", "--index", "absent", "--text", "a", "--after", "2024-05-02", "--before", "2024"), "before '2024'"),
+        (("query", "--index", "absent", "--queries", "q.csv", "--more", "3"), "leave out --text"),
         (("query", "--index", "absent", "--text", "a", "--queries", "q.csv"), "leave out --text"),
         (("approximate", "--index", "absent", "--recall", "0"), "--recall 0.0"),
         (("info", "--index", "absent"), "is not an index"),

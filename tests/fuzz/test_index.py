@@ -1,11 +1,12 @@
 """Damaged indexes rank as before, or are refused; an update then makes them right, or refuses them too."""
 
+import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from apps.search.index_factory import check, put_photos, update
+from apps.search.index_factory import check, colour_of, make_earlier, put_photo, put_photos, update
 from fixtures.test_old_files import ARCHIVE
 from fuzz.fuzzing import damaged, outcome, tries
 from hypothesis import given
@@ -25,7 +26,8 @@ from ms_unireid.errors import UserError
 def made(tmp_path_factory) -> Path:
     """Make an index of eleven photos and one that cannot be read, with an approximate index."""
     folder = tmp_path_factory.mktemp("index")
-    put_photos(folder / "photos", range(11))
+    put_photos(folder / "photos", range(10))
+    put_photo(folder / "photos" / "0_c1_20240501123015.png", colour_of(10))
     (folder / "photos" / "bad.png").write_text("no picture")
     update(folder / "index", folder / "photos")
     index = PhotoIndex(folder / "index")
@@ -47,8 +49,8 @@ def search(folder: Path) -> tuple:
     index = PhotoIndex(folder)
     queries = np.eye(4, index.dim, dtype=np.float32)
     found = ApproximateIndex(index).search(queries, 5) if (folder / FAISS_FILE).exists() else ((), ())
-    persons = [index.person(row) for row in range(index.count)]
-    return index.photos, persons, index.features.tolist(), [np.asarray(one).tolist() for one in found], index.whole
+    known = [(index.person(row), index.taken(row), index.camera(row)) for row in range(index.count)]
+    return index.photos, known, index.features.tolist(), [np.asarray(one).tolist() for one in found], index.whole
 
 
 @st.composite
@@ -84,6 +86,22 @@ def test_a_damaged_index(made, data):
     except UserError:
         return
     check(damage, (made / "photos").glob("0*.png"))
+
+
+@tries(150)
+@given(st.data())
+def test_a_damaged_index_without_facts(made, data):
+    whole = made / "without_facts"
+    if not whole.exists():
+        make_earlier(shutil.copytree(made / "index", whole, ignore=shutil.ignore_patterns("approximate*")), 2)
+    damage = put_damage(data, whole, made / "damaged")
+    found = outcome(search, damage)
+    assert found is None or found == search(whole)
+    try:
+        update(damage, made / "photos")
+    except UserError:
+        return
+    assert check(damage, (made / "photos").glob("0*.png")).cameras == {"1": 1}
 
 
 @tries(150)

@@ -1,11 +1,13 @@
 """Small indexes: photos of one colour each, and an encoder whose feature is the mean colour."""
 
+import sqlite3
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.search.index import MANIFEST, Manifest, PhotoIndex
 from ms_unireid.apps.search.indexing import IndexReport, describe_model, photo_source, update_index
 from ms_unireid.config import config_from_dict
 from ms_unireid.data.transforms import load_pixels, normalize
@@ -67,6 +69,25 @@ def update(index: Path, *folders: Path, dtype: str = "float16", content: bytes =
     """Bring an index up to date."""
     about = describe_model(checkpoint(index.parent, content), CONFIG, dtype)
     return update_index(index, about, options.pop("using", MeanColour()), [photo_source(f) for f in folders], **options)
+
+
+def make_earlier(index: Path, version: int) -> Path:
+    """Make an index one of an earlier format, with the checksums and the content of `about` that it had."""
+    found, old = PhotoIndex(index), {1: ("id", "left", "digest", "facts"), 2: ("facts",)}[version]
+    with sqlite3.connect(index / MANIFEST) as database:
+        for row, source, name, person in database.execute("SELECT row, source, name, person FROM photos").fetchall():
+            crc = zlib.crc32(f"{row}/{source}/{person}/{name}".encode(), zlib.crc32(found.features[row]))
+            database.execute("UPDATE photos SET checksum = ? WHERE row = ?", (crc, row))
+        for column in ("taken", "camera", "checksum")[: 4 - version]:
+            database.execute(f"ALTER TABLE photos DROP COLUMN {column}")
+        database.executemany("DELETE FROM about WHERE key = ?", [(key,) for key in old])
+        database.execute(f"PRAGMA user_version = {version}")
+    database.close()
+    manifest = Manifest(index)
+    with manifest.transaction():
+        pass  # the digest
+    manifest.close()
+    return index
 
 
 def expected(path: Path) -> np.ndarray:

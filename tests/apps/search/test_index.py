@@ -9,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from apps.search.index_factory import MeanColour, check, colour_of, expected, put_photo, put_photos, update
+from apps.search.index_factory import (
+    MeanColour,
+    check,
+    colour_of,
+    expected,
+    make_earlier,
+    put_photo,
+    put_photos,
+    update,
+)
 from data.tri_factory import noise_bytes
 from PIL import Image
 
@@ -17,6 +26,7 @@ from ms_unireid.apps.search import index_writer, indexing
 from ms_unireid.apps.search.index import MANIFEST, Manifest, PhotoIndex, describe_index, model_overrides
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.config import config_from_dict, to_dict
+from ms_unireid.data.photo_facts import FACTS
 from ms_unireid.errors import ConfigError, DataError, UserError
 
 
@@ -339,13 +349,13 @@ def consistent(index: Path) -> None:
         assert "is not an index" in str(error)
         return
     if found.whole:
-        assert found.count + len(found.skipped) in (4, len(list((index.parent / "photos").iterdir())))  # before, after
+        assert found.count + len(found.skipped) in (5, len(list((index.parent / "photos").iterdir())))  # before, after
     for row, path in enumerate(found.photos):
         if path.name in ("003.png", "030.png", "renamed.png") and path.exists():
             np.testing.assert_allclose(found.features[row], expected(path), atol=1e-3)
 
 
-@pytest.mark.parametrize("what", ["made", "changed"])
+@pytest.mark.parametrize("what", ["made", "changed", "of an earlier version"])
 def test_killed_at_any_moment(what, tmp_path, monkeypatch):
     """After a kill at any statement, flush or removal the index is consistent, and the next run completes it."""
     # A forked process must not use libraries with threads.
@@ -355,9 +365,13 @@ def test_killed_at_any_moment(what, tmp_path, monkeypatch):
         place = tmp_path / str(moment)
         photos, index = place / "photos", place / "index"
         put_photos(photos, range(4))
-        if what == "changed":
+        put_photo(photos / "x_c1_.png", colour_of(60))
+        if what != "made":
             update(index, photos)
+        if what == "changed":
             change_everything(photos)
+        elif what == "of an earlier version":
+            make_earlier(index, 2)
         was_killed = killed_at(moment, index, photos)
         kills += was_killed
         consistent(index)
@@ -365,6 +379,7 @@ def test_killed_at_any_moment(what, tmp_path, monkeypatch):
         good = [path for path in photos.glob("*.png") if path.name != "bad.png"]
         check(index, good)
         assert report.photos == len(good) and len(report.skipped) == (what == "changed")
+        assert describe_index(index)["facts"] == FACTS and PhotoIndex(index).cameras == {"1": 1}
         features = f"features.{describe_index(index)['file']}.float16"
         assert {p.name for p in index.iterdir()} == {".lock", MANIFEST, features}
         shutil.rmtree(place)

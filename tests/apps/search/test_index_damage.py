@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from apps.search.index_factory import CONFIG, check, colour_of, put_photo, put_photos, update
+from apps.search.index_factory import CONFIG, MeanColour, check, colour_of, make_earlier, put_photo, put_photos, update
 
 from ms_unireid.apps.search import index as search_index
 from ms_unireid.apps.search.approximate import FAISS_ABOUT, FAISS_FILE, ApproximateIndex, build_approximate
 from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.index import FORMAT, MANIFEST, Manifest, PhotoIndex, describe_index
 from ms_unireid.apps.search.indexing import _NewPhotos
 from ms_unireid.apps.search.scanning import find_changes
-from ms_unireid.errors import ConfigError, DataError, UserError
+from ms_unireid.data.photo_facts import FACTS
+from ms_unireid.errors import ConfigError, DataError, QueryError, UserError
 
 FEATURES = "features.1.float16"
 COUNT = 10
@@ -52,15 +54,6 @@ def change_manifest(index: Path, *statements: str) -> None:
         for statement in statements:
             database.execute(statement)
     database.close()
-
-
-def make_old(index: Path) -> Path:
-    """Take out of a manifest what the first version did not write."""
-    change_manifest(
-        index, *(f"ALTER TABLE photos DROP COLUMN {column}" for column in ("checksum", "taken", "camera")),
-        "DELETE FROM about WHERE key IN ('id', 'left', 'digest', 'facts')", "PRAGMA user_version = 1",
-    )  # fmt: skip
-    return index
 
 
 def assert_refused(index: Path, photos: Path, message: str = "make the index anew") -> None:
@@ -121,6 +114,9 @@ def test_a_deleted_row_is_refused(row, index, photos):
         "CREATE VIEW endless AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
         "CREATE TRIGGER t AFTER INSERT ON photos BEGIN DELETE FROM sources; END",
         "PRAGMA user_version = 1",
+        "PRAGMA user_version = 2",
+        "UPDATE photos SET taken = '2024-05-01T00:00:00' WHERE row = 2",
+        "UPDATE photos SET camera = '1' WHERE row = 2",
     ],
 )
 def test_a_changed_manifest_is_refused(statement, index, photos):
@@ -143,21 +139,74 @@ def test_features_of_another_index_are_refused(index, photos, tmp_path):
     assert_refused(index, photos)
 
 
-def test_an_index_without_checksums_is_used_and_gets_them(index, photos):
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_index_of_an_earlier_version_is_used_and_brought_up_to_date(version, index, photos):
     before = PhotoIndex(index)
-    found = PhotoIndex(make_old(index))
+    found = PhotoIndex(make_earlier(index, version))
+    assert Manifest(index).format == version and "facts" not in found.about
     assert found.photos == before.photos and (found.features == before.features).all() and found.whole
-    report = update(index, photos)
-    assert (report.kept, report.encoded) == (COUNT, 0)
+    assert (found.cameras, found.times, found.taken(0), found.camera(0)) == ({}, None, None, None)
+    assert len(found.passing(Filter(folders=(str(photos),)))) == COUNT
+    for where in (Filter(cameras=("1",)), Filter(after="2024-05-01"), Filter(before="2024-05-01")):
+        with pytest.raises(QueryError, match=f"knows no times and cameras.*index --output {index}"):
+            found.passing(where)
+    using = MeanColour()
+    report = update(index, photos, using=using)
+    assert (report.kept, report.encoded, using.encoded) == (COUNT, 0, 0)
     assert Manifest(index).format == FORMAT and describe_index(index)["id"]
+    assert len(PhotoIndex(index).passing(Filter(cameras=("1",)))) == 0
     change_features(index, ORDER_DAMAGE["another order"])
     assert_refused(index, photos)
 
 
 @pytest.mark.parametrize("kind", FEATURE_DAMAGE)
 def test_damaged_features_without_checksums_are_refused(kind, index, photos):
-    change_features(make_old(index), FEATURE_DAMAGE[kind])
+    change_features(make_earlier(index, 1), FEATURE_DAMAGE[kind])
     assert_refused(index, photos)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM photos WHERE row = 4",
+        "UPDATE photos SET name = 'x' || name",
+        "UPDATE photos SET checksum = NULL",
+        "UPDATE sources SET folder = '/'",
+        "UPDATE about SET value = '1' WHERE key = 'left'",
+        "PRAGMA user_version = 3",
+    ],
+)
+def test_a_changed_manifest_without_facts_is_refused(statement, index, photos):
+    change_manifest(make_earlier(index, 2), statement)
+    assert_refused(index, photos)
+
+
+def test_facts_are_read_again_when_the_rules_change(tmp_path):
+    """Nothing is encoded, and a folder that is not compared keeps what is known until it is."""
+    photos, others, index = (tmp_path / name for name in ("photos", "others", "index"))
+    name = "a_c1_20240501123015_.png"
+    for folder, number in ((photos, 1), (others, 2)):
+        put_photo(folder / name, colour_of(number))
+    update(index, photos, others)
+    assert describe_index(index)["times"] == ("2024-05-01T12:30:15", "2024-05-01T12:30:15")
+    features = Manifest(index)
+    with features.transaction():
+        rows = [one._replace(taken=None, camera="old") for one in features.photos()]
+        features.replace_photos(rows, PhotoIndex(index).features)
+        features.set_about(facts=0)
+    features.close()
+    assert PhotoIndex(index).cameras == {"old": 2}
+    using = MeanColour()
+    update(index, photos, using=using)
+    found = PhotoIndex(index)
+    assert found.cameras == {"1": 1, "old": 1} and found.about["facts"] == 0
+    assert found.taken(found.row(photos / name)) == "2024-05-01T12:30:15"
+    update(index, using=using)
+    found = PhotoIndex(index)
+    assert found.cameras == {"1": 2} and found.about["facts"] == FACTS and using.encoded == 0
+    (photos / name).rename(photos / "b_c7_.png")
+    report = update(index, using=using)
+    assert (report.copied, using.encoded) == (1, 0) and PhotoIndex(index).cameras == {"1": 1, "7": 1}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +227,7 @@ def test_damaged_features_without_checksums_are_refused(kind, index, photos):
     ],
 )
 def test_a_changed_manifest_without_checksums_is_refused(statement, index, photos):
-    change_manifest(make_old(index), statement)
+    change_manifest(make_earlier(index, 1), statement)
     assert_refused(index, photos)
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from apps.search.index_factory import colour_of, put_photos
+from apps.search.index_factory import colour_of, put_photo, put_photos
 from mindspore import Tensor
 from PIL import Image, ImageOps
 
 import ms_unireid as mu
+from ms_unireid.apps.search.approximate import build_approximate, sample_photos
+from ms_unireid.apps.search.filters import Filter
+from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.search.indexing import build_index, photo_source
 from ms_unireid.apps.search.queries import make_query, to_csv, to_json, to_table
 from ms_unireid.apps.search.rollout import attention_rollout
@@ -123,6 +126,47 @@ def test_several_of_a_kind_are_averaged(searcher, model, made):
     sketches = [photo(made, 1), photo(made, 7)]
     sketch = np.mean([image_feature(model, one) for one in sketches], axis=0)
     assert_ranked(searcher.search(sketch=sketches, top_k=9), ranking(model, made, sketch))
+
+
+def unit(feat: np.ndarray) -> np.ndarray:
+    return feat / np.linalg.norm(feat)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
+def test_a_photo_counts_with_the_mean_length_of_the_other_features(searcher, model, made, weight):
+    sketch, text = image_feature(model, photo(made, 1)), text_feature(model, TEXTS[0])
+    length = (np.linalg.norm(sketch) + np.linalg.norm(text)) / 2
+    pictures = (sketch + length * unit(image_feature(model, photo(made, 4)))) / 2
+    expected = ranking(model, made, weight * pictures + (1 - weight) * text)
+    row = searcher.index.row(photo(made, 4))
+    for one in (photo(made, 4), load_picture(photo(made, 4)), row):
+        hits = searcher.search(TEXTS[0], photo(made, 1), one, weight, 9, include_self=True)
+        assert_ranked(hits, expected)
+    left = searcher.search(TEXTS[0], photo(made, 1), row, weight, 9)
+    assert [hit.row for hit in left] == [hit.row for hit in hits if hit.row != row]
+
+
+def test_photos_are_averaged_and_left_out(searcher, model, made):
+    mean = unit(image_feature(model, photo(made, 1))) + unit(image_feature(model, photo(made, 6)))
+    assert_ranked(searcher.search(photo=[1, photo(made, 6)], top_k=9, include_self=True), ranking(model, made, mean))
+    assert {hit.row for hit in searcher.search("a man", photo=[1, 6], top_k=9)} == set(range(9)) - {1, 6}
+    assert len(searcher.search(photo=[1, 6], top_k=2)) == 2
+
+
+def test_marks_move_the_query_as_rocchio_says(searcher, model, made):
+    text = unit(text_feature(model, TEXTS[0]))
+    feats = {number: unit(image_feature(model, photo(made, number))) for number in range(9)}
+    marked = text + 0.75 * (feats[2] + feats[5]) / 2 - 0.15 * feats[7]
+    hits = searcher.search(TEXTS[0], more=[2, photo(made, 5)], less=7, top_k=9)
+    assert_ranked(hits, ranking(model, made, marked))
+    np.testing.assert_allclose(searcher.encode(make_query(TEXTS[0], more=[2, 5], less=7)), marked, atol=1e-5)
+    assert_ranked(searcher.search(more=3, top_k=9), ranking(model, made, feats[3]))
+    alone = searcher.search(more=3, less=(4, 5), top_k=9)
+    assert_ranked(alone, ranking(model, made, 0.75 * feats[3] - 0.15 * (feats[4] + feats[5]) / 2))
+    assert searcher.notes(make_query(more=3)) == []
+    for bad in (99, photo(made, 99)):
+        with pytest.raises(QueryError, match="9 photos"):
+            searcher.search("a man", more=bad)
 
 
 def test_a_photo_finds_itself(searcher, made):
@@ -346,6 +390,79 @@ def test_reports_agree(searcher, made):
     assert all(str(hit.path) in to_table(queries, found) for hits in found for hit in hits)
 
 
+@pytest.fixture(scope="module")
+def sorted_photos(made, tmp_path_factory) -> Path:
+    """Make an index of photos with cameras and times, some of them copies, with an approximate index."""
+    folder = tmp_path_factory.mktemp("sorted")
+    for number, name in enumerate(("a_c1_", "a_c2_", "b_c1_", "b_c2_", "c", "d")):
+        shutil.copy(
+            photo(made, number), put_photo(folder / "photos" / f"{name}2024050{number + 1}120000.png", (0, 0, 0))
+        )
+    for number in range(3):
+        shutil.copy(photo(made, 2), folder / "photos" / f"z{number}.png")
+    build_index(folder / "index", [photo_source(folder / "photos")], made / "model.ckpt")
+    index = PhotoIndex(folder / "index")
+    build_approximate(index, {"photos": sample_photos(index, 5)})
+    return folder / "index"
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_a_filter_gives_the_best_that_pass(sorted_photos, approximate):
+    searcher = Searcher.open(sorted_photos, approximate=approximate)
+    every = searcher.search(TEXTS[0], top_k=9)
+    where = Filter(cameras=("1", "2"), after="2024-05-02", before="2024-05-03")
+    hits = searcher.search(TEXTS[0], top_k=5, where=where)
+    expected = [hit for hit in every if hit.row in searcher.index.passing(where)]
+    assert [hit.row for hit in hits] == [hit.row for hit in expected] and [hit.rank for hit in hits] == [1, 2]
+    assert {(hit.camera, hit.taken) for hit in hits} == {("2", "2024-05-02T12:00:00"), ("1", "2024-05-03T12:00:00")}
+    assert searcher.search(TEXTS[0], top_k=9, where=Filter()) == every
+    assert searcher.search(photo=1, where=Filter(cameras=("2",)))[0].row == 3  # the photo itself is left out
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (Filter(cameras=("9", "8")), "no photo passes the filter by camera; the index has 1, 2$"),
+        (Filter(persons=("5",)), "by person; the index has no known person"),
+        (Filter(folders=("/absent",)), "by folder; the index has .*photos"),
+        (Filter(after="2025-01-01"), "by time; the index has 2024-05-01T12:00:00 to 2024-05-06T12:00:00"),
+        (
+            Filter(cameras=("1",), before="2024-05-02", after="2024-05-02"),
+            r"no photo passes the whole filter \(2 by camera, 1 by time\); leave out a part",
+        ),
+    ],
+)
+def test_a_filter_that_no_photo_passes_is_told(sorted_photos, made, model, where, message):
+    with pytest.raises(QueryError, match=message):
+        Searcher(model, sorted_photos).search("a man", where=where)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_copies_are_folded(sorted_photos, approximate):
+    searcher = Searcher.open(sorted_photos, approximate=approximate)
+    copies = {row for row in range(9) if searcher.index.path(row).name.startswith(("b_c1_", "z"))}
+    for fold in (1.0, 0.99999):
+        hits = searcher.search(TEXTS[0], top_k=9, fold=fold)
+        assert len(hits) == 6 and [hit.rank for hit in hits] == list(range(1, 7))
+        (card,) = [hit for hit in hits if hit.same]
+        assert {card.row, *card.same} == copies and (approximate or card.row == min(copies))
+    assert [hit.row for hit in searcher.search(TEXTS[0], top_k=2, fold=1.0)] == [hit.row for hit in hits[:2]]
+    others = searcher.search(photo=min(copies), top_k=9, fold=1.0)
+    assert min(copies) not in {row for hit in others for row in (hit.row, *hit.same)} and len(others) == 6
+    where = Filter(folders=(str(searcher.index.path(0).parent),), before="2024-05-03")
+    assert len(searcher.search(TEXTS[0], top_k=9, fold=1.0, where=where)) == 3
+    for bad in (0, -0.5, 1.5, float("nan")):
+        with pytest.raises(QueryError, match="fold"):
+            searcher.search(TEXTS[0], fold=bad)
+
+
+def test_a_folded_list_has_an_end(searcher, monkeypatch):
+    monkeypatch.setattr("ms_unireid.apps.search.searcher.MAX_FOLDED", 8)
+    with pytest.raises(QueryError, match="at most 8 when photos are folded"):
+        searcher.search("a man", top_k=10**30, fold=1.0)
+    assert len(searcher.search("a man", top_k=8, fold=1.0)) == 8
+
+
 def test_the_photos_have_different_colours():
     assert len({colour_of(number) for number in range(300)}) == 300
 
@@ -361,7 +478,7 @@ def test_a_changed_index_is_opened_again(made, model, tmp_path):
     shutil.copy(first, tmp_path / "photos" / "a_new_one.png")
     first.unlink()
     build_index(index, source, made / "model.ckpt", dtype="float32")
-    assert searcher.refresh() and not searcher.refresh()
+    assert searcher.has_changed() and searcher.refresh() and not searcher.refresh() and not searcher.has_changed()
     assert first not in searcher.index.photos
     assert searcher.search(photo=tmp_path / "photos" / "a_new_one.png")[0].path.name == "a_new_one.png"
     shutil.rmtree(index)
