@@ -168,6 +168,8 @@ def _query(options: argparse.Namespace) -> None:
         raise ConfigError("--heat-map needs a picture to be drawn in; add --figure FILE")
     queries, where = _queries(options), _filter(options)
     index = _open(options)
+    if where:
+        index.chosen(where)
     check_packages()
     from ms_unireid.apps.search.searcher import Searcher
 
@@ -184,7 +186,8 @@ def _query(options: argparse.Namespace) -> None:
     print(to_table(queries, found))
     if options.json:
         listed = to_json(queries, found, notes)
-        write_json(options.json, [{**one, "index": searcher.index.state} for one in listed])
+        how = {"filter": dataclasses.asdict(where), "fold": options.fold, "index": searcher.index.state}
+        write_json(options.json, [{**one, **how} for one in listed])
     if options.csv:
         write_text(options.csv, to_csv(queries, found))
     if options.figure:

@@ -142,6 +142,8 @@ def test_photos_marks_filters_and_folding(photos, checkpoint, tmp_path, capsys):
     assert set(query("--text", "a man", "--camera", 2, "--camera", 7)) == {"b_c", "c_c"}
     assert query("--text", "a man", "--after", "2024-05-02") == ["b_c"]
     assert query("--text", "a man", "--before", "2024-05-01", "--camera", 1) == ["a_c"]
+    answer = json.loads(found.read_text())[0]
+    assert answer["filter"] == {"folders": [], "cameras": ["1"], "persons": [], "after": "", "before": "2024-05-01"}
     put_photo(photos / "copy.png", colour_of(3))
     call("index", "--output", index)
     assert set(query("--photo", photos / "003.png", "--top-k", 2)) == {"003", "cop"}

@@ -7,7 +7,7 @@ import numpy as np
 
 from ms_unireid.evaluation.similarity import normalize_rows
 
-FOLD = 0.98  # cosine that a search folds from if none is given
+FOLD = 0.98  # cosine that a search folds from if none is given; measured in docs/search.md
 _ROUNDING = 1e-6  # of the cosine of two equal features
 _AT_ONCE = 256  # ranks
 

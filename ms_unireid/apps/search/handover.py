@@ -82,7 +82,7 @@ class HandOver:
         """The index, the model and the time of this."""
         made_by = self.index.about["checkpoint"]
         return {
-            "index": str(self.index.folder),
+            "index": str(self.index.folder.absolute()),
             "index_id": self.index.about["id"],
             "checkpoint": made_by["path"],
             "checkpoint_sha256": made_by["sha256"],

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ms_unireid.apps.search.filters import Filter
+from ms_unireid.data.findings import listed
 from ms_unireid.data.pictures import MAX_BYTES, describe
 from ms_unireid.errors import CheckpointError, ConfigError, DataError, QueryError, UserError, escaped
 from ms_unireid.files import check_form, open_regular, replacing
@@ -482,6 +483,25 @@ class PhotoIndex:
         QueryError if the filter asks for times or cameras, and an earlier version made the index, which knows none.
         """
         return self._passing(where)
+
+    def chosen(self, where: Filter) -> np.ndarray:
+        """Return the rows that pass a filter, as `passing`.
+
+        QueryError, which says which part of the filter is to blame and what the index has, if there are none.
+        """
+        rows = self.passing(where)
+        if len(rows):
+            return rows
+        passed = {}
+        for kind, part in where.parts().items():
+            passed[kind] = len(self.passing(part))
+            if not passed[kind]:
+                times = [" to ".join(self.times)] if self.times else []
+                known = times if kind == "time" else [escaped(name) for name in getattr(self, f"{kind}s")]
+                there = listed(known) or f"no known {kind}"
+                raise QueryError(f"no photo passes the filter by {kind}; the index has {there}")
+        counts = ", ".join(f"{count:,} by {kind}" for kind, count in passed.items())
+        raise QueryError(f"no photo passes the whole filter ({counts}); leave out a part of it")
 
     def _find_passing(self, where: Filter) -> np.ndarray:
         if "facts" not in self.about and (where.cameras or where.after or where.before):

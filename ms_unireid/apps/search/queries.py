@@ -160,13 +160,17 @@ def to_table(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) ->
     blocks = []
     for query, hits in zip(queries, ranked_lists, strict=True):
         title = escaped(f"{query.name}: {query}" if query.name else str(query), _MAX_CHARACTERS)
-        rows = [
-            [hit.rank, hit.score, escaped(str(hit.path), _MAX_CHARACTERS)]
-            + [f"person {hit.person}"] * (hit.person is not None)
-            for hit in hits
-        ]
+        rows = [[hit.rank, hit.score, escaped(str(hit.path), _MAX_CHARACTERS), _known(hit)] for hit in hits]
         blocks.append(f"{title}\n{tabulate(rows, tablefmt='plain', floatfmt='.4f')}".rstrip())
     return "\n\n".join(blocks)
+
+
+def _known(hit: Hit) -> str:
+    words = [] if hit.person is None else [f"person {hit.person}"]
+    words += [hit.taken] if hit.taken else []
+    words += [f"camera {hit.camera}"] if hit.camera else []
+    words += [f"and {len(hit.same):,} nearly the same"] if hit.same else []
+    return escaped(", ".join(words), _MAX_CHARACTERS)
 
 
 def to_csv(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) -> str:

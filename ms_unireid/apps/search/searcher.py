@@ -20,9 +20,8 @@ from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.sketches import prepare_sketch
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
 from ms_unireid.config import Config, config_from_dict
-from ms_unireid.data.findings import listed
 from ms_unireid.data.transforms import evaluation_transform
-from ms_unireid.errors import CheckpointError, DataError, QueryError, escaped
+from ms_unireid.errors import CheckpointError, DataError, QueryError
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.installation import job_command
@@ -172,9 +171,7 @@ class Searcher:
         if fold is not None and not 0 < fold <= 1:
             raise QueryError(f"fold {fold}: expected a cosine of more than 0 and at most 1")
         index, approximate = self._state
-        rows = index.passing(where) if where else None
-        if rows is not None and not len(rows):
-            raise _none_passes(index, where)
+        rows = index.chosen(where) if where else None
         count = index.count if rows is None else len(rows)
         if fold is not None and min(top_k, count) > MAX_FOLDED:
             raise QueryError(f"top_k {top_k}: expected at most {MAX_FOLDED:,} when photos are folded")
@@ -305,20 +302,6 @@ def _ranked(rows: np.ndarray, scores: np.ndarray, left_out: frozenset[int], top_
 def _hit(index: PhotoIndex, rank: int, row: int, score: float, same: Sequence[int]) -> Hit:
     known = index.person(row), index.taken(row), index.camera(row)
     return Hit(rank, score, row, index.path(row), *known, tuple(same))
-
-
-def _none_passes(index: PhotoIndex, where: Filter) -> QueryError:
-    """Say which part of a filter no photo passes, and what the index has."""
-    passed = {}
-    for kind, part in where.parts().items():
-        passed[kind] = len(index.passing(part))
-        if passed[kind]:
-            continue
-        known = [" to ".join(index.times)] if kind == "time" and index.times else []
-        known = known if kind == "time" else [escaped(name) for name in getattr(index, f"{kind}s")]
-        return QueryError(f"no photo passes the filter by {kind}; the index has {listed(known) or f'no known {kind}'}")
-    counts = ", ".join(f"{count:,} by {kind}" for kind, count in passed.items())
-    return QueryError(f"no photo passes the whole filter ({counts}); leave out a part of it")
 
 
 def _config_of(index: PhotoIndex) -> Config:

@@ -184,6 +184,15 @@ def test_a_table_shows_no_control_characters():
     assert len(table.splitlines()) == 2 and table.replace("\n", "").isprintable()
 
 
+def test_a_table_says_what_is_known_of_a_photo():
+    hit = Hit(1, 0.5, 0, Path("/p.png"), "7", "2024-05-01T12:30:15", "c\n2", (4, 5))
+    assert to_table([make_query("a")], [[hit, Hit(2, 0.4, 1, Path("/q.png"))]]).splitlines() == [
+        '"a"',
+        "1  0.5000  /p.png  person 7, 2024-05-01T12:30:15, camera c\\n2, and 2 nearly the same",
+        "2  0.4000  /q.png",
+    ]
+
+
 def test_a_file_that_cannot_be_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     for path in (tmp_path / "absent.csv", tmp_path / "pipe.csv", tmp_path, Path("/dev/zero")):
