@@ -98,15 +98,21 @@ _DONE = """before => {
 
 def draw(page: Page, colour: str) -> None:
     """Draw a person's shape with the mouse."""
+    for stroke in PEOPLE[colour][2]:
+        pull(page, *stroke)
+
+
+def pull(page: Page, *points: tuple[float, float]) -> None:
+    """Pull the chosen tool over the sheet of 128 x 384."""
+    page.locator(".paper").scroll_into_view_if_needed()
     sheet = page.locator(".paper").bounding_box()
     scale = sheet["width"] / 128
-    for stroke in PEOPLE[colour][2]:
-        places = [(sheet["x"] + x * scale, sheet["y"] + y * scale) for x, y in stroke]
-        page.mouse.move(*places[0])
-        page.mouse.down()
-        for place in places[1:]:
-            page.mouse.move(*place, steps=6)
-        page.mouse.up()
+    places = [(sheet["x"] + x * scale, sheet["y"] + y * scale) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=6)
+    page.mouse.up()
 
 
 def names(page: Page) -> list[str]:

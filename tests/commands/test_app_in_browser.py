@@ -1,5 +1,6 @@
 """The search page in a real browser: type, draw, upload, search; by mouse, keyboard and finger; 20 users at once."""
 
+import base64
 import contextlib
 import http.client
 import io
@@ -11,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
-from apps.search.shape_people import PEOPLE, caption
+from apps.search.shape_people import PEOPLE, caption, drawing
 from apps.web.hostile_uploads import HOSTILE, encoded, sketched, still
 from axe_playwright_python.sync_playwright import Axe
-from commands.search_page import PATIENCE, description, draw, launch, names, opened, search, served
+from commands.search_page import PATIENCE, description, draw, launch, names, opened, pull, search, served
 from PIL import Image, ImageOps
 from playwright.sync_api import expect, sync_playwright
 from websockets.exceptions import ConnectionClosed
@@ -58,9 +59,19 @@ def first(page) -> str:
     return names(page)[0].split("_")[0]
 
 
-def upload(page, content: bytes, name: str = "sketch.png") -> None:
+def upload(page, content: bytes, name: str = "sketch.png", button: str = "Upload a sketch") -> None:
     expect(page.locator(".q-uploader__file")).to_have_count(0)  # the page accepts one upload at a time
-    page.set_input_files("input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
+    file = page.locator(f".q-uploader[aria-label='{button}'] input")
+    file.set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+
+
+def uploads(page):
+    """Return the items of the list of uploads."""
+    return page.get_by_role("list", name="Uploads").get_by_role("listitem")
+
+
+def press(page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
 
 
 def problem(page):
@@ -96,10 +107,54 @@ def test_it_finds_the_drawn_person(page):
 def test_undo_removes_a_stroke(page):
     draw(page, "blue")
     expect(page.locator(".paper polyline")).to_have_count(2)
-    page.get_by_role("button", name="Undo").click()
+    press(page, "Undo")
     expect(page.locator(".paper polyline")).to_have_count(1)
-    page.get_by_role("button", name="Undo").click()
+    press(page, "Undo")
     expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+    press(page, "Redo")
+    expect(page.locator(".paper polyline")).to_have_count(1)
+    press(page, "Clear")
+    expect(page.locator(".paper polyline")).to_have_count(0)
+    press(page, "Undo")
+    expect(page.locator(".paper polyline")).to_have_count(1)
+    expect(page.get_by_role("img", name="Sheet to draw the person on: 1 strokes")).to_be_visible()
+
+
+def test_it_draws_with_three_pens_and_an_eraser(page):
+    """The tools stay above the sheet, which is as large as the window allows."""
+    sheet, tools = page.locator(".paper").bounding_box(), page.get_by_role("group", name="Drawing tools")
+    assert sheet["width"] >= 280 and sheet["height"] == pytest.approx(3 * sheet["width"], rel=0.01)
+    lines = page.locator(".paper polyline")
+    for number, (name, width) in enumerate((("Medium pen", "3"), ("Thin pen", "1.5"), ("Thick pen", "6"))):
+        if number:
+            page.get_by_role("button", name=name).focus()
+            page.keyboard.press("Space")
+        expect(tools.locator("[aria-pressed=true]")).to_have_attribute("aria-label", name)
+        pull(page, (20, 100 + 80 * number), (110, 100 + 80 * number))
+        expect(lines.nth(number)).to_have_attribute("stroke-width", width)
+        expect(lines).to_have_count(number + 1)
+    assert tools.bounding_box()["y"] >= 0, "still in sight"
+    press(page, "Eraser")
+    pull(page, (64, 60), (64, 360))
+    expect(lines).to_have_count(6)
+    press(page, "Undo")
+    expect(lines).to_have_count(3)
+
+
+def test_a_picture_below_the_sheet_is_drawn_over_and_not_searched(page, people):
+    upload(page, (people / "gallery" / "green_1.png").read_bytes(), button="Draw over a picture")
+    expect(page.locator(".paper image")).to_have_count(1)
+    search(page)
+    expect(problem(page)).to_contain_text("Nothing to search for yet")
+    draw(page, "blue")
+    search(page)
+    assert first(page) == "blue"
+    press(page, "Undo")
+    press(page, "Clear")
+    expect(page.locator(".paper image")).to_have_count(1)
+    press(page, "Remove the picture below")
+    expect(page.locator(".paper image")).to_have_count(0)
+    expect(page.get_by_role("button", name="Draw over a picture")).to_be_focused()
 
 
 def test_the_weight_decides_between_words_and_drawing(page):
@@ -116,23 +171,101 @@ def test_the_weight_decides_between_words_and_drawing(page):
         assert first(page) == colour
 
 
+def searched(page) -> Image.Image:
+    """Return the first upload as it is searched."""
+    url = page.locator(".uploads img").first.get_attribute("src")
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+
+
+@contextlib.contextmanager
+def changing(page):
+    """Wait until the first upload is another picture."""
+    image = page.locator(".uploads img").first
+    before = image.get_attribute("src")
+    yield
+    expect(image).not_to_have_attribute("src", before)
+
+
 def tick(page, value):
     box = page.get_by_role("checkbox", name="Search sketches as they are")
     box.click()  # the server answers before its state changes
     expect(box).to_be_checked(checked=value)
 
 
-def test_it_finds_an_uploaded_picture(page, people):
-    tick(page, True)
-    page.set_input_files("input[type=file]", people / "gallery" / "green_1.png")
-    expect(page.get_by_role("button", name="Clear")).to_be_enabled()
-    draw(page, "blue")  # ignored while the sheet has an upload
+def test_it_finds_uploaded_sketches_and_photos(page, people):
+    gallery = people / "gallery"
+    upload(page, (gallery / "green_1.png").read_bytes(), button="Search with a photo")
+    expect(uploads(page)).to_have_count(1)
+    expect(page.get_by_role("img", name="photo 1 as it is searched")).to_be_visible()
     search(page)
     assert names(page)[0] == "green_1.png" and page.locator(".card .score").first.inner_text() == "1.000"
-    expect(page.locator(".status")).to_contain_text("for uploaded sketch")
-    page.get_by_role("button", name="Clear").click()
+    expect(page.locator(".status")).to_contain_text("for uploaded photo")
+    press(page, "Remove photo 1")
+    expect(page.get_by_role("button", name="Upload a sketch")).to_be_focused()
+    for number in (1, 2):
+        upload(page, encoded(drawing("orange", number), "PNG"))
+        expect(uploads(page)).to_have_count(number)
+    draw(page, "orange")
     search(page)
-    expect(problem(page)).to_contain_text("Nothing to search for yet")
+    assert first(page) == "orange"
+    expect(page.locator(".status")).to_contain_text("for drawing + 2 uploaded sketches")
+    press(page, "Remove sketch 1")
+    expect(uploads(page)).to_have_text([re.compile("Sketch 1")])
+    expect(page.get_by_role("button", name="Remove sketch 1")).to_be_focused()
+
+
+def test_at_most_five_pictures_are_uploaded(page):
+    for number in range(1, 6):
+        upload(page, sketched(), button=("Upload a sketch", "Search with a photo")[number % 2])
+        expect(uploads(page)).to_have_count(number)
+    upload(page, sketched())
+    expect(problem(page)).to_contain_text("At most 5 pictures can be uploaded. Remove one.")
+    expect(uploads(page)).to_have_count(5)
+
+
+def test_an_upload_is_cropped_by_pointer_or_keyboard(page):
+    """Of a sheet with one colour on the left and another on the right."""
+    sides = Image.new("RGB", (100, 300), "red")
+    sides.paste("blue", (50, 0, 100, 300))
+    upload(page, encoded(sides, "PNG"), button="Search with a photo")
+    expect(uploads(page)).to_have_count(1)
+    assert ends(page) == ["red", "blue"]
+    crop, dialog = page.get_by_role("button", name="Crop photo 1"), page.get_by_role("dialog", name="Crop photo 1")
+    crop.focus()
+    page.keyboard.press("Enter")
+    dialog.get_by_role("slider", name="Left").press("End")
+    expect(dialog.get_by_role("slider", name="Right")).to_have_value("100")
+    expect(dialog.get_by_role("slider", name="Left")).to_have_attribute("aria-valuetext", "95 %")
+    assert violations(page) == []
+    with changing(page):
+        dialog.get_by_role("button", name="Apply").press("Enter")
+    expect(dialog).to_be_hidden()
+    expect(crop).to_be_focused()
+    assert ends(page) == ["blue", "blue"]
+    crop.click()
+    settle(page)  # the dialog grows
+    sheet = page.locator(".crop-sheet").bounding_box()
+    page.mouse.move(sheet["x"] + 0.1 * sheet["width"], sheet["y"] + 0.2 * sheet["height"])
+    page.mouse.down()
+    page.mouse.move(sheet["x"] + 0.4 * sheet["width"], sheet["y"] + 0.9 * sheet["height"], steps=4)
+    page.mouse.up()
+    expect(dialog.get_by_role("slider", name="Right")).to_have_value("40")
+    expect(dialog.get_by_role("slider", name="Top")).to_have_value("20")
+    with changing(page):
+        dialog.get_by_role("button", name="Apply").click()
+    expect(dialog).to_be_hidden()
+    assert ends(page) == ["red", "red"]
+    crop.click()
+    dialog.get_by_role("slider", name="Right").press("End")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert ends(page) == ["red", "red"]
+
+
+def ends(page) -> list[str]:
+    """Return the colours at the left and right end of the first upload as it is searched."""
+    picture = searched(page)
+    return ["red" if picture.getpixel((x, 9))[0] > 128 else "blue" for x in (0, picture.width - 1)]
 
 
 def test_a_found_photo_is_a_query(page):
@@ -173,7 +306,7 @@ def test_it_works_with_the_keyboard_only(page):
     page.keyboard.press("Enter")
     expect(page.locator(".card")).to_have_count(10)
     seen = []
-    for _ in range(12):
+    for _ in range(24):
         page.keyboard.press("Tab")
         seen.append(page.evaluate(_FOCUSED))
         if "Find photos similar to yellow" in seen[-1][0]:
@@ -197,7 +330,9 @@ _FOCUSED = """() => {
 def test_it_fits_a_phone_and_a_finger(site, browser):
     context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     page = opened(context.new_page(), site.address)
-    sheet = page.locator(".paper").bounding_box()
+    page.locator(".paper").scroll_into_view_if_needed()
+    sheet, scrolled = page.locator(".paper").bounding_box(), page.evaluate("scrollY")
+    assert sheet["height"] <= 0.71 * 740
     scale = sheet["width"] / 128
     touch = context.new_cdp_session(page)
     places = [(sheet["x"] + 64 * scale, sheet["y"] + y * scale) for y in range(20, 361, 34)]  # the stroke of red
@@ -205,7 +340,7 @@ def test_it_fits_a_phone_and_a_finger(site, browser):
         points = [{"x": place[0], "y": place[1]}] if place else []
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     expect(page.locator(".paper polyline")).to_have_count(1)
-    assert page.evaluate("scrollY") == 0, "the finger draws, it does not scroll"
+    assert page.evaluate("scrollY") == scrolled, "the finger draws, it does not scroll"
     search(page)
     expect(page.locator(".card").first).to_be_in_viewport()
     assert first(page) == "red"
@@ -217,9 +352,13 @@ def test_it_fits_a_phone_and_a_finger(site, browser):
 _AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice", "experimental"]}
 
 
+def settle(page) -> None:
+    page.wait_for_function("document.getAnimations().every(one => one.playState == 'finished')")
+
+
 def violations(page) -> list[str]:
     """Return what axe-core finds; elements that move or fade are shown at their end."""
-    page.wait_for_function("document.getAnimations().every(one => one.playState == 'finished')")
+    settle(page)
     found = Axe().run(page, options=_AXE).response["violations"]
     return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]]
 
@@ -235,9 +374,14 @@ def test_everyone_can_use_it(page, scheme):
     page.locator("summary").first.click()
     assert violations(page) == [], "results, weight and a whole path"
     upload(page, sketched())
-    expect(page.get_by_role("img", name="an uploaded picture")).to_be_visible()
-    assert violations(page) == [], "upload"
-    page.get_by_role("button", name="Clear").click()
+    expect(uploads(page)).to_have_count(1)
+    upload(page, sketched(), button="Draw over a picture")
+    press(page, "Eraser")
+    press(page, "Invert sketch 1")
+    expect(page.locator(".sketch [aria-pressed=true]")).to_have_count(2)
+    assert violations(page) == [], "upload, guide and pressed buttons"
+    press(page, "Remove sketch 1")
+    press(page, "Clear")
     search(page, " ")
     assert violations(page) == [], "problem"
     assert page.evaluate(_NAMELESS) == []
@@ -254,15 +398,18 @@ _NAMELESS = """() => [...document.querySelectorAll("input, select, textarea, but
 def test_an_upload_is_prepared_unless_it_is_to_stay(page):
     dark = ImageOps.invert(Image.open(io.BytesIO(sketched())).convert("L"))
     upload(page, encoded(dark, "PNG"))
-    expect(page.get_by_text("inverted")).to_be_visible()
+    expect(page.get_by_text("sketch 1: light lines on a dark ground were inverted")).to_be_visible()
     tick(page, True)
-    expect(page.get_by_text("inverted")).to_have_count(0)
-    expect(page.get_by_role("img", name="an uploaded picture")).to_be_visible()
-    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_text("were inverted")).to_have_count(0)
+    assert searched(page).getpixel((0, 0)) == (0, 0, 0)
+    with changing(page):
+        press(page, "Invert sketch 1")
+    assert searched(page).getpixel((0, 0)) == (255, 255, 255)
+    expect(page.get_by_role("button", name="Invert sketch 1")).to_have_attribute("aria-pressed", "true")
     tick(page, False)
     upload(page, still())
     expect(problem(page)).to_contain_text("nothing is drawn")
-    expect(page.get_by_role("button", name="Clear")).to_be_disabled()
+    expect(uploads(page)).to_have_count(1)
 
 
 def test_the_latest_query_is_answered(page):
@@ -305,9 +452,9 @@ def test_bad_uploads_are_refused_and_good_ones_still_work(page, site):
     expect(problem(page)).to_contain_text("one picture file (PNG, JPEG, …) of at most 10 MiB")
     upload(page, sketched(), "page.html")
     expect(problem(page)).to_contain_text("one picture file")
-    expect(page.get_by_role("button", name="Clear")).to_be_disabled()
+    expect(uploads(page)).to_have_count(0)
     upload(page, sketched())
-    expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+    expect(uploads(page)).to_have_count(1)
     expect(problem(page)).to_have_count(0)
     search(page)
     expect(page.locator(".card")).to_have_count(10)
@@ -316,16 +463,17 @@ def test_bad_uploads_are_refused_and_good_ones_still_work(page, site):
 def test_an_upload_with_a_late_response_is_kept(page):
     def late(route):
         response = route.fetch()
-        time.sleep(1)  # the picture is on the sheet before the browser has the response
+        time.sleep(1)  # the picture is on the page before the browser has the response
         route.fulfill(response=response)
 
     page.route("**/upload/**", late)
     for _ in range(2):
         upload(page, sketched())
         expect(page.locator(".q-uploader__file")).to_have_count(0)
-        expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+        expect(uploads(page)).to_have_count(1)
         expect(problem(page)).to_have_count(0)
-        page.get_by_role("button", name="Clear").click()
+        press(page, "Remove sketch 1")
+        expect(uploads(page)).to_have_count(0)
 
 
 def ask(site, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
@@ -388,7 +536,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 )
 def test_an_upload_is_a_form_with_one_file(site, page, body, headers):
     assert ask(site, "POST", page.evaluate(_UPLOAD_ADDRESS), body, **headers)[0] == 400
-    expect(page.get_by_role("button", name="Clear")).to_be_disabled()
+    expect(uploads(page)).to_have_count(0)
 
 
 def test_a_tab_sends_one_upload_at_a_time(site, page):
@@ -398,7 +546,7 @@ def test_a_tab_sends_one_upload_at_a_time(site, page):
         asked = [pool.submit(ask, site, "POST", address, PART + b"--x--\r\n", **FORM) for _ in range(30)]
     found = {one.result()[0] for one in asked}
     assert 200 in found and found <= {200, 429}
-    expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+    expect(uploads(page)).not_to_have_count(0)
     search(page, caption("red"))
 
 
@@ -452,7 +600,7 @@ def test_larger_requests_are_refused(site, page):
     status, answer = ask(site, "POST", address, PART + bytes(11 * 2**20) + b"\r\n--x--\r\n", **FORM)
     assert (status, answer) == (413, b"At most 10,551,296 bytes may be sent.")
     assert ask(site, "POST", address, PART + b"--x--\r\n", **FORM)[0] == 200
-    expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+    expect(uploads(page)).to_have_count(1)
     assert ask(site, "POST", address, PART, **FORM, Origin="http://example.org")[0] == 403
 
 

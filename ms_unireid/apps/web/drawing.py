@@ -127,9 +127,14 @@ class Drawing:
         taken = 0 if self._width is None else _count(self.strokes)
         if taken + len(self._path) >= MAX_POINTS:
             return None
-        if not all(isinstance(value, int | float) and abs(value) < math.inf for value in (x, y)):
+        if not (is_number(x) and is_number(y)):
             return None
         return tuple(round(min(max(value, 0), limit), 1) for value, limit in zip((x, y), self.size, strict=True))
+
+
+def is_number(value: object) -> bool:
+    """Whether something that a browser sent is a finite number."""
+    return isinstance(value, int | float) and abs(value) < math.inf
 
 
 def to_svg(strokes: tuple[Stroke, ...], colour: str = "black") -> str:

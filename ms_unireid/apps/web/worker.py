@@ -73,14 +73,12 @@ class SearchWorker:
         notes = self._refresh()
         text, drawing, sketches = query.text.strip() or None, query.drawing(self.image_size), list(query.uploads)
         if drawing is not None:  # the uploads are prepared already
-            whole = make_query(sketch=drawing, as_is=query.as_is)
-            drawing, told = self.searcher.read_sketch(whole, drawing)
+            drawing, told = self.searcher.read_sketch(make_query(sketch=drawing, as_is=query.as_is), drawing)
             sketches, notes = [drawing, *sketches], notes + told
         weight = query.weight if text and query.has_pictures else 0.5
-        if len(query.photos) > 1:
-            raise QueryError("Several photos cannot be searched together; remove all but one.")
-        photo = query.photos[0] if query.photos else self._row(query)
-        asked = make_query(text, sketches, photo, weight, as_is=True)
+        row = self._row(query)
+        photos = [*query.photos, *([] if row is None else [row])]
+        asked = make_query(text, sketches, photos, weight, as_is=True)
         hits = self.searcher.search_all([asked], query.top_k)[0]
         return Answer(hits, self.searcher.index.count, [*notes, *self.searcher.notes(asked)])
 
