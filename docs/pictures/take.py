@@ -47,6 +47,7 @@ WOMAN = [
 def fill(page: Page) -> None:
     """Type a description, draw a person and search."""
     page.get_by_label("Describe the person").fill(TEXT)
+    page.locator(".paper").scroll_into_view_if_needed()
     sheet = page.locator(".paper").bounding_box()
     scale = sheet["width"] / 128
     for stroke in WOMAN:
@@ -59,6 +60,7 @@ def fill(page: Page) -> None:
     page.get_by_role("button", name="Search", exact=True).click()
     page.locator(".card img").first.wait_for()
     page.wait_for_function("() => [...document.querySelectorAll('.card img')].slice(0, 4).every(i => i.complete)")
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(2000)  # the button's spinner fades
 
 

@@ -568,6 +568,9 @@ def test_malformed_messages_and_requests_do_no_harm(site, page):
             websocket.recv(PATIENCE)
             websocket.send(message)
             websocket.recv(0.1)
+    upload(page, sketched())
+    press(page, "Crop sketch 1")
+    expect(page.get_by_role("button", name="Apply")).to_be_visible()
     elements = page.evaluate(_LISTENERS)
     assert len(elements) > 9
     for arguments in ("[null]", '["\\"x\\""]', '["[9]"]', '["{}"]', '["{"]', "7", "[]", '["1e999"]'):

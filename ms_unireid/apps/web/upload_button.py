@@ -65,7 +65,8 @@ class UploadButton:
             return PlainTextResponse("Wait for the other upload.", 429)
         _receiving.add(tab)
         try:
-            await self._on_picture(await self._worker.decode(await read_upload(request)))
+            with self.button.client:  # which has a language
+                await self._on_picture(await self._worker.decode(await read_upload(request)))
         except UserError as error:
             self._on_problem(str(error))
         finally:
