@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ms_unireid.apps.arguments import Parser, checkpoint
+from ms_unireid.apps.arguments import Parser, checkpoint, output_folder
 from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.installation import install_extra, job_command
@@ -36,6 +36,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--token",
         help=f"token of the users, who open /?token=... once; default: the variable {TOKEN}, which ps does not show",
     )
+    parser.add_argument(
+        "--cases", type=output_folder, help="folder of case files: shortlists with notes that outlive the page"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
 
@@ -54,12 +57,14 @@ def main(arguments: Sequence[str]) -> None:
     with bind(options.host, options.port) as listener:
         PhotoIndex(options.index).checkpoint(options.checkpoint)  # before MindSpore is imported
         from ms_unireid.apps.search.searcher import Searcher
+        from ms_unireid.apps.web.cases import Cases
         from ms_unireid.apps.web.page import build_site
         from ms_unireid.apps.web.worker import SearchWorker
 
+        cases = Cases(options.cases) if options.cases else None
         print(f"opening {options.index}", file=sys.stderr)
         worker = SearchWorker(
             lambda: Searcher.open(options.index, checkpoint=options.checkpoint, overrides=options.overrides)
         )
         print(address_of(listener))
-        serve(build_site(worker, token), listener)
+        serve(build_site(worker, token, cases), listener)

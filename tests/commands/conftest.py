@@ -1,4 +1,4 @@
-"""An index that tests of the command line and of the page search."""
+"""An index that tests of the command line and of the page search, and the page in a real browser."""
 
 from pathlib import Path
 
@@ -20,3 +20,43 @@ def people(tmp_path_factory) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def site(people, tmp_path_factory):
+    """Serve the page."""
+    from commands.search_page import served
+
+    folder = tmp_path_factory.mktemp("site")
+    with served(people / "index", folder / "here", "--cases", folder / "cases") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(site):
+    """Start a browser."""
+    from commands.search_page import launch
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(site, browser):
+    """Return a new user's page; it must not load anything from other hosts or report errors."""
+    from commands.search_page import UNFOLDED, opened
+
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, locale="en-GB")
+    page = context.new_page()
+    requested, errors = [], []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield opened(page, site.address + UNFOLDED)
+    context.close()
+    assert {
+        url for url in requested if not url.startswith((site.address, "data:", "blob:", "ws" + site.address[4:]))
+    } == set()
+    assert errors == []

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apps.search.shape_people import PEOPLE
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Error, Page, Playwright, expect
 from tool_runner import LIMIT, command
 
@@ -17,6 +18,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 # A container has no sandbox and little shared memory.
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
 PATIENCE = 60_000  # milliseconds
+UNFOLDED = "/?fold=0"  # two photos of a person look nearly the same
 
 
 @dataclass
@@ -118,3 +120,27 @@ def pull(page: Page, *points: tuple[float, float]) -> None:
 def names(page: Page) -> list[str]:
     """Return the file names of the photos shown, best first."""
     return page.locator(".card .name").all_inner_texts()
+
+
+# With its checks beyond the standards; only the strictest contrast is left out.
+_AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice", "experimental"]}
+
+
+def settle(page: Page) -> None:
+    """Wait until nothing moves."""
+    page.wait_for_function("document.getAnimations().every(one => one.playState == 'finished')")
+
+
+def violations(page: Page) -> list[str]:
+    """Return what axe-core finds, and what has no name; elements that move or fade are shown at their end."""
+    settle(page)
+    found = Axe().run(page, options=_AXE).response["violations"]
+    return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]] + page.evaluate(_NAMELESS)
+
+
+# What takes the focus but has no role of its own, or no name.
+_NAMELESS = """() => [...document.querySelectorAll("input, select, textarea, button, summary, a, [tabindex='0']")]
+    .filter(one => one.checkVisibility() && one.tabIndex >= 0)
+    .filter(one => !(one.matches("input, select, textarea, button, summary, a[href]") || one.role)
+        || !(one.ariaLabel || one.labels?.[0]?.innerText || one.innerText))
+    .map(one => one.outerHTML)"""

@@ -8,7 +8,7 @@ import json
 import re
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -58,6 +58,13 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
+Progress = Callable[[int, int], None]  # called with (done, total) photos
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
 class Entry(NamedTuple):
     """A chosen photo."""
 
@@ -97,27 +104,34 @@ class HandOver:
         """List the photos with their notes, and the origin."""
         return self._json([{}] * len(self.entries))
 
-    def to_sheet(self) -> str:
+    def to_sheet(self, progress: Progress = _silent) -> str:
         """Make one HTML file of the photos, to look at and to print, without scripts or anything outside it."""
-        lists = []
+        lists, done = [], 0
         for query, entries in groupby(self.entries, lambda entry: entry.query):
-            lists += [f"<section>\n<h2>{_text(query)}</h2>", *map(self._article, entries), "</section>"]
+            lists.append(f"<section>\n<h2>{_text(query)}</h2>")
+            for entry in entries:
+                lists.append(self._article(entry))
+                done += 1
+                progress(done, len(self.entries))
+            lists.append("</section>")
         return _PAGE.format(style=_STYLE, origin=_table(self.origin), lists="\n".join(lists))
 
-    def write_zip(self, file: BinaryIO) -> list[str]:
+    def write_zip(self, file: BinaryIO, progress: Progress = _silent) -> list[str]:
         """Write copies of the photos, once each, `photos.csv` and `photos.json`; return what is missing, and why.
 
         In both tables `file` is the photo's name in the ZIP file, or `missing` is the reason why there is none.
         """
         found: dict[Path, dict[str, str]] = {}
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for path, hit in {entry.hit.path: entry.hit for entry in self.entries}.items():
+            photos = {entry.hit.path: entry.hit for entry in self.entries}
+            for path, hit in photos.items():
                 name = _NOT_IN_NAMES.sub("_", path.stem)[:_MAX_NAME] + _NOT_IN_NAMES.sub("_", path.suffix)[:_MAX_NAME]
                 found[path] = {"file": f"photos/{len(found) + 1:04}_{name}", "missing": ""}
                 try:
                     archive.writestr(_member(found[path]["file"]), self._content(hit))
                 except UserError as error:
                     found[path] = {"file": "", "missing": str(error)}
+                progress(len(found), len(photos))
             extra = [found[entry.hit.path] for entry in self.entries]
             whole = json.dumps(self._json(extra), indent=2, ensure_ascii=False)
             for name, text in {"photos.csv": self._csv(extra), "photos.json": whole}.items():

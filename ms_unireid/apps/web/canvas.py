@@ -38,3 +38,12 @@ def data_url(picture: Image.Image, format: str) -> str:
 def move_focus(element: ui.element) -> None:
     """Move the keyboard's focus to an element, from one that is about to vanish."""
     element.client.run_javascript(f"getHtmlElement({element.id}).focus()")
+
+
+def modal() -> ui.dialog:
+    """Build a dialog; nothing else of the page can be reached while it is open."""
+    dialog = ui.dialog()
+    for event, is_shut in (("before-show", "true"), ("before-hide", "false")):
+        shut = f"document.querySelectorAll('.top, .page').forEach(one => one.inert = {is_shut})"
+        dialog.on(event, js_handler=f"() => {shut}")
+    return dialog

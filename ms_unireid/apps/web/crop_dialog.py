@@ -3,7 +3,7 @@
 from nicegui import events, ui
 from PIL import Image, ImageOps
 
-from ms_unireid.apps.web.canvas import data_url, pointer_sheet
+from ms_unireid.apps.web.canvas import data_url, modal, pointer_sheet
 from ms_unireid.apps.web.drawing import is_number
 from ms_unireid.apps.web.words import t
 
@@ -18,7 +18,7 @@ class CropDialog:
     """The dialog, built in NiceGUI's current slot; it is closed until `ask`."""
 
     def __init__(self):
-        self._dialog = ui.dialog()
+        self._dialog = modal()
         self._box: Box = WHOLE
         self._anchor: tuple[int, int] | None = None  # where the pointer was pressed
 

@@ -1,34 +1,51 @@
 """The search page: its routes, the state of each browser tab, and the server."""
 
 import asyncio
+import dataclasses
+import functools
 import inspect
 import logging
 import re
 import traceback
+import zlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from nicegui import app as pages
 from nicegui import core, ui
 from starlette.formparsers import MultiPartParser
 
+from ms_unireid.apps.search.handover import Entry
 from ms_unireid.apps.search.queries import Hit
+from ms_unireid.apps.search.searcher import ROCCHIO
 from ms_unireid.apps.web.access import Guard
+from ms_unireid.apps.web.cases import Cases
 from ms_unireid.apps.web.form import QueryForm
-from ms_unireid.apps.web.page_query import PageQuery
-from ms_unireid.apps.web.results import ResultList, path_mark
-from ms_unireid.apps.web.thumbnails import Thumbnails
+from ms_unireid.apps.web.hand_over import Downloads, HandOverRow
+from ms_unireid.apps.web.page_query import Found, PageQuery, path_mark, read_address
+from ms_unireid.apps.web.photos import KINDS, Photos
+from ms_unireid.apps.web.results import ResultList
+from ms_unireid.apps.web.shortlist import ShortlistPanel
 from ms_unireid.apps.web.uploads import MAX_REQUEST
-from ms_unireid.apps.web.worker import Answer, SearchWorker
+from ms_unireid.apps.web.viewer import Viewer
+from ms_unireid.apps.web.words import page_language, t
+from ms_unireid.apps.web.worker import Answer, SearchWorker, state_of
 from ms_unireid.errors import UserError, escaped
 
 _TITLE = "Person search"
-_STYLE = Path(__file__).with_name("page.css")
-_HISTORY = 20  # queries per tab
+_STYLE, _SCRIPT = (Path(__file__).with_name(f"page.{suffix}") for suffix in ("css", "js"))
+_SCORE = (
+    "The score is the cosine similarity of the query and the photo, at most 1. It orders photos and is not a "
+    "probability: 0.4 may be a find for a description, whose scores are lower than those of sketches and photos."
+)
+_HISTORY = 100  # queries per tab
+_NAMED = 20  # near-identical photos
+_LOOK_AGAIN = 10.0  # seconds until a page looks for a newer index
+_MAX_ADDRESS = 100_000  # characters
 _DAY = 24 * 60 * 60  # seconds
 _GONE = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 360"><rect width="120" height="360" fill="#e5e7eb"/>'
@@ -44,40 +61,183 @@ class SearchPage:
 
     Args:
         worker: Answers the queries.
-        history: The tab's earlier queries, newest first; new ones are added.
+        photos: Tells facts of the photos.
+        downloads: Makes the files that are handed over.
+        cases: The case files, if the page has a folder for them.
+        state: What the tab keeps over a reload: queries, newest first, and the shortlist.
     """
 
-    def __init__(self, worker: SearchWorker, history: list[PageQuery]):
-        self._worker, self._queries, self._client = worker, history, ui.context.client
+    def __init__(
+        self, worker: SearchWorker, photos: Photos, downloads: Downloads, cases: Cases | None, state: dict[str, Any]
+    ):
+        self._worker, self._photos, self._client = worker, photos, ui.context.client
+        self._state = state_of(worker.searcher.index)
+        self._queries: list[PageQuery] = state.setdefault("queries", [])
         self._latest: PageQuery | None = None
+        self._shown: tuple[PageQuery, Answer] | None = None
+        self._marks: dict[str, dict[Path, Found]] = {"more": {}, "less": {}}
+        self._opened: list[Hit] = []  # the list that the viewer goes through
         self._turn = asyncio.Lock()
+        self._build_top()
+        with ui.element("div").classes("page"):
+            with _section("form", "Query"):
+                self._form = QueryForm(worker, self._search_form, self._show_problem)
+            with _section("found", "Results") as found:
+                found.props('id="found" tabindex="-1"')
+                self._results = ResultList(
+                    worker.searcher.index, lambda action, place: self._act(action, self._hits, place)
+                )
+                with self._results.tools:
+                    self._mark_line = ui.element("div").classes("marks").props('role="status"')
+                    self._hand_over = HandOverRow(worker, downloads, self._list, self._show_problem)
+                    self._hand_over.show(False)
+            with _section("history", "History"):
+                ui.label(t("History")).classes("caption")
+                self._wanted = ui.input(placeholder=t("Search the history"), on_change=self._show_history)
+                self._wanted.props("dense").props["aria-label"] = t("Search the history")
+                self._history = ui.element("ul")
+            with _section("shortlist", "Shortlist"):
+                self._kept = ShortlistPanel(worker, cases, state, self._press, self._open, self._show_problem)
+                HandOverRow(worker, downloads, lambda: self._kept.entries, self._show_problem)
+        self._viewer = Viewer(lambda action, place: self._act(action, self._opened, place), self._describe)
+        self._show_history()
+        ui.on("address", lambda event: self.go(event.args))
+        ui.timer(_LOOK_AGAIN, self._look_for_news)
+
+    async def go(self, address: object) -> None:
+        """Restore form and results of an address of the page; its drawings too, if the tab knows the query."""
+        if not isinstance(address, str) or len(address) > _MAX_ADDRESS:
+            return
+        address = f"/?{address.removeprefix('?')}"
+        near = (one for one in self._queries if address.startswith(one.address()))
+        query = next((one for one in near if address == self._address(one)), None)
+        try:
+            query = query or read_address(address[2:], self._worker.searcher.index)
+        except UserError as problem:
+            self._show_problem(str(problem))
+            return
+        self._restore(query)
+        if query.is_something:
+            await self._search(query, is_new=False)
+
+    def _build_top(self) -> None:
         with ui.element("header").classes("top"):
             with ui.element("h1"):
-                ui.label(_TITLE)
-            ui.label("The score is the cosine similarity of the query and the photo.").classes("hint")
-        with ui.element("div").classes("page"):
-            with ui.element("section").classes("form").props('aria-label="Query"'):
-                self._form = QueryForm(worker, self._search_form, lambda problem: self._results.show_problem(problem))
-            with ui.element("section").classes("found").props('aria-label="Results"'):
-                self._results = ResultList(worker.searcher.index, self._search_photo)
-            with ui.element("section").classes("history").props('aria-label="History"'):
-                ui.label("History").classes("caption")
-                self._history = ui.element("ul")
-        self._show_history()
+                ui.label(t(_TITLE))
+            with ui.element("details").classes("hint"):
+                with ui.element("summary"):
+                    ui.label(t("What the score means"))
+                ui.label(t(_SCORE))
+            with ui.element("a").props('href="#found"').classes("to-found"):
+                ui.label(t("Results"))
+            self._news = ui.element("div").classes("news").props('role="status"')
+
+    @property
+    def _hits(self) -> list[Hit]:
+        return self._results.hits
+
+    def _list(self) -> list[Entry]:
+        """Return the results to be handed over."""
+        query, answer = self._shown
+        return [Entry(query.name(), hit) for hit in answer.hits]
 
     async def _search_form(self) -> None:
-        await self._search(self._form.query)
+        try:
+            query = self._form.query
+        except UserError as problem:
+            self._show_problem(str(problem))
+            return
+        more, less = (tuple(self._marks[kind].values()) for kind in ("more", "less"))
+        await self._search(dataclasses.replace(query, more=more, less=less))
 
-    async def _search_photo(self, hit: Hit, name: str) -> None:
-        top_k = self._form.query.top_k
-        await self._search(PageQuery(photo=hit.row, photo_path=hit.path, photo_name=name, top_k=top_k))
+    async def _act(self, action: str, hits: list[Hit], place: int) -> None:
+        """Do what a button at a photo says."""
+        with self._client:  # the button is gone when its search is answered
+            await self._act_on(action, hits, place)
+
+    async def _act_on(self, action: str, hits: list[Hit], place: int) -> None:
+        hit = hits[place]
+        photo = Found(hit.row, hit.path)
+        if action == "open":
+            await self._open(hits, place)
+        elif action == "similar":
+            self._form.start_from(photo)
+            await self._search_form()
+        elif action == "keep":
+            self._kept.toggle(hit, self._shown[0].name() if self._shown else "")
+        elif action == "guide":
+            try:
+                self._form.sketch.set_guide(await self._worker.run(self._photos.picture, hit.row))
+            except UserError as problem:
+                self._show_problem(str(problem))
+        else:
+            other = self._marks["less" if action == "more" else "more"]
+            if self._marks[action].pop(hit.path, None) is None:
+                other.pop(hit.path, None)
+                self._marks[action][hit.path] = photo
+            self._show_marks()
+
+    async def _open(self, hits: list[Hit], place: int) -> None:
+        self._opened = hits
+        await self._viewer.open(hits, place)
+
+    async def _describe(self, hit: Hit) -> list[tuple[str, str]]:
+        """Return what is known of a photo."""
+        try:
+            width, height, size = await self._worker.run(self._photos.size, hit.row)
+            size = t("{width} × {height} pixels, {size} kB").format(width=width, height=height, size=-(-size // 1000))
+        except UserError:
+            size = t("gone, or changed since it was indexed")
+        facts = {
+            "Folder": escaped(str(hit.path.parent), 4096), "File": escaped(hit.path.name, 4096), "Size": size,
+            "Taken": hit.taken, "Camera": hit.camera, "Person": hit.person,
+            "Near-identical": ", ".join(escaped(path.name, 200) for path in self._same(hit)[:_NAMED]),
+        }  # fmt: skip
+        return [(t(name), value) for name, value in facts.items() if value]
+
+    def _same(self, hit: Hit) -> list[Path]:
+        """Return the paths of what is folded into a hit, unless the rows may belong to other photos by now."""
+        index = self._worker.searcher.index
+        return [index.path(row) for row in hit.same] if state_of(index) == self._state else []
+
+    def _clear_marks(self) -> None:
+        for marked in self._marks.values():
+            marked.clear()
+        self._show_marks()
+
+    def _show_marks(self) -> None:
+        """Show the marks and what they weigh."""
+        self._mark_line.clear()
+        more, less = (len(self._marks[kind]) for kind in ("more", "less"))
+        if more or less:
+            with self._mark_line:
+                line = t(
+                    "{more} like the person, {less} unlike. Weights: query {query}, like {liked}, unlike {unlike}."
+                )
+                ui.label(line.format(more=more, less=less, query=ROCCHIO[0], liked=ROCCHIO[1], unlike=ROCCHIO[2]))
+                ui.button(t("Refine"), icon="tune", on_click=self._search_form).props("flat dense no-caps")
+                ui.button(t("Clear the marks"), icon="close", on_click=self._clear_marks).props("flat dense no-caps")
+        self._press()
+
+    def _press(self) -> None:
+        if hasattr(self, "_kept"):
+            self._results.press(
+                {**{kind: set(marked) for kind, marked in self._marks.items()}, "keep": self._kept.paths}
+            )
+
+    def _restore(self, query: PageQuery) -> None:
+        self._marks = {
+            kind: {photo.path: photo for photo in photos}
+            for kind, photos in (("more", query.more), ("less", query.less))
+        }
+        self._form.show(query)
+        self._show_marks()
 
     async def _repeat(self, query: PageQuery) -> None:
-        if query.photo is None:
-            self._form.show(query)
+        self._restore(query)
         await self._search(query)
 
-    async def _search(self, query: PageQuery) -> None:
+    async def _search(self, query: PageQuery, is_new: bool = True) -> None:
         """Search and show the results or the error. Of the queries that wait for another, the latest is answered."""
         self._latest = query
         self._form.set_busy(True)
@@ -86,7 +246,10 @@ class SearchPage:
             answer = await self._answer(query) if self._is_wanted(query) else ""
         if self._is_wanted(query):
             self._form.set_busy(False)
-            self._show(query, answer)
+            if isinstance(answer, str):
+                self._show_problem(answer)
+            else:
+                self._show(query, answer, is_new)
 
     def _is_wanted(self, query: PageQuery) -> bool:
         return query is self._latest and not self._client.is_deleted
@@ -101,49 +264,93 @@ class SearchPage:
             _log.exception("a search failed")
             return "The search failed. The terminal that runs the page shows the error."
 
-    def _show(self, query: PageQuery, answer: Answer | str) -> None:
-        if isinstance(answer, str):
-            self._results.show_problem(answer)
-        else:
-            self._results.show(query.name(), answer)
-            self._remember(query)
+    def _show_problem(self, problem: str) -> None:
+        self._results.show_problem(t(problem))
 
-    def _remember(self, query: PageQuery) -> None:
-        earlier = [other for other in self._queries if other != query]
-        self._queries[:] = [query, *earlier][:_HISTORY]
+    def _show(self, query: PageQuery, answer: Answer, is_new: bool) -> None:
+        self._shown = query, answer
+        self._results.show(query.name(), answer)
+        self._hand_over.show(bool(answer.hits))
+        if is_new:
+            ui.navigate.history.push(self._remember(query))
+
+    def _remember(self, query: PageQuery) -> str:
+        """Put a query on top of the history; return its address."""
+        self._queries[:] = [query, *(other for other in self._queries if other != query)][:_HISTORY]
         self._show_history()
+        return self._address(query)
+
+    def _address(self, query: PageQuery) -> str:
+        """Return the address of a query; one with pictures has a mark by which its tab knows them."""
+        parts = [repr(query.strokes).encode(), *(one.tobytes() for one in query.own_pictures)]
+        mark = f"&pictures={functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0):x}"
+        return query.address() + mark * bool(query.strokes or query.own_pictures)
 
     def _show_history(self) -> None:
+        wanted = self._wanted.value.casefold() if isinstance(self._wanted.value, str) else ""
         self._history.clear()
         with self._history:
             if not self._queries:
-                ui.html("Your queries appear here.", tag="li", sanitize=False).classes("hint")
+                with ui.element("li").classes("hint"):
+                    ui.label(t("Your queries appear here."))
             for query in self._queries:
-                with ui.element("li"):
-                    button = ui.button(query.name(), icon="history", on_click=lambda query=query: self._repeat(query))
-                    button.props("flat dense no-caps no-wrap align=left")
+                if wanted in query.name().casefold():
+                    with ui.element("li"):
+                        button = ui.button(
+                            query.name(), icon="history", on_click=lambda query=query: self._repeat(query)
+                        )
+                        button.props("flat dense no-caps no-wrap align=left")
+
+    async def _look_for_news(self) -> None:
+        """Offer a newer index."""
+        try:
+            is_new = state_of(self._worker.searcher.index) != self._state or await self._worker.has_news()
+        except UserError:
+            return  # the next query works on what is in memory
+        if is_new and not self._news.slots["default"].children:
+            with self._news:
+                ui.label(t("The index has changed."))
+                ui.button(t("Search the new one"), icon="refresh", on_click=self._renew).props("flat dense no-caps")
+
+    async def _renew(self) -> None:
+        try:
+            await self._worker.run(self._worker.searcher.refresh)
+        except UserError as problem:
+            self._show_problem(str(problem))
+        else:
+            ui.navigate.reload()
 
 
-def build_site(worker: SearchWorker, token: str | None = None) -> Guard:
+def _section(name: str, title: str) -> ui.element:
+    section = ui.element("section").classes(name)
+    section.props["aria-label"] = t(title)
+    return section
+
+
+def build_site(worker: SearchWorker, token: str | None = None, cases: Cases | None = None) -> Guard:
     """Build the web application; once per process.
 
     Args:
         worker: Answers the queries.
         token: Token of the users; None if only this machine has access.
+        cases: The case files; None keeps shortlists in the tabs.
     """
     MultiPartParser.spool_max_size = MAX_REQUEST  # an upload stays in memory
     pages.storage.max_tab_storage_age = _DAY
     site = FastAPI(openapi_url=None)
-    _serve_photos(site, worker)
+    photos, downloads = Photos(worker.searcher), Downloads(site)
+    _serve_photos(site, worker, photos)
 
     @ui.page("/", title=_TITLE)
-    async def page() -> None:
+    async def page(request: Request) -> None:
         ui.add_css(_STYLE)
+        ui.add_body_html(f"<script>{_SCRIPT.read_text(encoding='utf-8')}</script>")
         ui.colors(primary="#1d5a86")
         client = ui.context.client
         await client.connected()  # the tab is unknown before
         if not client.is_deleted:  # as it is after a request without a browser
-            SearchPage(worker, pages.storage.tab.setdefault("queries", []))
+            ui.run_javascript(f'document.documentElement.lang = "{page_language()}"')
+            await SearchPage(worker, photos, downloads, cases, pages.storage.tab).go(request.url.query)
 
     ui.run_with(site, title=_TITLE, dark=None, language="en-GB", reconnect_timeout=30, tailwind=False)
     pages.config.quasar_config["loadingBar"]["skipHijack"] = True  # it has no name for a screen reader
@@ -153,21 +360,22 @@ def build_site(worker: SearchWorker, token: str | None = None) -> Guard:
     return Guard(site, token, MAX_REQUEST)
 
 
-def _serve_photos(site: FastAPI, worker: SearchWorker) -> None:
-    thumbnails = Thumbnails(worker.searcher.index)
+def _serve_photos(site: FastAPI, worker: SearchWorker, photos: Photos) -> None:
     # One decodes at a time. Each tab waits for its own photos first, so that nobody waits for all photos of another.
-    thread, turns = ThreadPoolExecutor(1, "thumbnails"), WeakValueDictionary()
+    thread, turns = ThreadPoolExecutor(1, "photos"), WeakValueDictionary()
 
     @site.get("/photo/{row}")
-    async def photo(row: str, tab: str = "", of: str = "") -> Response:
-        """Send the thumbnail of a row; nothing if `of` is given and is not the mark of that row's path."""
-        number = int(row) if re.fullmatch("[0-9]{1,12}", row) else -1
-        index = thumbnails.index = worker.searcher.index
-        if of and number < index.count and of != path_mark(index.path(number)):
+    async def photo(row: str, tab: str = "", of: str = "", kind: str = "") -> Response:
+        """Send a picture of a row, one of `KINDS`; nothing if `of` is given and is not the mark of that row's path."""
+        number, index = int(row) if re.fullmatch("[0-9]{1,12}", row) else -1, worker.searcher.index
+        if kind not in KINDS or (of and number < index.count and of != path_mark(index.path(number))):
             number = -1
         try:
             async with turns.setdefault(tab, asyncio.Lock()):
-                content = await asyncio.get_running_loop().run_in_executor(thread, thumbnails.get, number)
+                if kind == "heat":
+                    content = await worker.run(photos.heat, number)
+                else:
+                    content = await asyncio.get_running_loop().run_in_executor(thread, photos.get, number, kind)
             # Not cached: another index has another photo at the same URL.
             return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
         except UserError as error:

@@ -1,44 +1,78 @@
-"""Queries of the page: a description, sketches, photos, or any of them together; or an indexed photo."""
+"""Queries of the page: description, sketches, photos, marked photos and filters; and how an address carries them."""
 
+import os
+import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlencode
 
 from PIL import Image
 
+from ms_unireid.apps.search.filters import Filter
+from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.web.drawing import Drawing, Stroke
 from ms_unireid.apps.web.words import t
-from ms_unireid.errors import QueryError
+from ms_unireid.errors import QueryError, UserError
 
 MAX_CHARACTERS = 10_000
+COUNTS = (10, 50, 100, 1000)
 _SHOWN = 60  # characters of a description in the history
+_MAX_MARKS = 100
+_MAX_VALUES = 100  # of one filter
+
+
+class Found(NamedTuple):
+    """An indexed photo; its row may belong to another photo in another state of the index."""
+
+    row: int
+    path: Path
+
+    @property
+    def mark(self) -> str:
+        """Row and a checksum of the path, as the page's addresses name a photo."""
+        return f"{self.row}.{path_mark(self.path)}"
 
 
 @dataclass(frozen=True)
 class PageQuery:
-    """One query: a description, a drawing, uploaded sketches and photos, or some of them; or an indexed photo."""
+    """One query."""
 
     text: str = ""
     strokes: tuple[Stroke, ...] = ()
-    uploads: tuple[Image.Image, ...] = ()  # sketches; RGB, prepared, at the size of the model's input
-    photos: tuple[Image.Image, ...] = ()  # uploaded; RGB, at the size of the model's input
+    uploads: tuple[Image.Image, ...] = ()  # RGB sketches, prepared, at the size of the model's input
+    photos: tuple[Image.Image, ...] = ()  # RGB
     as_is: bool = False  # whether the drawing is searched without `prepare_sketch`
-    photo: int | None = None  # row of an indexed photo; replaces description, sketches and photos
-    photo_path: Path | None = None  # of that row, which another state of the index may give to another photo
-    photo_name: str = field(default="", compare=False)
-    weight: float = 0.5  # of the sketches and photos, 0 to 1; the text has the rest
-    top_k: int = 10  # photos to show
+    start: Found | None = None  # a found photo to search from
+    more: tuple[Found, ...] = ()  # marked as like the person
+    less: tuple[Found, ...] = ()  # marked as unlike
+    weight: float = 0.5  # of the pictures, 0 to 1; the text has the rest
+    where: Filter = field(default_factory=Filter)
+    fold: bool = True  # whether copies and near-identical frames are folded
+    top_k: int = COUNTS[1]  # photos to rank
+
+    @property
+    def own_pictures(self) -> tuple[Image.Image, ...]:
+        """Uploaded sketches and photos."""
+        return self.uploads + self.photos
 
     @property
     def has_pictures(self) -> bool:
-        """Whether there is a drawing or an upload."""
-        return bool(self.strokes or self.uploads or self.photos)
+        """Whether there is something to weigh against a description."""
+        return bool(self.strokes or self.own_pictures or self.start)
+
+    @property
+    def is_something(self) -> bool:
+        """Whether there is something to search for."""
+        return bool(self.has_pictures or self.more or self.text.strip())
 
     def check(self) -> None:
         """Raise QueryError if the query is empty or its description too long."""
         if len(self.text) > MAX_CHARACTERS:
             problem = t("The description has {count:,} characters; the limit is {limit:,}. Shorten it.")
             raise QueryError(problem.format(count=len(self.text), limit=MAX_CHARACTERS))
-        if self.photo is None and not self.has_pictures and not self.text.strip():
+        if not self.is_something:
             raise QueryError(t("Nothing to search for yet: type a description, draw, or upload a sketch or a photo."))
 
     def drawing(self, image_size: tuple[int, int]) -> Image.Image | None:
@@ -47,16 +81,82 @@ class PageQuery:
 
     def name(self) -> str:
         """Return a short name, for the history."""
-        if self.photo is not None:
-            return t("photo {name}").format(name=self.photo_name)
-        kinds = [t("drawing")] if self.strokes else []
+        parts = [t("drawing")] if self.strokes else []
         for count, one, many in (
             (len(self.uploads), t("uploaded sketch"), t("{count} uploaded sketches")),
             (len(self.photos), t("uploaded photo"), t("{count} uploaded photos")),
         ):
-            kinds += [one if count == 1 else many.format(count=count)] * bool(count)
-        kind, text = " + ".join(kinds), " ".join(self.text.split())
-        shown = f"“{text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}”" if text else ""
-        if kind and shown:
-            return f"{kind} ({self.weight:.0%}) + {shown}"
-        return kind or shown
+            parts += [one if count == 1 else many.format(count=count)] * bool(count)
+        parts += [t("photo {name}").format(name=self.start.path.name)] if self.start else []
+        text = " ".join(self.text.split())
+        if text:
+            share = f" ({self.weight:.0%})" if parts else ""
+            parts = [" + ".join(parts) + share] * bool(parts) + [f"“{text[:_SHOWN]}{'…' * (len(text) > _SHOWN)}”"]
+        marks = len(self.more) + len(self.less)
+        return " + ".join(parts + [t("{count} marked").format(count=marks)] * bool(marks))
+
+    def address(self) -> str:
+        """Return the query as the address of the page, without its drawing and uploads."""
+        values = {
+            "q": self.text.strip(),
+            "weight": "" if self.weight == 0.5 else f"{self.weight:g}",
+            "top": "" if self.top_k == COUNTS[1] else str(self.top_k),
+            "photo": self.start.mark if self.start else "",
+            "more": [one.mark for one in self.more],
+            "less": [one.mark for one in self.less],
+            "folder": list(self.where.folders),
+            "camera": list(self.where.cameras),
+            "person": list(self.where.persons),
+            "after": self.where.after,
+            "before": self.where.before,
+            "fold": "" if self.fold else "0",
+        }
+        return "/?" + urlencode({key: value for key, value in values.items() if value}, doseq=True, errors="replace")
+
+
+def read_address(address: str, index: PhotoIndex) -> PageQuery:
+    """Read a query from the part of an address behind the `?`; what cannot be used is left out.
+
+    QueryError if it names a photo that the index does not have.
+    """
+    try:
+        values = parse_qs(address.removeprefix("?"), max_num_fields=4 * _MAX_VALUES)
+    except ValueError:
+        return PageQuery()
+    first = {key: found[0] for key, found in values.items()}
+    try:
+        where = Filter(
+            *(tuple(values.get(key, ())[:_MAX_VALUES]) for key in ("folder", "camera", "person")),
+            after=first.get("after", ""),
+            before=first.get("before", ""),
+        )
+    except UserError:
+        where = Filter()
+    weight = first.get("weight", "")
+    top = first.get("top", "")
+    start, more, less = (
+        tuple(_find(mark, index) for mark in values.get(key, ())[:_MAX_MARKS]) for key in ("photo", "more", "less")
+    )
+    return PageQuery(
+        text=first.get("q", "")[: MAX_CHARACTERS + 1],
+        start=start[0] if start else None,
+        more=more,
+        less=less,
+        weight=float(weight) if re.fullmatch(r"0(\.\d{1,9})?|1(\.0{1,9})?", weight) else 0.5,
+        where=where,
+        fold=first.get("fold") != "0",
+        top_k=int(top) if top in map(str, COUNTS) else COUNTS[1],
+    )
+
+
+def path_mark(path: Path) -> str:
+    """Return a short mark of a path, which tells whether a row of another state of the index has the same photo."""
+    return f"{zlib.crc32(os.fsencode(path)):08x}"
+
+
+def _find(mark: str, index: PhotoIndex) -> Found:
+    row, _, of = mark.partition(".")
+    number = int(row) if re.fullmatch("[0-9]{1,12}", row) else -1
+    if not 0 <= number < index.count or path_mark(index.path(number)) != of:
+        raise QueryError(t("A photo of this address is no longer in the index; search again."))
+    return Found(number, index.path(number))

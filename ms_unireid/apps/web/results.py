@@ -1,17 +1,30 @@
-"""The results of the page: ranked photos, and the status of the search."""
+"""The results of the page: ranked photos, loaded as the list is scrolled, their marks, and the status of the search."""
 
-import os
-import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nicegui import ui
 
 from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.search.queries import Hit
+from ms_unireid.apps.web.page_query import Found
+from ms_unireid.apps.web.words import t
 from ms_unireid.apps.web.worker import Answer
 from ms_unireid.errors import escaped
+
+_AT_ONCE = 40  # cards that are built together
+_PRESS_WHEN_NEAR = """new IntersectionObserver(seen => seen.some(one => one.isIntersecting) && seen[0].target.click(),
+    {rootMargin: "600px"}).observe(getHtmlElement(%d))"""
+# Action: icon, and what it does to a photo, for screen readers.
+_ACTIONS = {
+    "similar": ("image_search", "Find photos similar to {name}"),
+    "more": ("thumb_up_off_alt", "More like {name}"),
+    "less": ("thumb_down_off_alt", "Less like {name}"),
+    "keep": ("bookmark_border", "Keep {name}"),
+}
+_PRESSED_ICONS = {"more": "thumb_up", "less": "thumb_down", "keep": "bookmark"}
 
 
 class ResultList:
@@ -19,75 +32,140 @@ class ResultList:
 
     Args:
         index: Tells its number of photos and whether it is whole.
-        on_photo: Called with a hit and its name to find similar photos.
+        on_action: Called with `open` or a key of `_ACTIONS`, and the place of the hit in `hits`.
+
+    Attributes:
+        hits: The ranked photos.
+        names: A short name of each.
+        tools: An empty place above the photos.
     """
 
-    def __init__(self, index: PhotoIndex, on_photo: Callable[[Hit, str], Awaitable[None]]):
-        self._count, self._on_photo = index.count, on_photo
+    def __init__(self, index: PhotoIndex, on_action: Callable[[str, int], Any]):
+        self._count, self._on_action = index.count, on_action
+        self.hits: list[Hit] = []
+        self.names: list[str] = []
+        self._told: tuple[str, Sequence[str]] = "", ()  # of the results that are shown
+        self._pressed: Mapping[str, set[Path]] = {}
+        self._buttons: list[dict[str, ui.button]] = []  # of the cards that are built
         # Screen readers announce changes of it.
         self._status = ui.element("div").classes("status").props('role="status" aria-live="polite"')
-        self._list = ui.element("ol").classes("results").props('aria-label="Ranked photos"')
+        self.tools = ui.element("div")
+        self._list = ui.element("ol").classes("results")
+        self._list.props["aria-label"] = t("Ranked photos")
+        self._next = ui.button(t("Show more photos"), on_click=self._build_next).props("flat no-caps")
+        self._next.set_visibility(False)
         with self._list, ui.element("li").classes("empty"):
             ui.icon("person_search").props('aria-hidden="true"')
-            ui.label(f"{index.count:,} photos to search. Describe a person, add a sketch, or do both.")
+            start = t("{count} photos to search. Describe a person, add a sketch, or do both.")
+            ui.label(start.format(count=f"{index.count:,}"))
             for note in index.notes:
                 ui.label(note).classes("note")
 
     def show_loading(self) -> None:
         """Show that a search is running."""
-        self._show_status(f"Searching {self._count:,} photos …", spinner=True)
+        self._show_status(t("Searching {count} photos …").format(count=f"{self._count:,}"), spinner=True)
         self._list.classes(add="stale")
 
     def show_problem(self, message: str) -> None:
         """Show an error, or hide it if the message is empty; earlier results stay visible."""
         self._list.classes(remove="stale")
-        self._status.clear()
         if not message:
+            self._show_status(*self._told)
             return
+        self._status.clear()
         with self._status, ui.element("div").classes("problem").props('role="alert"'):
             ui.icon("error_outline").props('aria-hidden="true"')
             ui.label(message)
 
     def show(self, title: str, answer: Answer) -> None:
         """Show the results of a query."""
-        self._count = answer.count
-        self._show_status(f"{len(answer.hits)} of {self._count:,} photos for {title}", answer.notes)
+        self._count, self.hits = answer.count, answer.hits
+        self.names = short_names([hit.path for hit in answer.hits])
+        shown = t("{found} of {count} photos for {title}")
+        shown = shown.format(found=f"{len(answer.hits):,}", count=f"{self._count:,}", title=title)
+        folded = sum(len(hit.same) for hit in answer.hits)
+        line = t("{count} copies or near-identical photos are folded into them").format(count=f"{folded:,}")
+        self._told = shown, [line] * bool(folded) + answer.notes
+        self._show_status(*self._told)
         self._list.clear()
         self._list.classes(remove="stale")
-        with self._list:
-            for hit, name in zip(answer.hits, short_names([hit.path for hit in answer.hits]), strict=True):
-                self._build_card(hit, name)
+        self._buttons = []
+        self._build_next()
         # On a narrow screen the list is below the form. The client scrolls, since the clicked card no longer exists.
         show = f'getHtmlElement({self._status.id}).scrollIntoView({{block: "nearest"}})'
-        self._status.client.run_javascript(show)
+        self._status.client.run_javascript(f"{show}; {_PRESS_WHEN_NEAR % self._next.id}")
+
+    def press(self, pressed: Mapping[str, set[Path]]) -> None:
+        """Show which photos are marked or kept, by action."""
+        before, self._pressed = self._pressed, pressed
+        for place, buttons in enumerate(self._buttons):
+            path = self.hits[place].path
+            for action in _PRESSED_ICONS:
+                if (path in before.get(action, ())) != (path in pressed[action]):
+                    self._show_pressed(buttons[action], action, path)
 
     def _show_status(self, title: str, notes: Sequence[str] = (), spinner: bool = False) -> None:
         self._status.clear()
         with self._status:
             if spinner:
                 ui.spinner(size="1.5em")
-            ui.label(title).classes("status-title")
+            if title:
+                ui.label(title).classes("status-title")
             for note in notes:
                 ui.label(note).classes("note")
 
-    def _build_card(self, hit: Hit, name: str) -> None:
-        async def find_similar() -> None:
-            await self._on_photo(hit, name)
+    def _build_next(self) -> None:
+        """Build the next cards."""
+        built = len(self._buttons)
+        with self._list:
+            for place in range(built, min(built + _AT_ONCE, len(self.hits))):
+                self._build_card(place)
+        self._next.set_visibility(len(self._buttons) < len(self.hits))
 
+    def _build_card(self, place: int) -> None:
+        hit, name = self.hits[place], self.names[place]
         with ui.element("li").classes("card"):
-            address = f"/photo/{hit.row}?of={path_mark(hit.path)}&tab={self._list.client.id}"
-            picture = ui.element("img").props(f'src="{address}" loading="lazy"').classes("photo")
-            picture.props["alt"] = f"Photo {name}, rank {hit.rank}"
-            picture.on("click", find_similar, args=[])
+            with ui.element("button").props('type="button"').classes("open") as opener:
+                opener.props["aria-label"] = t("Open {name}, rank {rank}").format(name=name, rank=hit.rank)
+                opener.on("click", lambda: self._on_action("open", place), args=[])
+                picture(hit.row, hit.path, opener.client.id)
+                if hit.same:
+                    count = ui.label(f"+{len(hit.same)}").classes("same")
+                    count.props["title"] = t("{count} copies or near-identical photos").format(count=len(hit.same))
             with ui.element("div").classes("card-line"):
                 ui.label(f"{hit.rank}").classes("rank")
-                ui.label(f"{min(hit.score, 1):.3f}").classes("score").props('title="cosine similarity"')
-            with ui.element("details"):  # opens by mouse, finger and keyboard, and the path can be copied
-                with ui.element("summary").classes("name"):
-                    ui.label(name)
-                ui.label(escaped(str(hit.path), 4096)).classes("path")
-            button = ui.button("Similar", icon="image_search", on_click=find_similar)
-            button.props("flat dense no-caps no-wrap").props["aria-label"] = f"Find photos similar to {name}"
+                ui.label(f"{min(hit.score, 1):.3f}").classes("score").props["title"] = t("cosine similarity")
+            ui.label(name).classes("name")
+            with ui.element("div").classes("card-actions"):
+                buttons = {action: self._build_button(action, place) for action in _ACTIONS}
+        self._buttons.append(buttons)
+        for action in _PRESSED_ICONS:
+            self._show_pressed(buttons[action], action, hit.path)
+
+    def _build_button(self, action: str, place: int) -> ui.button:
+        icon, label = _ACTIONS[action]
+        button = ui.button(icon=icon, on_click=lambda: self._on_action(action, place)).props("flat dense round")
+        button.props["aria-label"] = button.props["title"] = t(label).format(name=self.names[place])
+        return button
+
+    def _show_pressed(self, button: ui.button, action: str, path: Path) -> None:
+        is_pressed = path in self._pressed.get(action, ())
+        button.props["icon"] = _PRESSED_ICONS[action] if is_pressed else _ACTIONS[action][0]
+        button.props["aria-pressed"] = str(is_pressed).lower()
+
+
+def picture(row: int, path: Path, tab: str, kind: str = "") -> ui.element:
+    """Build an image of an indexed photo: its thumbnail, or with `kind` its `full` size or its `heat` map."""
+    image = ui.element("img").props('loading="lazy"').classes("photo")
+    image.props["src"] = photo_address(Found(row, path), tab, kind)
+    image.props["alt"] = ""  # what holds it has a name
+    return image
+
+
+def photo_address(photo: Found, tab: str, kind: str = "") -> str:
+    """Return the address of a photo on the page."""
+    row, of = photo.mark.split(".")
+    return f"/photo/{row}?of={of}&tab={tab}" + f"&kind={kind}" * bool(kind)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -96,8 +174,3 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     counts = Counter(tail for one in tails for tail in one)
     shortest = {one[-1]: next(tail for tail in one if counts[tail] == 1) for one in tails}
     return [escaped(str(Path(*shortest[path.parts])), 4096) for path in paths]
-
-
-def path_mark(path: Path) -> str:
-    """Return a short mark of a path, which tells whether a row of another state of the index has the same photo."""
-    return f"{zlib.crc32(os.fsencode(path)):08x}"

@@ -1,19 +1,24 @@
 """The threads of the page: one owns the model and answers one query at a time, one decodes uploads."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import Image
 
-from ms_unireid.apps.search.queries import Hit, make_query
+from ms_unireid.apps.search.folding import FOLD
+from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.search.queries import Hit, Query, make_query
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.apps.search.sketches import prepare_sketch
-from ms_unireid.apps.web.page_query import PageQuery
+from ms_unireid.apps.web.page_query import Found, PageQuery
 from ms_unireid.apps.web.uploads import decode_upload
 from ms_unireid.data.transforms import resize
 from ms_unireid.errors import QueryError, UserError
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Answer:
     """The answer to a query."""
 
     hits: list[Hit]  # best first
-    count: int  # of photos in the index
+    asked: Query
+    count: int  # of photos that pass the filters
     notes: list[str]  # hints for the user
 
 
@@ -51,7 +57,15 @@ class SearchWorker:
     async def search(self, query: PageQuery) -> Answer:
         """Search; UserError if the query cannot be answered."""
         query.check()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, query)
+        return await self.run(self._answer, query)
+
+    async def run(self, job: Callable[..., _T], *arguments: object) -> _T:
+        """Do what needs the searcher in its thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)
+
+    async def has_news(self) -> bool:
+        """Whether the index on disk has changed; UserError if it cannot be read."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, self.searcher.has_changed)
 
     async def decode(self, upload: bytes) -> Image.Image:
         """Decode an upload; DataError if it cannot be used."""
@@ -70,30 +84,36 @@ class SearchWorker:
         return Image.fromarray(resize(picture, self.image_size)), notes
 
     def _answer(self, query: PageQuery) -> Answer:
-        notes = self._refresh()
-        text, drawing, sketches = query.text.strip() or None, query.drawing(self.image_size), list(query.uploads)
-        if drawing is not None:  # the uploads are prepared already
-            drawing, told = self.searcher.read_sketch(make_query(sketch=drawing, as_is=query.as_is), drawing)
-            sketches, notes = [drawing, *sketches], notes + told
-        weight = query.weight if text and query.has_pictures else 0.5
-        row = self._row(query)
-        photos = [*query.photos, *([] if row is None else [row])]
-        asked = make_query(text, sketches, photos, weight, as_is=True)
-        hits = self.searcher.search_all([asked], query.top_k)[0]
-        return Answer(hits, self.searcher.index.count, [*notes, *self.searcher.notes(asked)])
+        index, text, drawing = self.searcher.index, query.text.strip() or None, query.drawing(self.image_size)
+        notes = []
+        if drawing is not None and not query.as_is:
+            drawing, notes = prepare_sketch(drawing, self.image_size)
+        start = _rows(index, [query.start] if query.start else [])
+        asked = make_query(
+            text,
+            [*([drawing] if drawing is not None else []), *query.uploads],
+            [*query.photos, *start],
+            query.weight if text and query.has_pictures else 0.5,
+            as_is=True,  # the uploads have been prepared
+            more=_rows(index, query.more),
+            less=_rows(index, query.less),
+        )
+        hits = self.searcher.search_all([asked], query.top_k, query.where or None, FOLD if query.fold else None)[0]
+        count = len(index.passing(query.where)) if query.where else index.count
+        return Answer(hits, asked, count, [*notes, *self.searcher.notes(asked)])
 
-    def _refresh(self) -> list[str]:
-        """Open the index again if it has changed; an index that cannot be opened is searched as it was."""
-        try:
-            return ["The index has changed and was opened again."] * self.searcher.refresh()
-        except UserError as error:
-            return [f"The index has changed. Its earlier state was searched, because the new one fails: {error}"]
 
-    def _row(self, query: PageQuery) -> int | None:
-        """Return the row of an indexed photo, which may have moved."""
-        index, path = self.searcher.index, query.photo_path
-        if path is None or (query.photo < index.count and index.path(query.photo) == path):
-            return query.photo
-        if path not in index.photos:
-            raise QueryError(f"{query.photo_name} is no longer in the index.")
-        return index.photos.index(path)
+def state_of(index: PhotoIndex) -> tuple[str, int]:
+    """Return what tells states of an index apart."""
+    return index.about["id"], index.about["changes"]
+
+
+def _rows(index: PhotoIndex, photos: Sequence[Found]) -> list[int]:
+    """Return the rows of indexed photos, which may have moved."""
+    try:
+        return [
+            one.row if one.row < index.count and index.path(one.row) == one.path else index.row(one.path)
+            for one in photos
+        ]
+    except UserError as error:
+        raise QueryError("A photo of the query is no longer in the index.") from error

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
 from ms_unireid.apps.web.drawing import Drawing, Point, Stroke
 
@@ -53,11 +53,14 @@ def drawing(colour: str, right: float = 0, down: float = 0) -> Image.Image:
 
 
 def put_gallery(folder: Path) -> Path:
-    """Write each person's photos as `COLOUR_NUMBER.png`."""
+    """Write each person's photos as `COLOUR_NUMBER.png`: number 0 by camera A on 1 May 2024, 1 by B on 2 May."""
     folder.mkdir(parents=True)
     for colour in PEOPLE:
         for number in range(PHOTOS):
-            photo(colour, number).save(folder / f"{colour}_{number}.png")
+            exif = Image.Exif()
+            exif[ExifTags.Base.Model] = f"Camera {'AB'[number]}"
+            exif[ExifTags.Base.DateTime] = f"2024:05:{number + 1:02} 12:00:00"
+            photo(colour, number).save(folder / f"{colour}_{number}.png", exif=exif)
     return folder
 
 

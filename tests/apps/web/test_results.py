@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ms_unireid.apps.web.results import path_mark, short_names
+from ms_unireid.apps.web.page_query import path_mark
+from ms_unireid.apps.web.results import short_names
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""The filters of the page: folders, cameras, persons, times, and whether near-identical photos are folded."""
+
+import html
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from nicegui import events, ui
+
+from ms_unireid.apps.search.filters import Filter
+from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.web.words import t
+from ms_unireid.errors import QueryError, escaped
+
+_MAX_OPTIONS = 500
+_CHOSEN = "(e) => emit([...e.target.selectedOptions].map(one => one.value))"
+_VALUE = "(e) => emit(e.target.value)"
+_MAX_LENGTH = 4096  # characters of a field
+
+
+class Narrow:
+    """The filters, built in NiceGUI's current slot; what the index does not know is not offered.
+
+    Args:
+        index: Tells its folders, cameras, persons and times.
+    """
+
+    def __init__(self, index: PhotoIndex):
+        self._index = index
+        self._chosen: dict[str, tuple[str, ...]] = {"folders": (), "cameras": ()}
+        self._fields = {"persons": "", "after": "", "before": ""}
+        self._lists: dict[str, tuple[ui.element, Mapping[str, int]]] = {}
+        self._inputs: dict[str, ui.element] = {}
+        with ui.element("details").classes("narrow"):
+            with ui.element("summary"):
+                self._summary = ui.label()
+            self._build_list("folders", t("Folders"), index.folders)
+            self._build_list("cameras", t("Cameras"), index.cameras)
+            if index.persons:
+                self._build_field("persons", t("Persons, with commas between"), "text")
+            if index.times:
+                self._build_field("after", t("Taken from"), "datetime-local")
+                self._build_field("before", t("Taken until"), "datetime-local")
+                known = t("From {first} to {last}; photos without a time are left out.")
+                ui.label(known.format(first=index.times[0], last=index.times[1])).classes("hint")
+            self._fold = ui.checkbox(t("Fold copies and near-identical photos"), value=True).props("dense")
+        self._show_count()
+
+    @property
+    def filter(self) -> Filter:
+        """The filter that is set; a QueryError tells of a time that is none."""
+        persons = tuple(one.strip() for one in self._fields["persons"].split(",") if one.strip())
+        times = {key: self._fields[key] for key in ("after", "before")}
+        return Filter(**self._chosen, persons=persons, **times)
+
+    @property
+    def fold(self) -> bool:
+        """Whether near-identical photos are folded."""
+        return bool(self._fold.value)
+
+    def show(self, where: Filter, fold: bool) -> None:
+        """Show a filter; what the index does not have is left out."""
+        for key, (_, known) in self._lists.items():
+            self._chosen[key] = tuple(one for one in getattr(where, key) if one in known)
+            self._show_options(key)
+        self._fields = {"persons": ", ".join(where.persons), "after": where.after, "before": where.before}
+        for key, field in self._inputs.items():
+            field.props["value"] = self._fields[key]
+        self._fold.value = fold
+        self._show_count()
+
+    def _build_list(self, key: str, title: str, known: Mapping[str, int]) -> None:
+        if len(known) < 2:
+            return
+        with ui.element("label").classes("field"):
+            ui.label(title)
+            field = ui.element("select").props(f"multiple size={min(4, len(known))}")
+        field.on("change", lambda event: self._choose(key, event), js_handler=_CHOSEN)
+        self._lists[key] = field, known
+        self._show_options(key)
+
+    def _show_options(self, key: str) -> None:
+        field, known = self._lists[key]
+        shared = os.path.commonpath(known) if key == "folders" else ""
+        field.clear()
+        with field:
+            for name, count in list(known.items())[:_MAX_OPTIONS]:
+                shown = os.path.relpath(name, Path(shared).parent) if shared else name
+                option = ui.html(html.escape(f"{escaped(shown, 100)} ({count:,})"), tag="option", sanitize=False)
+                option.props["value"], option.props["selected"] = name, name in self._chosen[key]
+
+    def _build_field(self, key: str, title: str, kind: str) -> None:
+        with ui.element("label").classes("field"):
+            ui.label(title)
+            field = self._inputs[key] = ui.element("input").props(f'type="{kind}"')
+        field.on("change", lambda event: self._fill(key, event), js_handler=_VALUE)
+
+    def _choose(self, key: str, event: events.GenericEventArguments) -> None:
+        if isinstance(event.args, list):
+            known = self._lists[key][1]
+            self._chosen[key] = tuple(one for one in event.args if isinstance(one, str) and one in known)
+            self._show_count()
+
+    def _fill(self, key: str, event: events.GenericEventArguments) -> None:
+        if isinstance(event.args, str) and len(event.args) <= _MAX_LENGTH:
+            self._fields[key] = self._inputs[key].props["value"] = event.args
+            self._show_count()
+
+    def _show_count(self) -> None:
+        try:
+            where = self.filter
+            count = sum(map(bool, (where.folders, where.cameras, where.persons, where.after, where.before)))
+        except QueryError:
+            count = 1
+        self._summary.text = t("Narrow the search") + f" ({count})" * bool(count)
