@@ -60,26 +60,45 @@ def fill(page: Page) -> None:
     page.get_by_role("button", name="Search", exact=True).click()
     page.locator(".card img").first.wait_for()
     page.wait_for_function("() => [...document.querySelectorAll('.card img')].slice(0, 4).every(i => i.complete)")
-    page.evaluate("scrollTo(0, 0)")
+    if page.viewport_size["width"] > 960:
+        page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(2000)  # the button's spinner fades
 
 
+def look(page: Page) -> None:
+    """Keep two photos, and open the first one with its heat map."""
+    for place in range(2):
+        page.get_by_role("button", name="Keep ").nth(place).click()
+    page.locator(".card .open").first.click()
+    with page.expect_response(lambda answer: "kind=heat" in answer.url):
+        page.get_by_role("button", name="Where the model looked").click()
+    page.wait_for_timeout(2000)
+
+
+def save(page: Page, name: str) -> None:
+    """Take a screenshot of 256 colours."""
+    path = Path(__file__).with_name(f"{name}.png")
+    page.screenshot(path=path)
+    with Image.open(path) as picture:
+        picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def main() -> None:
-    """Take one screenshot at desktop width and one at phone width."""
+    """Take screenshots of the page at desktop and phone width, and of a photo seen large."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="http://127.0.0.1:8080")
     address = parser.parse_args().address
-    folder = Path(__file__).parent
     with sync_playwright() as playwright:
         executable = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        for name, width, height in (("search_page", 1200, 860), ("search_page_phone", 360, 760)):
+        for name, width, height in (("search_page", 1200, 1000), ("search_page_phone", 360, 760)):
             page = browser.new_page(viewport={"width": width, "height": height})
             page.goto(address)
             fill(page)
-            page.screenshot(path=folder / f"{name}.png")
-            with Image.open(folder / f"{name}.png") as picture:
-                picture.quantize(256, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+            save(page, name)
+            if name == "search_page":
+                look(page)
+                save(page, "search_viewer")
         browser.close()
 
 

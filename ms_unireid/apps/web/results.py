@@ -84,7 +84,7 @@ class ResultList:
         shown = t("{found} of {count} photos for {title}")
         shown = shown.format(found=f"{len(answer.hits):,}", count=f"{self._count:,}", title=title)
         folded = sum(len(hit.same) for hit in answer.hits)
-        line = t("{count} copies or near-identical photos are folded into them").format(count=f"{folded:,}")
+        line = t("Copies and near-identical photos folded into them: {count}").format(count=f"{folded:,}")
         self._told = shown, [line] * bool(folded) + answer.notes
         self._show_status(*self._told)
         self._list.clear()
@@ -131,7 +131,7 @@ class ResultList:
                 picture(hit.row, hit.path, opener.client.id)
                 if hit.same:
                     count = ui.label(f"+{len(hit.same)}").classes("same")
-                    count.props["title"] = t("{count} copies or near-identical photos").format(count=len(hit.same))
+                    count.props["title"] = t("Copies and near-identical photos: {count}").format(count=len(hit.same))
             with ui.element("div").classes("card-line"):
                 ui.label(f"{hit.rank}").classes("rank")
                 ui.label(f"{min(hit.score, 1):.3f}").classes("score").props["title"] = t("cosine similarity")
