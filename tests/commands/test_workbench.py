@@ -52,6 +52,7 @@ def test_a_photo_opens_large_with_what_is_known_of_it(page, people):
     page.keyboard.press("+")
     page.mouse.move(600, 400)
     page.mouse.wheel(0, -100)
+    page.wait_for_function("() => Math.abs(document.querySelector('.viewer img').dataset.zoom - 1.25 ** 2) < 1e-9")
     assert image.bounding_box()["width"] == pytest.approx(1.25**2 * before, rel=0.02)
     page.mouse.down()
     page.mouse.move(500, 300)
@@ -337,6 +338,9 @@ def test_everyone_can_use_the_workbench(page, scheme):
     assert violations(page) == [], "results, filters, marks and shortlist"
     act(page, "Open", "red_0.png").click()
     page.wait_for_function("() => document.querySelector('.viewer img')?.naturalHeight == 192")
+    expect(page.locator(".viewer").get_by_role("button", name="More like this")).to_have_attribute(
+        "aria-pressed", "true"
+    )
     assert violations(page) == [], "viewer"
 
 

@@ -99,7 +99,12 @@ class SearchPage:
             with _section("shortlist", "Shortlist"):
                 self._kept = ShortlistPanel(worker, cases, state, self._press, self._open, self._show_problem)
                 HandOverRow(worker, downloads, lambda: self._kept.entries, self._show_problem)
-        self._viewer = Viewer(lambda action, place: self._act(action, self._opened, place), self._describe)
+        self._viewer = Viewer(
+            lambda action, place: self._act(action, self._opened, place),
+            self._describe,
+            lambda action, path: path in self._pressed()[action],
+        )
+        self._press()
         self._show_history()
         ui.on("address", lambda event: self.go(event.args))
         ui.timer(_LOOK_AGAIN, self._look_for_news)
@@ -219,11 +224,12 @@ class SearchPage:
                 ui.button(t("Clear the marks"), icon="close", on_click=self._clear_marks).props("flat dense no-caps")
         self._press()
 
+    def _pressed(self) -> dict[str, set[Path]]:
+        """Return which photos are marked or kept, by action."""
+        return {**{kind: set(marked) for kind, marked in self._marks.items()}, "keep": self._kept.paths}
+
     def _press(self) -> None:
-        if hasattr(self, "_kept"):
-            self._results.press(
-                {**{kind: set(marked) for kind, marked in self._marks.items()}, "keep": self._kept.paths}
-            )
+        self._results.press(self._pressed())
 
     def _restore(self, query: PageQuery) -> None:
         self._marks = {

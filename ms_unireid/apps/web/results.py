@@ -24,7 +24,7 @@ _ACTIONS = {
     "less": ("thumb_down_off_alt", "Less like {name}"),
     "keep": ("bookmark_border", "Keep {name}"),
 }
-_PRESSED_ICONS = {"more": "thumb_up", "less": "thumb_down", "keep": "bookmark"}
+PRESSED_ICONS = {"more": "thumb_up", "less": "thumb_down", "keep": "bookmark"}
 
 
 class ResultList:
@@ -100,7 +100,7 @@ class ResultList:
         before, self._pressed = self._pressed, pressed
         for place, buttons in enumerate(self._buttons):
             path = self.hits[place].path
-            for action in _PRESSED_ICONS:
+            for action in PRESSED_ICONS:
                 if (path in before.get(action, ())) != (path in pressed[action]):
                     self._show_pressed(buttons[action], action, path)
 
@@ -139,7 +139,7 @@ class ResultList:
             with ui.element("div").classes("card-actions"):
                 buttons = {action: self._build_button(action, place) for action in _ACTIONS}
         self._buttons.append(buttons)
-        for action in _PRESSED_ICONS:
+        for action in PRESSED_ICONS:
             self._show_pressed(buttons[action], action, hit.path)
 
     def _build_button(self, action: str, place: int) -> ui.button:
@@ -150,7 +150,7 @@ class ResultList:
 
     def _show_pressed(self, button: ui.button, action: str, path: Path) -> None:
         is_pressed = path in self._pressed.get(action, ())
-        button.props["icon"] = _PRESSED_ICONS[action] if is_pressed else _ACTIONS[action][0]
+        button.props["icon"] = PRESSED_ICONS[action] if is_pressed else _ACTIONS[action][0]
         button.props["aria-pressed"] = str(is_pressed).lower()
 
 

@@ -51,7 +51,7 @@ class ShortlistPanel:
             self._build_cases(cases)
         self._list = ui.element("ul").classes("kept")
         self._compare = ui.button(t("Compare"), icon="compare", on_click=self._on_compare).props("flat dense no-caps")
-        self.show()
+        self._show()
 
     @property
     def paths(self) -> set[Path]:
@@ -83,6 +83,10 @@ class ShortlistPanel:
 
     def show(self) -> None:
         """Show the list as it is now."""
+        self._show()
+        self._on_change()
+
+    def _show(self) -> None:
         try:
             self._photos = self._state["list"].photos()
         except UserError as error:
@@ -97,7 +101,6 @@ class ShortlistPanel:
             for one in self._photos:
                 self._build(one)
         self._compare.set_visibility(len(self._photos) > 1)
-        self._on_change()
 
     def _build(self, kept: Kept) -> None:
         photo, name = self._find(kept), escaped(Path(kept.path).name, 200)

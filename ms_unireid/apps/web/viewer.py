@@ -1,6 +1,7 @@
 """A photo seen large: zoom, heat map, facts, and the way through the list; and several photos side by side."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from nicegui import events, ui
@@ -8,7 +9,7 @@ from nicegui import events, ui
 from ms_unireid.apps.search.queries import Hit
 from ms_unireid.apps.web.canvas import modal
 from ms_unireid.apps.web.page_query import Found
-from ms_unireid.apps.web.results import photo_address
+from ms_unireid.apps.web.results import PRESSED_ICONS, photo_address
 from ms_unireid.apps.web.words import t
 from ms_unireid.errors import escaped
 
@@ -32,14 +33,16 @@ class Viewer:
     Args:
         on_action: Called with a key of `_ACTIONS`, and the place of the photo in the list.
         describe: Returns the facts of a hit, each a name and a value.
+        is_pressed: Whether `more`, `less` or `keep` holds for a photo.
     """
 
     def __init__(
         self,
         on_action: Callable[[str, int], Any],
         describe: Callable[[Hit], Awaitable[Sequence[tuple[str, str]]]],
+        is_pressed: Callable[[str, Path], bool],
     ):
-        self._on_action, self._describe = on_action, describe
+        self._on_action, self._describe, self._is_pressed = on_action, describe, is_pressed
         self._hits: Sequence[Hit] = ()
         self._place, self._is_heat = 0, False
         with modal().props("maximized") as self._dialog, ui.element("div").classes("viewer") as sheet:
@@ -56,9 +59,7 @@ class Viewer:
                 self._image = ui.element("img").classes("viewer-photo")
             self._facts = ui.element("dl").classes("facts")
             with ui.element("div").classes("viewer-bar"):
-                for action, (icon, name) in _ACTIONS.items():
-                    button = ui.button(t(name), icon=icon, on_click=lambda action=action: self._act(action))
-                    button.props("flat no-caps")
+                self._buttons = {action: self._build_button(action) for action in _ACTIONS}
         self._dialog.props["aria-label"] = t("Photo")
         sheet.props('tabindex="-1" data-autofocus')  # takes the keys from the beginning
         sheet.on("keydown", self._on_key, js_handler=_KEYS)
@@ -83,6 +84,7 @@ class Viewer:
         self._heat.props["aria-pressed"] = str(self._is_heat).lower()
         self._earlier.set_enabled(place > 0)
         self._later.set_enabled(place < len(self._hits) - 1)
+        self._show_pressed()
         ui.run_javascript("zoomPhoto(0)")
         facts = await self._describe(hit)
         if self._place == place:
@@ -104,6 +106,18 @@ class Viewer:
         done = self._on_action(action, self._place)
         if done is not None:
             await done
+        self._show_pressed()
+
+    def _build_button(self, action: str) -> ui.button:
+        icon, name = _ACTIONS[action]
+        return ui.button(t(name), icon=icon, on_click=lambda: self._act(action)).props("flat no-caps")
+
+    def _show_pressed(self) -> None:
+        path = self._hits[self._place].path
+        for action, icon in PRESSED_ICONS.items():
+            is_pressed = self._is_pressed(action, path)
+            self._buttons[action].props["aria-pressed"] = str(is_pressed).lower()
+            self._buttons[action].props["icon"] = icon if is_pressed else _ACTIONS[action][0]
 
     async def _on_key(self, event: events.GenericEventArguments) -> None:
         if event.args in ("ArrowLeft", "ArrowRight"):
