@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import struct
 
 import pytest
 from fuzz.fuzzing import damaged, outcome, tries
@@ -127,6 +128,46 @@ def test_make_and_model_are_printable_and_short(make, model, expected):
         assert len(found) == 100
     else:
         assert found == expected
+
+
+def raw(order: str, first: list[tuple], second: list[tuple] = (), at: int | None = None) -> bytes:
+    """Write EXIF with a first directory and a second one, of entries (tag, type, count, bytes or number)."""
+    start = 8 + 2 + 12 * (len(first) + 1) + 4
+    first = [*first, (int(ExifTags.IFD.Exif), 4, 1, start if at is None else at)]
+    texts, body = b"", b""
+    behind = start + 2 + 12 * len(second) + 4
+    for entries in (first, second):
+        body += struct.pack(f"{order}H", len(entries))
+        for tag, kind, count, value in entries:
+            if isinstance(value, bytes):
+                value, texts = behind + len(texts), texts + value
+            body += struct.pack(f"{order}HHLL", tag, kind, count, value)
+        body += bytes(4)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}L", 8)
+    return b"Exif\0\0" + head + body + texts
+
+
+def facts_of(exif: bytes) -> Facts:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 16)).save(file, "JPEG", exif=exif)
+    return photo_facts(file, "a.jpg")
+
+
+TIME = b"2024:05:01 12:30:15\0"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_both_byte_orders_and_directories_that_lead_nowhere(order):
+    changed, original = (0x132, 2, 20, b"2025" + TIME[4:]), (0x9003, 2, 20, TIME)
+    assert facts_of(raw(order, [changed], [original])).taken == "2024-05-01T12:30:15"
+    for at in (0, 8, 1 << 20, (1 << 32) - 1):  # not a directory, itself, behind the end
+        assert facts_of(raw(order, [changed], [original], at)).taken == "2025-05-01T12:30:15"
+    assert facts_of(raw(order, [(0x132, 2, 1 << 31, TIME)])).taken == "2024-05-01T12:30:15"
+
+
+@pytest.mark.parametrize("kind", [1, 3, 4, 5, 7, 12, 99])
+def test_tags_of_another_type_are_none(kind):
+    assert facts_of(raw("<", [(tag, kind, 1 << 31, TIME) for tag in (0x10F, 0x110, 0x132)])) == Facts()
 
 
 def test_a_file_that_cannot_be_read_has_the_facts_of_its_name(tmp_path):

@@ -360,18 +360,20 @@ def test_killed_at_any_moment(what, tmp_path, monkeypatch):
     """After a kill at any statement, flush or removal the index is consistent, and the next run completes it."""
     # A forked process must not use libraries with threads.
     monkeypatch.setattr(indexing, "iterate", lambda source, runtime: (source[i] for i in range(len(source))))
+    place, before = tmp_path / "now", tmp_path / "before"
+    photos, index = place / "photos", place / "index"
+    put_photos(photos, range(4))
+    put_photo(photos / "x_c1_.png", colour_of(60))
+    if what != "made":
+        update(index, photos)
+    if what == "changed":
+        change_everything(photos)
+    elif what == "of an earlier version":
+        make_earlier(index, 2)
+    place.rename(before)
     moment, kills = 0, 0
     while True:
-        place = tmp_path / str(moment)
-        photos, index = place / "photos", place / "index"
-        put_photos(photos, range(4))
-        put_photo(photos / "x_c1_.png", colour_of(60))
-        if what != "made":
-            update(index, photos)
-        if what == "changed":
-            change_everything(photos)
-        elif what == "of an earlier version":
-            make_earlier(index, 2)
+        shutil.copytree(before, place)
         was_killed = killed_at(moment, index, photos)
         kills += was_killed
         consistent(index)
