@@ -42,7 +42,7 @@ _SCORE = (
     "The score is the cosine similarity of the query and the photo, at most 1. It orders photos and is not a "
     "probability: 0.4 may be a find for a description, whose scores are lower than those of sketches and photos."
 )
-_HISTORY = 100  # queries per tab
+_HISTORY, _LISTED = 100, 20  # queries that a tab knows, and that are listed
 _NAMED = 20  # near-identical photos
 _LOOK_AGAIN = 10.0  # seconds until a page looks for a newer index
 _MAX_ADDRESS = 100_000  # characters
@@ -299,13 +299,11 @@ class SearchPage:
             if not self._queries:
                 with ui.element("li").classes("hint"):
                     ui.label(t("Your queries appear here."))
-            for query in self._queries:
-                if wanted in query.name().casefold():
-                    with ui.element("li"):
-                        button = ui.button(
-                            query.name(), icon="history", on_click=lambda query=query: self._repeat(query)
-                        )
-                        button.props("flat dense no-caps no-wrap align=left")
+            found = [query for query in self._queries if wanted in query.name().casefold()]
+            for query in found[:_LISTED]:
+                with ui.element("li"):
+                    button = ui.button(query.name(), icon="history", on_click=lambda query=query: self._repeat(query))
+                    button.props("flat dense no-caps no-wrap align=left")
 
     async def _look_for_news(self) -> None:
         """Offer a newer index."""

@@ -4,12 +4,12 @@ import functools
 import io
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ms_unireid.apps.search.handover import thumbnail
 from ms_unireid.apps.search.index import PhotoIndex, indexed_content
 from ms_unireid.apps.search.searcher import Searcher
-from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe
+from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe, opened_file
 from ms_unireid.errors import DataError
 
 KINDS = ("", "full", "heat")
@@ -58,8 +58,15 @@ class Photos:
         return _jpeg(heat_picture(self._searcher, self.picture(row)))
 
     def size(self, row: int) -> tuple[int, int, int]:
-        """Return width and height in pixels, and the bytes of the file."""
-        return *self.picture(row).size, len(self._index_with(row).content(row))
+        """Return width and height of the upright photo in pixels, and the bytes of the file."""
+        index = self._index_with(row)
+        try:
+            content = index.content(row)
+            with opened_file(io.BytesIO(content)) as picture:
+                is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+                return *(picture.size[::-1] if is_turned else picture.size), len(content)
+        except DECODE_ERRORS as error:
+            raise DataError(f"{index.path(row)}: {describe(error)}") from error
 
     def _index_with(self, row: int) -> PhotoIndex:
         index = self._searcher.index
