@@ -1,6 +1,7 @@
 """Hands over photos of the page: a table, a sheet to print, or copies, made one at a time and fetched once."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 import tempfile
@@ -57,7 +58,11 @@ class Downloads:
 
     async def make(self, given: HandOver, kind: str, progress: Callable[[int, int], None]) -> str:
         """Make a file and return its address; UserError if the disk for it is full."""
-        content = await asyncio.get_running_loop().run_in_executor(self._thread, _write, given, kind, progress)
+        try:
+            content = await asyncio.get_running_loop().run_in_executor(self._thread, _write, given, kind, progress)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"The file cannot be made ({reason}); free space for temporary files.") from error
         key = secrets.token_urlsafe(32)
         self._files[key] = _File(content, kind)
         while len(self._files) > _WAITING:
@@ -127,11 +132,10 @@ def _write(given: HandOver, kind: str, progress: Callable[[int, int], None]) -> 
             }[kind]()
             file.write(text.encode(errors="backslashreplace"))
         file.seek(0)
-    except OSError as error:
-        file.close()
-        raise UserError(
-            f"The file cannot be made ({error.strerror or error}); free space for temporary files."
-        ) from error
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.close()  # it tries once more to write what is left
+        raise
     return file
 
 
