@@ -217,6 +217,21 @@ def test_a_case_outlives_the_tab(page, site, people):
     other.close()
 
 
+def test_a_note_is_typed_to_its_end(page):
+    search(page, caption("red"))
+    act(page, "Keep", "red_0.png").click()
+    note = page.get_by_label("Note on red_0.png")
+    note.press_sequentially("green")
+    act(page, "More like", "red_1.png").evaluate("one => one.click()")  # the page changes, the focus stays
+    expect(act(page, "More like", "red_1.png")).to_have_attribute("aria-pressed", "true")
+    note.press_sequentially(" bag")
+    page.keyboard.press("Tab")
+    act(page, "Keep", "red_1.png").evaluate("one => one.click()")
+    expect(page.locator(".kept li")).to_have_count(2)
+    expect(note).to_have_value("green bag")
+    expect(page.get_by_label("Compare red_0.png")).to_be_focused()
+
+
 def test_the_history_can_be_searched(page):
     for colour in ("red", "blue"):
         search(page, caption(colour))

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ms_unireid.errors import DataError, UserError, escaped
+from ms_unireid.errors import DataError, UserError, escaped, shown
 
 SUFFIX = ".case"
 MAX_NOTE, MAX_KEPT = 2000, 1000  # characters of a note, photos of a list
@@ -72,12 +72,15 @@ class Shortlist:
             raise DataError(f"{self.file}: is damaged (a value has another type); choose another name")
         return [Kept(*row) for row in rows]
 
-    def keep(self, photo: Kept) -> None:
-        """Add a photo; one that is kept already stays as it is."""
-        if self._rows("SELECT count(*) FROM kept") >= [(MAX_KEPT,)]:
-            raise UserError(f"A shortlist has at most {MAX_KEPT:,} photos; remove some, or begin another case.")
-        values = photo._replace(added=datetime.now().isoformat(timespec="seconds"))
-        self._rows("INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?)", *values)
+    def keep(self, *photos: Kept) -> None:
+        """Add photos, all or none; one that is kept already stays as it is."""
+        now = datetime.now().isoformat(timespec="seconds")
+        with self._clear_errors(), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            for photo in photos:
+                self._rows("INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?)", *photo._replace(added=now))
+            if self._rows("SELECT count(*) FROM kept") > [(MAX_KEPT,)]:
+                raise UserError(f"A shortlist has at most {MAX_KEPT:,} photos; remove some, or begin another case.")
 
     def note(self, path: str, text: str) -> None:
         """Set the note of a photo: one line, cut at `MAX_NOTE` characters."""
@@ -131,7 +134,7 @@ class Cases:
         DataError if the name is no plain one, or another file has it; UserError if it cannot be used.
         """
         if not _NAME.fullmatch(name):
-            raise DataError(f"{escaped(name, 100)}: name a case with letters, digits, spaces, . _ or -, at most 80")
+            raise DataError(f"{shown(name, 100)}: name a case with letters, digits, spaces, . _ or -, at most 80")
         file = self.folder / f"{name}{SUFFIX}"
         if file.is_symlink() or (file.exists() and not file.is_file()):
             raise DataError(f"{file}: is no plain file; choose another name")

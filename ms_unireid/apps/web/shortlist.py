@@ -43,12 +43,14 @@ class ShortlistPanel:
         self._worker, self._cases, self._state = worker, cases, state
         self._on_change, self._on_open, self._on_problem = on_change, on_open, on_problem
         self._photos: list[Kept] = []
+        self._shown: dict[Kept, ui.element] = {}
         self._compared: list[str] = []  # paths
         if "list" not in state:
             state["list"] = Shortlist()
         ui.label(t("Shortlist")).classes("caption")
         if cases is not None:
             self._build_cases(cases)
+        self._hint = ui.label(t("Photos that you keep appear here.")).classes("hint")
         self._list = ui.element("ul").classes("kept")
         self._compare = ui.button(t("Compare"), icon="compare", on_click=self._on_compare).props("flat dense no-caps")
         self._show()
@@ -93,18 +95,22 @@ class ShortlistPanel:
             self._photos = []
             self._on_problem(str(error))
         self._compared = [one.path for one in self._photos if one.path in self._compared]
-        self._list.clear()
+        # Only what has changed is built: a thousand photos take seconds, and their fields may be in use.
+        for one in self._shown.keys() - set(self._photos):
+            self._shown.pop(one).delete()
+        if [*self._shown] != self._photos[: len(self._shown)]:  # another page has changed one above others
+            for item in self._shown.values():
+                item.delete()
+            self._shown.clear()
         with self._list:
-            if not self._photos:
-                with ui.element("li").classes("hint"):
-                    ui.label(t("Photos that you keep appear here."))
-            for one in self._photos:
-                self._build(one)
+            for one in self._photos[len(self._shown) :]:
+                self._shown[one] = self._build(one)
+        self._hint.set_visibility(not self._photos)
         self._compare.set_visibility(len(self._photos) > 1)
 
-    def _build(self, kept: Kept) -> None:
+    def _build(self, kept: Kept) -> ui.element:
         photo, name = self._find(kept), escaped(Path(kept.path).name, 200)
-        with ui.element("li"):
+        with ui.element("li") as item:
             with ui.element("button").props('type="button"').classes("open") as opener:
                 opener.props["aria-label"] = t("Open {name}").format(name=name)
                 if photo is None:
@@ -119,13 +125,14 @@ class ShortlistPanel:
                 ui.label(f"{kept.score:.3f} · {kept.query}" if photo else gone).classes("hint")
                 note = ui.element("input").props(f'type="text" maxlength="{MAX_NOTE}"')
                 note.props["aria-label"] = note.props["placeholder"] = t("Note on {name}").format(name=name)
-                note.props["value"] = kept.note
+                note.props["defaultValue"] = kept.note  # with `value`, each change of the page undoes what is typed
                 note.on("change", lambda event: self._on_note(kept.path, event), js_handler=_VALUE)
             chosen = ui.checkbox(value=kept.path in self._compared).props("dense")
             chosen.props["aria-label"] = t("Compare {name}").format(name=name)
             chosen.on_value_change(lambda event: self._on_chosen(kept.path, event.value is True))
             remove = ui.button(icon="close", on_click=lambda: self._on_remove(kept.path)).props("flat dense round")
             remove.props["aria-label"] = t("Remove {name}").format(name=name)
+        return item
 
     def _build_cases(self, cases: Cases) -> None:
         with ui.element("div").classes("cases"):
@@ -138,12 +145,12 @@ class ShortlistPanel:
     def _on_case(self, name: object) -> None:
         try:
             opened = self._cases.open(name.strip() if isinstance(name, str) else "")
+            if self._state["list"].file is None:
+                opened.keep(*self._state["list"].photos())  # what was kept before the case was begun
         except UserError as error:
             self._on_problem(str(error))
             return
         self._on_problem("")
-        for one in self._state["list"].photos() if self._state["list"].file is None else ():
-            opened.keep(one)  # what was kept before the case was begun
         self._state["list"].close()
         self._state["list"], self._state["case"] = opened, name.strip()
         self.show()
@@ -152,6 +159,11 @@ class ShortlistPanel:
         if isinstance(event.args, str):
             try:
                 self._state["list"].note(path, event.args)
+                noted = {one.path: one for one in self._state["list"].photos()}
+                # The field that has this note stays, and the focus with it.
+                self._shown = {
+                    noted.get(one.path, one) if one.path == path else one: item for one, item in self._shown.items()
+                }
             except UserError as error:
                 self._on_problem(str(error))
             self.show()

@@ -39,8 +39,13 @@ def test_a_list_and_its_notes_have_limits():
         photos.keep(kept(str(number)))
     with pytest.raises(UserError, match="at most 1,000 photos"):
         photos.keep(kept("more"))
+    photos.remove(kept("0").path)
+    with pytest.raises(UserError, match="at most 1,000 photos"):
+        photos.keep(kept("0"), kept("more"))  # all or none
+    photos.keep(kept("0"), kept("1"))
+    assert len(photos.photos()) == MAX_KEPT and photos.photos()[-1].path == kept("0").path
     photos.note("/photos/0.jpg", "n" * (MAX_NOTE + 1))
-    assert len(photos.photos()[0].note) == MAX_NOTE
+    assert len(photos.photos()[-1].note) == MAX_NOTE
 
 
 @pytest.mark.parametrize(
