@@ -180,6 +180,12 @@ def test_the_address_carries_the_query(page, site):
     ):
         opened(bookmarked, f"{site.address}/?{bad}")
         expect(bookmarked.locator(".status-title, .problem").first).to_be_visible()
+    opened(bookmarked, f"{site.address}/?q=a&after=2024-05-01&person=x")
+    expect(bookmarked.get_by_role("alert")).to_contain_text("no known person")
+    bookmarked.get_by_text("Narrow the search (1)").click()  # a day is shown as a time, what has no field is left out
+    expect(bookmarked.get_by_label("Taken from")).to_have_value("2024-05-01T00:00")
+    search(bookmarked)
+    expect(status(bookmarked)).to_contain_text("photos for “a”")
     other.close()
 
 

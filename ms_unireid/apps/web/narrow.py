@@ -63,9 +63,12 @@ class Narrow:
         for key, (_, known) in self._lists.items():
             self._chosen[key] = tuple(one for one in getattr(where, key) if one in known)
             self._show_options(key)
-        self._fields = {"persons": ", ".join(where.persons), "after": where.after, "before": where.before}
+        asked = {"persons": ", ".join(where.persons)}
+        for key, time in zip(("after", "before"), where.times, strict=True):
+            given = getattr(where, key)
+            asked[key] = given if "T" in given or not given else time  # a field for times cannot show a date
         for key, field in self._inputs.items():
-            field.props["value"] = self._fields[key]
+            self._fields[key] = field.props["value"] = asked[key]
         self._fold.value = fold
         self._show_count()
 
