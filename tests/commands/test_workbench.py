@@ -171,6 +171,11 @@ def test_the_address_carries_the_query(page, site):
     bookmarked = opened(other.new_page(), address)
     expect(status(bookmarked)).to_contain_text("8 of 8 photos for “A person in red")
     expect(bookmarked.get_by_label("Cameras")).to_have_values(["Camera A"])
+    search(bookmarked, "红" * 3000)  # nine characters each in an address
+    bookmarked.wait_for_url(re.compile("pictures="))
+    assert len(bookmarked.url) < 100
+    bookmarked.reload()
+    expect(description(bookmarked)).to_have_value("红" * 3000)
     for bad in (
         "photo=0.00000000&q=a",
         "weight=7&q=a&top=3&camera=Z",

@@ -46,6 +46,7 @@ _HISTORY, _LISTED = 100, 20  # queries that a tab knows, and that are listed
 _NAMED = 20  # near-identical photos
 _LOOK_AGAIN = 10.0  # seconds until a page looks for a newer index
 _MAX_ADDRESS = 100_000  # characters
+_LONGEST = 4_000  # characters of an address that the page makes; proxies refuse those of 8,000
 _DAY = 24 * 60 * 60  # seconds
 _GONE = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 360"><rect width="120" height="360" fill="#e5e7eb"/>'
@@ -114,7 +115,7 @@ class SearchPage:
         if not isinstance(address, str) or len(address) > _MAX_ADDRESS:
             return
         address = f"/?{address.removeprefix('?')}"
-        near = (one for one in self._queries if address.startswith(one.address()))
+        near = (one for one in self._queries if address.startswith(_base(one)))
         query = next((one for one in near if address == self._address(one)), None)
         try:
             query = query or read_address(address[2:], self._worker.searcher.index)
@@ -287,10 +288,12 @@ class SearchPage:
         return self._address(query)
 
     def _address(self, query: PageQuery) -> str:
-        """Return the address of a query; one with pictures has a mark by which its tab knows them."""
+        """Return the address of a query; one with pictures, or too long, has a mark by which its tab knows it."""
+        base, whole = _base(query), query.address()
         parts = [repr(query.strokes).encode(), *(one.tobytes() for one in query.own_pictures)]
+        parts += [whole.encode()] * (base != whole)
         mark = f"&pictures={functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0):x}"
-        return query.address() + mark * bool(query.strokes or query.own_pictures)
+        return base + mark * bool(query.strokes or query.own_pictures or base != whole)
 
     def _show_history(self) -> None:
         wanted = self._wanted.value.casefold() if isinstance(self._wanted.value, str) else ""
@@ -323,6 +326,12 @@ class SearchPage:
             self._show_problem(str(problem))
         else:
             ui.navigate.reload()
+
+
+def _base(query: PageQuery) -> str:
+    """Return the address of a query without its mark."""
+    whole = query.address()
+    return whole if len(whole) <= _LONGEST else "/?"
 
 
 def _section(name: str, title: str) -> ui.element:
