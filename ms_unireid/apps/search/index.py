@@ -433,11 +433,14 @@ class PhotoIndex:
         """Return the row of a photo; QueryError if it is not in the index."""
         place = os.path.abspath(path)
         for source, folder in self._folders.items():
-            name = os.path.relpath(place, folder)
-            for row, one in enumerate(self._photos):
-                if one.name == name and one.source == source:
-                    return row
+            row = self._rows.get((source, os.path.relpath(place, folder)))
+            if row is not None:
+                return row
         raise QueryError(f"{path}: is not among the {self.count} photos of {self.folder}; give one of them, or its row")
+
+    @functools.cached_property
+    def _rows(self) -> dict[tuple[int, str], int]:
+        return {(one.source, one.name): row for row, one in enumerate(self._photos)}
 
     def person(self, row: int) -> str | None:
         """Return the identity of the person in a photo; None if unknown."""

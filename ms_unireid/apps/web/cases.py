@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ms_unireid.errors import DataError, UserError, escaped, shown
 
 SUFFIX = ".case"
-MAX_NOTE, MAX_KEPT = 2000, 1000  # characters of a note, photos of a list
+MAX_NOTE, MAX_KEPT = 2000, 300  # characters of a note, photos of a list
 _FORMAT = 1
 _APPLICATION = 0x554E4952  # marks the file as ours
 _TABLE = (

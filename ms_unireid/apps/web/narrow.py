@@ -14,8 +14,6 @@ from ms_unireid.errors import QueryError, escaped
 
 _MAX_OPTIONS = 500
 _CHOSEN = "(e) => emit([...e.target.selectedOptions].map(one => one.value))"
-_VALUE = "(e) => emit(e.target.value)"
-_MAX_LENGTH = 4096  # characters of a field
 
 
 class Narrow:
@@ -26,11 +24,9 @@ class Narrow:
     """
 
     def __init__(self, index: PhotoIndex):
-        self._index = index
         self._chosen: dict[str, tuple[str, ...]] = {"folders": (), "cameras": ()}
-        self._fields = {"persons": "", "after": "", "before": ""}
+        self._fields: dict[str, ui.input] = {}
         self._lists: dict[str, tuple[ui.element, Mapping[str, int]]] = {}
-        self._inputs: dict[str, ui.element] = {}
         with ui.element("details").classes("narrow"):
             with ui.element("summary"):
                 self._summary = ui.label()
@@ -49,9 +45,10 @@ class Narrow:
     @property
     def filter(self) -> Filter:
         """The filter that is set; a QueryError tells of a time that is none."""
-        persons = tuple(one.strip() for one in self._fields["persons"].split(",") if one.strip())
-        times = {key: self._fields[key] for key in ("after", "before")}
-        return Filter(**self._chosen, persons=persons, **times)
+        # A browser may send any JSON as the value of a field.
+        given = {key: field.value for key, field in self._fields.items() if isinstance(field.value, str)}
+        persons = tuple(one.strip() for one in given.pop("persons", "").split(",") if one.strip())
+        return Filter(**self._chosen, persons=persons, **given)
 
     @property
     def fold(self) -> bool:
@@ -59,7 +56,7 @@ class Narrow:
         return bool(self._fold.value)
 
     def show(self, where: Filter, fold: bool) -> None:
-        """Show a filter; what the index does not have is left out."""
+        """Show a filter."""
         for key, (_, known) in self._lists.items():
             self._chosen[key] = tuple(one for one in getattr(where, key) if one in known)
             self._show_options(key)
@@ -67,8 +64,8 @@ class Narrow:
         for key, time in zip(("after", "before"), where.times, strict=True):
             given = getattr(where, key)
             asked[key] = given if "T" in given or not given else time  # a field for times cannot show a date
-        for key, field in self._inputs.items():
-            self._fields[key] = field.props["value"] = asked[key]
+        for key, field in self._fields.items():
+            field.value = asked[key]
         self._fold.value = fold
         self._show_count()
 
@@ -93,20 +90,14 @@ class Narrow:
                 option.props["value"], option.props["selected"] = name, name in self._chosen[key]
 
     def _build_field(self, key: str, title: str, kind: str) -> None:
-        with ui.element("label").classes("field"):
-            ui.label(title)
-            field = self._inputs[key] = ui.element("input").props(f'type="{kind}"')
-        field.on("change", lambda event: self._fill(key, event), js_handler=_VALUE)
+        self._fields[key] = ui.input(title, on_change=self._show_count).props(
+            f'type="{kind}" stack-label outlined dense'
+        )
 
     def _choose(self, key: str, event: events.GenericEventArguments) -> None:
         if isinstance(event.args, list):
             known = self._lists[key][1]
             self._chosen[key] = tuple(one for one in event.args if isinstance(one, str) and one in known)
-            self._show_count()
-
-    def _fill(self, key: str, event: events.GenericEventArguments) -> None:
-        if isinstance(event.args, str) and len(event.args) <= _MAX_LENGTH:
-            self._fields[key] = self._inputs[key].props["value"] = event.args
             self._show_count()
 
     def _show_count(self) -> None:

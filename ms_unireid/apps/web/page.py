@@ -309,7 +309,8 @@ class SearchPage:
                     button.props("flat dense no-caps no-wrap align=left")
 
     async def _look_for_news(self) -> None:
-        """Offer a newer index."""
+        """Offer a newer index, and show what others have changed in the case."""
+        self._kept.look_again()
         try:
             is_new = state_of(self._worker.searcher.index) != self._state or await self._worker.has_news()
         except UserError:

@@ -14,7 +14,7 @@ from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.web.drawing import Drawing, Stroke
 from ms_unireid.apps.web.words import t
-from ms_unireid.errors import QueryError, UserError
+from ms_unireid.errors import QueryError, shown
 
 MAX_CHARACTERS = 10_000
 COUNTS = (10, 50, 100, 1000)
@@ -93,7 +93,8 @@ class PageQuery:
             share = f" ({self.weight:.0%})" if parts else ""
             parts = [" + ".join(parts) + share] * bool(parts) + [f"“{text[:_SHOWN]}{'…' * (len(text) > _SHOWN)}”"]
         marks = len(self.more) + len(self.less)
-        return " + ".join(parts + [t("{count} marked").format(count=marks)] * bool(marks))
+        parts += [t("{count} marked").format(count=marks)] * bool(marks) + [t("filters")] * bool(self.where)
+        return " + ".join(parts)
 
     def address(self) -> str:
         """Return the query as the address of the page, without its drawing and uploads."""
@@ -115,23 +116,20 @@ class PageQuery:
 
 
 def read_address(address: str, index: PhotoIndex) -> PageQuery:
-    """Read a query from the part of an address behind the `?`; what cannot be used is left out.
+    """Read a query from the part of an address behind the `?`; a weight or number that cannot be used is left out.
 
-    QueryError if it names a photo that the index does not have.
+    QueryError if it names a photo, folder, camera or person that the index does not have, or a time that is none.
     """
     try:
         values = parse_qs(address.removeprefix("?"), max_num_fields=4 * _MAX_VALUES)
     except ValueError:
         return PageQuery()
     first = {key: found[0] for key, found in values.items()}
-    try:
-        where = Filter(
-            *(tuple(values.get(key, ())[:_MAX_VALUES]) for key in ("folder", "camera", "person")),
-            after=first.get("after", ""),
-            before=first.get("before", ""),
-        )
-    except UserError:
-        where = Filter()
+    named = {key: tuple(values.get(key, ())[:_MAX_VALUES]) for key in ("folder", "camera", "person")}
+    for key, known in (("folder", index.folders), ("camera", index.cameras), ("person", index.persons)):
+        if missing := [name for name in named[key] if name not in known]:
+            raise QueryError(f"The address asks for the {key} {shown(missing[0])}, which the index does not have.")
+    where = Filter(*named.values(), after=first.get("after", ""), before=first.get("before", ""))
     weight = first.get("weight", "")
     top = first.get("top", "")
     start, more, less = (

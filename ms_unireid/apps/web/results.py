@@ -84,7 +84,7 @@ class ResultList:
         shown = t("{found} of {count} photos for {title}")
         shown = shown.format(found=f"{len(answer.hits):,}", count=f"{self._count:,}", title=title)
         folded = sum(len(hit.same) for hit in answer.hits)
-        line = t("Copies and near-identical photos folded into them: {count}").format(count=f"{folded:,}")
+        line = t("Copies and near-identical photos that are folded: {count}").format(count=f"{folded:,}")
         self._told = shown, [line] * bool(folded) + answer.notes
         self._show_status(*self._told)
         self._list.clear()

@@ -14,6 +14,7 @@ MAX_CONNECTIONS = 400  # 20 tabs have 140; below the usual limit of open files, 
 _MAX_WAITING = 200  # connections without a complete request; the oldest gives way to a new one
 # Seconds for what is read next of a request: its headers or its body.
 _PATIENCE = {h11.IDLE: 10, h11.SEND_BODY: 60}
+_MAX_HEADERS = 2**16  # bytes
 _MAX_MESSAGE = 2**20  # bytes of a websocket message, as the browser's side of NiceGUI limits it
 
 
@@ -98,6 +99,7 @@ def serve(site: Guard, listener: socket.socket) -> None:
     config = uvicorn.Config(
         site, http=PatientProtocol, log_level="error", access_log=False, server_header=False, backlog=64,
         limit_concurrency=MAX_CONNECTIONS, ws_max_size=_MAX_MESSAGE, timeout_graceful_shutdown=3,
+        h11_max_incomplete_event_size=_MAX_HEADERS,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listener])
 

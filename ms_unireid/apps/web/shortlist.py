@@ -1,5 +1,6 @@
 """The shortlist of the page: kept photos with notes, side by side, in a case file if the page has a folder for them."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,13 @@ class ShortlistPanel:
         self._show()
         self._on_change()
 
+    def look_again(self) -> None:
+        """Show what another page has changed in the case file; one that cannot be read is told at the next use."""
+        if self._state["list"].file is not None:
+            with contextlib.suppress(UserError):
+                if self._state["list"].photos() != self._photos:
+                    self.show()
+
     def _show(self) -> None:
         try:
             self._photos = self._state["list"].photos()
@@ -140,11 +148,15 @@ class ShortlistPanel:
             field.props("dense outlined").classes("full")
             begin = ui.button(t("Open"), on_click=lambda: self._on_case(field.value)).props("flat no-caps")
             field.on("keydown.enter", lambda: self._on_case(field.value))
-        begin.props["title"] = t("Open a case, or begin a new one; it keeps the shortlist on this disk")
+        begin.props["title"] = t(
+            "Open a case, or begin one, which keeps the shortlist on this disk; no name leaves the case"
+        )
 
     def _on_case(self, name: object) -> None:
+        """Open a case; no name leaves the one that is open."""
+        name = name.strip() if isinstance(name, str) else ""
         try:
-            opened = self._cases.open(name.strip() if isinstance(name, str) else "")
+            opened = self._cases.open(name) if name or self._state["list"].file is None else Shortlist()
             if self._state["list"].file is None:
                 opened.keep(*self._state["list"].photos())  # what was kept before the case was begun
         except UserError as error:
@@ -152,7 +164,7 @@ class ShortlistPanel:
             return
         self._on_problem("")
         self._state["list"].close()
-        self._state["list"], self._state["case"] = opened, name.strip()
+        self._state["list"], self._state["case"] = opened, name
         self.show()
 
     def _on_note(self, path: str, event: events.GenericEventArguments) -> None:

@@ -16,7 +16,6 @@ from ms_unireid.apps.search.sketches import prepare_sketch
 from ms_unireid.apps.web.page_query import Found, PageQuery
 from ms_unireid.apps.web.uploads import decode_upload
 from ms_unireid.data.transforms import resize
-from ms_unireid.errors import QueryError, UserError
 
 _T = TypeVar("_T")
 
@@ -110,10 +109,6 @@ def state_of(index: PhotoIndex) -> tuple[str, int]:
 
 def _rows(index: PhotoIndex, photos: Sequence[Found]) -> list[int]:
     """Return the rows of indexed photos, which may have moved."""
-    try:
-        return [
-            one.row if one.row < index.count and index.path(one.row) == one.path else index.row(one.path)
-            for one in photos
-        ]
-    except UserError as error:
-        raise QueryError("A photo of the query is no longer in the index.") from error
+    return [
+        one.row if one.row < index.count and index.path(one.row) == one.path else index.row(one.path) for one in photos
+    ]

@@ -37,10 +37,10 @@ def test_a_list_and_its_notes_have_limits():
     photos = Shortlist()
     for number in range(MAX_KEPT):
         photos.keep(kept(str(number)))
-    with pytest.raises(UserError, match="at most 1,000 photos"):
+    with pytest.raises(UserError, match="at most 300 photos"):
         photos.keep(kept("more"))
     photos.remove(kept("0").path)
-    with pytest.raises(UserError, match="at most 1,000 photos"):
+    with pytest.raises(UserError, match="at most 300 photos"):
         photos.keep(kept("0"), kept("more"))  # all or none
     photos.keep(kept("0"), kept("1"))
     assert len(photos.photos()) == MAX_KEPT and photos.photos()[-1].path == kept("0").path
