@@ -49,6 +49,7 @@ def test_a_photo_opens_large_with_what_is_known_of_it(page, people):
     assert found["Size"].startswith("64 × 192 pixels, ") and found["Taken"] == "2024-05-01T12:00:00"
     assert (found["File"], found["Folder"]) == ("red_0.png", str(people / "gallery"))
     page.wait_for_function("() => document.querySelector('.viewer img').dataset.zoom == 1")
+    expect(page.locator(".viewer")).to_be_focused()  # when it has grown
     before = image.bounding_box()["width"]
     page.keyboard.press("+")
     page.mouse.move(600, 400)
