@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         PhotoIndex(options.index).checkpoint(options.checkpoint)  # before MindSpore is imported
         from ms_unireid.apps.search.searcher import Searcher
         from ms_unireid.apps.web.cases import Cases
-        from ms_unireid.apps.web.page import build_site
+        from ms_unireid.apps.web.site import build_site
         from ms_unireid.apps.web.worker import SearchWorker
 
         cases = Cases(options.cases) if options.cases else None
