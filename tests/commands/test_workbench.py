@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -292,22 +293,33 @@ def test_a_file_is_fetched_once_and_cannot_be_guessed(page, site):
 # 6. Behave.
 
 
-def test_a_newer_index_is_taken_up_on_request(page, people):
+def test_a_newer_index_is_taken_up_on_request_and_scrolled(page, people):
     from tool_runner import run_tool
 
     search(page, caption("red"))
-    new = people / "gallery" / "new.png"
+    new, copies = people / "gallery" / "new.png", people / "gallery" / "copies"
     with Image.open(people / "gallery" / "red_0.png") as picture:
         picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(new)
+    copies.mkdir()
+    for number in range(40):  # which are not encoded
+        shutil.copy(people / "gallery" / "grey_0.png", copies / f"{number}.png")
     try:
         assert run_tool("search.py", "index", "--output", people / "index", "runtime.graph_mode=false").returncode == 0
         expect(page.get_by_text("The index has changed.")).to_be_visible()
         assert "new.png" not in names(page)
         page.get_by_role("button", name="Search the new one").click()
-        expect(status(page)).to_contain_text("17 of 17 photos for “A person in red")
+        expect(status(page)).to_contain_text("50 of 57 photos for “A person in red")
         assert "new.png" in names(page)[:3]
+        cards = page.locator(".card")
+        expect(cards).to_have_count(40)
+        assert page.evaluate("[...document.querySelectorAll('.card img')].filter(one => one.complete).length") < 40
+        cards.last.scroll_into_view_if_needed()
+        expect(cards).to_have_count(50)
+        expect(page.get_by_role("button", name="Show more photos")).to_be_hidden()
+        expect(cards.last.locator(".rank")).to_have_text("50")
     finally:
         new.unlink()
+        shutil.rmtree(copies)
         assert run_tool("search.py", "index", "--output", people / "index", "runtime.graph_mode=false").returncode == 0
     expect(page.get_by_text("The index has changed.")).to_be_visible()
     page.get_by_role("button", name="Search the new one").click()
