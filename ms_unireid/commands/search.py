@@ -63,7 +63,24 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     index.add_argument("--config", type=Path, action="append", help="file or name; default: the checkpoint's own")
     index.add_argument("--json", type=output_file(*JSON), help="write the summary as JSON")
     index.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
-    query = commands.add_parser("query", help="search an index; prints the ranked photos")
+    _add_query(commands.add_parser("query", help="search an index; prints the ranked photos"))
+    approximate = commands.add_parser(
+        "approximate", help="build an approximate index for millions of photos; prints its recall"
+    )
+    approximate.add_argument("--index", type=Path, required=True, help="folder of the index")
+    approximate.add_argument(
+        "--recall", type=float, default=0.95, help="fraction of the exact top 10 that must be found"
+    )
+    approximate.add_argument(
+        "--queries", type=Path, help="queries to measure the recall with; default: synthetic captions"
+    )
+    approximate.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
+    info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
+    info.add_argument("--index", type=Path, required=True, help="folder of the index")
+    return parser.parse_args(arguments)
+
+
+def _add_query(query: argparse.ArgumentParser) -> None:
     query.add_argument("--index", type=Path, required=True, help="folder of the index")
     query.add_argument("--text", action="append", default=[], help="a description; several are averaged")
     query.add_argument("--sketch", type=input_file, action="append", default=[], help="a picture; several are averaged")
@@ -103,20 +120,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     query.add_argument("--sheet", type=output_file(".html", ".htm"), help="write a sheet of the photos to print (HTML)")
     query.add_argument("--zip", type=output_file(".zip"), help="write copies of the photos, with CSV and JSON")
     query.add_argument("overrides", nargs="*", metavar="runtime.key=value", help="such as runtime.device=CPU")
-    approximate = commands.add_parser(
-        "approximate", help="build an approximate index for millions of photos; prints its recall"
-    )
-    approximate.add_argument("--index", type=Path, required=True, help="folder of the index")
-    approximate.add_argument(
-        "--recall", type=float, default=0.95, help="fraction of the exact top 10 that must be found"
-    )
-    approximate.add_argument(
-        "--queries", type=Path, help="queries to measure the recall with; default: synthetic captions"
-    )
-    approximate.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
-    info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
-    info.add_argument("--index", type=Path, required=True, help="folder of the index")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -140,8 +140,7 @@ class HandOver:
 
     def _content(self, hit: Hit) -> bytes:
         """Read a photo's file as it was indexed, although another state of the index may have it in another row."""
-        row = hit.row if hit.row < self.index.count and self.index.path(hit.row) == hit.path else None
-        return self.index.content(self.index.row(hit.path) if row is None else row)
+        return self.index.content(self.index.row(hit.path, hit.row))
 
     def _csv(self, extra: list[Mapping[str, str]]) -> str:
         rows = [{**row, **self.origin} for row in self._rows(extra)]

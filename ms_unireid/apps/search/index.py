@@ -429,8 +429,13 @@ class PhotoIndex:
         one = self._photos[row]
         return self._folders[one.source] / one.name
 
-    def row(self, path: Path) -> int:
-        """Return the row of a photo; QueryError if it is not in the index."""
+    def row(self, path: Path, known: int | None = None) -> int:
+        """Return the row of a photo; QueryError if it is not in the index.
+
+        `known` is its row in some state of the index, which saves the search if it is the same in this one.
+        """
+        if known is not None and known < self.count and self.path(known) == path:
+            return known
         place = os.path.abspath(path)
         for source, folder in self._folders.items():
             row = self._rows.get((source, os.path.relpath(place, folder)))

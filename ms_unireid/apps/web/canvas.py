@@ -7,6 +7,7 @@ from collections.abc import Callable
 from nicegui import events, ui
 from PIL import Image
 
+NUMBER = "(e) => emit(Number(e.target.value))"  # what a field of numbers sends
 _POINTER = ("pointerdown", "pointermove", "pointerup", "pointerleave", "pointercancel")
 # Ignores a pen or mouse that hovers.
 _PRESSED_ONLY = '(e) => { if (e.buttons || e.mouse_event_type !== "pointermove") emit(e) }'

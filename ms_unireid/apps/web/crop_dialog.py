@@ -3,7 +3,7 @@
 from nicegui import events, ui
 from PIL import Image, ImageOps
 
-from ms_unireid.apps.web.canvas import data_url, modal, pointer_sheet
+from ms_unireid.apps.web.canvas import NUMBER, data_url, modal, pointer_sheet
 from ms_unireid.apps.web.drawing import is_number
 from ms_unireid.apps.web.words import t
 
@@ -11,7 +11,6 @@ Box = tuple[int, int, int, int]  # left, top, right and bottom in percent of a p
 WHOLE: Box = (0, 0, 100, 100)
 _SMALLEST = 5  # percent of a side
 _SHOWN = 512  # pixels of the longer side
-_NUMBER = "(e) => emit(Number(e.target.value))"
 
 
 class CropDialog:
@@ -59,7 +58,7 @@ class CropDialog:
         with ui.element("label").classes("crop-side"):
             ui.label(name)
             side = ui.element("input").props(f'type="range" min="{low}" max="{high}"')
-        return side.on("input", move, js_handler=_NUMBER)
+        return side.on("input", move, js_handler=NUMBER)
 
     def _on_pointer(self, kind: object, x: object, y: object) -> None:
         if not (is_number(x) and is_number(y)):

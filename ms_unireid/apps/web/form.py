@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from nicegui import events, ui
 
+from ms_unireid.apps.web.canvas import NUMBER
 from ms_unireid.apps.web.narrow import Narrow
 from ms_unireid.apps.web.page_query import COUNTS, Found, PageQuery
 from ms_unireid.apps.web.sketch_box import SketchBox
@@ -13,7 +14,6 @@ from ms_unireid.errors import escaped
 
 # Shift+Enter inserts a line break; Enter within an input method selects a word.
 _ENTER = "(e) => { if (!e.shiftKey && !e.isComposing) { e.preventDefault(); emit() } }"
-_NUMBER = "(e) => emit(Number(e.target.value))"
 
 
 class QueryForm:
@@ -94,7 +94,7 @@ class QueryForm:
             self._weight = ui.element("input").props('type="range" min="0" max="1" step="0.05"').classes("full")
             self._weight_label = ui.label().classes("hint")
         self._weight.props["aria-label"], self._weight.props["value"] = t("Weight of the pictures"), 0.5
-        self._weight.on("input", self._on_weight, js_handler=_NUMBER)
+        self._weight.on("input", self._on_weight, js_handler=NUMBER)
 
     def _build_count(self) -> None:
         with ui.element("label").classes("count"):
@@ -104,7 +104,7 @@ class QueryForm:
             with self._count:
                 for count in COUNTS:
                     ui.html(str(count), tag="option", sanitize=False)
-        self._count.on("change", self._on_count, js_handler=_NUMBER)
+        self._count.on("change", self._on_count, js_handler=NUMBER)
 
     def _on_weight(self, event: events.GenericEventArguments) -> None:
         if isinstance(event.args, int | float) and 0 <= event.args <= 1:

@@ -102,7 +102,7 @@ class ResultList:
             path = self.hits[place].path
             for action in PRESSED_ICONS:
                 if (path in before.get(action, ())) != (path in pressed[action]):
-                    self._show_pressed(buttons[action], action, path)
+                    show_pressed(buttons[action], action, path in pressed[action])
 
     def _show_status(self, title: str, notes: Sequence[str] = (), spinner: bool = False) -> None:
         self._status.clear()
@@ -128,7 +128,7 @@ class ResultList:
             with ui.element("button").props('type="button"').classes("open") as opener:
                 opener.props["aria-label"] = t("Open {name}, rank {rank}").format(name=name, rank=hit.rank)
                 opener.on("click", lambda: self._on_action("open", place), args=[])
-                picture(hit.row, hit.path, opener.client.id)
+                thumbnail(Found(hit.row, hit.path), opener.client.id)
                 if hit.same:
                     count = ui.label(f"+{len(hit.same)}").classes("same")
                     count.props["title"] = t("Copies and near-identical photos: {count}").format(count=len(hit.same))
@@ -140,7 +140,7 @@ class ResultList:
                 buttons = {action: self._build_button(action, place) for action in _ACTIONS}
         self._buttons.append(buttons)
         for action in PRESSED_ICONS:
-            self._show_pressed(buttons[action], action, hit.path)
+            show_pressed(buttons[action], action, hit.path in self._pressed.get(action, ()))
 
     def _build_button(self, action: str, place: int) -> ui.button:
         icon, label = _ACTIONS[action]
@@ -148,22 +148,23 @@ class ResultList:
         button.props["aria-label"] = button.props["title"] = t(label).format(name=self.names[place])
         return button
 
-    def _show_pressed(self, button: ui.button, action: str, path: Path) -> None:
-        is_pressed = path in self._pressed.get(action, ())
-        button.props["icon"] = PRESSED_ICONS[action] if is_pressed else _ACTIONS[action][0]
-        button.props["aria-pressed"] = str(is_pressed).lower()
+
+def show_pressed(button: ui.button, action: str, is_pressed: bool) -> None:
+    """Show on the button of a mark, or of the shortlist, whether it holds for the photo."""
+    button.props["icon"] = PRESSED_ICONS[action] if is_pressed else _ACTIONS[action][0]
+    button.props["aria-pressed"] = str(is_pressed).lower()
 
 
-def picture(row: int, path: Path, tab: str, kind: str = "") -> ui.element:
-    """Build an image of an indexed photo: its thumbnail, or with `kind` its `full` size or its `heat` map."""
+def thumbnail(photo: Found, tab: str) -> ui.element:
+    """Build the thumbnail of an indexed photo."""
     image = ui.element("img").props('loading="lazy"').classes("photo")
-    image.props["src"] = photo_address(Found(row, path), tab, kind)
+    image.props["src"] = photo_address(photo, tab)
     image.props["alt"] = ""  # what holds it has a name
     return image
 
 
 def photo_address(photo: Found, tab: str, kind: str = "") -> str:
-    """Return the address of a photo on the page."""
+    """Return the address of a photo's thumbnail, or with `kind` of its `full` size or its `heat` map."""
     row, of = photo.mark.split(".")
     return f"/photo/{row}?of={of}&tab={tab}" + f"&kind={kind}" * bool(kind)
 

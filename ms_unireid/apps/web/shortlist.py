@@ -11,7 +11,7 @@ from ms_unireid.apps.search.handover import Entry
 from ms_unireid.apps.search.queries import Hit
 from ms_unireid.apps.web.cases import MAX_NOTE, Cases, Kept, Shortlist
 from ms_unireid.apps.web.page_query import Found
-from ms_unireid.apps.web.results import picture
+from ms_unireid.apps.web.results import thumbnail
 from ms_unireid.apps.web.viewer import COMPARED, compare
 from ms_unireid.apps.web.words import t
 from ms_unireid.apps.web.worker import SearchWorker
@@ -78,7 +78,7 @@ class ShortlistPanel:
                 self._state["list"].remove(str(hit.path))
             else:
                 index = self._worker.searcher.index
-                sha256 = index.sha256(index.row(hit.path)) or b""
+                sha256 = index.sha256(index.row(hit.path, hit.row)) or b""
                 self._state["list"].keep(Kept(str(hit.path), sha256, float(hit.score), query))
         except UserError as error:
             self._on_problem(str(error))
@@ -125,7 +125,7 @@ class ShortlistPanel:
                     ui.icon("hide_image").props('aria-hidden="true"')
                     opener.props["disabled"] = True
                 else:
-                    picture(photo.row, photo.path, opener.client.id)
+                    thumbnail(photo, opener.client.id)
                     opener.on("click", lambda: self._open(kept.path), args=[])
             with ui.element("div").classes("kept-side"):
                 ui.label(name).classes("name")

@@ -9,7 +9,7 @@ from nicegui import events, ui
 from ms_unireid.apps.search.queries import Hit
 from ms_unireid.apps.web.canvas import modal
 from ms_unireid.apps.web.page_query import Found
-from ms_unireid.apps.web.results import PRESSED_ICONS, photo_address
+from ms_unireid.apps.web.results import PRESSED_ICONS, photo_address, show_pressed
 from ms_unireid.apps.web.words import t
 from ms_unireid.errors import escaped
 
@@ -38,7 +38,7 @@ class Viewer:
 
     def __init__(
         self,
-        on_action: Callable[[str, int], Any],
+        on_action: Callable[[str, int], Awaitable[None]],
         describe: Callable[[Hit], Awaitable[Sequence[tuple[str, str]]]],
         is_pressed: Callable[[str, Path], bool],
     ):
@@ -103,9 +103,7 @@ class Viewer:
     async def _act(self, action: str) -> None:
         if action in ("similar", "guide"):
             self._dialog.close()
-        done = self._on_action(action, self._place)
-        if done is not None:
-            await done
+        await self._on_action(action, self._place)
         self._show_pressed()
 
     def _build_button(self, action: str) -> ui.button:
@@ -114,10 +112,8 @@ class Viewer:
 
     def _show_pressed(self) -> None:
         path = self._hits[self._place].path
-        for action, icon in PRESSED_ICONS.items():
-            is_pressed = self._is_pressed(action, path)
-            self._buttons[action].props["aria-pressed"] = str(is_pressed).lower()
-            self._buttons[action].props["icon"] = icon if is_pressed else _ACTIONS[action][0]
+        for action in PRESSED_ICONS:
+            show_pressed(self._buttons[action], action, self._is_pressed(action, path))
 
     async def _on_key(self, event: events.GenericEventArguments) -> None:
         if event.args in ("ArrowLeft", "ArrowRight"):

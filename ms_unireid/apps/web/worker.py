@@ -109,6 +109,4 @@ def state_of(index: PhotoIndex) -> tuple[str, int]:
 
 def _rows(index: PhotoIndex, photos: Sequence[Found]) -> list[int]:
     """Return the rows of indexed photos, which may have moved."""
-    return [
-        one.row if one.row < index.count and index.path(one.row) == one.path else index.row(one.path) for one in photos
-    ]
+    return [index.row(one.path, one.row) for one in photos]
