@@ -25,7 +25,7 @@ _HOMES = {
     "TrainOneStepCell": "ms_unireid.training.train_step",
     "Trainer": "ms_unireid.training.trainer",
     "Tokenizer": "ms_unireid.data.tokenizer",
-    "PhotoIndex": "ms_unireid.apps.search.index",
+    "PhotoIndex": "ms_unireid.apps.search.engines.embedded",
     "Searcher": "ms_unireid.apps.search.searcher",
 }
 __all__ = list(_HOMES)

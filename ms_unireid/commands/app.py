@@ -9,10 +9,9 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ms_unireid.apps.arguments import Parser, checkpoint, output_folder
-from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.search.engines.opening import open_store
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.installation import install_extra, job_command
 from ms_unireid.runtime import check_packages
@@ -25,9 +24,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Serve a web page to search an index of photos, and print its address. Ctrl-C stops it.",
         epilog="example: %(prog)s --index runs/demo/index",
     )
-    parser.add_argument(
-        "--index", type=Path, required=True, help=f"folder of the index, made with {job_command('search')} index"
-    )
+    parser.add_argument("--index", required=True, help=f"folder of the index, made with {job_command('search')} index")
     parser.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1: this machine only")
     parser.add_argument("--port", type=int, default=8080, help="port of the page; 0 takes a free one")
@@ -55,7 +52,8 @@ def main(arguments: Sequence[str]) -> None:
     token = options.token or os.environ.get(TOKEN) or None
     check_access(options.host, options.allow_remote, token)
     with bind(options.host, options.port) as listener:
-        PhotoIndex(options.index).checkpoint(options.checkpoint)  # before MindSpore is imported
+        index = open_store(options.index)  # before MindSpore is imported
+        index.checkpoint(options.checkpoint)
         from ms_unireid.apps.search.searcher import Searcher
         from ms_unireid.apps.web.cases import Cases
         from ms_unireid.apps.web.site import build_site
@@ -63,8 +61,6 @@ def main(arguments: Sequence[str]) -> None:
 
         cases = Cases(options.cases) if options.cases else None
         print(f"opening {options.index}", file=sys.stderr)
-        worker = SearchWorker(
-            lambda: Searcher.open(options.index, checkpoint=options.checkpoint, overrides=options.overrides)
-        )
+        worker = SearchWorker(lambda: Searcher.open(index, checkpoint=options.checkpoint, overrides=options.overrides))
         print(address_of(listener))
         serve(build_site(worker, token, cases), listener)

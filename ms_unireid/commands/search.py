@@ -24,10 +24,12 @@ from ms_unireid.apps.arguments import (
     output_file,
     output_folder,
 )
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
+from ms_unireid.apps.search.engines.opening import open_store
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import FOLD
 from ms_unireid.apps.search.handover import Entry, HandOver
-from ms_unireid.apps.search.index import DTYPES, PhotoIndex, describe_index, present_about
+from ms_unireid.apps.search.manifest import DTYPES, present_about
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.synthetic.captions import write_caption
 from ms_unireid.apps.synthetic.person import draw_people
@@ -67,7 +69,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     approximate = commands.add_parser(
         "approximate", help="build an approximate index for millions of photos; prints its recall"
     )
-    approximate.add_argument("--index", type=Path, required=True, help="folder of the index")
+    approximate.add_argument("--index", required=True, help="folder of the index")
     approximate.add_argument(
         "--recall", type=float, default=0.95, help="fraction of the exact top 10 that must be found"
     )
@@ -76,12 +78,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     approximate.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
     info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
-    info.add_argument("--index", type=Path, required=True, help="folder of the index")
+    info.add_argument("--index", required=True, help="folder of the index")
     return parser.parse_args(arguments)
 
 
 def _add_query(query: argparse.ArgumentParser) -> None:
-    query.add_argument("--index", type=Path, required=True, help="folder of the index")
+    query.add_argument("--index", required=True, help="folder of the index")
     query.add_argument("--text", action="append", default=[], help="a description; several are averaged")
     query.add_argument("--sketch", type=input_file, action="append", default=[], help="a picture; several are averaged")
     query.add_argument("--photo", type=input_file, action="append", default=[], help="a photo; several are averaged")
@@ -170,13 +172,14 @@ def _query(options: argparse.Namespace) -> None:
     if options.heat_map and not options.figure:
         raise ConfigError("--heat-map needs a picture to be drawn in; add --figure FILE")
     queries, where = _queries(options), _filter(options)
-    index = _open(options)
+    index = open_store(options.index, options.approximate)  # before MindSpore is imported, which takes seconds
+    index.checkpoint(options.checkpoint)
     if where:
         index.chosen(where)
     check_packages()
     from ms_unireid.apps.search.searcher import Searcher
 
-    searcher = Searcher.open(index, options.checkpoint, options.overrides, options.approximate)
+    searcher = Searcher.open(index, options.checkpoint, options.overrides)
     found = searcher.search_all(queries, options.top_k, where, options.fold)
     notes = [searcher.notes(query) for query in queries]
     lines = [
@@ -208,13 +211,6 @@ def _query(options: argparse.Namespace) -> None:
             missing = handed.write_zip(file)
         for told in missing:
             print(f"warning: not in {options.zip}: {told}", file=sys.stderr)
-
-
-def _open(options: argparse.Namespace) -> PhotoIndex:
-    """Open the index before MindSpore is imported, which takes seconds."""
-    index = PhotoIndex(options.index)
-    index.checkpoint(options.checkpoint)
-    return index
 
 
 def _queries(options: argparse.Namespace) -> list[Query]:
@@ -254,9 +250,10 @@ def _approximate(options: argparse.Namespace) -> None:
     if not 0 < options.recall <= 1:
         raise ConfigError(f"--recall {options.recall}: expected more than 0, at most 1")
     queries = _read_queries(options.queries) if options.queries else _synthetic_queries()
-    index = _open(options)
+    index = PhotoIndex(Path(options.index))
+    index.checkpoint(options.checkpoint)
     check_packages()
-    from ms_unireid.apps.search.approximate import build_approximate, sample_photos
+    from ms_unireid.apps.search.engines.faiss import build_approximate, sample_photos
     from ms_unireid.apps.search.searcher import Searcher
 
     searcher = Searcher.open(index, options.checkpoint)
@@ -265,8 +262,8 @@ def _approximate(options: argparse.Namespace) -> None:
         for query in queries:
             feats.append(searcher.encode(query))
             show(len(feats), len(queries))
-    measured = {"queries": np.stack(feats), "photos": sample_photos(searcher.index, SAMPLE)}
-    _print_json(build_approximate(searcher.index, measured, options.recall))
+    measured = {"queries": np.stack(feats), "photos": sample_photos(index, SAMPLE)}
+    _print_json(build_approximate(index, measured, options.recall))
 
 
 def _synthetic_queries() -> list[Query]:
@@ -275,7 +272,7 @@ def _synthetic_queries() -> list[Query]:
 
 
 def _info(options: argparse.Namespace) -> None:
-    _print_json(describe_index(options.index))
+    _print_json(open_store(options.index).describe())
 
 
 def _print_json(value: dict) -> None:

@@ -14,7 +14,8 @@ from apps.search.index_factory import colour_of, put_photo, put_photos
 from PIL import Image
 from tool_runner import LIMIT, command, load_tool, run_tool
 
-from ms_unireid.apps.search.index import Manifest, PhotoIndex
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
+from ms_unireid.apps.search.manifest import Manifest
 from ms_unireid.config import load_config, to_dict
 from ms_unireid.errors import ConfigError, DataError, QueryError
 

@@ -8,7 +8,7 @@ from distributed.launcher import launch
 from tool_runner import TOOLS, load_tool
 
 from ms_unireid.apps.search import indexing
-from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.checkpoints.checkpoint import save_checkpoint
 from ms_unireid.config import load_config, to_dict
 from ms_unireid.models.unireid import build_model

@@ -12,13 +12,13 @@ from fuzz.fuzzing import damaged, outcome, tries
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_unireid.apps.search.approximate import (
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
+from ms_unireid.apps.search.engines.faiss import (
     FAISS_FILE,
-    ApproximateIndex,
+    FaissIndex,
     build_approximate,
     sample_photos,
 )
-from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.errors import UserError
 
 
@@ -48,7 +48,7 @@ def search(folder: Path) -> tuple:
     """Open an index, exact and approximate; return all that a search uses."""
     index = PhotoIndex(folder)
     queries = np.eye(4, index.dim, dtype=np.float32)
-    found = ApproximateIndex(index).search(queries, 5) if (folder / FAISS_FILE).exists() else ((), ())
+    found = FaissIndex(folder).search(queries, 5) if (folder / FAISS_FILE).exists() else ((), ())
     known = [(index.person(row), index.taken(row), index.camera(row)) for row in range(index.count)]
     return index.photos, known, index.features.tolist(), [np.asarray(one).tolist() for one in found], index.whole
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ms_unireid.apps.arguments import at_least
 from ms_unireid.apps.benchmarks.runs import MIB, Run, figure, in_turns, measured, ratio, spread
-from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.apps.search.engines.exact import exact_search
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.runtime import describe
 

@@ -22,7 +22,7 @@ class Card(NamedTuple):
 
 def fold_ranking(
     search: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    features: np.ndarray,
+    features_of: Callable[[np.ndarray], np.ndarray],
     fold: float,
     cards: int,
     count: int,
@@ -35,7 +35,7 @@ def fold_ranking(
 
     Args:
         search: Returns the first k rows and scores of the list, or fewer if there are no more.
-        features: (N, D), indexed by row.
+        features_of: Returns the features (M, D) of rows (M,).
         fold: Cosine, more than 0.
         cards: Number of cards.
         count: Number of photos in the list.
@@ -44,25 +44,32 @@ def fold_ranking(
     depth = min(2 * (cards + len(left_out)), count)
     while True:
         rows, scores = search(depth)
-        found, is_whole = _walk(rows, scores, features, fold - _ROUNDING, cards, left_out)
+        found, is_whole = _walk(rows, scores, features_of, fold - _ROUNDING, cards, left_out)
         if is_whole or depth >= count or -1 in rows:
             return found
         depth = min(4 * depth, count)
 
 
 def _walk(
-    rows: np.ndarray, scores: np.ndarray, features: np.ndarray, fold: float, most: int, left_out: frozenset[int]
+    rows: np.ndarray,
+    scores: np.ndarray,
+    features_of: Callable[[np.ndarray], np.ndarray],
+    fold: float,
+    most: int,
+    left_out: frozenset[int],
 ) -> tuple[list[Card], bool]:
     """Return the cards of a list of rows (K,), and whether there would be one more than `most`."""
+    rows, scores = rows[rows >= 0], scores[rows >= 0]
     cards: list[Card] = []
-    units = np.empty((most, features.shape[1]), np.float32)  # of the cards
+    units: list[np.ndarray] = []  # of the cards
     for start in range(0, len(rows), _AT_ONCE):
         block = rows[start : start + _AT_ONCE]
-        feats = normalize_rows(features[block].astype(np.float32))
+        feats = normalize_rows(features_of(block).astype(np.float32))
         cosines = np.empty((len(block), most), np.float32)
-        cosines[:, : len(cards)] = feats @ units[: len(cards)].T
+        if cards:
+            cosines[:, : len(cards)] = feats @ np.stack(units).T
         for place, row in enumerate(block.tolist()):
-            if row in left_out or row < 0:
+            if row in left_out:
                 continue
             same = cosines[place, : len(cards)] >= fold
             if same.any():
@@ -70,7 +77,7 @@ def _walk(
             elif len(cards) == most:
                 return cards, True
             else:
-                units[len(cards)] = feats[place]
+                units.append(feats[place])
                 cosines[place:, len(cards)] = feats[place:] @ feats[place]
                 cards.append(Card(row, float(scores[start + place]), []))
     return cards, False

@@ -5,6 +5,7 @@ import datetime
 import html
 import io
 import json
+import os
 import re
 import time
 import zipfile
@@ -14,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.queries import COLUMNS, Hit, csv_text, hit_values
 from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe
 from ms_unireid.errors import UserError, escaped
@@ -80,16 +81,16 @@ class HandOver:
     A photo that is gone, or is not the one that was indexed, is named as missing wherever its picture would be.
     """
 
-    index: PhotoIndex
+    index: PhotoStore
     entries: tuple[Entry, ...]
     date: str = field(default_factory=lambda: datetime.datetime.now().astimezone().isoformat(timespec="seconds"))
 
     @property
     def origin(self) -> dict[str, str]:
         """The index, the model and the time of this."""
-        made_by = self.index.about["checkpoint"]
+        made_by, place = self.index.about["checkpoint"], self.index.place
         return {
-            "index": str(self.index.folder.absolute()),
+            "index": place if "://" in place else os.path.abspath(place),
             "index_id": self.index.about["id"],
             "checkpoint": made_by["path"],
             "checkpoint_sha256": made_by["sha256"],

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_unireid.apps.search.index import (
+from ms_unireid.apps.search.manifest import (
     FORMAT,
     MANIFEST,
     Manifest,

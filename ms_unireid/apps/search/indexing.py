@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_unireid.apps.search.index import DTYPES, Photo, Skipped, Source, model_overrides, present_about
 from ms_unireid.apps.search.index_writer import IndexWriter
+from ms_unireid.apps.search.manifest import DTYPES, Photo, Skipped, Source, model_overrides, present_about
 from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
 from ms_unireid.config import Config, to_dict

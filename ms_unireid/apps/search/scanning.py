@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ms_unireid.apps.search.index import Photo, Skipped
+from ms_unireid.apps.search.manifest import Photo, Skipped
 from ms_unireid.data.photo_facts import photo_facts
 from ms_unireid.data.pictures import describe
 from ms_unireid.files import open_regular, sha256

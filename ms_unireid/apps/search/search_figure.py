@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from ms_unireid.apps.search.index import ChangedPhoto
+from ms_unireid.apps.search.engines.store import ChangedPhoto
 from ms_unireid.apps.search.queries import Hit, Query, read_query_picture
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, load_picture

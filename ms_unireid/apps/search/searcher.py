@@ -1,7 +1,5 @@
 """Search of an index by text, sketches, photos and marks."""
 
-import contextlib
-import functools
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,11 +8,11 @@ import numpy as np
 from mindspore import Tensor
 from PIL import Image
 
-from ms_unireid.apps.search.approximate import ApproximateIndex
-from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.apps.search.engines.opening import open_store
+from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import Card, fold_ranking
-from ms_unireid.apps.search.index import Manifest, PhotoIndex, model_overrides
+from ms_unireid.apps.search.manifest import model_overrides
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
 from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.sketches import prepare_sketch
@@ -38,8 +36,8 @@ class Searcher:
 
     Args:
         model: The model that made the index.
-        index: The index or its folder.
-        approximate: Search the approximate index that `build_approximate` built.
+        index: What `open_store` opened, or its folder or address.
+        approximate: Search a folder through the faiss index that `build_approximate` built.
 
     Attributes:
         model: The model.
@@ -49,10 +47,9 @@ class Searcher:
         DataError: If the index is missing, damaged or empty, or its approximate index is missing or out of date.
     """
 
-    def __init__(self, model: UNIReID, index: PhotoIndex | str | Path, approximate: bool = False):
+    def __init__(self, model: UNIReID, index: PhotoStore | str | Path, approximate: bool = False):
         self.model = model
-        self._approximate = approximate
-        self._use(index if isinstance(index, PhotoIndex) else PhotoIndex(index))
+        self.index = _opened(index, approximate)
         self.config = _config_of(self.index)
         self._encoder = Encoder(model, self.config)
         self._model_lock = threading.Lock()
@@ -60,7 +57,7 @@ class Searcher:
     @classmethod
     def open(
         cls,
-        index: PhotoIndex | str | Path,
+        index: PhotoStore | str | Path,
         checkpoint: str | Path | None = None,
         overrides: Sequence[str] = (),
         approximate: bool = False,
@@ -68,20 +65,20 @@ class Searcher:
         """Open an index and the model that made it.
 
         Args:
-            index: The index or its folder.
+            index: As in the class.
             checkpoint: The model's file, if it has been moved since the index was made.
             overrides: `runtime.key=value` strings, such as `runtime.device=CPU`.
-            approximate: Search the approximate index.
+            approximate: As in the class.
 
         Raises:
             DataError: If the index is missing, damaged or empty.
             CheckpointError: If the checkpoint is missing, or is not the one that made the index.
         """
-        index = index if isinstance(index, PhotoIndex) else PhotoIndex(index)
+        index = _opened(index, approximate)
         _config_of(index)
         path = _find_checkpoint(index, checkpoint)
         opened = open_model(path, [*model_overrides(index.about), *overrides])
-        return cls(opened.model, index, approximate)
+        return cls(opened.model, index)
 
     def refresh(self) -> bool:
         """Open the index again if it has changed; return whether it had.
@@ -91,28 +88,19 @@ class Searcher:
         """
         if not self.has_changed():
             return False
-        old, index = self.index.about, PhotoIndex(self.index.folder)
+        old, index = self.index.about, self.index.reopened()
         _config_of(index)
         if any(index.about[key] != old[key] for key in ("checkpoint", "model", "preprocessing")):
-            raise DataError(f"{index.folder}: another model has made it; start again")
-        self._use(index)
+            raise DataError(f"{index.place}: another model has made it; start again")
+        self.index = index
         return True
 
     def has_changed(self) -> bool:
-        """Whether the index on disk is in another state than the one that is searched; takes a millisecond.
+        """Whether there is a newer state of the index than the one that is searched; takes milliseconds.
 
-        UserError if it cannot be opened.
+        UserError if that cannot be told.
         """
-        with contextlib.closing(Manifest(self.index.folder)) as manifest:
-            return manifest.about() != self.index.about
-
-    def _use(self, index: PhotoIndex) -> None:
-        self._state = index, ApproximateIndex(index) if self._approximate else None
-
-    @property
-    def index(self) -> PhotoIndex:
-        """The index."""
-        return self._state[0]
+        return self.index.has_changed()
 
     def search(
         self,
@@ -170,24 +158,21 @@ class Searcher:
             raise QueryError(f"top_k {top_k}: expected at least 1")
         if fold is not None and not 0 < fold <= 1:
             raise QueryError(f"fold {fold}: expected a cosine of more than 0 and at most 1")
-        index, approximate = self._state
-        rows = index.chosen(where) if where else None
-        count = index.count if rows is None else len(rows)
+        index = self.index
+        count = index.chosen(where) if where else index.count
         if fold is not None and min(top_k, count) > MAX_FOLDED:
             raise QueryError(f"top_k {top_k}: expected at most {MAX_FOLDED:,} when photos are folded")
         if not queries:
             return []
-        find = functools.partial(exact_search, index.features, among=rows)
-        if approximate and rows is None:
-            find = approximate.search
         feats = np.stack([self._encode(query, index) for query in queries])
         own = [frozenset(() if one.include_self else filter(_is_row, one.photos)) for one in queries]
         if fold is None:
-            found = zip(*find(feats, min(top_k + max(map(len, own)), count)), strict=True)
+            found = zip(*index.search(feats, min(top_k + max(map(len, own)), count), where), strict=True)
             lists = [_ranked(*one, left_out, top_k) for one, left_out in zip(found, own, strict=True)]
         else:
+            shown = min(top_k, count)
             lists = [
-                fold_ranking(_one_query(find, feat), index.features, fold, min(top_k, count), count, left_out)
+                fold_ranking(_one_query(index, feat, where), index.features_of, fold, shown, count, left_out)
                 for feat, left_out in zip(feats, own, strict=True)
             ]
         return [[_hit(index, rank, *card) for rank, card in enumerate(cards, 1)] for cards in lists]
@@ -202,7 +187,7 @@ class Searcher:
         """
         return self._encode(query, self.index)
 
-    def _encode(self, query: Query, index: PhotoIndex) -> np.ndarray:
+    def _encode(self, query: Query, index: PhotoStore) -> np.ndarray:
         texts = [self._encode_text(one) for one in query.texts]
         pictures = [self._encode_picture(self.read_sketch(query, one)[0]) for one in query.sketches]
         if query.photos:
@@ -268,12 +253,12 @@ def _is_row(photo: Path | Image.Image | int) -> bool:
     return isinstance(photo, int)
 
 
-def _feature_at(index: PhotoIndex, photo: int | Path) -> np.ndarray:
+def _feature_at(index: PhotoStore, photo: int | Path) -> np.ndarray:
     """Return the feature (D,) float32 of an indexed photo."""
     row = photo if isinstance(photo, int) else index.row(photo)
-    if not 0 <= row < index.count:
-        raise QueryError(f"row {row}: the index has {index.count} photos")
-    return np.asarray(index.features[row], np.float32)
+    if not index.has(row):
+        raise QueryError(f"row {row}: the index has {index.count} photos, and none of this row")
+    return np.asarray(index.features_of([row])[0], np.float32)
 
 
 def _fuse(texts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], weight: float) -> np.ndarray | None:
@@ -285,9 +270,11 @@ def _fuse(texts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], weight: f
     return 2 * weight * picture + 2 * (1 - weight) * text
 
 
-def _one_query(find: Callable, feature: np.ndarray) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+def _one_query(
+    index: PhotoStore, feature: np.ndarray, where: Filter | None
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
     def search(k: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, scores = find(feature[None], k)
+        rows, scores = index.search(feature[None], k, where)
         return rows[0], scores[0]
 
     return search
@@ -299,33 +286,37 @@ def _ranked(rows: np.ndarray, scores: np.ndarray, left_out: frozenset[int], top_
     return [Card(row, score, []) for row, score in pairs if row >= 0 and row not in left_out][:top_k]
 
 
-def _hit(index: PhotoIndex, rank: int, row: int, score: float, same: Sequence[int]) -> Hit:
+def _hit(index: PhotoStore, rank: int, row: int, score: float, same: Sequence[int]) -> Hit:
     known = index.person(row), index.taken(row), index.camera(row)
     return Hit(rank, score, row, index.path(row), *known, tuple(same))
 
 
-def _config_of(index: PhotoIndex) -> Config:
+def _opened(index: PhotoStore | str | Path, approximate: bool) -> PhotoStore:
+    return index if isinstance(index, PhotoStore) else open_store(index, approximate)
+
+
+def _config_of(index: PhotoStore) -> Config:
     """Return the config of the model that made an index, which must have photos."""
     if not index.count:
         raise DataError(
-            f"{index.folder}: has no photos ({len(index.skipped)} skipped, {index.about['left']} left to read); "
-            f"add some with {job_command('search')} index --output {index.folder} --photos DIR"
+            f"{index.place}: has no photos ({index.unreadable} skipped, {index.about['left']} left to read); "
+            f"add some with {job_command('search')} index --output {index.place} --photos DIR"
         )
-    config = config_from_dict({"model": index.about["model"]}, str(index.folder))
+    config = config_from_dict({"model": index.about["model"]}, index.place)
     if config.model.sizes.embed_dim != index.dim:
         raise DataError(
-            f"{index.folder}: has features of length {index.dim}, but its model makes {config.model.sizes.embed_dim}; "
+            f"{index.place}: has features of length {index.dim}, but its model makes {config.model.sizes.embed_dim}; "
             "make the index anew"
         )
     return config
 
 
-def _find_checkpoint(index: PhotoIndex, given: str | Path | None) -> Path:
+def _find_checkpoint(index: PhotoStore, given: str | Path | None) -> Path:
     """Return the checkpoint that made an index, checked by its digest."""
     path, made_by = index.checkpoint(given), index.about["checkpoint"]
     if checkpoint_digest(path) != made_by["sha256"]:
         raise CheckpointError(
-            f"{path}: is not the checkpoint that made {index.folder} (sha256 {made_by['sha256'][:12]}...); "
+            f"{path}: is not the checkpoint that made {index.place} (sha256 {made_by['sha256'][:12]}...); "
             "give that one, or make another index with this one"
         )
     return path

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nicegui import events, ui
 
+from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
-from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.web.words import t
 from ms_unireid.errors import QueryError, escaped
 
@@ -23,7 +23,7 @@ class Narrow:
         index: Tells its folders, cameras, persons and times.
     """
 
-    def __init__(self, index: PhotoIndex):
+    def __init__(self, index: PhotoStore):
         self._chosen: dict[str, tuple[str, ...]] = {"folders": (), "cameras": ()}
         self._fields: dict[str, ui.input] = {}
         self._lists: dict[str, tuple[ui.element, Mapping[str, int]]] = {}

@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlencode
 
 from PIL import Image
 
+from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
-from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.web.drawing import Drawing, Stroke
 from ms_unireid.apps.web.words import t
 from ms_unireid.errors import QueryError, shown
@@ -115,7 +115,7 @@ class PageQuery:
         return "/?" + urlencode({key: value for key, value in values.items() if value}, doseq=True, errors="replace")
 
 
-def read_address(address: str, index: PhotoIndex) -> PageQuery:
+def read_address(address: str, index: PhotoStore) -> PageQuery:
     """Read a query from the part of an address behind the `?`; a weight or number that cannot be used is left out.
 
     QueryError if it names a photo, folder, camera or person that the index does not have, or a time that is none.
@@ -152,9 +152,9 @@ def path_mark(path: Path) -> str:
     return f"{zlib.crc32(os.fsencode(path)):08x}"
 
 
-def _find(mark: str, index: PhotoIndex) -> Found:
+def _find(mark: str, index: PhotoStore) -> Found:
     row, _, of = mark.partition(".")
     number = int(row) if re.fullmatch("[0-9]{1,12}", row) else -1
-    if not 0 <= number < index.count or path_mark(index.path(number)) != of:
+    if not index.has(number) or path_mark(index.path(number)) != of:
         raise QueryError(t("A photo of this address is no longer in the index; search again."))
     return Found(number, index.path(number))

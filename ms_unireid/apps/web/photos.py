@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from ms_unireid.apps.search.engines.store import PhotoStore, indexed_content
 from ms_unireid.apps.search.handover import thumbnail
-from ms_unireid.apps.search.index import PhotoIndex, indexed_content
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe, opened_file
 from ms_unireid.errors import DataError
@@ -68,9 +68,9 @@ class Photos:
         except DECODE_ERRORS as error:
             raise DataError(f"{index.path(row)}: {describe(error)}") from error
 
-    def _index_with(self, row: int) -> PhotoIndex:
+    def _index_with(self, row: int) -> PhotoStore:
         index = self._searcher.index
-        if not 0 <= row < index.count:
+        if not index.has(row):
             raise DataError(f"row {row} is not in the index, which has {index.count} photos")
         return index
 

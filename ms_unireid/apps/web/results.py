@@ -7,7 +7,7 @@ from typing import Any
 
 from nicegui import ui
 
-from ms_unireid.apps.search.index import PhotoIndex
+from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.queries import Hit
 from ms_unireid.apps.web.page_query import Found
 from ms_unireid.apps.web.words import t
@@ -40,7 +40,7 @@ class ResultList:
         tools: An empty place above the photos.
     """
 
-    def __init__(self, index: PhotoIndex, on_action: Callable[[str, int], Any]):
+    def __init__(self, index: PhotoStore, on_action: Callable[[str, int], Any]):
         self._count, self._on_action = index.count, on_action
         self.hits: list[Hit] = []
         self.names: list[str] = []

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from PIL import Image
 
+from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.folding import FOLD
-from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.search.queries import Hit, Query, make_query
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.apps.search.sketches import prepare_sketch
@@ -98,15 +98,15 @@ class SearchWorker:
             less=_rows(index, query.less),
         )
         hits = self.searcher.search_all([asked], query.top_k, query.where or None, FOLD if query.fold else None)[0]
-        count = len(index.passing(query.where)) if query.where else index.count
+        count = index.passing_count(query.where) if query.where else index.count
         return Answer(hits, asked, count, [*notes, *self.searcher.notes(asked)])
 
 
-def state_of(index: PhotoIndex) -> tuple[str, int]:
+def state_of(index: PhotoStore) -> tuple[str, int]:
     """Return what tells states of an index apart."""
     return index.about["id"], index.about["changes"]
 
 
-def _rows(index: PhotoIndex, photos: Sequence[Found]) -> list[int]:
+def _rows(index: PhotoStore, photos: Sequence[Found]) -> list[int]:
     """Return the rows of indexed photos, which may have moved."""
     return [index.row(one.path, one.row) for one in photos]

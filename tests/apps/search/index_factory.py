@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ms_unireid.apps.search.index import MANIFEST, Manifest, PhotoIndex
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.indexing import IndexReport, describe_model, photo_source, update_index
+from ms_unireid.apps.search.manifest import MANIFEST, Manifest
 from ms_unireid.config import config_from_dict
 from ms_unireid.data.transforms import load_pixels, normalize
 from ms_unireid.evaluation.similarity import normalize_rows

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ms_unireid.apps.search import exact
-from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.apps.search.engines import exact
+from ms_unireid.apps.search.engines.exact import exact_search
 from ms_unireid.evaluation.similarity import normalize_rows
 
 

@@ -9,10 +9,10 @@ from apps.search.index_factory import colour_of, put_photo, put_photos, update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_unireid.apps.search import exact
-from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.apps.search.engines import exact
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
+from ms_unireid.apps.search.engines.exact import exact_search
 from ms_unireid.apps.search.filters import Filter
-from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.errors import QueryError
 from ms_unireid.evaluation.similarity import normalize_rows
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_unireid.apps.search import folding
-from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.apps.search.engines.exact import exact_search
 from ms_unireid.apps.search.folding import fold_ranking
 from ms_unireid.evaluation.similarity import normalize_rows
 
@@ -53,7 +53,7 @@ def test_the_same_as_a_walk_down_the_whole_list(data):
         depths.append(k)
         return tuple(one[0] for one in exact_search(feats, query, k))
 
-    cards = fold_ranking(search, feats, fold, most, len(feats), left_out)
+    cards = fold_ranking(search, feats.__getitem__, fold, most, len(feats), left_out)
     assert [(card.row, card.same) for card in cards] == literal(feats, query, fold, most, left_out)
     scores = exact_search(feats, query, len(feats))
     assert [card.score for card in cards] == pytest.approx(
@@ -67,7 +67,9 @@ def test_equal_features_always_fold_and_the_list_goes_on_below_them():
     ((_, count),) = [pair for pair in zip(*np.unique(feats, axis=0, return_counts=True), strict=True) if pair[1] > 1]
     assert count == 3000
     query = feats[np.argmax((feats[:, None] == feats[None, :5]).all(2).sum(1))][None].astype(np.float32)
-    cards = fold_ranking(lambda k: tuple(one[0] for one in exact_search(feats, query, k)), feats, 1.0, 3, len(feats))
+    cards = fold_ranking(
+        lambda k: tuple(one[0] for one in exact_search(feats, query, k)), feats.__getitem__, 1.0, 3, len(feats)
+    )
     assert sorted(len(card.same) for card in cards) == [0, 0, 2999]
 
 
@@ -77,7 +79,7 @@ def test_an_approximate_list_ends_where_nothing_more_is_found():
     def search(k):
         return np.array([4, 2, *[-1] * (k - 2)]), np.zeros(k, np.float32)
 
-    assert [card.row for card in fold_ranking(search, feats, 0.99, 5, 20)] == [4, 2]
+    assert [card.row for card in fold_ranking(search, feats.__getitem__, 0.99, 5, 20)] == [4, 2]
 
 
 def test_memory_is_bounded(monkeypatch):
@@ -86,5 +88,5 @@ def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(folding, "normalize_rows", lambda block: largest.append(len(block)) or normalize_rows(block))
     feats = features([5000], 0.0, "float16", 1)
     query = feats[:1].astype(np.float32)
-    fold_ranking(lambda k: tuple(one[0] for one in exact_search(feats, query, k)), feats, 0.98, 3, 5000)
+    fold_ranking(lambda k: tuple(one[0] for one in exact_search(feats, query, k)), feats.__getitem__, 0.98, 3, 5000)
     assert max(largest) <= 256

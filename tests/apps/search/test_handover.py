@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.handover import THUMBNAIL, Entry, HandOver
-from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.search.queries import Hit
 
 EVIL = "<script>alert(1)</script>\"' onerror=x &amp; \x1b[2J"

@@ -23,8 +23,9 @@ from data.tri_factory import noise_bytes
 from PIL import Image
 
 from ms_unireid.apps.search import index_writer, indexing
-from ms_unireid.apps.search.index import MANIFEST, Manifest, PhotoIndex, describe_index, model_overrides
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.index_writer import IndexWriter
+from ms_unireid.apps.search.manifest import MANIFEST, Manifest, model_overrides
 from ms_unireid.config import config_from_dict, to_dict
 from ms_unireid.data.photo_facts import FACTS
 from ms_unireid.errors import ConfigError, DataError, UserError
@@ -160,7 +161,7 @@ def test_bad_photos_are_skipped_listed_and_tried_again_when_changed(photos, inde
     put_photo(photos / "text.png", colour_of(50))
     fixed = update(index, photos)
     assert fixed.encoded == 1 and len(fixed.skipped) == 3
-    assert describe_index(index)["skipped"] == fixed.skipped
+    assert PhotoIndex(index).describe()["skipped"] == fixed.skipped
 
 
 def test_damage_inside_and_files_that_are_no_pictures_are_told(photos, index):
@@ -225,7 +226,7 @@ def test_another_checkpoint_model_or_dtype_is_refused(photos, index):
 
 def test_two_processes_cannot_change_an_index_at_once(photos, index):
     update(index, photos)
-    writer = IndexWriter(index, describe_index(index))
+    writer = IndexWriter(index, PhotoIndex(index).describe())
     with pytest.raises(UserError, match="another process is changing"):
         update(index, photos)
     assert PhotoIndex(index).count == 10  # reading goes on
@@ -381,8 +382,8 @@ def test_killed_at_any_moment(what, tmp_path, monkeypatch):
         good = [path for path in photos.glob("*.png") if path.name != "bad.png"]
         check(index, good)
         assert report.photos == len(good) and len(report.skipped) == (what == "changed")
-        assert describe_index(index)["facts"] == FACTS and PhotoIndex(index).cameras == {"1": 1}
-        features = f"features.{describe_index(index)['file']}.float16"
+        assert PhotoIndex(index).describe()["facts"] == FACTS and PhotoIndex(index).cameras == {"1": 1}
+        features = f"features.{PhotoIndex(index).describe()['file']}.float16"
         assert {p.name for p in index.iterdir()} == {".lock", MANIFEST, features}
         shutil.rmtree(place)
         if not was_killed:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from apps.search.index_factory import CONFIG, MeanColour, check, colour_of, make_earlier, put_photo, put_photos, update
 
-from ms_unireid.apps.search import index as search_index
-from ms_unireid.apps.search.approximate import FAISS_ABOUT, FAISS_FILE, ApproximateIndex, build_approximate
-from ms_unireid.apps.search.exact import exact_search
+from ms_unireid.apps.search import manifest
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
+from ms_unireid.apps.search.engines.exact import exact_search
+from ms_unireid.apps.search.engines.faiss import FAISS_ABOUT, FAISS_FILE, FaissIndex, build_approximate
 from ms_unireid.apps.search.filters import Filter
-from ms_unireid.apps.search.index import FORMAT, MANIFEST, Manifest, PhotoIndex, describe_index
 from ms_unireid.apps.search.indexing import _NewPhotos
+from ms_unireid.apps.search.manifest import FORMAT, MANIFEST, Manifest
 from ms_unireid.apps.search.scanning import find_changes
 from ms_unireid.data.photo_facts import FACTS
 from ms_unireid.errors import ConfigError, DataError, QueryError, UserError
@@ -153,7 +154,7 @@ def test_an_index_of_an_earlier_version_is_used_and_brought_up_to_date(version, 
     using = MeanColour()
     report = update(index, photos, using=using)
     assert (report.kept, report.encoded, using.encoded) == (COUNT, 0, 0)
-    assert Manifest(index).format == FORMAT and describe_index(index)["id"]
+    assert Manifest(index).format == FORMAT and PhotoIndex(index).describe()["id"]
     assert len(PhotoIndex(index).passing(Filter(cameras=("1",)))) == 0
     change_features(index, ORDER_DAMAGE["another order"])
     assert_refused(index, photos)
@@ -188,7 +189,7 @@ def test_facts_are_read_again_when_the_rules_change(tmp_path):
     for folder, number in ((photos, 1), (others, 2)):
         put_photo(folder / name, colour_of(number))
     update(index, photos, others)
-    assert describe_index(index)["times"] == ("2024-05-01T12:30:15", "2024-05-01T12:30:15")
+    assert PhotoIndex(index).describe()["times"] == ("2024-05-01T12:30:15", "2024-05-01T12:30:15")
     features = Manifest(index)
     with features.transaction():
         rows = [one._replace(taken=None, camera="old") for one in features.photos()]
@@ -238,7 +239,7 @@ def test_a_damaged_or_foreign_approximate_index_is_refused(index, photos, tmp_pa
     for bad in ("[]", "null", "{}", good.replace('"lists": 1', '"lists": 2'), "[" * 100_000):
         (index / FAISS_ABOUT).write_text(bad)
         with pytest.raises(DataError, match="missing or damaged"):
-            ApproximateIndex(opened)
+            FaissIndex(opened.folder)
     put_photos(tmp_path / "others", range(20, 20 + COUNT))
     update(tmp_path / "another", tmp_path / "others")
     another = PhotoIndex(tmp_path / "another")
@@ -246,10 +247,10 @@ def test_a_damaged_or_foreign_approximate_index_is_refused(index, photos, tmp_pa
     shutil.copy(tmp_path / "another" / FAISS_FILE, index)
     (index / FAISS_ABOUT).write_text(good)
     with pytest.raises(DataError, match="missing or damaged"):
-        ApproximateIndex(opened)
+        FaissIndex(opened.folder)
     shutil.copy(tmp_path / "another" / FAISS_ABOUT, index)
     with pytest.raises(DataError, match="has changed since"):
-        ApproximateIndex(opened)
+        FaissIndex(opened.folder)
 
 
 def test_a_full_disk_leaves_an_index_that_says_so(tmp_path):
@@ -274,7 +275,7 @@ def test_a_full_disk_leaves_an_index_that_says_so(tmp_path):
     assert f"stopped at {seen} of 81 photos (1 skipped)" in note and f"index --output {index}" in note
     update(index)
     assert check(index, photos.glob("[0-9]*.png")).notes == []
-    assert describe_index(index)["whole"] is True
+    assert PhotoIndex(index).describe()["whole"] is True
 
 
 def test_a_reader_sees_the_old_state_during_a_long_change(index):
@@ -292,7 +293,7 @@ def test_a_reader_waits_while_a_change_is_committed(index, monkeypatch):
     threading.Timer(0.3, database.rollback).start()
     assert PhotoIndex(index).count == COUNT
     database.execute("BEGIN EXCLUSIVE")
-    monkeypatch.setattr(search_index, "_WAIT", 0.1)
+    monkeypatch.setattr(manifest, "_WAIT", 0.1)
     with pytest.raises(UserError, match="another process uses it; try again"):
         PhotoIndex(index)
     database.close()

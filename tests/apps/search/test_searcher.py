@@ -13,9 +13,9 @@ from mindspore import Tensor
 from PIL import Image, ImageOps
 
 import ms_unireid as mu
-from ms_unireid.apps.search.approximate import build_approximate, sample_photos
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
+from ms_unireid.apps.search.engines.faiss import build_approximate, sample_photos
 from ms_unireid.apps.search.filters import Filter
-from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.search.indexing import build_index, photo_source
 from ms_unireid.apps.search.queries import make_query, to_csv, to_json, to_table
 from ms_unireid.apps.search.rollout import attention_rollout

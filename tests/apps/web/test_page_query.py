@@ -19,7 +19,7 @@ UPLOAD = Image.new("RGB", (16, 32), "red")
 FOUND = Found(7, Path("/photos/7.jpg"))
 KNOWN = {name: 1 for name in ("a", "b/c", "ü & =", "'")}
 INDEX = SimpleNamespace(
-    count=9, path=lambda row: Path(f"/photos/{row}.jpg"), folders=KNOWN, cameras=KNOWN, persons=KNOWN
+    has=range(9).__contains__, path=lambda row: Path(f"/photos/{row}.jpg"), folders=KNOWN, cameras=KNOWN, persons=KNOWN
 )
 
 

@@ -9,8 +9,8 @@ from apps.search.index_factory import update
 from data.tri_factory import put_picture
 from PIL import Image
 
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.handover import THUMBNAIL
-from ms_unireid.apps.search.index import PhotoIndex
 from ms_unireid.apps.web.photos import Photos
 from ms_unireid.errors import DataError
 

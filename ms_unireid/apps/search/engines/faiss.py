@@ -2,14 +2,17 @@
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ms_unireid.apps.optional import need
-from ms_unireid.apps.search.exact import exact_search
-from ms_unireid.apps.search.index import PhotoIndex, digest_of
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
+from ms_unireid.apps.search.engines.exact import exact_search
+from ms_unireid.apps.search.filters import Filter
+from ms_unireid.apps.search.manifest import digest_of
 from ms_unireid.errors import DataError, UserError
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.files import open_regular, read_json, replacing, sha256, write_json
@@ -23,38 +26,43 @@ _LISTS, _SAMPLE = 4, 40
 _ADD_AT_ONCE = 1 << 16
 
 
-class ApproximateIndex:
-    """A faiss index (IVF): photos are clustered into lists, and a query searches only the nearest lists.
+class FaissIndex(PhotoIndex):
+    """An index that is searched through faiss (IVF): photos are clustered into lists, and a query reads the nearest.
+
+    A search with a filter is exact.
 
     Args:
-        index: The index that it was built from.
+        folder: The index, in which `build_approximate` has built the lists.
 
     Attributes:
-        about: Number of lists, lists searched per query (`lists_looked_into`), and the recall measured at building.
+        approximate: Number of lists, lists searched per query (`lists_looked_into`), and the recall at building.
 
     Raises:
-        DataError: If it is missing or damaged, or the index has changed since it was built.
+        DataError: If the index or its lists are missing or damaged, or it has changed since they were built.
         EnvironmentProblem: If faiss is not installed.
     """
 
-    def __init__(self, index: PhotoIndex):
+    def __init__(self, folder: Path):
         faiss = _faiss()
-        file = index.folder / FAISS_FILE
+        super().__init__(folder)
+        file = self.folder / FAISS_FILE
         fix = f"build it with {job_command('search')} approximate"
         try:
-            self.about = read_json(index.folder / FAISS_ABOUT, _ABOUT, fix)
-            if self.about.pop("digest") != digest_of([self.about, sha256(open_regular(file))]):
+            self.approximate = read_json(self.folder / FAISS_ABOUT, _ABOUT, fix)
+            if self.approximate.pop("digest") != digest_of([self.approximate, sha256(open_regular(file))]):
                 raise ValueError("its digest is another one")
             # Not memory-mapped: a mapped file that is shortened kills the process.
             self._lists = faiss.read_index(str(file))
         except (UserError, OSError, ValueError, RuntimeError) as error:
             raise DataError(f"{file}: the approximate index is missing or damaged; {fix}") from error
-        if (self.about["id"], self.about["changes"]) != (index.about["id"], index.about["changes"]):
-            raise DataError(f"{file}: {index.folder} has changed since this was built; {fix} again")
-        self._lists.nprobe = self.about["lists_looked_into"]
+        if (self.approximate["id"], self.approximate["changes"]) != (self.about["id"], self.about["changes"]):
+            raise DataError(f"{file}: {self.folder} has changed since this was built; {fix} again")
+        self._lists.nprobe = self.approximate["lists_looked_into"]
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Search as `exact_search` does, queries (Q, D); row -1 fills up where fewer than k photos are found."""
+    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Search the lists, as `PhotoStore.search`; exact with a filter."""
+        if where:
+            return super().search(queries, k, where)
         scores, rows = self._lists.search(normalize_rows(queries), k)
         return rows, np.minimum(scores, 1)
 

@@ -6,24 +6,19 @@ is found when an index is opened. `index_writer` changes an index.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import sqlite3
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_unireid.apps.search.filters import Filter
-from ms_unireid.data.findings import listed
-from ms_unireid.data.pictures import MAX_BYTES, describe
-from ms_unireid.errors import CheckpointError, ConfigError, DataError, QueryError, UserError, escaped
+from ms_unireid.errors import ConfigError, DataError, UserError, escaped
 from ms_unireid.files import check_form, open_regular, replacing
 from ms_unireid.installation import job_command
 
@@ -51,10 +46,6 @@ _ABOUT = {
     "checkpoint": {"path": str, "sha256": str, str: object}, "model": {str: object}, "preprocessing": {str: object},
     "dtype": set(DTYPES), "dim": int, "file": int, "changes": int, "id": str, "left": int, str: object,
 }  # fmt: skip
-
-
-class ChangedPhoto(DataError):
-    """A photo is not the one that was indexed."""
 
 
 class Source(NamedTuple):
@@ -349,229 +340,6 @@ class Manifest:
             raise self.damaged(escaped(str(error))) from error
 
 
-class PhotoIndex:
-    """A snapshot of an index to search in, in memory; later changes and damage on disk do not affect it.
-
-    Args:
-        folder: The index.
-
-    Attributes:
-        about: How the features were made: checkpoint, model, preprocessing, dtype.
-        features: (N, D) float16 or float32, L2-normalised rows.
-        skipped: Path to reason for each photo that could not be read.
-
-    Raises:
-        DataError: If the folder is not an index, or the index is damaged.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
-        manifest = Manifest(self.folder)
-        with contextlib.closing(manifest), manifest.transaction(write=False):
-            self.about = manifest.about()
-            self.features = read_features(self.folder, self.about, manifest.count())
-            self._photos = manifest.named_features(self.features)
-            self.sources = manifest.sources()
-            skipped = manifest.skipped()
-        self._passing = functools.lru_cache(8)(self._find_passing)  # 8 MB each for a million photos
-        self._folders = {number: Path(source.folder) for number, source in self.sources.items()}
-        self.skipped = {str(self._folders[one.source] / one.name): one.reason for one in skipped}
-
-    @property
-    def count(self) -> int:
-        """Number of photos."""
-        return len(self._photos)
-
-    def checkpoint(self, given: str | Path | None = None) -> Path:
-        """Return the path of the checkpoint that made the index, or of the one `given` because that was moved.
-
-        CheckpointError if it does not exist.
-        """
-        path = Path(given or self.about["checkpoint"]["path"])
-        if not path.exists():
-            raise CheckpointError(f"{path}: does not exist, and made {self.folder}; give it by --checkpoint")
-        return path
-
-    @property
-    def dim(self) -> int:
-        """Length of a feature."""
-        return self.features.shape[1]
-
-    @property
-    def whole(self) -> bool:
-        """Whether every photo that was listed has been read; False after a stop or on a full disk."""
-        return bool(self.sources) and not self.about["left"]
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Whether the index is whole, and its numbers of photos: indexed, skipped, and left to encode."""
-        return {"whole": self.whole, "photos": self.count, "skipped": len(self.skipped), "left": self.about["left"]}
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user of the index should know: that it is not whole."""
-        seen = self.count + len(self.skipped)
-        note = (
-            f"{self.folder}: is not whole, it stopped at {seen} of {seen + self.about['left']} photos "
-            f"({len(self.skipped)} skipped); finish it with {job_command('search')} index --output {self.folder}"
-        )
-        return [] if self.whole else [note]
-
-    @property
-    def photos(self) -> list[Path]:
-        """Paths of all photos, by row."""
-        return [self.path(row) for row in range(self.count)]
-
-    def path(self, row: int) -> Path:
-        """Return the path of a photo; IndexError if the row does not exist."""
-        if row < 0:
-            raise IndexError(row)
-        one = self._photos[row]
-        return self._folders[one.source] / one.name
-
-    def row(self, path: Path, known: int | None = None) -> int:
-        """Return the row of a photo; QueryError if it is not in the index.
-
-        `known` is its row in some state of the index, which saves the search if it is the same in this one.
-        """
-        if known is not None and known < self.count and self.path(known) == path:
-            return known
-        place = os.path.abspath(path)
-        for source, folder in self._folders.items():
-            row = self._rows.get((source, os.path.relpath(place, folder)))
-            if row is not None:
-                return row
-        raise QueryError(f"{path}: is not among the {self.count} photos of {self.folder}; give one of them, or its row")
-
-    @functools.cached_property
-    def _rows(self) -> dict[tuple[int, str], int]:
-        return {(one.source, one.name): row for row, one in enumerate(self._photos)}
-
-    def person(self, row: int) -> str | None:
-        """Return the identity of the person in a photo; None if unknown."""
-        return self._photos[row].person
-
-    def taken(self, row: int) -> str | None:
-        """Return the local time of a photo, YYYY-MM-DDTHH:MM:SS; None if unknown."""
-        return self._photos[row].taken
-
-    def camera(self, row: int) -> str | None:
-        """Return the camera of a photo; None if unknown."""
-        return self._photos[row].camera
-
-    @functools.cached_property
-    def folders(self) -> dict[str, int]:
-        """Folders and their sub-folders, sorted, and the number of photos inside each."""
-        found: Counter[str] = Counter()
-        for (source, place), count in Counter((one.source, _place(one)) for one in self._photos).items():
-            parts = place.split("/") if place else []
-            for depth in range(len(parts) + 1):
-                found[os.path.join(self._folders[source], *parts[:depth])] += count
-        return dict(sorted(found.items()))
-
-    @functools.cached_property
-    def cameras(self) -> dict[str, int]:
-        """Known cameras, sorted, and the number of photos of each."""
-        return _counted(one.camera for one in self._photos)
-
-    @functools.cached_property
-    def persons(self) -> dict[str, int]:
-        """Known identities, sorted, and the number of photos of each."""
-        return _counted(one.person for one in self._photos)
-
-    @functools.cached_property
-    def times(self) -> tuple[str, str] | None:
-        """First and last known time, YYYY-MM-DDTHH:MM:SS; None if none is known."""
-        known = [one.taken for one in self._photos if one.taken]
-        return (min(known), max(known)) if known else None
-
-    def passing(self, where: Filter) -> np.ndarray:
-        """Return the rows that pass a filter, ascending, read-only.
-
-        QueryError if the filter asks for times or cameras, and an earlier version made the index, which knows none.
-        """
-        return self._passing(where)
-
-    def chosen(self, where: Filter) -> np.ndarray:
-        """Return the rows that pass a filter, as `passing`.
-
-        QueryError, which says which part of the filter is to blame and what the index has, if there are none.
-        """
-        rows = self.passing(where)
-        if len(rows):
-            return rows
-        passed = {}
-        for kind, part in where.parts().items():
-            passed[kind] = len(self.passing(part))
-            if not passed[kind]:
-                times = [" to ".join(self.times)] if self.times else []
-                known = times if kind == "time" else [escaped(name) for name in getattr(self, f"{kind}s")]
-                there = listed(known) or f"no known {kind}"
-                raise QueryError(f"no photo passes the filter by {kind}; the index has {there}")
-        counts = ", ".join(f"{count:,} by {kind}" for kind, count in passed.items())
-        raise QueryError(f"no photo passes the whole filter ({counts}); leave out a part of it")
-
-    def _find_passing(self, where: Filter) -> np.ndarray:
-        if "facts" not in self.about and (where.cameras or where.after or where.before):
-            raise QueryError(
-                f"{self.folder}: knows no times and cameras, since an earlier version made it; bring it up to date "
-                f"with {job_command('search')} index --output {self.folder}"
-            )
-        passes = np.ones(self.count, bool)
-        if where.folders:
-            places = {(one.source, _place(one)) for one in self._photos}
-            inside = {one for one in places if _holds(where.folders, os.path.join(self._folders[one[0]], one[1]))}
-            passes &= [(one.source, _place(one)) in inside for one in self._photos]
-        for wanted, key in ((where.cameras, "camera"), (where.persons, "person")):
-            if wanted:
-                wanted = frozenset(wanted)
-                passes &= [getattr(one, key) in wanted for one in self._photos]
-        if where.after or where.before:
-            first, last = where.times
-            passes &= [one.taken is not None and first <= one.taken <= last for one in self._photos]
-        rows = np.flatnonzero(passes)
-        rows.flags.writeable = False
-        return rows
-
-    def sha256(self, row: int) -> bytes | None:
-        """Return a photo's digest at the time of indexing; None if it has been removed from the index since."""
-        one = self._photos[row]
-        with contextlib.closing(Manifest(self.folder)) as manifest:
-            return manifest.sha256(one.source, one.name)
-
-    def content(self, row: int) -> bytes:
-        """Read the file of a photo, if it is the one that was indexed.
-
-        Raises:
-            ChangedPhoto: If it is another one now, or has been removed from the index.
-            DataError: If it cannot be read.
-        """
-        return indexed_content(self.path(row), self.sha256(row))
-
-
-def describe_index(folder: Path) -> dict[str, Any]:
-    """Return how an index was made, its state, its sources and the skipped photos.
-
-    DataError if the folder is not an index, or the index is damaged.
-    """
-    index = PhotoIndex(folder)
-    listed = [{key: value for key, value in source._asdict().items() if value} for source in index.sources.values()]
-    known = {"folders": len(index.folders), "cameras": len(index.cameras), "persons": len(index.persons)}
-    return {**index.about, **index.state, **known, "times": index.times, "sources": listed, "skipped": index.skipped}
-
-
-def indexed_content(path: Path, digest: bytes | None) -> bytes:
-    """Read a photo's file if its SHA-256 is `digest`; errors as in `PhotoIndex.content`."""
-    try:
-        with open_regular(path) as file:
-            content = file.read(MAX_BYTES + 1)
-    except (OSError, MemoryError) as error:
-        raise DataError(f"{path}: {describe(error)}") from error
-    if hashlib.sha256(content).digest() != digest:
-        raise ChangedPhoto(f"{path}: has changed since it was indexed; update it with {job_command('search')} index")
-    return content
-
-
 def present_about(folder: Path, can_make: bool) -> dict[str, Any] | None:
     """Return how an index was made; None if there is none yet, which raises a ConfigError unless it can be made."""
     if not (folder / MANIFEST).exists():
@@ -631,20 +399,6 @@ def _checksum(feature: np.ndarray, row: int, one: Named, version: int = FORMAT) 
     """Return the CRC-32 of a feature's bytes and of what is known of its photo."""
     facts = f"{one.taken}/{one.camera}/" if version > _WITHOUT_FACTS else ""
     return zlib.crc32(f"{facts}{row}/{one.source}/{one.person}/{one.name}".encode(), zlib.crc32(feature))
-
-
-def _counted(values: Iterable[str | None]) -> dict[str, int]:
-    return {value: count for value, count in sorted(Counter(filter(None, values)).items())}
-
-
-def _place(photo: Named) -> str:
-    """Return a photo's folder relative to its source, empty for that itself."""
-    return photo.name.rpartition("/")[0]
-
-
-def _holds(folders: Sequence[str], place: str) -> bool:
-    """Whether a folder is one of others, or inside one."""
-    return any(f"{place}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)
 
 
 def _is_inside(name: str) -> bool:
