@@ -31,6 +31,7 @@ from ms_unireid.apps.search.folding import FOLD
 from ms_unireid.apps.search.handover import Entry, HandOver
 from ms_unireid.apps.search.manifest import DTYPES, present_about
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
+from ms_unireid.apps.search.shards import merge_indexes, shard_of
 from ms_unireid.apps.synthetic.captions import write_caption
 from ms_unireid.apps.synthetic.person import draw_people
 from ms_unireid.commands.progress import progress_bar
@@ -61,6 +62,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     index.add_argument("--checkpoint", type=checkpoint, help="the model; not needed for an existing index")
     index.add_argument("--output", type=output_folder, required=True, help="folder of the index")
+    index.add_argument(
+        "--shard",
+        type=shard_of,
+        metavar="I/N",
+        help="index one of N equal shares of the photos, for `merge`",
+    )
     index.add_argument("--dtype", choices=DTYPES, help="type of the stored features (default float16)")
     index.add_argument("--config", type=Path, action="append", help="file or name; default: the checkpoint's own")
     index.add_argument("--json", type=output_file(*JSON), help="write the summary as JSON")
@@ -77,6 +84,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--queries", type=Path, help="queries to measure the recall with; default: synthetic captions"
     )
     approximate.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
+    merge = commands.add_parser("merge", help="make one index of several, such as those of all shards")
+    merge.add_argument("indexes", type=Path, nargs="+", metavar="INDEX", help="folder of an index")
+    merge.add_argument("--output", type=output_folder, required=True, help="folder of the new index")
     info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
     info.add_argument("--index", required=True, help="folder of the index")
     return parser.parse_args(arguments)
@@ -127,7 +137,9 @@ def _add_query(query: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run the job with its command-line arguments."""
     options = _parse(arguments)
-    {"index": _index, "query": _query, "approximate": _approximate, "info": _info}[options.command](options)
+    {"index": _index, "query": _query, "approximate": _approximate, "merge": _merge, "info": _info}[options.command](
+        options
+    )
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -152,6 +164,7 @@ def _index(options: argparse.Namespace) -> None:
             files=options.config,
             overrides=options.overrides,
             progress=lambda step, *counts: {"compared": compared, "encoded": encoded}[step](*counts),
+            shard=options.shard,
         )
     if report is None:  # another process than the first one of msrun
         return
@@ -269,6 +282,12 @@ def _approximate(options: argparse.Namespace) -> None:
 def _synthetic_queries() -> list[Query]:
     rng = np.random.default_rng(1)
     return [make_query(write_caption(rng, person)) for person in draw_people(SAMPLE, seed=1)]
+
+
+def _merge(options: argparse.Namespace) -> None:
+    with progress_bar("photo", "merged") as show:
+        report = merge_indexes(options.indexes, options.output, show)
+    _print_json({"index": str(options.output), **report})
 
 
 def _info(options: argparse.Namespace) -> None:

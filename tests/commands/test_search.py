@@ -192,6 +192,25 @@ def test_the_approximate_index(photos, checkpoint, tmp_path, capsys):
     assert str(photos / "002.png") in capsys.readouterr().out
 
 
+def test_shards_are_merged_into_the_index_of_one_run(photos, checkpoint, tmp_path, capsys):
+    made = ("--photos", photos, "--checkpoint", checkpoint, "--output")
+    found = []
+    for number in (1, 2):
+        call("index", "--shard", f"{number}/2", *made, tmp_path / f"part{number}")
+    call("index", *made, tmp_path / "one")
+    with pytest.raises(ConfigError, match="has shard 1/2, not 2/2; choose another --output"):
+        call("index", "--shard", "2/2", *made, tmp_path / "part1")
+    with pytest.raises(ConfigError, match="has the photos of all shards, not 1/2"):
+        call("index", "--shard", "1/2", *made, tmp_path / "one")
+    capsys.readouterr()
+    call("merge", tmp_path / "part1", tmp_path / "part2", "--output", tmp_path / "merged")
+    assert json.loads(capsys.readouterr().out)["photos"] == 12
+    for name in ("one", "merged"):
+        call("query", "--index", tmp_path / name, "--text", "a man in red", "--json", tmp_path / f"{name}.json")
+        found.append(json.loads((tmp_path / f"{name}.json").read_text())[0]["results"])
+    assert found[0] == found[1] and len(found[0]) == 10
+
+
 def test_a_killed_run_continues(checkpoint, tmp_path):
     """After SIGKILL between two batches, the next run encodes only the rest."""
     photos, index, compiled = tmp_path / "photos", tmp_path / "index", ("runtime.graph_mode=true", "eval.batch_size=4")
@@ -268,6 +287,8 @@ def test_folders_out_of_reach_are_told(photos, checkpoint, tmp_path, capsys):
         (("query", "--index", "absent", "--text", "a", "--queries", "q.csv"), "leave out --text"),
         (("approximate", "--index", "absent", "--recall", "0"), "--recall 0.0"),
         (("info", "--index", "absent"), "is not an index"),
+        (("merge", "absent", "--output", "new"), "is not an index"),
+        (("index", "--shard", "3/2", "--output", "new"), "--shard 3/2: expected a number and how many there are"),
     ],
 )
 def test_mistakes_are_reported_and_create_no_files(arguments, message, tmp_path, monkeypatch):

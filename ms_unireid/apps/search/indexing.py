@@ -13,6 +13,7 @@ import numpy as np
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.apps.search.manifest import DTYPES, Photo, Skipped, Source, model_overrides, present_about
 from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
+from ms_unireid.apps.search.shards import ALL, Shard, shard_of
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
 from ms_unireid.config import Config, to_dict
 from ms_unireid.data import pictures as picture_files
@@ -49,8 +50,8 @@ class IndexReport:
     left_out: tuple[str, ...] = ()  # files in the folders that are no pictures
 
 
-def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, Any]:
-    """Describe how the features of an index are made; features are comparable only if this is the same."""
+def describe_model(checkpoint: Path, config: Config, dtype: str, shard: Shard = ALL) -> dict[str, Any]:
+    """Describe how an index is made; its features are comparable with others only if all but the shard is the same."""
     model = to_dict(config.model)
     return {
         "checkpoint": {"path": str(checkpoint.resolve()), "sha256": checkpoint_digest(checkpoint)},
@@ -60,6 +61,7 @@ def describe_model(checkpoint: Path, config: Config, dtype: str) -> dict[str, An
         "facts": FACTS,
         "dtype": dtype,
         "dim": config.model.sizes.embed_dim,
+        **({"shard": str(shard)} if shard.of > 1 else {}),
     }
 
 
@@ -82,6 +84,7 @@ def build_index(
     files: Sequence[Path] | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
+    shard: Shard | None = None,
 ) -> IndexReport | None:
     """Make an index with a checkpoint, or bring one up to date; the processes of msrun share the photos.
 
@@ -97,9 +100,10 @@ def build_index(
         files: YAML files; None takes the config of the checkpoint.
         overrides: `section.key=value` strings.
         progress: As in `update_index`.
+        shard: The share of the photos to index; None keeps that of the index, and takes all photos for a new one.
 
     Raises:
-        ConfigError: If a new index has no checkpoint or no photos.
+        ConfigError: If a new index has no checkpoint or no photos, or the index has another shard.
         UserError: As `update_index`; or if the checkpoint cannot be used.
     """
     about = present_about(folder, can_make=checkpoint is not None and bool(sources))
@@ -107,6 +111,11 @@ def build_index(
         checkpoint = checkpoint or Path(about["checkpoint"]["path"])
         dtype = dtype or about["dtype"]
         overrides = [*model_overrides(about), *overrides]
+        present = shard_of(about["shard"]) if "shard" in about else ALL
+        if shard not in (None, present):
+            has = f"has shard {present}" if "shard" in about else "has the photos of all shards"
+            raise ConfigError(f"{folder}: {has}, not {shard}; choose another --output")
+        shard = present
     opened = read_checkpoint(checkpoint)
     config = opened.config(overrides, files)
     prepare(config.runtime)
@@ -116,9 +125,8 @@ def build_index(
         for _ in _encode_together(encoder, folder):
             pass
         return None
-    return update_index(
-        folder, describe_model(checkpoint, config, dtype or DTYPES[0]), encoder, sources, removed, progress
-    )
+    about = describe_model(checkpoint, config, dtype or DTYPES[0], shard or ALL)
+    return update_index(folder, about, encoder, sources, removed, progress)
 
 
 def update_index(
@@ -148,10 +156,11 @@ def update_index(
     damaged: dict[str, str] = {}
     left_out: list[str] = []
     # Mistakes are found before any change.
-    given = {source: _list_photos(source, left_out) for source in _distinct(sources)}
+    shard = shard_of(about["shard"]) if "shard" in about else ALL
+    given = {source: _list_photos(source, left_out, shard) for source in _distinct(sources)}
     writer = IndexWriter(folder, about)
     try:
-        kept, dropped, listings = _choose_sources(writer, given, removed, left_out)
+        kept, dropped, listings = _choose_sources(writer, given, removed, left_out, shard)
         folders = {number: Path(source.folder) for number, source in kept.items()}
         known = photos = writer.manifest.photos()
         if writer.manifest.about().get("facts") != FACTS:
@@ -224,7 +233,7 @@ def _forget_if_read_otherwise(photo: Photo, folders: Mapping[int, Path], listing
 
 
 def _choose_sources(
-    writer: IndexWriter, given: Mapping[Source, Listing], removed: Sequence[Path], left_out: list[str]
+    writer: IndexWriter, given: Mapping[Source, Listing], removed: Sequence[Path], left_out: list[str], shard: Shard
 ) -> tuple[dict[int, Source], list[int], dict[int, Listing]]:
     """Add new sources to the manifest.
 
@@ -239,7 +248,9 @@ def _choose_sources(
             raise ConfigError(f"{known[number].folder}: cannot be both added and removed; choose one")
     kept = {number: source for number, source in known.items() if number not in dropped}
     _check_not_nested([*kept.values(), *given])
-    listings = given or {source: _list_known(writer, number, source, left_out) for number, source in kept.items()}
+    listings = given or {
+        source: _list_known(writer, number, source, left_out, shard) for number, source in kept.items()
+    }
     added = sum(len(listing) for source, listing in listings.items() if source not in known.values())
     left = writer.manifest.about()["left"] + added
     with writer.manifest.transaction():
@@ -266,10 +277,10 @@ def _check_not_nested(sources: Sequence[Source]) -> None:
                 raise ConfigError(f"{inner}: is inside {outer}, so its photos would be indexed twice; give one of them")
 
 
-def _list_known(writer: IndexWriter, number: int, source: Source, left_out: list[str]) -> Listing:
+def _list_known(writer: IndexWriter, number: int, source: Source, left_out: list[str], shard: Shard) -> Listing:
     """List a folder of the index; an error names the way to forget it."""
     try:
-        return _list_photos(source, left_out)
+        return _list_photos(source, left_out, shard)
     except DataError as error:
         count = sum(photo.source == number for photo in writer.manifest.photos())
         raise DataError(
@@ -283,7 +294,7 @@ def forget_command(index: Path, folder: str) -> str:
     return f"{job_command('search')} index --output {index} --remove {folder}"
 
 
-def _list_photos(source: Source, left_out: list[str]) -> Listing:
+def _list_photos(source: Source, left_out: list[str], shard: Shard) -> Listing:
     folder = Path(source.folder)
     if source.dataset:
         photos = dataset_photos(source.dataset, folder.parent)
@@ -294,8 +305,8 @@ def _list_photos(source: Source, left_out: list[str]) -> Listing:
     if not listing:
         others = describe_left_out(photos.left_out) or "check the path (is the disk mounted?)"
         raise DataError(f"{folder}: has no photos; {others}")
-    left_out += (str(folder / name) for name in photos.left_out)
-    return listing
+    left_out += (str(folder / name) for name in photos.left_out if shard.holds(name))
+    return {name: person for name, person in listing.items() if shard.holds(name)}
 
 
 class _Batch(NamedTuple):
