@@ -207,7 +207,7 @@ def test_shards_are_merged_into_the_index_of_one_run(photos, checkpoint, tmp_pat
     assert json.loads(capsys.readouterr().out)["photos"] == 12
     for name in ("one", "merged"):
         call("query", "--index", tmp_path / name, "--text", "a man in red", "--json", tmp_path / f"{name}.json")
-        found.append(json.loads((tmp_path / f"{name}.json").read_text())[0]["results"])
+        found.append(json.loads((tmp_path / f"{name}.json").read_text())[0]["hits"])
     assert found[0] == found[1] and len(found[0]) == 10
 
 
