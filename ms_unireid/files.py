@@ -114,14 +114,14 @@ def _fits(value: Any, kind: Any) -> bool:
     if isinstance(kind, set):
         return isinstance(value, str) and value in kind
     if value is None or kind is None or isinstance(value, bool):  # true is no number, although Python's bool is an int
-        return kind is object or value is kind
+        return kind is object or value is kind or (kind is bool and value is not None)
     return isinstance(value, int | float) and abs(value) < _TOO_LARGE if kind is float else isinstance(value, kind)
 
 
 def _in_words(kind: Any) -> str:
     if isinstance(kind, set):
         return f"one of {', '.join(sorted(kind))}"
-    return {float: "a finite number", int: "a whole number", str: "text", None: "null"}[kind]
+    return {float: "a finite number", int: "a whole number", str: "text", bool: "true or false", None: "null"}[kind]
 
 
 @contextlib.contextmanager

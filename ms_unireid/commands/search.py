@@ -25,11 +25,14 @@ from ms_unireid.apps.arguments import (
     output_folder,
 )
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
+from ms_unireid.apps.search.engines.milvus import KINDS
+from ms_unireid.apps.search.engines.milvus_client import parse_address
 from ms_unireid.apps.search.engines.opening import open_store
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import FOLD
 from ms_unireid.apps.search.handover import Entry, HandOver
 from ms_unireid.apps.search.manifest import DTYPES, present_about
+from ms_unireid.apps.search.pushing import Push, choose_effort, forget
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.search.shards import merge_indexes, shard_of
 from ms_unireid.apps.synthetic.captions import write_caption
@@ -68,6 +71,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="I/N",
         help="index one of N equal shares of the photos, for `merge`",
     )
+    index.add_argument("--to", type=parse_address, metavar="URI", help="push the index into Milvus, too; see `push`")
     index.add_argument("--dtype", choices=DTYPES, help="type of the stored features (default float16)")
     index.add_argument("--config", type=Path, action="append", help="file or name; default: the checkpoint's own")
     index.add_argument("--json", type=output_file(*JSON), help="write the summary as JSON")
@@ -77,19 +81,32 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "approximate", help="build an approximate index for millions of photos; prints its recall"
     )
     approximate.add_argument("--index", required=True, help="folder of the index")
-    approximate.add_argument(
-        "--recall", type=float, default=0.95, help="fraction of the exact top 10 that must be found"
+    _add_recall(approximate, 0.95)
+    push = commands.add_parser("push", help="bring a collection of Milvus in line with an index; prints a summary")
+    given = push.add_mutually_exclusive_group(required=True)
+    given.add_argument("--index", help="folder of the index")
+    given.add_argument("--forget", metavar="ID", help="delete the photos of an index that is gone; `info` names it")
+    push.add_argument(
+        "--to",
+        type=parse_address,
+        required=True,
+        metavar="URI",
+        help="a file that ends in .db, http://HOST:19530 or https://...; #NAME behind it is the collection (photos)",
     )
-    approximate.add_argument(
-        "--queries", type=Path, help="queries to measure the recall with; default: synthetic captions"
-    )
-    approximate.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
+    push.add_argument("--kind", choices=tuple(KINDS), help="how it is searched (default: as before, exact at first)")
+    _add_recall(push, None)
     merge = commands.add_parser("merge", help="make one index of several, such as those of all shards")
     merge.add_argument("indexes", type=Path, nargs="+", metavar="INDEX", help="folder of an index")
     merge.add_argument("--output", type=output_folder, required=True, help="folder of the new index")
     info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
     info.add_argument("--index", required=True, help="folder of the index")
     return parser.parse_args(arguments)
+
+
+def _add_recall(parser: argparse.ArgumentParser, default: float | None) -> None:
+    parser.add_argument("--recall", type=float, default=default, help="fraction of the exact top 10 that must be found")
+    parser.add_argument("--queries", type=Path, help="queries to measure the recall with; default: synthetic captions")
+    parser.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
 
 
 def _add_query(query: argparse.ArgumentParser) -> None:
@@ -137,9 +154,8 @@ def _add_query(query: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run the job with its command-line arguments."""
     options = _parse(arguments)
-    {"index": _index, "query": _query, "approximate": _approximate, "merge": _merge, "info": _info}[options.command](
-        options
-    )
+    jobs = {"index": _index, "query": _query, "approximate": _approximate, "push": _push, "merge": _merge}
+    {**jobs, "info": _info}[options.command](options)
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -176,6 +192,9 @@ def _index(options: argparse.Namespace) -> None:
         )
     left_out = describe_left_out(report.left_out)
     summary = {"index": str(options.output), **dataclasses.asdict(report), "left_out": left_out}
+    if options.to:
+        with progress_bar("photo", "pushed") as show:
+            summary["pushed"] = Push(PhotoIndex(options.output), options.to).run(show)
     _print_json(summary)
     if options.json:
         write_json(options.json, summary)
@@ -242,7 +261,7 @@ def _queries(options: argparse.Namespace) -> list[Query]:
 
 
 def _mark(text: str) -> int | str:
-    return int(text) if text.isdecimal() and len(text) < 13 else text  # a file that has a number as its name: ./7
+    return int(text) if text.isdecimal() and len(text) < 20 else text  # a file that has a number as its name: ./7
 
 
 def _filter(options: argparse.Namespace) -> Filter:
@@ -260,13 +279,40 @@ def _read_queries(path: Path) -> list[Query]:
 
 
 def _approximate(options: argparse.Namespace) -> None:
-    if not 0 < options.recall <= 1:
-        raise ConfigError(f"--recall {options.recall}: expected more than 0, at most 1")
-    queries = _read_queries(options.queries) if options.queries else _synthetic_queries()
+    from ms_unireid.apps.search.engines.faiss import build_approximate
+
+    _check_recall(options.recall)
     index = PhotoIndex(Path(options.index))
+    _print_json(build_approximate(index, _measuring_queries(index, options), options.recall))
+
+
+def _push(options: argparse.Namespace) -> None:
+    if options.recall is not None:
+        _check_recall(options.recall)
+        if options.kind in (None, "exact"):
+            raise ConfigError(f"--recall {options.recall}: belongs to an approximate search; add --kind hnsw")
+    if options.forget is not None:
+        _print_json(forget(options.to, options.forget))
+        return
+    index = PhotoIndex(Path(options.index))
+    queries = None if options.recall is None else _measuring_queries(index, options)
+    push = Push(index, options.to, options.kind)
+    with progress_bar("photo", "pushed") as show:
+        summary = push.run(show)
+    _print_json(summary if queries is None else {**summary, **choose_effort(push, queries, options.recall)})
+
+
+def _check_recall(recall: float) -> None:
+    if not 0 < recall <= 1:
+        raise ConfigError(f"--recall {recall}: expected more than 0, at most 1")
+
+
+def _measuring_queries(index: PhotoIndex, options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Encode the queries that the recall is measured with; those of photos are features of the index."""
+    queries = _read_queries(options.queries) if options.queries else _synthetic_queries()
     index.checkpoint(options.checkpoint)
     check_packages()
-    from ms_unireid.apps.search.engines.faiss import build_approximate, sample_photos
+    from ms_unireid.apps.search.engines.faiss import sample_photos
     from ms_unireid.apps.search.searcher import Searcher
 
     searcher = Searcher.open(index, options.checkpoint)
@@ -275,8 +321,7 @@ def _approximate(options: argparse.Namespace) -> None:
         for query in queries:
             feats.append(searcher.encode(query))
             show(len(feats), len(queries))
-    measured = {"queries": np.stack(feats), "photos": sample_photos(index, SAMPLE)}
-    _print_json(build_approximate(index, measured, options.recall))
+    return {"queries": np.stack(feats), "photos": sample_photos(index, SAMPLE)}
 
 
 def _synthetic_queries() -> list[Query]:

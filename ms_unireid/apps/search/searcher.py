@@ -160,6 +160,9 @@ class Searcher:
             raise QueryError(f"fold {fold}: expected a cosine of more than 0 and at most 1")
         index = self.index
         count = index.chosen(where) if where else index.count
+        if min(top_k, count) > index.most:
+            raise QueryError(f"top_k {top_k:,}: {index.place} finds at most {index.most:,} photos; ask for fewer")
+        count = min(count, index.most)
         if fold is not None and min(top_k, count) > MAX_FOLDED:
             raise QueryError(f"top_k {top_k}: expected at most {MAX_FOLDED:,} when photos are folded")
         if not queries:

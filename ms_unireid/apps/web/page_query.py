@@ -127,8 +127,10 @@ def read_address(address: str, index: PhotoStore) -> PageQuery:
     first = {key: found[0] for key, found in values.items()}
     named = {key: tuple(values.get(key, ())[:_MAX_VALUES]) for key in ("folder", "camera", "person")}
     for key, known in (("folder", index.folders), ("camera", index.cameras), ("person", index.persons)):
-        if missing := [name for name in named[key] if name not in known]:
-            raise QueryError(f"The address asks for the {key} {shown(missing[0])}, which the index does not have.")
+        missing = [name for name in named[key] if name not in known]
+        if missing and (index.names_all or key != "person"):  # which has a field for any name, not a list
+            has = "the index does not have" if index.names_all else "the page does not list"
+            raise QueryError(f"The address asks for the {key} {shown(missing[0])}, which {has}.")
     where = Filter(*named.values(), after=first.get("after", ""), before=first.get("before", ""))
     weight = first.get("weight", "")
     top = first.get("top", "")
@@ -154,7 +156,7 @@ def path_mark(path: Path) -> str:
 
 def _find(mark: str, index: PhotoStore) -> Found:
     row, _, of = mark.partition(".")
-    number = int(row) if re.fullmatch("[0-9]{1,12}", row) else -1
+    number = int(row) if re.fullmatch("[0-9]{1,19}", row) else -1
     if not index.has(number) or path_mark(index.path(number)) != of:
         raise QueryError(t("A photo of this address is no longer in the index; search again."))
     return Found(number, index.path(number))

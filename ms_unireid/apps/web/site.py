@@ -78,7 +78,7 @@ def _serve_photos(site: FastAPI, worker: SearchWorker, photos: Photos) -> None:
     @site.get("/photo/{row}")
     async def photo(row: str, tab: str = "", of: str = "", kind: str = "") -> Response:
         """Send a picture of a row, one of `KINDS`; nothing if `of` is given and is not the mark of that row's path."""
-        number, index = int(row) if re.fullmatch("[0-9]{1,12}", row) else -1, worker.searcher.index
+        number, index = int(row) if re.fullmatch("[0-9]{1,19}", row) else -1, worker.searcher.index
         if kind not in KINDS or (of and index.has(number) and of != path_mark(index.path(number))):
             number = -1
         try:

@@ -19,7 +19,12 @@ UPLOAD = Image.new("RGB", (16, 32), "red")
 FOUND = Found(7, Path("/photos/7.jpg"))
 KNOWN = {name: 1 for name in ("a", "b/c", "ü & =", "'")}
 INDEX = SimpleNamespace(
-    has=range(9).__contains__, path=lambda row: Path(f"/photos/{row}.jpg"), folders=KNOWN, cameras=KNOWN, persons=KNOWN
+    has={*range(9), 2**63 - 1}.__contains__,
+    path=lambda row: Path(f"/photos/{row}.jpg"),
+    names_all=True,
+    folders=KNOWN,
+    cameras=KNOWN,
+    persons=KNOWN,
 )
 
 
@@ -95,6 +100,18 @@ _PHOTOS = st.lists(st.integers(0, 8).map(lambda row: Found(row, INDEX.path(row))
 )
 def test_an_address_carries_the_query(query):
     assert read_address(query.address().removeprefix("/?"), INDEX) == query
+
+
+def test_a_row_of_63_bits_survives_an_address():
+    one = Found(2**63 - 1, INDEX.path(2**63 - 1))
+    assert read_address(PageQuery(start=one, more=(one,)).address()[2:], INDEX).more == (one,)
+
+
+def test_a_person_that_is_not_among_the_names_that_a_collection_keeps_can_be_asked_for():
+    part = SimpleNamespace(**{**vars(INDEX), "names_all": False})
+    assert read_address("person=other", part).where.persons == ("other",)
+    with pytest.raises(QueryError, match="the camera 'other', which the page does not list"):
+        read_address("camera=other", part)
 
 
 def test_an_address_with_halves_of_surrogate_pairs_is_one():

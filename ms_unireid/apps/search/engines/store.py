@@ -35,7 +35,12 @@ class PhotoStore(ABC):
         persons: Known identities, sorted, and the number of photos of each.
         times: First and last known time, YYYY-MM-DDTHH:MM:SS; None if none is known.
         notes: What a user should know: that it is not whole.
+        most: Number of photos that a ranked list can have.
+        names_all: Whether `folders`, `cameras` and `persons` name all that there are.
     """
+
+    most = 1 << 62
+    names_all = True
 
     place: str
     about: dict[str, Any]
