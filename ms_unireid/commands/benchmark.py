@@ -12,6 +12,7 @@ from ms_unireid.apps.arguments import JSON, Parser, input_file, output_file
 from ms_unireid.apps.benchmarks import (
     conversion,
     encode,
+    engines,
     evaluation,
     index,
     input,
@@ -29,6 +30,7 @@ from ms_unireid.runtime import check_packages
 COMMANDS = {
     "conversion": conversion,
     "encode": encode,
+    "engines": engines,
     "evaluation": evaluation,
     "index": index,
     "input": input,
