@@ -30,9 +30,9 @@ NEEDS_MINDSPORE = {
     "adam", "distributed", "losses", "models", "data.pipeline", "checkpoints.checkpoint",
     "checkpoints.conversion_check", "evaluation.encoder", "evaluation.checkpoint_evaluation", "training.gradient",
     "training.loss_scale", "training.optimizer", "training.train_step", "training.trainer", "training.run_data",
-    "apps.benchmarks", "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.indexing",
-    "apps.search.rollout", "apps.search.searcher", "apps.search.search_figure", "apps.web", "commands.app",
-    "commands.benchmark", "commands.export",
+    "apps.benchmarks", "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.encoding",
+    "apps.search.indexing", "apps.search.ray_engine", "apps.search.rollout", "apps.search.searcher",
+    "apps.search.search_figure", "apps.web", "commands.app", "commands.benchmark", "commands.export",
 }  # fmt: skip
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")

@@ -74,6 +74,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     index.add_argument("--to", type=parse_address, metavar="URI", help="push the index into Milvus, too; see `push`")
     index.add_argument("--dtype", choices=DTYPES, help="type of the stored features (default float16)")
     index.add_argument("--config", type=Path, action="append", help="file or name; default: the checkpoint's own")
+    index.add_argument("--engine", choices=("ray",), help="who encodes; default: this process, or those of msrun")
+    index.add_argument("--address", help="with --engine ray: HOST:PORT of a cluster; default: this machine")
+    index.add_argument("--workers", type=at_least(1), help="with --engine ray: most workers; default: as many as fit")
     index.add_argument("--json", type=output_file(*JSON), help="write the summary as JSON")
     index.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     _add_query(commands.add_parser("query", help="search an index; prints the ranked photos"))
@@ -163,9 +166,14 @@ def _index(options: argparse.Namespace) -> None:
         raise ConfigError("--dataset needs --root, the folder of the data set")
     if (options.root or options.split) and not options.dataset:
         raise ConfigError("--root and --split belong to a data set; add --dataset, or leave them out")
+    if (options.address or options.workers) and not options.engine:
+        raise ConfigError("--address and --workers belong to Ray; add --engine ray, or leave them out")
+    if options.engine and "MS_ROLE" in os.environ:
+        raise ConfigError("--engine ray starts its own processes; start it without msrun, or leave it out")
     present_about(options.output, can_make=bool(options.checkpoint and (options.photos or options.dataset)))
     check_packages()
     from ms_unireid.apps.search.indexing import build_index, dataset_source, forget_command, photo_source
+    from ms_unireid.apps.search.ray_engine import Cluster
 
     sources = [photo_source(folder) for folder in options.photos]
     if options.dataset:
@@ -181,6 +189,7 @@ def _index(options: argparse.Namespace) -> None:
             overrides=options.overrides,
             progress=lambda step, *counts: {"compared": compared, "encoded": encoded}[step](*counts),
             shard=options.shard,
+            cluster=Cluster(options.address, options.workers) if options.engine else None,
         )
     if report is None:  # another process than the first one of msrun
         return

@@ -7,7 +7,7 @@ from apps.search.index_factory import MeanColour, put_photos
 from distributed.launcher import launch
 from tool_runner import TOOLS, load_tool
 
-from ms_unireid.apps.search import indexing
+from ms_unireid.apps.search import encoding
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.checkpoints.checkpoint import save_checkpoint
 from ms_unireid.config import load_config, to_dict
@@ -49,8 +49,8 @@ def test_two_processes_make_the_files_of_one(tmp_path):
 def test_a_process_encodes_every_nth_batch_only(tmp_path, monkeypatch):
     names = [file.name for file in put_photos(tmp_path, range(22))]  # six batches of four
     work = ({1: tmp_path}, [(1, name, None) for name in names])
-    monkeypatch.setattr(indexing, "broadcast_value", lambda value, source, processes: work if value == first else value)
+    monkeypatch.setattr(encoding, "broadcast_value", lambda value, source, processes: work if value == first else value)
     encoder, first = MeanColour(), ({}, ())
     encoder.processes = Processes(rank=1, size=4)
-    taken = [batch and [photo.name for photo in batch.found] for batch in indexing._encode_together(encoder, tmp_path)]
+    taken = [batch and [photo.name for photo in batch.found] for batch in encoding.encode_together(encoder, tmp_path)]
     assert encoder.encoded == 8 and taken == [names[4:8]] * 4 + [names[20:]] * 2

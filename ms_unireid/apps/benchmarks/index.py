@@ -4,6 +4,7 @@ python tools/benchmark.py index --photos 256 --rounds 5 --json index.json
 """
 
 import argparse
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def _bare(photos: str, count: str, *overrides: str) -> Run:
 
 
 def _index(photos: str, count: str, *overrides: str) -> Run:
+    from ms_unireid.apps.search.encoding import encode_together
     from ms_unireid.apps.search.indexing import describe_model, photo_source, update_index
 
     encoder = random_encoder(load_config(None, list(overrides)))
@@ -98,7 +100,8 @@ def _index(photos: str, count: str, *overrides: str) -> Run:
         checkpoint.touch()
         about = describe_model(checkpoint, encoder.config, "float16")
         index = Path(folder) / "index"
-        return measured(lambda: update_index(index, about, encoder, [photo_source(Path(photos))]))
+        encode = functools.partial(encode_together, encoder, index)
+        return measured(lambda: update_index(index, about, encode, [photo_source(Path(photos))]))
 
 
 JOBS = {"index-ours": _index, "index-bare": _bare}

@@ -1,17 +1,17 @@
 """Makes an index or brings it up to date: encodes new photos, and does not read unchanged ones again."""
 
-import io
+import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
+from ms_unireid.apps.search.encoding import Batch, New, encode_together
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.apps.search.manifest import DTYPES, Photo, Skipped, Source, model_overrides, present_about
+from ms_unireid.apps.search.ray_engine import Cluster, encode_on_ray
 from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
 from ms_unireid.apps.search.shards import ALL, Shard, shard_of
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
@@ -19,19 +19,17 @@ from ms_unireid.config import Config, to_dict
 from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.photo_facts import FACTS, photo_facts
 from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
-from ms_unireid.data.pipeline import iterate
-from ms_unireid.data.transforms import MEAN, STD, resize
-from ms_unireid.distributed import broadcast_value, start
-from ms_unireid.errors import ConfigError, DataError, escaped
+from ms_unireid.data.transforms import MEAN, STD
+from ms_unireid.distributed import start
+from ms_unireid.errors import ConfigError, DataError
 from ms_unireid.evaluation.encoder import Encoder
-from ms_unireid.evaluation.similarity import normalize_rows
-from ms_unireid.files import open_regular, sha256
 from ms_unireid.installation import job_command
 from ms_unireid.runtime import prepare
 
 # Called with (step, done, total) during the work.
 Progress = Callable[[str, int, int], None]
-_New = tuple[int, str, str | None]  # a photo to encode: source, name, person
+# Yields the batches of new photos in order, given the folders of their sources and the photos.
+Encode = Callable[[Mapping[int, Path], Sequence[New]], Generator[Batch, None, None]]
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,12 @@ def build_index(
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
     shard: Shard | None = None,
+    cluster: Cluster | None = None,
 ) -> IndexReport | None:
-    """Make an index with a checkpoint, or bring one up to date; the processes of msrun share the photos.
+    """Make an index with a checkpoint, or bring one up to date; the processes of msrun or Ray's share the photos.
 
     Every process reads photos and checkpoint by the same paths. Only the first one lists folders and writes the index;
-    the others return None.
+    the others of msrun return None.
 
     Args:
         folder: As in `update_index`.
@@ -101,6 +100,7 @@ def build_index(
         overrides: `section.key=value` strings.
         progress: As in `update_index`.
         shard: The share of the photos to index; None keeps that of the index, and takes all photos for a new one.
+        cluster: The workers of Ray that encode; None encodes in this process.
 
     Raises:
         ConfigError: If a new index has no checkpoint or no photos, or the index has another shard.
@@ -118,21 +118,25 @@ def build_index(
         shard = present
     opened = read_checkpoint(checkpoint)
     config = opened.config(overrides, files)
-    prepare(config.runtime)
-    processes = start()
-    encoder = Encoder(opened.build(config), config, processes=processes)
-    if not processes.first:
-        for _ in _encode_together(encoder, folder):
-            pass
-        return None
     about = describe_model(checkpoint, config, dtype or DTYPES[0], shard or ALL)
-    return update_index(folder, about, encoder, sources, removed, progress)
+    if cluster is not None:
+        encode = functools.partial(encode_on_ray, cluster, about["checkpoint"], config, folder)
+        del opened  # only the workers need the weights
+    else:
+        prepare(config.runtime)
+        processes = start()
+        encode = functools.partial(encode_together, Encoder(opened.build(config), config, processes=processes), folder)
+        if not processes.first:
+            for _ in encode():
+                pass
+            return None
+    return update_index(folder, about, encode, sources, removed, progress)
 
 
 def update_index(
     folder: Path,
     about: dict[str, Any],
-    encoder: Encoder,
+    encode: Encode,
     sources: Sequence[Source] = (),
     removed: Sequence[Path] = (),
     progress: Progress | None = None,
@@ -142,7 +146,7 @@ def update_index(
     Args:
         folder: The index.
         about: The result of `describe_model`.
-        encoder: Encodes the photos, with the help of its other processes, which are in `build_index`.
+        encode: Encodes the photos.
         sources: Folders or splits to add or to compare again; empty compares all sources of the index.
         removed: Folders to remove from the index.
         progress: Called during the work.
@@ -175,7 +179,7 @@ def update_index(
             writer.manifest.set_about(left=len(changes.new))
         if dropped or not is_same(changes, known):
             writer.rearrange(changes.photos, changes.rows, dropped)  # one transaction: a source goes with its photos
-        encoded = _encode_new(writer, folders, changes, encoder, progress, damaged)
+        encoded = _encode_new(writer, folders, changes, encode, progress, damaged)
         if listings.keys() == folders.keys():
             with writer.manifest.transaction():
                 writer.manifest.set_about(reader=picture_files.READER, facts=FACTS)
@@ -309,120 +313,21 @@ def _list_photos(source: Source, left_out: list[str], shard: Shard) -> Listing:
     return {name: person for name, person in listing.items() if shard.holds(name)}
 
 
-class _Batch(NamedTuple):
-    """A batch of new photos: what its files are, the features (N, D) of the readable ones, and damage inside them."""
-
-    found: list[Photo | Skipped]
-    feats: np.ndarray
-    damaged: dict[str, str]
-
-
 def _encode_new(
     writer: IndexWriter,
     folders: Mapping[int, Path],
     changes: Changes,
-    encoder: Encoder,
+    encode: Encode,
     progress: Progress,
     damaged: dict[str, str],
 ) -> int:
     """Encode and store the new photos batch by batch; return their number. Damage inside them goes to `damaged`."""
     done = encoded = 0
-    for batch in _encode_together(encoder, writer.folder, folders, changes.new):
-        photos = [one for one in batch.found if isinstance(one, Photo)]
-        writer.append(photos, batch.feats, [one for one in batch.found if isinstance(one, Skipped)])
-        damaged |= batch.damaged
-        done, encoded = done + len(batch.found), encoded + len(photos)
-        progress("encoded", done, len(changes.new))
+    with contextlib.closing(encode(folders, changes.new)) as batches:
+        for batch in batches:
+            photos = [one for one in batch.found if isinstance(one, Photo)]
+            writer.append(photos, batch.feats, [one for one in batch.found if isinstance(one, Skipped)])
+            damaged |= batch.damaged
+            done, encoded = done + len(batch.found), encoded + len(photos)
+            progress("encoded", done, len(changes.new))
     return encoded
-
-
-def _encode_together(
-    encoder: Encoder, index: Path, folders: Mapping[int, Path] = MappingProxyType({}), new: Sequence[_New] = ()
-) -> Iterator[_Batch]:
-    """Yield all batches in order in every process; the processes take turns to encode them.
-
-    The first process names the photos. Each batch equals that of a single process.
-    """
-    processes, size = encoder.processes, encoder.config.eval.batch_size
-    folders, new = broadcast_value((dict(folders), new), 0, processes)
-    batches = [new[first : first + size] for first in range(0, len(new), size)]
-    own = _encode_batches(encoder, index, folders, batches[processes.rank :: processes.size])
-    for first in range(0, len(batches), processes.size):
-        batch = next(own, None)
-        for source in range(min(processes.size, len(batches) - first)):
-            yield broadcast_value(batch, source, processes)
-
-
-def _encode_batches(
-    encoder: Encoder, index: Path, folders: Mapping[int, Path], batches: Sequence[Sequence[_New]]
-) -> Iterator[_Batch]:
-    config = encoder.config
-    photos = _NewPhotos(folders, batches, config.eval.batch_size, config.model.image_size)
-    for number, (pictures,) in enumerate(iterate(photos, config.runtime) if batches else ()):
-        found = photos.found.pop(number)
-        good = [place for place, one in enumerate(found) if isinstance(one, Photo)]
-        feats = _features(encoder, pictures, index)[good] if good else np.empty(0)
-        yield _Batch(found, feats, photos.damaged.pop(number))
-
-
-def _features(encoder: Encoder, pictures: np.ndarray, index: Path) -> np.ndarray:
-    try:
-        return normalize_rows(encoder.pixels(pictures))
-    except ValueError as error:
-        raise DataError(f"{index}: nothing was added ({error}); use another checkpoint") from error
-
-
-class _NewPhotos:
-    """Random access to batches of new photos; each file is read once, hashed and decoded.
-
-    Attributes:
-        found: Batch number to a `Photo` or `Skipped` for each of its files.
-        damaged: Batch number to the damage inside those of its files that are encoded all the same, by file.
-    """
-
-    columns = ("pictures",)
-
-    def __init__(
-        self,
-        folders: Mapping[int, Path],
-        batches: Sequence[Sequence[_New]],
-        batch_size: int,
-        image_size: tuple[int, int],
-    ):
-        self.folders, self.batches = folders, batches
-        self.batch_size, self.image_size = batch_size, image_size
-        self.found: dict[int, list[Photo | Skipped]] = {}
-        self.damaged: dict[int, dict[str, str]] = {}
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray]:
-        """Return (batch_size, 3, H, W) uint8; zeros for unreadable photos and after the last one."""
-        index = int(index)
-        pictures = np.zeros((self.batch_size, 3, *self.image_size), np.uint8)
-        damaged = self.damaged[index] = {}
-        self.found[index] = [
-            self._read(*one, pictures[place], damaged) for place, one in enumerate(self.batches[index])
-        ]
-        return (pictures,)
-
-    def _read(
-        self, source: int, name: str, person: str | None, target: np.ndarray, damaged: dict[str, str]
-    ) -> Photo | Skipped:
-        size = changed = 0
-        try:
-            with open_regular(self.folders[source] / name) as file:
-                status = os.fstat(file.fileno())
-                size, changed = status.st_size, status.st_mtime_ns
-                content = file.read(picture_files.MAX_BYTES + 1)
-            picture = picture_files.decode_picture(io.BytesIO(content))
-            target[...] = resize(picture, self.image_size).transpose(2, 0, 1)
-        except picture_files.DECODE_ERRORS as error:
-            return Skipped(source, name, size, changed, picture_files.describe(error))
-        try:
-            picture_files.jpeg_grey(content)
-        except ValueError as error:
-            damaged[str(self.folders[source] / name)] = escaped(str(error))
-        digest, facts = bytes.fromhex(sha256(io.BytesIO(content))), photo_facts(io.BytesIO(content), name)
-        return Photo(source, name, size, changed, digest, person, *facts)

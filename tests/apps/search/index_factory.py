@@ -1,5 +1,6 @@
 """Small indexes: photos of one colour each, and an encoder whose feature is the mean colour."""
 
+import functools
 import sqlite3
 import zlib
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ms_unireid.apps.search.encoding import encode_together
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.indexing import IndexReport, describe_model, photo_source, update_index
 from ms_unireid.apps.search.manifest import MANIFEST, Manifest
@@ -69,7 +71,8 @@ def checkpoint(folder: Path, content: bytes = b"weights") -> Path:
 def update(index: Path, *folders: Path, dtype: str = "float16", content: bytes = b"weights", **options) -> IndexReport:
     """Bring an index up to date."""
     about = describe_model(checkpoint(index.parent, content), CONFIG, dtype)
-    return update_index(index, about, options.pop("using", MeanColour()), [photo_source(f) for f in folders], **options)
+    encode = functools.partial(encode_together, options.pop("using", MeanColour()), index)
+    return update_index(index, about, encode, [photo_source(f) for f in folders], **options)
 
 
 def make_earlier(index: Path, version: int) -> Path:

@@ -22,7 +22,7 @@ from apps.search.index_factory import (
 from data.tri_factory import noise_bytes
 from PIL import Image
 
-from ms_unireid.apps.search import index_writer, indexing
+from ms_unireid.apps.search import encoding, index_writer
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.apps.search.manifest import MANIFEST, Manifest, model_overrides
@@ -360,7 +360,7 @@ def consistent(index: Path) -> None:
 def test_killed_at_any_moment(what, tmp_path, monkeypatch):
     """After a kill at any statement, flush or removal the index is consistent, and the next run completes it."""
     # A forked process must not use libraries with threads.
-    monkeypatch.setattr(indexing, "iterate", lambda source, runtime: (source[i] for i in range(len(source))))
+    monkeypatch.setattr(encoding, "iterate", lambda source, runtime: (source[i] for i in range(len(source))))
     place, before = tmp_path / "now", tmp_path / "before"
     photos, index = place / "photos", place / "index"
     put_photos(photos, range(4))

@@ -12,11 +12,11 @@ import pytest
 from apps.search.index_factory import CONFIG, MeanColour, check, colour_of, make_earlier, put_photo, put_photos, update
 
 from ms_unireid.apps.search import manifest
+from ms_unireid.apps.search.encoding import NewPhotos
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.engines.exact import exact_search
 from ms_unireid.apps.search.engines.faiss import FAISS_ABOUT, FAISS_FILE, FaissIndex, build_approximate
 from ms_unireid.apps.search.filters import Filter
-from ms_unireid.apps.search.indexing import _NewPhotos
 from ms_unireid.apps.search.manifest import FORMAT, MANIFEST, Manifest
 from ms_unireid.apps.search.scanning import find_changes
 from ms_unireid.data.photo_facts import FACTS
@@ -348,7 +348,7 @@ def test_a_photo_that_became_a_pipe_is_skipped(index, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     changes = find_changes({1: tmp_path}, {1: {"pipe.png": None}}, Manifest(index).photos(), [])
     assert changes.new == [(1, "pipe.png", None)]
-    source = _NewPhotos({1: tmp_path}, [changes.new], 1, CONFIG.model.image_size)
+    source = NewPhotos({1: tmp_path}, [changes.new], 1, CONFIG.model.image_size)
     assert not source[0][0].any() and "pipe" in source.found[0][0].reason
 
 
