@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import ms_unireid
 from ms_unireid.apps.optional import need
 from ms_unireid.apps.search.encoding import Batch, New, encode_batches
+from ms_unireid.apps.search.engines.exact import usable_cores
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
 from ms_unireid.config import Config
 from ms_unireid.errors import CheckpointError, EnvironmentProblem, Interrupted, UserError, one_line
@@ -36,6 +37,8 @@ _AHEAD = 2  # tasks for each worker that are begun before the first of them is w
 _TRIES = 3
 _PATIENCE = 60  # seconds without anything from Ray until the user is told what is waited for
 _REACHED = 5  # seconds to reach an address
+# The beginning of gRPC, which Ray's servers speak: HTTP/2 with empty settings. An answer begins with settings, kind 4.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _STORE = 100 << 20  # bytes of Ray's store on this machine: features and facts pass through it, never pictures
 # Kind of device to the name of its resource in Ray.
 _RESOURCES = {"Ascend": "NPU", "GPU": "GPU", "CPU": "CPU"}
@@ -231,8 +234,7 @@ def _room(ray: ModuleType, device: str, most: int | None) -> tuple[int, dict[str
 @contextlib.contextmanager
 def _connected(cluster: Cluster) -> Iterator[ModuleType]:
     """Start Ray, or connect to a cluster; end what was started. SIGTERM ends it as Ctrl-C does."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(_REACHED))  # both are read at the import
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
     ray = need("ray", "search.py index --engine ray", install_extra("ray"))
     parent = str(Path(ms_unireid.__file__).resolve().parents[1])  # of this package, which may not be installed
     path = os.pathsep.join(filter(None, (parent, os.environ.get("PYTHONPATH"))))
@@ -247,36 +249,54 @@ def _connected(cluster: Cluster) -> Iterator[ModuleType]:
         if cluster.address is None:
             # Ray's usual folder may belong to another user of the machine.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True))
-            how |= {"num_cpus": len(os.sched_getaffinity(0)), "object_store_memory": _STORE}
+            how |= {"num_cpus": usable_cores(), "object_store_memory": _STORE}
             how |= {"include_dashboard": False, "_temp_dir": folder}
         else:
             _check_reachable(cluster.address)
         stack.enter_context(_sigterm_kept())
         stack.callback(ray.shutdown)
         try:
-            ray.init(cluster.address or "local", **how)
+            with _silent():
+                ray.init(cluster.address or "local", **how)
         except (OSError, RuntimeError, ValueError) as error:
             where = f"at {cluster.address}" if cluster.address else "on this machine"
             raise EnvironmentProblem(
                 f"Ray {where} cannot be used ({one_line(error)}); start this on a machine of a running cluster with "
-                "the same versions of Ray and Python, or leave out --address"
+                "the same versions of Ray and Python, and RAY_AUTH_MODE=token if it asks for a token"
             ) from error
         _stop_at_sigterm()
         yield ray
 
 
 def _check_reachable(address: str) -> None:
-    """Check an address in seconds, for which Ray takes a minute; EnvironmentProblem if nothing answers."""
+    """Check an address in seconds, for which Ray takes minutes; EnvironmentProblem if no Ray can be there."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _REACHED).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _REACHED) as connection:
+            connection.sendall(_GREETING)
+            if connection.recv(len(_GREETING))[3:4] != _GREETING[-6:-5]:
+                raise OSError("what answers is not Ray")
     except (OSError, ValueError, OverflowError) as error:
         raise EnvironmentProblem(
             f"--address {address}: no Ray is reached there ({one_line(error)}); expected HOST:PORT, as `ray start "
             "--head` prints it, or auto on a machine of the cluster"
         ) from error
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what compiled code writes to stderr in a `with` block: Ray tells each attempt to connect there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager

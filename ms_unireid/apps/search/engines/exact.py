@@ -46,7 +46,7 @@ def _search(
         rows, scores = _top_k(similarity, np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape), k)
         return (rows + start if among is None else chosen[rows]), scores
 
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         found = list(pool.map(search_chunk, range(0, count, step)))
     if not found:
         return np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
@@ -87,5 +87,6 @@ def _float16_product(queries: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return multiply
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
