@@ -16,8 +16,10 @@ import yaml
 
 from ms_unireid.config_schema import (
     ARCHITECTURES,
+    CONTEXT_LENGTH,
     GALLERY_RULES,
     PROTOCOLS,
+    STRETCHED_LENGTH,
     TASKS,
     Architecture,
     AugmentConfig,
@@ -35,7 +37,7 @@ from ms_unireid.plain_yaml import Scalar, parse_yaml, read_yaml
 __all__ = [
     "GALLERY_RULES", "PROTOCOLS", "TASKS", "Architecture", "AugmentConfig", "Config", "DataConfig", "EvalConfig",
     "ModelConfig", "ObjectiveConfig", "RuntimeConfig", "TrainConfig", "config_from_dict", "load_config", "overridden",
-    "register_architecture", "to_dict", "to_yaml",
+    "register_architecture", "to_dict", "to_yaml", "with_model",
 ]  # fmt: skip
 
 # The installed configs; in a checkout a link to the top-level folder.
@@ -111,6 +113,12 @@ def register_architecture(name: str, architecture: Architecture) -> None:
     _check_rules(_architecture_rules(architecture), f"architecture '{name}':")
     if ARCHITECTURES.setdefault(name, architecture) != architecture:
         raise ConfigError(f"architecture '{name}': is registered with other sizes; choose another name")
+
+
+def with_model(config: Config, model: ModelConfig) -> Config:
+    """Return a config with another model, and with the rule for long captions that a table longer than CLIP's means."""
+    rule = "stretch" if model.context_length > CONTEXT_LENGTH else config.data.long_captions
+    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, long_captions=rule))
 
 
 def overridden(section: Any, values: dict[str, Any], source: str, overrides: typing.Sequence[str] = ()) -> Any:
@@ -319,7 +327,11 @@ def _model_rules(config: Config) -> _Rules:
     fits = min(model.image_size) >= patch
     yield fits, "model.image_size", f"must be at least the patch size {patch} on both sides"
     yield 0 < model.patch_stride <= patch, "model.stride", f"must be between 1 and the patch size {patch}"
-    yield 3 <= model.context_length <= 77, "model.context_length", "must be between 3 and 77 tokens"
+    least, most, rule = 3, CONTEXT_LENGTH, f"; data.long_captions=stretch allows up to {STRETCHED_LENGTH}"
+    if config.data.long_captions == "stretch":
+        least, most, rule = most + 1, STRETCHED_LENGTH, " with data.long_captions=stretch (Long-CLIP has 248)"
+    fits = least <= model.context_length <= most
+    yield fits, "model.context_length", f"must be between {least} and {most} tokens{rule}"
     yield model.temperature > 0, "model.temperature", "must be positive"
 
 

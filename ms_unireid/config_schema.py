@@ -11,6 +11,8 @@ def resumable(default: Any) -> Any:
 
 # Tokens of CLIP's vocabulary.
 VOCABULARY_SIZE = 49408
+# Tokens of a caption, start and end included: as CLIP reads them, and as a stretched position table does at most.
+CONTEXT_LENGTH, STRETCHED_LENGTH = 77, 248
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,20 @@ class ModelConfig:
             patch_size, embed_dim, vocabulary_size}`.
         image_size: Height and width in pixels.
         stride: Distance between patches in pixels; null means the patch size, less makes patches overlap.
-        context_length: Length of a caption in tokens, start and end included.
+        context_length: Length of a caption in tokens, start and end included; above 77 with, and only with,
+            `data.long_captions: stretch`.
         temperature: Initial tau of Eq. 1-2; the logit scale starts at ln(1 / tau).
         learnable_temperature: Train the logit scale (the authors' code) or keep it fixed (the paper).
         activation: `quick_gelu` (OpenAI's CLIP and the authors' code) or `gelu` (most models of open_clip).
         pretrained: A file of weights to start from: a checkpoint of ms_unireid or CLIP, or another file that
-            `tools/convert_checkpoint.py` reads. Its position table is resized; optimizer state is left out.
+            `tools/convert_checkpoint.py` reads. Its position tables are resized; optimizer state is left out.
         pretrained_logit_scale: Take the file's logit scale as well; the authors start from `temperature`.
     """
 
     architecture: str | Architecture = "ViT-B/16"
     image_size: tuple[int, int] = (384, 128)
     stride: int | None = None
-    context_length: int = 77
+    context_length: int = CONTEXT_LENGTH
     temperature: float = 0.07
     learnable_temperature: bool = True
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
@@ -127,6 +130,9 @@ class DataConfig:
         drop_last: Leave out the last, smaller batch of an epoch; the authors keep it.
         allow_identity_gaps: Accept training identities that are not consecutive.
         allow_partial: Accept a part of PKU-Sketch.
+        long_captions: What becomes of a caption of more tokens than `model.context_length`: `cut`, the authors' rule;
+            `split` at its sentences, whose features are averaged, and an epoch of training draws one of them; `stretch`
+            reads more, by a table of positions that is stretched, and cuts what is longer still.
         captions: A file of captions for `pku_sketch` or `market_sketch`, which have none of their own.
         trials: A file of the ten trials of `pku_sketch`; null draws them by a fixed rule.
         augment: Training augmentation.
@@ -140,6 +146,7 @@ class DataConfig:
     drop_last: bool = False
     allow_identity_gaps: bool = False
     allow_partial: bool = False
+    long_captions: Literal["cut", "split", "stretch"] = "cut"
     captions: str | None = resumable(None)
     trials: str | None = resumable(None)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

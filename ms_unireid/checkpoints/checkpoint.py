@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from ms_unireid.checkpoints.clip_names import LOGIT_SCALE, VISUAL_POSITIONS, our_shapes
+from ms_unireid.checkpoints.clip_names import LOGIT_SCALE, TEXT_POSITIONS, VISUAL_POSITIONS, our_shapes
 from ms_unireid.checkpoints.fitting import NAMED_TENSORS, fit, float32_entries
 from ms_unireid.checkpoints.formats.any_file import read_tensor_file
 from ms_unireid.checkpoints.formats.dtypes import aligned
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
 from ms_unireid.checkpoints.formats.tensor_file import META, Entry, check_finite
 from ms_unireid.checkpoints.recognition import Source, open_source
-from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict
+from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict, with_model
+from ms_unireid.config_schema import CONTEXT_LENGTH
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped
 from ms_unireid.files import replacing, sha256
@@ -53,12 +54,14 @@ class Checkpoint:
     def build(self, config: Config) -> UNIReID:
         """Select the device and build the model with these weights.
 
-        The position table of a file that ms_unireid did not write is resized to the config's picture size. Wrong
-        packages or devices raise an EnvironmentProblem, weights that do not fit the model a CheckpointError.
+        The position tables of a file that ms_unireid did not write are resized to the config's picture size, and
+        stretched to a context length above CLIP's. Wrong packages or devices raise an EnvironmentProblem, weights that
+        do not fit the model a CheckpointError.
         """
         self.source.check_tokenizer()
         patches = math.prod(model_grid(config.model))
-        if not self.source.meta and len(self.tensors[VISUAL_POSITIONS]) != 1 + patches:
+        stretches = len(self.tensors.get(TEXT_POSITIONS, ())) != config.model.context_length > CONTEXT_LENGTH
+        if not self.source.meta and (len(self.tensors[VISUAL_POSITIONS]) != 1 + patches or stretches):
             prepare(config.runtime)
             model = build_model(config.model, runtime=config.runtime)
             load_pretrained(model, self.path, replace(config.model, pretrained_logit_scale=True))
@@ -109,7 +112,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     tensors = {name: entry.load() for name, entry in entries.items()}
     kept = {name: file.tensors[name] for name, what in source.surplus.items() if source.meta or what == "tower"}
     check_finite(file.path, ((name, array) for name, array in kept.items() if array.dtype.kind == "f"))
-    meta = source.meta or {"config": to_dict(Config(model=source.model))}
+    meta = source.meta or {"config": to_dict(with_model(Config(), source.model))}
     return Checkpoint(file.path, tensors | kept, meta, source)
 
 
@@ -140,7 +143,7 @@ def load_weights(model: nn.Cell, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> None:
-    """Start a model from any file of weights; its position table is resized to the model's picture size.
+    """Start a model from any file of weights; its position tables are resized as by `fit`.
 
     The model keeps its own logit scale unless `config.pretrained_logit_scale`; half precision is cast up. A file that
     cannot be read, does not fill the model or has another activation raises a CheckpointError.

@@ -17,7 +17,7 @@ from ms_unireid.checkpoints.formats.safetensors_file import write_safetensors
 from ms_unireid.checkpoints.formats.tensor_file import META, Entry
 from ms_unireid.checkpoints.formats.torch_writer import write_torch
 from ms_unireid.checkpoints.recognition import Source, open_source
-from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict
+from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict, with_model
 from ms_unireid.config_schema import Architecture
 from ms_unireid.errors import CheckpointError
 from ms_unireid.files import replacing, sha256
@@ -90,7 +90,7 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
         stride=options.stride or source.model.stride,
     )
     # From a dictionary, so that sizes that no model can have are refused as in a user's config.
-    config = config_from_dict(to_dict(replace(config, model=model)), str(path))
+    config = config_from_dict(to_dict(with_model(config, model)), str(path))
     entries, rows = fit(source, model, options.allow_missing)
     hashes = {str(part): sha256(part.open("rb")) for part in source.file.parts}
     known_as = KNOWN_FILES.get(next(iter(hashes.values())))

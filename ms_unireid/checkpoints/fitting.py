@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 
@@ -14,10 +14,11 @@ from ms_unireid.checkpoints.formats.mapped_file import error_context
 from ms_unireid.checkpoints.formats.tensor_file import Entry, check_finite
 from ms_unireid.checkpoints.recognition import Source
 from ms_unireid.config import ModelConfig
+from ms_unireid.config_schema import CONTEXT_LENGTH
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped
 from ms_unireid.installation import job_command
-from ms_unireid.models.positions import model_grid, resize_positions
+from ms_unireid.models.positions import LEAST_ROWS, model_grid, resize_positions, stretch_positions
 
 NAMED_TENSORS = 4
 
@@ -42,12 +43,13 @@ class Row:
 def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -> tuple[dict[str, Entry], list[Row]]:
     """Fit a file's tensors to a model, as float32.
 
-    The position table is resized if the patch grids differ, even with equal numbers of patches. `allow_missing` are
-    shell patterns of names (ours or CLIP's) that may be missing; these get no entry. Returns tensors by our names, and
-    a row for every tensor of the model and of the file.
+    The visual position table is resized if the patch grids differ, even with equal numbers of patches, and that of
+    captions is stretched to a context length above CLIP's. `allow_missing` are shell patterns of names (ours or CLIP's)
+    that may be missing; these get no entry. Returns tensors by our names, and a row for every tensor of the model and
+    of the file.
 
-    CheckpointError if the architectures differ, tensors are missing, have another shape or are unknown parts of a
-    tower, a tensor is not floating-point, or the grid of the position table is unknown.
+    CheckpointError if the architectures or otherwise the context lengths differ, tensors are missing, have another
+    shape or are unknown parts of a tower, a tensor is not floating-point, or the grid of the position table is unknown.
     """
     if source.model.sizes != model.sizes:
         name = source.model.architecture
@@ -57,7 +59,8 @@ def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -
         )
     grid = model_grid(model)
     wanted = names.our_shapes(model.sizes, model.context_length, grid[0] * grid[1])
-    found = _resized(source, float32_entries(source, model.temperature), grid)
+    saved = float32_entries(source, model.temperature)
+    found = _stretched(source, _resized(source, saved, grid), model.context_length)
     missing = [name for name in wanted if name not in found and not _allowed(name, allow_missing)]
     wrong = [
         f"{name} is {entry.shape}, the model needs {wanted[name]}"
@@ -68,7 +71,7 @@ def fit(source: Source, model: ModelConfig, allow_missing: Sequence[str] = ()) -
     problems = {"missing": missing, "of another shape": wrong, "unknown": unknown}
     if any(problems.values()):
         raise CheckpointError(_misfit(source, problems))
-    rows = [_row(source, name, shape, resized=source.grid != grid) for name, shape in wanted.items()]
+    rows = [_row(source, name, shape, found.get(name) is not saved.get(name)) for name, shape in wanted.items()]
     return found, rows + _surplus_rows(source)
 
 
@@ -98,14 +101,33 @@ def _resized(source: Source, entries: dict[str, Entry], grid: tuple[int, int]) -
         )
     if source.grid == grid:
         return entries
-    table = entries[names.VISUAL_POSITIONS]
-    resized = Entry(
-        table.name,
-        table.dtype,
-        (grid[0] * grid[1] + 1, *table.shape[1:]),
-        lambda: resize_positions(table.load(), grid, source.grid),
+    return _replaced(
+        entries,
+        names.VISUAL_POSITIONS,
+        grid[0] * grid[1] + 1,
+        lambda table: resize_positions(table, grid, source.grid),
     )
-    return {**entries, names.VISUAL_POSITIONS: resized}
+
+
+def _stretched(source: Source, entries: dict[str, Entry], length: int) -> dict[str, Entry]:
+    """Replace the position table of captions if it is shorter than one of `length` rows, more than CLIP's."""
+    rows = source.model.context_length
+    if names.TEXT_POSITIONS not in entries or rows == length:
+        return entries
+    if LEAST_ROWS <= rows < length and length > CONTEXT_LENGTH:
+        return _replaced(entries, names.TEXT_POSITIONS, length, lambda table: stretch_positions(table, length))
+    also = " data.long_captions=stretch" if rows > CONTEXT_LENGTH else ""
+    raise CheckpointError(
+        f"{source.file.path}: reads captions of {rows} tokens, and the model of {length}; set "
+        f"model.context_length={rows}{also}"
+    )
+
+
+def _replaced(
+    entries: dict[str, Entry], name: str, rows: int, change: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, Entry]:
+    table = entries[name]
+    return {**entries, name: Entry(name, table.dtype, (rows, *table.shape[1:]), lambda: change(table.load()))}
 
 
 def _allowed(name: str, patterns: Sequence[str]) -> bool:
@@ -119,7 +141,7 @@ def _row(source: Source, name: str, shape: tuple[int, ...], resized: bool) -> Ro
         return Row(clip_name, (), status, None, shape, None, "float32")
     dtype, origins = dtype_name(entry.dtype), source.origins[name]
     found = source.file.tensors[origins[0]].shape if name == names.LOGIT_SCALE else entry.shape
-    changes = ["resized"] if resized and name == names.VISUAL_POSITIONS else []
+    changes = ["resized"] if resized else []
     changes += [] if found == entry.shape else ["reshaped"]
     changes += [] if dtype == "float32" else ["cast"]
     return Row(clip_name, origins, ", ".join(changes) or "matched", found, shape, dtype, "float32")

@@ -7,8 +7,10 @@ replace the last entry, `jekyll</w>`, by an unused mask token; here it stays.
 import gzip
 import hashlib
 import html
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
-from ms_unireid.config_schema import VOCABULARY_SIZE, ModelConfig
+from ms_unireid.config_schema import CONTEXT_LENGTH, VOCABULARY_SIZE, ModelConfig
+from ms_unireid.data.transforms import BETWEEN_CLAUSES
 from ms_unireid.errors import DataError
 
 VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
@@ -33,54 +36,118 @@ _SHOWN_WORDS, _SHOWN_CHARACTERS = 5, 60
 _PIECES = (
     r"<\|[s\u017f]tartoftext\|>|<\|endoftext\|>|'[s\u017f]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 ).replace(r"\u017f", "\u017f")
+# A sentence may end without a blank behind it. What ends in fewer than three letters may be "mr." or the 1. of a list.
+_SENTENCES = re.compile(r"(?<=\w{3}[.!?])\s|(?<=[a-z]{3}[.!?])(?=[a-z]{3})|(?<=[。！？])")
+_BORDERS = (_SENTENCES, BETWEEN_CLAUSES, re.compile(r"\s"))
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The rows that captions are encoded as: one each, and of a caption that is split several, in its order."""
+
+    token_ids: np.ndarray  # (P, L) int32
+    captions: np.ndarray  # (P,) which caption each row is of, ascending
+    long: np.ndarray  # (N,) bool: which captions are longer than a row
+
+    def average(self, feats: np.ndarray) -> np.ndarray:
+        """Return the mean of the rows' un-normalised features (P, D) for each caption, (N, D); of one row, itself."""
+        if len(self.token_ids) == len(self.long):
+            return feats
+        counts = np.bincount(self.captions)
+        return np.add.reduceat(feats, np.cumsum(counts) - counts) / counts[:, None].astype(feats.dtype)
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw a row of each caption, all equally likely: token ids (N, L) int32."""
+        if len(self.token_ids) == len(self.long):
+            return self.token_ids
+        counts = np.bincount(self.captions)
+        return self.token_ids[np.cumsum(counts) - counts + (rng.random(len(counts)) * counts).astype(int)]
 
 
 class Tokenizer:
     """Turns captions into rows of `context_length` token ids; at least 2, for the start and the end token.
 
     A `vocabulary_size` below CLIP's leaves out the rarest merges: rare words become several tokens. The last two ids
-    are the start and the end token.
+    are the start and the end token. `split` is the rule of `pieces` for longer captions.
     """
 
-    def __init__(self, context_length: int = 77, vocabulary_size: int = VOCABULARY_SIZE) -> None:
+    def __init__(
+        self, context_length: int = CONTEXT_LENGTH, vocabulary_size: int = VOCABULARY_SIZE, split: bool = False
+    ) -> None:
         if context_length < 2:
             raise ValueError(f"context_length must be at least 2 (start and end token), got {context_length}")
         if vocabulary_size <= _BYTES + _SPECIAL:
             raise ValueError(
                 f"vocabulary_size must be at least 515: bytes, a merge, start and end; got {vocabulary_size}"
             )
-        self.context_length = context_length
+        self.context_length, self.split = context_length, split
         self.vocabulary_size = vocabulary_size = min(vocabulary_size, VOCABULARY_SIZE)
         self.start_token, self.end_token = vocabulary_size - 2, vocabulary_size - 1
         self._bpe = _bpe(vocabulary_size)  # a damaged vocabulary is reported here, not in the middle of a run
 
     @classmethod
-    def of(cls, model: ModelConfig) -> "Tokenizer":
-        """Return the tokenizer that a model is trained with."""
-        return cls(model.context_length, model.sizes.vocabulary_size)
+    def of(cls, model: ModelConfig, long_captions: str = "cut") -> "Tokenizer":
+        """Return the tokenizer that a model is trained with; `long_captions` is the rule of `DataConfig`."""
+        return cls(model.context_length, model.sizes.vocabulary_size, long_captions == "split")
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
         """Return the token ids of one caption or several, int32 (N, context_length): start, caption, end, zeros.
 
         A caption that is too long is cut; its last id is the end token.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = np.zeros((len(texts), self.context_length), dtype=np.int32)
-        for row, text in zip(rows, texts, strict=True):
-            if not isinstance(text, str):
-                raise TypeError(f"a caption must be a string, got {type(text).__name__}: {text!r:.80}")
-            ids = [self.start_token, *_encode(self._bpe, _clean(text))[: self.context_length - 2], self.end_token]
+        return self._rows([self._ids(_clean(text)) for text in ([texts] if isinstance(texts, str) else texts)])
+
+    def pieces(self, texts: Sequence[str]) -> Pieces:
+        """Return the rows that captions are encoded as. Too long ones are cut as by a call, or split if `split`.
+
+        They are split at the ends of their sentences. A sentence that is too long itself is split between clauses, and
+        then between words, into pieces that hold as much as fits.
+        """
+        room = self.context_length - 2
+        rows, counts, long = [], [], []
+        for text in map(_clean, texts):
+            ids = self._ids(text)
+            long.append(len(ids) > room)
+            found = self._split(text, ids, _BORDERS) if self.split and room else [ids]
+            rows += found
+            counts.append(len(found))
+        return Pieces(self._rows(rows), np.repeat(np.arange(len(counts)), np.array(counts, int)), np.array(long, bool))
+
+    def _split(self, text: str, ids: list[int], borders: Sequence[re.Pattern]) -> list[list[int]]:
+        """Split a clean text, whose ids are given, into ids that fit a row."""
+        room = self.context_length - 2
+        if len(ids) <= room:
+            return [ids]
+        if not borders:
+            return [ids[start : start + room] for start in range(0, len(ids), room)]
+        parts = [(part, self._ids(part)) for part in borders[0].split(text)]
+        found = [piece for part in parts if part[1] for piece in self._split(*part, borders[1:])]
+        return found if borders == _BORDERS else _joined(found, room)
+
+    def _ids(self, text: str) -> list[int]:
+        return _encode(self._bpe, text)
+
+    def _rows(self, captions: Sequence[list[int]]) -> np.ndarray:
+        rows = np.zeros((len(captions), self.context_length), dtype=np.int32)
+        for row, ids in zip(rows, captions, strict=True):
+            ids = [self.start_token, *ids[: self.context_length - 2], self.end_token]
             row[: len(ids)] = ids
         return rows
 
     def lengths(self, texts: Iterable[str]) -> list[int]:
         """Return each caption's number of ids before the cut, start and end token included."""
-        return [len(_encode(self._bpe, _clean(text))) + 2 for text in texts]
+        return [len(self._ids(_clean(text))) + 2 for text in texts]
 
     def notes(self, text: str) -> list[str]:
-        """Say what the model does not get of a text: what is cut off, and words in other than Latin letters."""
+        """Say what the model does not get of a text: all at once, what is cut off, and words in no Latin letters."""
         found = []
-        if self.lengths([text])[0] > self.context_length:
+        pieces = self.pieces([text])
+        if len(pieces.token_ids) > 1:
+            found.append(
+                f"The description is too long for the model, which reads {self.context_length - 2} tokens at once: its "
+                f"{len(pieces.token_ids)} parts are read one by one, and searched together."
+            )
+        elif pieces.long[0]:
             last = " ".join(self.decode(self([text])[0]).split()[-_SHOWN_WORDS:])
             found.append(
                 f"The description is too long for the model, which reads the first {self.context_length - 2} tokens, "
@@ -153,8 +220,21 @@ def _bpe(vocabulary_size: int) -> tokenizers.Tokenizer:
 
 
 def _clean(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"a caption must be a string, got {type(text).__name__}: {text!r:.80}")
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
+
+
+def _joined(pieces: Sequence[list[int]], room: int) -> list[list[int]]:
+    """Join neighbours as far as they fit."""
+    joined: list[list[int]] = []
+    for piece in pieces:
+        if joined and len(joined[-1]) + len(piece) <= room:
+            joined[-1] = joined[-1] + piece
+        else:
+            joined.append(piece)
+    return joined
 
 
 def _unknown(text: str) -> str:

@@ -27,7 +27,7 @@ _ERASE_AREA = (0.02, 0.4)
 _ERASE_ASPECT = (0.3, 3.3)
 _ERASE_TRIES = 10
 # "a red and white shirt" is no place to cut.
-_BETWEEN_CLAUSES = re.compile(r"(?<=[,.;])\s+|\s+(?=and\s+(?:an?|the|he|she|is|has|wears|carries)\s)")
+BETWEEN_CLAUSES = re.compile(r"(?<=[,.;])\s+|\s+(?=and\s+(?:an?|the|he|she|is|has|wears|carries)\s)")
 
 
 def resize(picture: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
@@ -68,7 +68,7 @@ def drop_clauses(caption: str, probability: float, rng: np.random.Generator) -> 
     a common verb follows. The others keep their order; an "and" that comes first goes as well. A caption of one clause
     stays as it is.
     """
-    clauses = [clause for clause in _BETWEEN_CLAUSES.split(caption.strip()) if re.search(r"\w", clause)]
+    clauses = [clause for clause in BETWEEN_CLAUSES.split(caption.strip()) if re.search(r"\w", clause)]
     if len(clauses) < 2:
         return caption
     kept = rng.random(len(clauses)) >= probability

@@ -78,7 +78,8 @@ class CheckpointEvaluator:
         loaded = load(data, split)  # before the model is built, so that mistakes show at once
         check_protocol(protocol, loaded)
         size = self.config.eval.batch_size
-        rows = (set(loaded.captions), loaded.photos, loaded.sketches)
+        captions = self.encoder.tokenizer.pieces(list(set(loaded.captions))).token_ids
+        rows = (captions, loaded.photos, loaded.sketches)
         self._done, self._total = 0, sum(-(-len(one) // size) for one in rows)
         feats = self.encoder.encode(loaded)
         results = evaluate_features(feats, protocol, self.config.eval, reranked)

@@ -62,7 +62,7 @@ class Encoder:
         self.model = model
         self.image_encoder, self.text_encoder = ImageEncoder(model), TextEncoder(model)
         self.text_lengths = self.text_encoder.lengths
-        self.tokenizer = Tokenizer.of(config.model)
+        self.tokenizer = Tokenizer.of(config.model, config.data.long_captions)
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
         """Encode pictures (B, 3, H, W), float32 normalised or uint8 pixels; un-normalised features (B, D) float32."""
@@ -84,16 +84,25 @@ class Encoder:
         return self._encode(self.image_encoder, batches, len(paths))
 
     def captions(self, captions: Sequence[str]) -> np.ndarray:
-        """Encode captions; un-normalised features (N, D) float32 in the order given."""
+        """Encode captions; un-normalised features (N, D) float32 in the order given.
+
+        A caption that is split has the mean of its pieces' features.
+        """
         size = self.config.eval.batch_size
-        token_ids = self.tokenizer(captions)
+        pieces = self.tokenizer.pieces(captions)
+        token_ids = pieces.token_ids
         batches = caption_batches(token_ids, size, self.text_lengths)
         own = batches[self.processes.block(len(batches))]
         cut = (token_ids[rows, :length] for rows, length in own)
         encoded = self._encode(self.text_encoder, cut, len(batches) * size)
         feats = np.empty((len(token_ids), encoded.shape[1]), np.float32)
         feats[np.concatenate([rows for rows, _ in batches])] = encoded
-        return feats
+        return pieces.average(feats)
+
+    def caption(self, text: str) -> np.ndarray:
+        """Encode a caption as `captions` does, its rows one by one; un-normalised features (D,) float32."""
+        pieces = self.tokenizer.pieces([text])
+        return pieces.average(np.concatenate([self.tokens(row[None]) for row in pieces.token_ids]))[0]
 
     def encode(self, data: EvaluationSet) -> SplitFeatures:
         """Encode every photo and sketch, and every distinct caption once; DataError if a picture cannot be read."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import mindspore as ms
 from mindspore import Tensor, nn
 
+from ms_unireid.config_schema import CONTEXT_LENGTH
 from ms_unireid.models.transformer import ResidualAttentionBlock
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.models.vision import VisionTransformer
@@ -19,8 +20,8 @@ from ms_unireid.models.vision import VisionTransformer
 # thread, which then spins while others compute: a fifth slower.
 _PIECE = 2
 # Captions keep at least this many tokens: below about ten, other kernels compute them and round differently.
-_SHORTEST, _LONGEST = 16, 77
-_LENGTHS_ON_DEVICES = (_SHORTEST, 32, 48, 64, _LONGEST)
+_SHORTEST = 16
+_LENGTHS_ON_DEVICES = (_SHORTEST, 32, 48, 64, CONTEXT_LENGTH, 104, 136, 184)
 
 
 class TextEncoder(nn.Cell):
@@ -30,9 +31,10 @@ class TextEncoder(nn.Cell):
         super().__init__(auto_prefix=False)
         self.tower = model.base_model
         # The numbers of tokens that captions may be cut to, ascending; a shorter context length is one more.
-        self.lengths: Sequence[int] = _LENGTHS_ON_DEVICES
+        longest = max(CONTEXT_LENGTH, len(self.tower.positional_embedding))
+        self.lengths: Sequence[int] = (*(n for n in _LENGTHS_ON_DEVICES if n < longest), longest)
         if ms.get_context("device_target") == "CPU":
-            self.lengths = range(_SHORTEST, _LONGEST + 1)
+            self.lengths = range(_SHORTEST, longest + 1)
             self.set_inputs(Tensor(shape=(None, None), dtype=ms.int32))
 
     def construct(self, token_ids: Tensor) -> Tensor:

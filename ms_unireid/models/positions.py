@@ -1,10 +1,13 @@
-"""Patch grids, and the resizing of position tables (CLIP's `positional_embedding`) between them, in numpy."""
+"""Patch grids, and the resizing of position tables (CLIP's `positional_embedding`), in numpy."""
 
 import math
 
 import numpy as np
 
 from ms_unireid.config import ModelConfig
+
+_KEPT = 20  # rows of a caption's table
+LEAST_ROWS = _KEPT + 2  # of a caption's table that can be stretched
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:
@@ -37,6 +40,22 @@ def resize_positions(
     for axis in (0, 1):
         grid = _resample(grid, axis, target_grid[axis])
     return np.concatenate([table[:1], grid.reshape(-1, table.shape[1]).astype(table.dtype)])
+
+
+def stretch_positions(table: np.ndarray, length: int) -> np.ndarray:
+    """Stretch a caption's position table (rows, D), at least `LEAST_ROWS`, to `length` rows, no fewer.
+
+    The first 20 rows, the best trained ones, stay, and those behind them are interpolated: the knowledge-preserved
+    stretching of Long-CLIP (Zhang et al., ECCV 2024), which makes 248 rows of 77. As in its code, what comes behind the
+    table's last row continues the line of the last two.
+    """
+    if length == len(table):
+        return table
+    places = _KEPT + np.arange(length - _KEPT) * ((len(table) - _KEPT) / (length - _KEPT))
+    low = np.minimum(places.astype(int), len(table) - 2)
+    rows, share = table.astype(np.float64), (places - low)[:, None]
+    stretched = rows[low] * (1 - share) + rows[low + 1] * share
+    return np.concatenate([table[:_KEPT], stretched.astype(table.dtype)])
 
 
 def _resample(grid: np.ndarray, axis: int, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from ms_unireid.data.decoded_cache import pixel_loader
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
 from ms_unireid.data.pipeline import TrainingSource, iterate
 from ms_unireid.data.samplers import epoch_batches, shard
-from ms_unireid.data.tokenizer import Tokenizer
+from ms_unireid.data.tokenizer import Pieces, Tokenizer
 from ms_unireid.data.transforms import TrainTransform, drop_clauses
 from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.errors import CheckpointError, ConfigError, DataError, shown
@@ -68,20 +68,33 @@ class RunData:
         return (path for split in self.splits.values() for entry in split for path in (entry.photo, entry.sketch))
 
     @functools.cached_property
-    def _whole_captions(self) -> np.ndarray:
+    def _whole_captions(self) -> Pieces:
         return self._tokenize([pair.caption for pair in self._pairs])
 
     def _token_ids(self, epoch: int) -> np.ndarray:
-        """Return the token ids of every pair's caption in an epoch, int32 (pairs, L)."""
+        """Return the token ids of every pair's caption in an epoch, or of a piece of one that is split: (pairs, L)."""
         probability = self.config.data.augment.drop_clauses
+        # numpy takes (a, b) for (a, b, 0, 0): the last number tells a stream from the batches' and the pictures'.
+        dropping, drawing = (np.random.default_rng((self.config.train.seed, epoch, 0, 0, n)) for n in (1, 2))
         if not probability:
-            return self._whole_captions
-        # numpy takes (a, b) for (a, b, 0, 0): the last number tells this stream from the batches' and the pictures'.
-        rng = np.random.default_rng((self.config.train.seed, epoch, 0, 0, 1))
-        return self._tokenize([drop_clauses(pair.caption, probability, rng) for pair in self._pairs])
+            return self._whole_captions.draw(drawing)
+        captions = [drop_clauses(pair.caption, probability, dropping) for pair in self._pairs]
+        return self._tokenize(captions).draw(drawing)
 
-    def _tokenize(self, captions: list[str]) -> np.ndarray:
-        return Tokenizer.of(self.config.model)(captions)
+    def _tokenize(self, captions: list[str]) -> Pieces:
+        return Tokenizer.of(self.config.model, self.config.data.long_captions).pieces(captions)
+
+    def about_long_captions(self) -> str:
+        """Say how many captions are longer than the model reads, and what becomes of them; empty if none is."""
+        long, rule = self._whole_captions.long, self.config.data.long_captions
+        what = {
+            "cut": "they are cut, see data.long_captions",
+            "split": "an epoch trains with one piece of each, drawn at random",
+            "stretch": "they are cut",
+        }
+        length = self.config.model.context_length
+        told = f"{long.sum():,} of {len(long):,} training captions have more than {length} tokens: {what[rule]}"
+        return told if long.any() else ""
 
     @functools.cached_property
     def digest(self) -> str:

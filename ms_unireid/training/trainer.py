@@ -91,6 +91,8 @@ class Trainer:
         loss that is not finite.
         """
         size = self.config.data.batch_size
+        if self.processes.first and (told := self.data.about_long_captions()):
+            print(told, file=sys.stderr)
         with (
             self.folder.locked() if self.processes.first else contextlib.nullcontext(),
             self.stop,

@@ -47,6 +47,7 @@ _ODDITIES = {
     "more than 8 bits": "look at some of them; better store them with 8 bits",
     "one value throughout": "look at them, and copy or draw them again: a model learns nothing from them",
 }
+_TOO_LONG = "leave them, or train with data.long_captions=split or stretch, which read more of them"
 _CHUNK, _MOST_THREADS = 64, 32
 
 
@@ -130,7 +131,7 @@ def _examine_lengths(texts: list[str]) -> DataFinding:
     if not long:
         return DataFinding("captions", "ok", detail)
     detail += f"; {len(long)} are longer than {tokenizer.context_length} and are cut"
-    return finding("captions", "warning", detail, "", [repr(text[:60]) for text in long], "shorten them, or leave them")
+    return finding("captions", "warning", detail, "", [repr(text[:60]) for text in long], _TOO_LONG)
 
 
 def _count_rows(dataset: str, counts: Mapping[tuple[str, str], int]) -> tuple[CountRow, ...]:

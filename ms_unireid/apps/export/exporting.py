@@ -196,7 +196,7 @@ def _describe(
             "sha256": checkpoint_digest(path),
             "epoch": opened.meta.get("epoch"),
         },
-        "inputs": specification.describe_inputs(opened.config.model),
+        "inputs": specification.describe_inputs(opened.config.model, opened.config.data.long_captions),
         "outputs": specification.describe_outputs(outputs, options.normalized, model["feature_size"]),
         "precision": options.precision,
         "files": files,

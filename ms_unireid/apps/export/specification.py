@@ -14,6 +14,13 @@ FORMAT_VERSION = 1
 FORMATS = ("mindir", "onnx")
 PRECISIONS = ("float32", "int8")
 _PACKAGES = ("ms-unireid", "mindspore", "onnx", "onnxruntime", "numpy", "pillow", "tokenizers", "ftfy")
+_CUT = "cut and ends in the end token"
+_LONG = {
+    "cut": _CUT,
+    "split": "split at its sentences into several rows, as Tokenizer.pieces does with split=True, and its features are "
+    "the mean of their un-normalised ones",
+    "stretch": _CUT,
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,8 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def describe_inputs(model: ModelConfig) -> dict[str, Any]:
-    """Describe the inputs: pictures, token ids and features."""
+def describe_inputs(model: ModelConfig, long_captions: str) -> dict[str, Any]:
+    """Describe the inputs: pictures, token ids, with a rule of `DataConfig.long_captions`, and features."""
     height, width = model.image_size
     tokenizer = Tokenizer.of(model)
     merges = tokenizer.vocabulary_size - 514  # besides 2 * 256 bytes, start and end
@@ -78,7 +85,7 @@ def describe_inputs(model: ModelConfig) -> dict[str, Any]:
             "start_token": tokenizer.start_token,
             "end_token": tokenizer.end_token,
             "padding": 0,
-            "row": "start token, caption, end token, padding; a longer caption is cut and ends in the end token",
+            "row": f"start token, caption, end token, padding; a longer caption is {_LONG[long_captions]}",
             "encoding": f"{first}CLIP's byte-pair encoding of the lower-cased caption, behind ftfy.fix_text, "
             "html.unescape twice, and white space collapsed to single spaces",
         },

@@ -50,10 +50,13 @@ class IndexReport:
 
 def describe_model(checkpoint: Path, config: Config, dtype: str, shard: Shard = ALL) -> dict[str, Any]:
     """Describe how an index is made; its features are comparable with others only if all but the shard is the same."""
-    model = to_dict(config.model)
+    values, long_captions = to_dict(config.model), config.data.long_captions
+    model = {key: values[key] for key in ("architecture", "image_size", "stride", "context_length", "activation")}
+    if long_captions != "cut":  # the rule of earlier indexes, which do not name one
+        model["long_captions"] = long_captions
     return {
         "checkpoint": {"path": str(checkpoint.resolve()), "sha256": checkpoint_digest(checkpoint)},
-        "model": {key: model[key] for key in ("architecture", "image_size", "stride", "context_length", "activation")},
+        "model": model,
         "preprocessing": {"filter": "PIL bilinear", "mean": MEAN.tolist(), "std": STD.tolist()},
         "reader": picture_files.READER,
         "facts": FACTS,

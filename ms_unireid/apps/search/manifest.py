@@ -350,9 +350,16 @@ def present_about(folder: Path, can_make: bool) -> dict[str, Any] | None:
         return manifest.about()
 
 
+def model_settings(about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the config's values that an index keeps: those of its model, and its rule for long captions."""
+    model = dict(about["model"])
+    return {"data": {"long_captions": model.pop("long_captions", "cut")}, "model": model}
+
+
 def model_overrides(about: dict[str, Any]) -> list[str]:
-    """Return the `model.key=value` strings that build the model of an index from its checkpoint."""
-    return [f"model.{key}={json.dumps(value)}" for key, value in about["model"].items()]
+    """Return the `section.key=value` strings that build the model of an index from its checkpoint."""
+    settings = model_settings(about).items()
+    return [f"{name}.{key}={json.dumps(value)}" for name, section in settings for key, value in section.items()]
 
 
 def read_features(folder: Path, about: dict[str, Any], count: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from ms_unireid.apps.search.engines.opening import open_store
 from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import Card, fold_ranking
-from ms_unireid.apps.search.manifest import model_overrides
+from ms_unireid.apps.search.manifest import model_overrides, model_settings
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
 from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.sketches import prepare_sketch
@@ -249,7 +249,7 @@ class Searcher:
 
     def _encode_text(self, text: str) -> np.ndarray:
         with self._model_lock:
-            return self._encoder.tokens(self._encoder.tokenizer([text]))[0]
+            return self._encoder.caption(text)
 
 
 def _is_row(photo: Path | Image.Image | int) -> bool:
@@ -305,7 +305,7 @@ def _config_of(index: PhotoStore) -> Config:
             f"{index.place}: has no photos ({index.unreadable} skipped, {index.about['left']} left to read); "
             f"add some with {job_command('search')} index --output {index.place} --photos DIR"
         )
-    config = config_from_dict({"model": index.about["model"]}, index.place)
+    config = config_from_dict(model_settings(index.about), index.place)
     if config.model.sizes.embed_dim != index.dim:
         raise DataError(
             f"{index.place}: has features of length {index.dim}, but its model makes {config.model.sizes.embed_dim}; "
