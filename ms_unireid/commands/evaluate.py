@@ -1,10 +1,12 @@
 """Evaluate checkpoints on a split of their own data set or of other data sets."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ms_unireid.apps.arguments import JSON, Parser, at_least, checkpoint, output_file, output_folder
+from ms_unireid.checkpoints.thresholds import thresholds_file, write_thresholds
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.config import Config, load_config
 from ms_unireid.config_schema import PROTOCOLS
@@ -39,7 +41,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME=DIR",
         help="a data set to evaluate on instead of the config's, such as pku_sketch=DIR; repeatable",
     )
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--split", choices=("train", "val", "test"), help="default: test; with --calibrate val")
     parser.add_argument(
         "--protocol",
         default="paper",
@@ -48,6 +50,23 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "ten trials of PKU-Sketch; all: every gallery rule, and trials; docs/evaluation.md defines each protocol",
     )
     parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
+    parser.add_argument(
+        "--open-set",
+        action="store_true",
+        help="add a table of how often persons are found who are there (DIR), by how often an alarm is false (FAR)",
+    )
+    parser.add_argument(
+        "--false-alarms",
+        type=_share,
+        action="append",
+        metavar="SHARE",
+        help="with --open-set: a false-alarm rate of the table (default 0.01, 0.05 and 0.1); repeatable",
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="with --open-set and one --false-alarms: keep the thresholds beside the checkpoint, for searches",
+    )
     parser.add_argument("--json", type=output_file(*JSON), help="write the rows as JSON")
     parser.add_argument(
         "--markdown", type=output_file(".md", ".markdown", ".txt", ""), help="write the rows as a Markdown table"
@@ -68,9 +87,21 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 0.5:
+        raise argparse.ArgumentTypeError(f"{text}: expected a share of more than 0, at most 0.5, such as 0.05 for 5 %")
+    return share
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
+    _check_open_set(options)
+    split = options.split or ("val" if options.calibrate else "test")
     single = len(options.checkpoint) == 1 and not options.target
     if (len(options.checkpoint) > 1 or len(options.target) > 1) and (options.figure or options.errors):
         raise ConfigError("--figure and --errors are for one checkpoint on one data set; give one of each")
@@ -82,26 +113,36 @@ def main(arguments: Sequence[str]) -> None:
     check_packages()
     from ms_unireid.evaluation.checkpoint_evaluation import evaluate_checkpoints
     from ms_unireid.evaluation.evaluator import to_json, to_markdown, to_table
+    from ms_unireid.evaluation.open_set import to_table as open_set_table
 
-    rows = []
-    with progress_bar("batch", options.split) as show:
+    rows, open_set = [], []
+    with progress_bar("batch", split) as show:
         for evaluated in evaluate_checkpoints(
             options.checkpoint,
             options.target,
-            split=options.split,
+            split=split,
             protocol=options.protocol,
             reranked=options.rerank,
             files=options.config,
             overrides=options.overrides,
             progress=show,
+            rates=options.false_alarms or [] if options.open_set else None,
         ):
             rows += to_json(evaluated.results) if single else evaluated.rows()
-    print(to_table(rows))
+            open_set += [({} if single else evaluated.about) | row for row in evaluated.open_set]
+    tables = {"plain": to_table(rows), "pipe": to_markdown(rows)}
+    if options.open_set:
+        tables = {form: f"{table}\n\n{open_set_table(open_set, form)}" for form, table in tables.items()}
+    print(tables["plain"])
+    if options.calibrate:
+        file = write_thresholds(evaluated.checkpoint, evaluated.thresholds(*options.false_alarms))
+        print(f"thresholds for {100 * options.false_alarms[0]:g}% false alarms: {file}", file=sys.stderr)
     if options.json:
         checkpoint = {"checkpoint": str(options.checkpoint[0])} if single else {}
-        write_json(options.json, {**checkpoint, "split": options.split, "rows": rows})
+        added = {"open_set": open_set} if options.open_set else {}
+        write_json(options.json, {**checkpoint, "split": split, "rows": rows, **added})
     if options.markdown:
-        write_text(options.markdown, to_markdown(rows) + "\n")
+        write_text(options.markdown, tables["pipe"] + "\n")
     if options.figure:
         from ms_unireid.evaluation.figures import draw_missing_modality, draw_ranked_lists
 
@@ -113,3 +154,20 @@ def main(arguments: Sequence[str]) -> None:
         from ms_unireid.evaluation.error_analysis import analyse_errors
 
         analyse_errors(evaluated.feats, evaluated.data, options.errors)
+
+
+def _check_open_set(options: argparse.Namespace) -> None:
+    if (options.false_alarms or options.calibrate) and not options.open_set:
+        raise ConfigError("--false-alarms and --calibrate belong to the open-set evaluation; add --open-set")
+    if not options.calibrate:
+        return
+    if len(options.false_alarms or ()) != 1:
+        raise ConfigError("--calibrate keeps the thresholds of one false-alarm rate; give one, as --false-alarms 0.05")
+    if len(options.checkpoint) > 1 or len(options.target) > 1:
+        raise ConfigError("--calibrate is for one checkpoint on one data set; give one of each")
+    if options.split == "train":
+        raise ConfigError("--split train: the model has learned these persons by heart; calibrate on val or test")
+    try:
+        output_file(".json")(str(thresholds_file(options.checkpoint[0])))
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"--calibrate {error}") from error

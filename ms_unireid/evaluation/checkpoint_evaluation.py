@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.checkpoints.checkpoint import read_checkpoint
+from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
 from ms_unireid.checkpoints.recognition import open_source
-from ms_unireid.config import DataConfig
+from ms_unireid.checkpoints.thresholds import Thresholds, model_facts
+from ms_unireid.config import Config, DataConfig
 from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set, parse_targets
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json
+from ms_unireid.evaluation.open_set import RATES, check_open_set, evaluate_open_set, thresholds_of
 from ms_unireid.evaluation.protocols import Results, check_protocol
 from ms_unireid.evaluation.queries import SplitFeatures
 
@@ -27,13 +29,24 @@ class Evaluated:
     split: str
     data: EvaluationSet
     feats: SplitFeatures  # of `data`
+    config: Config
     results: Results
+    open_set: list[dict[str, Any]]  # rows of `evaluate_open_set`; none if no rates were given
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of `to_json`, each with the columns `evaluator.LEADING`."""
+        return [self.about | row for row in to_json(self.results)]
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The columns `evaluator.LEADING`."""
         about = {"checkpoint": str(self.checkpoint), "trained_on": self.trained_on}
-        about |= {"dataset": self.dataset, "folder": self.folder}
-        return [about | row for row in to_json(self.results)]
+        return about | {"dataset": self.dataset, "folder": self.folder}
+
+    def thresholds(self, rate: float) -> Thresholds:
+        """Return the thresholds of all tasks, evaluated at one false-alarm rate."""
+        made_by = checkpoint_digest(self.checkpoint), model_facts(self.config)
+        return Thresholds(*made_by, rate, self.dataset, self.split, thresholds_of(self.open_set))
 
 
 class CheckpointEvaluator:
@@ -68,22 +81,28 @@ class CheckpointEvaluator:
         data: DataConfig | None = None,
         reranked: bool = False,
         load: Callable[[DataConfig, str], EvaluationSet] = load_evaluation_set,
+        rates: Sequence[float] | None = None,
     ) -> Evaluated:
         """Encode and evaluate a split of a data set (None: the config's), which `load` reads.
 
         Protocol and re-ranking are as in `evaluate_features`. A wrong data set, protocol or device, or a checkpoint
-        that does not fit the config's model, raises a UserError.
+        that does not fit the config's model, raises a UserError. With `rates`, `evaluate_open_set` is done too, at
+        its own rates if there are none; the queries must be enough for those given.
         """
         data = data or self.config.data
         loaded = load(data, split)  # before the model is built, so that mistakes show at once
         check_protocol(protocol, loaded)
+        if rates is not None:
+            check_open_set(loaded, rates)
         size = self.config.eval.batch_size
         captions = self.encoder.tokenizer.pieces(list(set(loaded.captions))).token_ids
         rows = (captions, loaded.photos, loaded.sketches)
         self._done, self._total = 0, sum(-(-len(one) // size) for one in rows)
         feats = self.encoder.encode(loaded)
         results = evaluate_features(feats, protocol, self.config.eval, reranked)
-        return Evaluated(self.path, self.trained_on, data.name, data.root, split, loaded, feats, results)
+        open_set = [] if rates is None else evaluate_open_set(feats, rates or RATES)
+        about = self.path, self.trained_on, data.name, data.root, split
+        return Evaluated(*about, loaded, feats, self.config, results, open_set)
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -105,6 +124,7 @@ def evaluate_checkpoints(
     files: Sequence[Path] | None = None,
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    rates: Sequence[float] | None = None,
 ) -> Iterator[Evaluated]:
     """Evaluate each checkpoint on each data set; arguments are those of `CheckpointEvaluator` and its `evaluate`.
 
@@ -122,4 +142,4 @@ def evaluate_checkpoints(
             for one in data[1:]:
                 check_protocol(protocol, load(one, split))
         for one in data:
-            yield evaluator.evaluate(split, protocol, one, reranked, load)
+            yield evaluator.evaluate(split, protocol, one, reranked, load, rates)

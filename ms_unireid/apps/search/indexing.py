@@ -15,7 +15,8 @@ from ms_unireid.apps.search.ray_engine import Cluster, encode_on_ray
 from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
 from ms_unireid.apps.search.shards import ALL, Shard, shard_of
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
-from ms_unireid.config import Config, to_dict
+from ms_unireid.checkpoints.thresholds import model_facts
+from ms_unireid.config import Config
 from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.photo_facts import FACTS, photo_facts
 from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
@@ -50,13 +51,9 @@ class IndexReport:
 
 def describe_model(checkpoint: Path, config: Config, dtype: str, shard: Shard = ALL) -> dict[str, Any]:
     """Describe how an index is made; its features are comparable with others only if all but the shard is the same."""
-    values, long_captions = to_dict(config.model), config.data.long_captions
-    model = {key: values[key] for key in ("architecture", "image_size", "stride", "context_length", "activation")}
-    if long_captions != "cut":  # the rule of earlier indexes, which do not name one
-        model["long_captions"] = long_captions
     return {
         "checkpoint": {"path": str(checkpoint.resolve()), "sha256": checkpoint_digest(checkpoint)},
-        "model": model,
+        "model": model_facts(config),
         "preprocessing": {"filter": "PIL bilinear", "mean": MEAN.tolist(), "std": STD.tolist()},
         "reader": picture_files.READER,
         "facts": FACTS,
