@@ -17,6 +17,7 @@ from ms_unireid.checkpoints.formats.safetensors_file import write_safetensors
 from ms_unireid.checkpoints.formats.tensor_file import META, Entry
 from ms_unireid.checkpoints.formats.torch_writer import write_torch
 from ms_unireid.checkpoints.recognition import Source, open_source
+from ms_unireid.checkpoints.thresholds import read_thresholds, write_thresholds
 from ms_unireid.config import Config, ModelConfig, config_from_dict, to_dict, with_model
 from ms_unireid.config_schema import Architecture
 from ms_unireid.errors import CheckpointError
@@ -72,7 +73,7 @@ class Conversion:
 
 
 def convert(path: str | Path, output: str | Path, options: Options) -> Conversion:
-    """Convert a file. If anything fails, no output is written.
+    """Convert a file, and thresholds beside it. If anything fails, no output is written.
 
     An input that cannot be read or does not fill the model, and a wrong ending of the output, raise a CheckpointError;
     sizes that no model can have a ConfigError; an output that cannot be written a UserError.
@@ -93,6 +94,7 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
     config = config_from_dict(to_dict(with_model(config, model)), str(path))
     entries, rows = fit(source, model, options.allow_missing)
     hashes = {str(part): sha256(part.open("rb")) for part in source.file.parts}
+    thresholds = read_thresholds(path)
     known_as = KNOWN_FILES.get(next(iter(hashes.values())))
     meta = _describe(source, config, rows, hashes, known_as)
     if options.about:
@@ -107,6 +109,8 @@ def convert(path: str | Path, output: str | Path, options: Options) -> Conversio
                 hashes[str(output)] = digest.result()
                 verification = _verify(source, temporary, entries, model)
         hashes[str(output)] = digest.result()
+    if thresholds and thresholds.checkpoint_sha256 == hashes.get(str(path)):
+        write_thresholds(output, replace(thresholds, checkpoint_sha256=hashes[str(output)]))
     return Conversion(source, output, config, rows, hashes, known_as, verification)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from ms_unireid.config import Config, to_dict
 from ms_unireid.files import read_json, write_json
+from ms_unireid.installation import job_command
 
+CALIBRATE = f"make them again with {job_command('evaluate')} --open-set --calibrate"
 FAR_FROM = 10  # times as many photos as it was calibrated with, from which on a threshold is a guess
 _TASK = {"threshold": float, "per_doubling": float, "queries": int, "photos": int}
 _FORM = {
@@ -52,8 +54,9 @@ class Thresholds:
         known = self.tasks[task]["photos"]
         guess = f"; a guess for {photos:,} photos" if photos > FAR_FROM * known else ""
         return (
-            f"{self.threshold(task, photos):.4f} for {task} among {photos:,} photos ({100 * self.false_alarms:g}% "
-            f"false alarms, calibrated on {self.split} of {self.dataset}, {known:,} photos{guess})"
+            f'a score of at most {self.threshold(task, photos):.4f} means "probably not here" ({task} among {photos:,} '
+            f"photos; {100 * self.false_alarms:g}% false alarms, calibrated on {self.split} of {self.dataset}, {known:,} "
+            f"photos{guess})"
         )
 
 
@@ -76,7 +79,8 @@ def read_thresholds(checkpoint: Path) -> Thresholds | None:
     file = thresholds_file(checkpoint)
     if not file.exists():
         return None
-    return Thresholds(**read_json(file, _FORM, "calibrate again, or remove it"))
+    kept = read_json(file, _FORM, f"{CALIBRATE}, or remove it")
+    return Thresholds(**{key: kept[key] for key in _FORM})
 
 
 def write_thresholds(checkpoint: Path, thresholds: Thresholds) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ms_unireid.apps.search.engines.store import PhotoStore
-from ms_unireid.apps.search.queries import COLUMNS, Hit, csv_text, hit_values
+from ms_unireid.apps.search.queries import NOT_HERE, Hit, columns_of, csv_text, hit_values
 from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe
 from ms_unireid.errors import UserError, escaped
 
@@ -145,7 +145,8 @@ class HandOver:
 
     def _csv(self, extra: list[Mapping[str, str]]) -> str:
         rows = [{**row, **self.origin} for row in self._rows(extra)]
-        return csv_text([*COLUMNS, "note", *(extra[0] if extra else ()), *self.origin], rows)
+        columns = columns_of(entry.hit for entry in self.entries)
+        return csv_text([*columns, "note", *(extra[0] if extra else ()), *self.origin], rows)
 
     def _json(self, extra: list[Mapping[str, str]]) -> dict[str, Any]:
         return {**self.origin, "photos": self._rows(extra)}
@@ -167,6 +168,7 @@ class HandOver:
             shown = f"<p>{_text(describe(error))}</p>"
         known = {"Person": hit.person, "Taken": hit.taken, "Camera": hit.camera, "Note": entry.note}
         facts = {"Rank": hit.rank, "Score": f"{hit.score:.4f}", "Photo": hit.path, **known}
+        facts["Judged"] = f"{NOT_HERE}: not above {hit.threshold:.4f}" if hit.probably_not_here else None
         facts["Nearly the same"] = f"{len(hit.same):,} more" if hit.same else None
         return f"<article>\n<div>{shown}</div>\n{_table(facts)}\n</article>"
 

@@ -25,9 +25,18 @@ _EXPECTED = {
     "name": "text",
 }
 FIELDS = tuple(_EXPECTED)
+_JUDGED = ("threshold", "probably_not_here")  # columns where a checkpoint's thresholds are known
 COLUMNS = ("query", "rank", "score", "photo", "person", "row", "taken", "camera", "same")
+NOT_HERE = "probably not here"
 _MAX_CHARACTERS = 100_000
 _MAX_BYTES, _MAX_QUERIES = 16 << 20, 100_000  # of a file of queries
+# (texts, sketches, photos): the task of a query with these.
+_TASKS = {
+    (True, False, False): "text",
+    (False, True, False): "sketch",
+    (True, True, False): "fusion",
+    (False, False, True): "photo",
+}
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # the wide ones count in East Asian spreadsheets
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -66,6 +75,12 @@ class Query:
                 f"weight {self.weight}: weighs sketches and photos against a description; give both, or no weight"
             )
 
+    @property
+    def task(self) -> str | None:
+        """The task that `Thresholds` may know; None if marks, a weight or a mixture with photos make it another one."""
+        given = tuple(map(bool, (self.texts, self.sketches, self.photos)))
+        return None if self.more or self.less or self.weight != 0.5 else _TASKS.get(given)
+
     def __str__(self) -> str:
         parts = [f'"{" ".join(text.split())}"' for text in self.texts]
         parts += [f"sketch {_label(sketch)}" for sketch in self.sketches]
@@ -88,6 +103,12 @@ class Hit:
     taken: str | None = None  # local time, YYYY-MM-DDTHH:MM:SS, if known
     camera: str | None = None  # if known
     same: tuple[int, ...] = ()  # rows of the photos that are folded into it, best first
+    threshold: float | None = None  # of the score, by `Thresholds`; None if not known for the query
+
+    @property
+    def probably_not_here(self) -> bool:
+        """Whether the score does not exceed a known threshold: a person who is not there would reach it as well."""
+        return self.threshold is not None and self.score <= self.threshold
 
 
 def make_query(
@@ -170,13 +191,20 @@ def _known(hit: Hit) -> str:
     words += [hit.taken] if hit.taken else []
     words += [f"camera {hit.camera}"] if hit.camera else []
     words += [f"and {len(hit.same):,} nearly the same"] if hit.same else []
+    words += [NOT_HERE] if hit.probably_not_here else []
     return escaped(", ".join(words), _MAX_CHARACTERS)
 
 
 def to_csv(queries: Sequence[Query], ranked_lists: Sequence[Sequence[Hit]]) -> str:
-    """Format ranked lists as CSV with the header `COLUMNS`."""
+    """Format ranked lists as CSV with the header `columns_of` their hits."""
     listed = zip(queries, ranked_lists, strict=True)
-    return csv_text(COLUMNS, ({"query": query.name, **hit_values(hit)} for query, hits in listed for hit in hits))
+    columns = columns_of(hit for hits in ranked_lists for hit in hits)
+    return csv_text(columns, ({"query": query.name, **hit_values(hit)} for query, hits in listed for hit in hits))
+
+
+def columns_of(hits: Iterable[Hit]) -> Sequence[str]:
+    """Return the columns that a table of hits needs: `COLUMNS`, and where thresholds are known what they say."""
+    return (*COLUMNS, *_JUDGED) if any(hit.threshold is not None for hit in hits) else COLUMNS
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -187,7 +215,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_cell(row[column]) for column in columns] for row in rows)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
     return file.getvalue()
 
 
@@ -232,6 +260,11 @@ def hit_values(hit: Hit) -> dict[str, Any]:
         "taken": hit.taken,
         "camera": hit.camera,
         "same": list(hit.same),
+        **(
+            {}
+            if hit.threshold is None
+            else dict(zip(_JUDGED, (round(hit.threshold, 6), hit.probably_not_here), strict=True))
+        ),
     }
 
 

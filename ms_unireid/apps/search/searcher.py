@@ -17,6 +17,7 @@ from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_pi
 from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.sketches import prepare_sketch
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
+from ms_unireid.checkpoints.thresholds import CALIBRATE, Thresholds, read_thresholds
 from ms_unireid.config import Config, config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, DataError, QueryError
@@ -38,6 +39,7 @@ class Searcher:
         model: The model that made the index.
         index: What `open_store` opened, or its folder or address.
         approximate: Search a folder through the faiss index that `build_approximate` built.
+        thresholds: Those of the model, to mark hits of persons who are probably not there.
 
     Attributes:
         model: The model.
@@ -47,8 +49,14 @@ class Searcher:
         DataError: If the index is missing, damaged or empty, or its approximate index is missing or out of date.
     """
 
-    def __init__(self, model: UNIReID, index: PhotoStore | str | Path, approximate: bool = False):
-        self.model = model
+    def __init__(
+        self,
+        model: UNIReID,
+        index: PhotoStore | str | Path,
+        approximate: bool = False,
+        thresholds: Thresholds | None = None,
+    ):
+        self.model, self.thresholds = model, thresholds
         self.index = _opened(index, approximate)
         self.config = _config_of(self.index)
         self._encoder = Encoder(model, self.config)
@@ -73,12 +81,14 @@ class Searcher:
         Raises:
             DataError: If the index is missing, damaged or empty.
             CheckpointError: If the checkpoint is missing, or is not the one that made the index.
+            UserError: If the thresholds beside the checkpoint are damaged.
         """
         index = _opened(index, approximate)
         _config_of(index)
         path = _find_checkpoint(index, checkpoint)
+        thresholds = read_thresholds(path)
         opened = open_model(path, [*model_overrides(index.about), *overrides])
-        return cls(opened.model, index)
+        return cls(opened.model, index, thresholds=thresholds)
 
     def refresh(self) -> bool:
         """Open the index again if it has changed; return whether it had.
@@ -160,6 +170,7 @@ class Searcher:
             raise QueryError(f"fold {fold}: expected a cosine of more than 0 and at most 1")
         index = self.index
         count = index.chosen(where) if where else index.count
+        limits = [self._threshold(query, count) for query in queries]
         if min(top_k, count) > index.most:
             raise QueryError(f"top_k {top_k:,}: {index.place} finds at most {index.most:,} photos; ask for fewer")
         count = min(count, index.most)
@@ -178,7 +189,10 @@ class Searcher:
                 fold_ranking(_one_query(index, feat, where), index.features_of, fold, shown, count, left_out)
                 for feat, left_out in zip(feats, own, strict=True)
             ]
-        return [[_hit(index, rank, *card) for rank, card in enumerate(cards, 1)] for cards in lists]
+        return [
+            [_hit(index, rank, *card, limit) for rank, card in enumerate(cards, 1)]
+            for cards, limit in zip(lists, limits, strict=True)
+        ]
 
     def encode(self, query: Query) -> np.ndarray:
         """Encode a query as an un-normalised feature (D,) float32.
@@ -206,10 +220,26 @@ class Searcher:
         return np.asarray(np.array(ROCCHIO) @ np.array(means), np.float32)
 
     def notes(self, query: Query) -> list[str]:
-        """Say how a query was understood where that may surprise, and whether the index is not whole; mostly empty."""
+        """Say how a query was understood where that may surprise, what its threshold is, and if the index is not whole.
+
+        Mostly empty.
+        """
         told = [note for text in query.texts for note in self._encoder.tokenizer.notes(text)]
         told += [note for sketch in query.sketches for note in self.read_sketch(query, sketch)[1]]
-        return told + self.index.notes
+        return told + self._threshold_notes(query) + self.index.notes
+
+    def _threshold(self, query: Query, photos: int) -> float | None:
+        known = self.thresholds is not None and query.task is not None and self.thresholds.fits(self.index.about)
+        return self.thresholds.threshold(query.task, photos) if known else None
+
+    def _threshold_notes(self, query: Query) -> list[str]:
+        if self.thresholds is None:
+            return []
+        if not self.thresholds.fits(self.index.about):
+            return [f"the thresholds beside the checkpoint are of another one or of other settings; {CALIBRATE}"]
+        if self._threshold(query, self.index.count) is None:
+            return ["whether the person is here is not judged: there are no thresholds for such queries"]
+        return [self.thresholds.describe(query.task, self.index.count)]
 
     def read_sketch(self, query: Query, sketch: Path | Image.Image) -> tuple[Image.Image, list[str]]:
         """Read a sketch of a query as it is searched, mode RGB, and say what `prepare_sketch` did to it.
@@ -289,9 +319,9 @@ def _ranked(rows: np.ndarray, scores: np.ndarray, left_out: frozenset[int], top_
     return [Card(row, score, []) for row, score in pairs if row >= 0 and row not in left_out][:top_k]
 
 
-def _hit(index: PhotoStore, rank: int, row: int, score: float, same: Sequence[int]) -> Hit:
+def _hit(index: PhotoStore, rank: int, row: int, score: float, same: Sequence[int], threshold: float | None) -> Hit:
     known = index.person(row), index.taken(row), index.camera(row)
-    return Hit(rank, score, row, index.path(row), *known, tuple(same))
+    return Hit(rank, score, row, index.path(row), *known, tuple(same), threshold)
 
 
 def _opened(index: PhotoStore | str | Path, approximate: bool) -> PhotoStore:

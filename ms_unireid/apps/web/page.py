@@ -179,6 +179,7 @@ class SearchPage:
         facts = {
             "Folder": escaped(str(hit.path.parent), 4096), "File": escaped(hit.path.name, 4096), "Size": size,
             "Taken": hit.taken, "Camera": hit.camera, "Person": hit.person,
+            "Judged": t("probably not here") if hit.probably_not_here else "",
             "Near-identical": ", ".join(escaped(path.name, 200) for path in self._same(hit)[:_NAMED]),
         }  # fmt: skip
         return [(t(name), value) for name, value in facts.items() if value]

@@ -85,7 +85,9 @@ class ResultList:
         shown = shown.format(found=f"{len(answer.hits):,}", count=f"{self._count:,}", title=title)
         folded = sum(len(hit.same) for hit in answer.hits)
         line = t("Copies and near-identical photos that are folded: {count}").format(count=f"{folded:,}")
-        self._told = shown, [line] * bool(folded) + answer.notes
+        nobody = t("Probably nobody of these: no photo is above the threshold.")
+        absent = bool(answer.hits) and all(hit.probably_not_here for hit in answer.hits)
+        self._told = shown, [nobody] * absent + [line] * bool(folded) + answer.notes
         self._show_status(*self._told)
         self._list.clear()
         self._list.classes(remove="stale")
@@ -136,6 +138,8 @@ class ResultList:
                 ui.label(f"{hit.rank}").classes("rank")
                 ui.label(f"{min(hit.score, 1):.3f}").classes("score").props["title"] = t("cosine similarity")
             ui.label(name).classes("name")
+            if hit.probably_not_here:
+                ui.label(t("probably not here")).classes("doubtful")
             with ui.element("div").classes("card-actions"):
                 buttons = {action: self._build_button(action, place) for action in _ACTIONS}
         self._buttons.append(buttons)
