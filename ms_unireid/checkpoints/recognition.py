@@ -35,6 +35,7 @@ _OPTIMIZER = ("optimizer.", "scheduler.", "scaler.", "exp_avg", "beta1_power", "
 # What DataParallel, torch.compile, FSDP, activation checkpointing and Lightning's Fabric put into names.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _SIGLIP = ("logit_bias", "head.probe", "attn_pool.latent")
+_SECOND_TABLE = re.compile(r"position\w*_res(\.weight)?$")
 # Usual picture sizes (height, width) for a position table that is not square, the authors' first.
 _USUAL_SIZES = ((384, 128), (256, 128))
 
@@ -88,6 +89,7 @@ def open_source(
     saved = _unwrapped(file.tensors)
     plain = replace(file, tensors={name: file.tensors[original] for name, original in saved.items()})
     _refuse_siglip(plain)
+    _refuse_long_clip(plain)
     anchor, prefix = _find_anchor(plain, kind)
     recipe = _recipe_of(plain, anchor, prefix)
     kind = kind or _kind_of(plain, anchor, prefix, recipe, meta)
@@ -119,6 +121,14 @@ def _refuse_siglip(file: TensorFile) -> None:
         raise CheckpointError(
             f"{file.path}: is a SigLIP: it has no class token, but a logit bias or an attention pool, which UNIReID's "
             "towers do not have; use a CLIP"
+        )
+
+
+def _refuse_long_clip(file: TensorFile) -> None:
+    if any(_SECOND_TABLE.search(name) for name in file.tensors):
+        raise CheckpointError(
+            f"{file.path}: is a Long-CLIP, with two position tables for captions, where UNIReID's towers have one; use "
+            "a CLIP, whose table data.long_captions=stretch stretches"
         )
 
 

@@ -14,6 +14,7 @@ from ms_unireid.checkpoints.fitting import fit
 from ms_unireid.checkpoints.formats.dtypes import cast
 from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.errors import CheckpointError
+from ms_unireid.models.positions import stretch_positions
 
 VISUAL_POSITIONS = "visual.positional_embedding"
 TARGET = replace(SQUARE, image_size=(48, 16))
@@ -78,6 +79,32 @@ def test_positions_are_resized_to_another_stride(tmp_path):
     clip = clip_state()
     arrays, _ = fitted(save(tmp_path, clip), replace(SQUARE, stride=4))
     assert np.abs(arrays[VISUAL_POSITIONS] - interpolated(clip[VISUAL_POSITIONS], (4, 4), (7, 7))).max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_table_of_captions_is_stretched_above_77_rows(tmp_path, dtype):
+    clip = clip_state(replace(SQUARE, context_length=77), dtype=dtype)
+    arrays, rows = fitted(save(tmp_path, clip), replace(SQUARE, context_length=248))
+    before = clip["positional_embedding"].float().numpy()
+    assert arrays["positional_embedding"].tobytes() == stretch_positions(before, 248).tobytes()
+    assert rows["positional_embedding"].status == ("resized" if dtype == torch.float32 else "resized, cast")
+    assert sum("resized" in row.status for row in rows.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "fix"),
+    [
+        (77, 40, "set model.context_length=77"),
+        (40, 77, "set model.context_length=40"),
+        (12, 248, "set model.context_length=12"),
+        (120, 100, "set model.context_length=120 data.long_captions=stretch"),
+        (120, 77, "set model.context_length=120 data.long_captions=stretch"),
+    ],
+)
+def test_another_length_of_captions_is_refused(tmp_path, rows, length, fix):
+    with pytest.raises(CheckpointError) as caught:
+        fitted(save(tmp_path, clip_state(replace(SQUARE, context_length=rows))), replace(SQUARE, context_length=length))
+    assert str(caught.value).endswith(f"reads captions of {rows} tokens, and the model of {length}; {fix}")
 
 
 def test_missing_tensors_are_listed(tmp_path):

@@ -381,6 +381,16 @@ def test_wrapped_clips_with_wrapped_towers(tmp_path, outer, rename):
     assert same(loaded(open_source(tmp_path / "x.pth")), as_arrays(unireid_state(clip_state())))
 
 
+def test_a_long_clip_is_refused_with_the_reason(tmp_path):
+    clip = clip_state(replace(SQUARE, context_length=248))
+    save_openai(tmp_path / "x.pth", clip)
+    assert open_source(tmp_path / "x.pth").model.context_length == 248
+    for name in ("positional_embedding_res", "text_model.embeddings.position_embedding_res.weight"):
+        save_openai(tmp_path / "x.pth", {**clip, name: clip["positional_embedding"]})
+        with pytest.raises(CheckpointError, match="is a Long-CLIP, with two position tables"):
+            open_source(tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize("extra", [{"logit_bias": torch.ones(1)}, {"vision_model.head.probe": torch.ones(1, 1, 64)}])
 def test_a_siglip_is_refused_with_the_reason(tmp_path, extra):
     state = huggingface_state(clip_state()) | extra

@@ -204,3 +204,99 @@ def test_lengths_before_the_cut():
 def test_notes_name_the_words_that_the_model_cannot_know(tokenizer, text, unknown):
     notes = tokenizer.notes(text)
     assert notes == [] if unknown is None else f"does not know “{unknown}" in notes[0]
+
+
+SENTENCES = ("a man in a red coat.", "he has black shoes, and a bag.", "it is dr. smith!")
+
+
+def texts_of(tokenizer, pieces) -> list[list[str]]:
+    """Return the texts of each caption's rows."""
+    found = [[] for _ in pieces.long]
+    for caption, row in zip(pieces.captions, pieces.token_ids, strict=True):
+        found[caption].append(tokenizer.decode(row))
+    return found
+
+
+def plain(text: str) -> str:
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_captions_that_fit_are_rows_as_ever(tokenizer, split):
+    texts = ["a man", "", " ".join(SENTENCES)]
+    pieces = Tokenizer(split=split).pieces(texts)
+    np.testing.assert_array_equal(pieces.token_ids, tokenizer(texts))
+    assert pieces.captions.tolist() == [0, 1, 2] and not pieces.long.any()
+    feats, rng = np.random.default_rng(1).random((3, 4), np.float32), np.random.default_rng(2)
+    assert pieces.average(feats).tobytes() == feats.tobytes()
+    np.testing.assert_array_equal(pieces.draw(rng), tokenizer(texts))
+    assert Tokenizer(split=split).pieces([]).token_ids.shape == (0, 77)
+
+
+def test_long_captions_are_cut_by_default():
+    texts = ["a man", "red " * 90]
+    pieces = Tokenizer().pieces(texts)
+    np.testing.assert_array_equal(pieces.token_ids, Tokenizer()(texts))
+    assert pieces.long.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" ".join(SENTENCES), [*SENTENCES[:1], "he has black shoes,", "and a bag.", "it is dr. smith!"]),
+        ("a man in red.she has a bag", ["a man in red.", "she has a bag"]),
+        ("1. red coat with buttons 2. black shoes", ["1. red coat with buttons 2.", "black shoes"]),
+        ("he wears a red shirt and he has a black bag", ["he wears a red shirt", "and he has a black bag"]),
+        ("a, b, c, d, e, f, g, h", ["a, b, c, d,", "e, f, g, h"]),
+        ("red " * 17, ["red " * 8, "red " * 8, "red"]),
+        ("红色外套。黑色鞋子。", ["红色外套。", "黑色鞋子。"]),
+    ],
+)
+def test_long_captions_are_split_at_the_best_border(text, expected):
+    tokenizer = Tokenizer(10 if "。" not in text else 14, split=True)
+    pieces = tokenizer.pieces(["a man", text])
+    found = texts_of(tokenizer, pieces)
+    assert list(map(plain, found[1])) == list(map(plain, expected)) and found[0] == ["a man"]
+    assert pieces.long.tolist() == [False, True]
+
+
+def test_no_token_is_lost_or_invented():
+    """The pieces hold all ids of the caption in their order, and each fits, whatever the text and the length."""
+    texts = [
+        *mixed_texts(60),
+        "x" * 400,
+        "红" * 200,
+        "a!" * 90,
+        "".join(chr(0x4E00 + i) for i in range(90)),
+        "<|endoftext|>" * 30,
+    ]
+    for length in (3, 4, 9, 20):
+        tokenizer, whole = Tokenizer(length, split=True), Tokenizer(2000)
+        pieces = tokenizer.pieces(texts)
+        for number, row in enumerate(whole(texts)):
+            rows = pieces.token_ids[pieces.captions == number]
+            parts = [part[1 : np.flatnonzero(part)[-1]].tolist() for part in rows]
+            assert list(itertools.chain(*parts)) == row[1 : np.flatnonzero(row)[-1]].tolist()
+            assert all(part[np.flatnonzero(part)[-1]] == tokenizer.end_token for part in rows)
+            assert len(rows) == 1 or pieces.long[number]
+
+
+def test_features_are_averaged_and_rows_are_drawn():
+    pieces = Tokenizer(10, split=True).pieces(["a man", "red " * 17, "a bag"])
+    feats = np.random.default_rng(1).random((5, 4), np.float32)
+    found = pieces.average(feats)
+    assert found.dtype == np.float32 and found[[0, 2]].tobytes() == feats[[0, 4]].tobytes()
+    np.testing.assert_allclose(found[1], feats[1:4].mean(0), rtol=1e-6)
+    drawn = [pieces.draw(np.random.default_rng(seed)) for seed in range(300)]
+    rows = pieces.token_ids[[[0, place, 4] for place in (1, 2, 3)]]
+    counts = [sum(np.array_equal(one, row) for one in drawn) for row in rows[[0, 2]]]
+    assert 70 < counts[1] < 130 and counts[0] > 170  # the first two of the three rows are alike
+    np.testing.assert_array_equal(drawn[7], pieces.draw(np.random.default_rng(7)))
+
+
+def test_notes_say_that_a_text_is_read_in_parts():
+    assert Tokenizer(10, split=True).notes("a man") == []
+    (note,) = Tokenizer(10, split=True).notes("red " * 17)
+    assert "reads 8 tokens at once: its 3 parts" in note
+    (note,) = Tokenizer(10).notes("red " * 17)
+    assert "reads the first 8 tokens, up to" in note

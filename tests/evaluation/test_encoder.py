@@ -7,7 +7,7 @@ import parity
 import pytest
 from mindspore import Tensor
 
-from ms_unireid.config import Config, EvalConfig
+from ms_unireid.config import Config, DataConfig, EvalConfig
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.evaluation.encoder import Encoder, caption_batches
 from ms_unireid.models import encoders
@@ -81,3 +81,32 @@ def test_processes_share_whole_batches(model, whole, pynative, monkeypatch):
             extractor.captions(CAPTIONS)  # it alone has a part only
     rows = np.concatenate([rows for rows, _ in caption_batches(Tokenizer(40)(CAPTIONS), 4, range(16, 78))])
     np.testing.assert_allclose(np.concatenate(shares)[: 4 * count], whole[rows], rtol=1e-6, atol=1e-6)
+
+
+def test_a_split_caption_has_the_mean_of_its_pieces_features(model, whole, pynative):
+    """In both ways of encoding; captions that fit keep their bits."""
+    split = Encoder(model, replace(CONFIG, data=DataConfig(long_captions="split")))
+    plain = Encoder(model, CONFIG)
+    texts = [*CAPTIONS[:9], "a man. " * 20]
+    found, expected = split.captions(texts), plain.captions(["a man."] * 3)[0]
+    np.testing.assert_allclose(found[:9], whole[:9], rtol=1e-6, atol=1e-6)
+    sentence = plain.captions(["man " * 38, "man " * 22]).mean(0)
+    np.testing.assert_allclose(split.caption(CAPTIONS[9]), sentence, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[9], expected, rtol=1e-5, atol=1e-6)
+    for number in (0, 4, 9):
+        np.testing.assert_allclose(split.caption(texts[number]), found[number], rtol=1e-6, atol=1e-6)
+    assert plain.caption(CAPTIONS[4]).tobytes() == plain.tokens(Tokenizer(40)([CAPTIONS[4]]))[0].tobytes()
+
+
+@pytest.mark.parametrize("device", ["CPU", "Ascend"])
+def test_a_stretched_table_takes_long_captions(pynative, monkeypatch, device):
+    config = replace(CONFIG, model=replace(MODEL, context_length=120), data=DataConfig(long_captions="stretch"))
+    model, short = build_model(config.model), build_model(MODEL)
+    monkeypatch.setattr(encoders.ms, "get_context", lambda _: device)
+    texts = ["man " * words for words in (1, 40, 76, 90, 118, 130)]
+    found = Encoder(model, config)
+    assert set(found.text_lengths) >= ({77, 104, 120} if device == "Ascend" else set(range(16, 121)))
+    assert max(found.text_lengths) == 120 and max(Encoder(short, CONFIG).text_lengths) == 77
+    expected = model.encode_text(Tensor(Tokenizer(120)(texts))).asnumpy()
+    np.testing.assert_allclose(found.captions(texts), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(expected[3] - expected[4]).max() > 0.01

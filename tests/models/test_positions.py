@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ms_unireid.models.positions import patch_grid, resize_positions
+from ms_unireid.models.positions import LEAST_ROWS, patch_grid, resize_positions, stretch_positions
 from reference.model import resize_position_table
 
 
@@ -53,6 +53,38 @@ def test_equal_counts_on_another_grid_are_resampled():
 def test_a_table_that_does_not_fit_is_refused(source):
     with pytest.raises(ValueError, match="does not fit"):
         resize_positions(table(3, 7), (24, 8), source)
+
+
+def long_clip(table):
+    """Stretch 77 rows to 248 as the paper on Long-CLIP says: rows 0 to 19 stay, four for each that follows."""
+    rows = list(table[:20].astype(np.float64))
+    for i in range(20, 77):
+        step = table[i + 1] - table[i].astype(np.float64) if i < 76 else table[76] - table[75].astype(np.float64)
+        rows += [table[i] + part / 4 * step for part in range(4)]
+    return np.array(rows)
+
+
+def test_77_rows_become_long_clips_248():
+    before = table(4, 19)
+    found = stretch_positions(before, 248)
+    assert (found.shape, found.dtype) == ((248, 5), np.float32)
+    np.testing.assert_allclose(found, long_clip(before), rtol=0, atol=5e-7)
+    assert found[:20].tobytes() == before[:20].tobytes()
+    assert found[20::4].tobytes() == before[20:].tobytes()
+
+
+@pytest.mark.parametrize(("rows", "length"), [(77, 77), (77, 78), (77, 120), (48, 248), (LEAST_ROWS, 100)])
+def test_a_stretched_table_begins_and_ends_as_before(rows, length):
+    before = table(1, rows - 1)
+    found = stretch_positions(before, length)
+    assert found.shape == (length, 5) and found[:20].tobytes() == before[:20].tobytes()
+    assert length > rows or found.tobytes() == before.tobytes()
+    np.testing.assert_allclose(found[20], before[20], rtol=0, atol=1e-6)
+    line = stretch_positions(np.arange(rows, dtype=np.float32)[:, None], length)[
+        :, 0
+    ]  # of numbers: where a row is from
+    steps = np.diff(line[20:])
+    assert np.allclose(steps, (rows - 20) / (length - 20), atol=1e-5) and rows - 2 < line[-1] < rows
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,34 @@ def test_captions_change_with_the_epoch_only(config):
     assert (first != second).any(1).mean() > 0.5
 
 
+def test_a_piece_of_a_long_caption_is_drawn_in_each_epoch(config):
+    """The same after a resume and in each of two processes; other captions stay."""
+    config = replace(config, model=replace(config.model, context_length=12))
+    cut, config = config, replace(config, data=replace(config.data, long_captions="split"))
+    pairs, tokenizer = RunData(config)._pairs, Tokenizer(12, split=True)
+    pieces = tokenizer.pieces([pair.caption for pair in pairs])
+    assert pieces.long.mean() > 0.5
+    found = {epoch: [batch[2] for batch in RunData(config).epoch(epoch)] for epoch in (1, 2)}
+    by_pair = {}
+    for epoch, batches in found.items():
+        for rows, ids in zip(RunData(config).batches(epoch), batches, strict=True):
+            for row, one in zip(rows, ids.tolist(), strict=True):
+                assert one in pieces.token_ids[pieces.captions == row].tolist()
+                by_pair.setdefault(row, []).append(one)
+        for resumed, whole in zip(RunData(config).epoch(epoch, done=3), batches[3:], strict=True):
+            np.testing.assert_array_equal(resumed[2], whole)
+        halves = [[batch[2] for batch in RunData(config, Processes(rank, 2)).epoch(epoch)] for rank in (0, 1)]
+        for whole, *parts in zip(batches[:7], *halves, strict=True):
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert 0.3 < np.mean([first != second for first, second in by_pair.values()]) < 0.9
+    told = RunData(config).about_long_captions()
+    assert told.startswith(
+        f"{pieces.long.sum()} of 72 training captions have more than 12 tokens: an epoch trains with"
+    )
+    assert RunData(cut).about_long_captions().endswith("tokens: they are cut, see data.long_captions")
+    assert RunData(replace(cut, model=replace(cut.model, context_length=77))).about_long_captions() == ""
+
+
 def test_a_split_without_a_batch_for_all_processes(config):
     config = replace(config, data=replace(config.data, batch_size=80))
     assert RunData(config, Processes(0, 20)).steps(1) == 1
