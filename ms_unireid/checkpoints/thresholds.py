@@ -55,8 +55,8 @@ class Thresholds:
         guess = f"; a guess for {photos:,} photos" if photos > FAR_FROM * known else ""
         return (
             f'a score of at most {self.threshold(task, photos):.4f} means "probably not here" ({task} among {photos:,} '
-            f"photos; {100 * self.false_alarms:g}% false alarms, calibrated on {self.split} of {self.dataset}, {known:,} "
-            f"photos{guess})"
+            f"photos; {100 * self.false_alarms:g}% false alarms, calibrated on {self.split} of {self.dataset}, "
+            f"{known:,} photos{guess})"
         )
 
 
