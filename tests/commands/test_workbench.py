@@ -1,4 +1,4 @@
-"""The search page as a workbench: look, narrow, mark, keep, hand over, in a real browser. Takes about 60 seconds."""
+"""The search page as a workbench: look, narrow, mark, keep, hand over, in a real browser. Takes about 75 seconds."""
 
 import csv
 import io
@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 from apps.search.shape_people import caption
-from commands.search_page import UNFOLDED, description, names, opened, search, violations
+from commands.search_page import UNFOLDED, description, names, opened, search, served, violations
 from PIL import Image
 from playwright.sync_api import expect
+
+from ms_unireid.apps.search.engines.embedded import PhotoIndex
+from ms_unireid.checkpoints.thresholds import Thresholds, write_thresholds
 
 
 def status(page):
@@ -416,3 +419,31 @@ def test_the_address_and_photos_are_guarded(site, page):
     wrong = re.sub("of=[0-9a-f]+", "of=00000000", source)
     assert page.request.get(f"{site.address}{wrong}&kind=full").status == 404
     assert page.request.get(f"{site.address}/photo/99?kind=full").status == 404
+
+
+def test_the_page_says_who_is_probably_not_here(people, browser, tmp_path):
+    """No description reaches this threshold."""
+    shutil.copy(people / "model.ckpt", tmp_path / "model.ckpt")
+    about = PhotoIndex(people / "index").about
+    kept = {"text": {"threshold": 1.0, "per_doubling": 0.0, "photos": 16, "queries": 99}}
+    thresholds = Thresholds(about["checkpoint"]["sha256"], about["model"], 0.05, "people", "val", kept)
+    write_thresholds(tmp_path / "model.ckpt", thresholds)
+    with served(people / "index", tmp_path / "here", "--checkpoint", tmp_path / "model.ckpt") as site:
+        page = opened(browser.new_page(locale="en-GB"), site.address + UNFOLDED)
+        search(page, caption("red"))
+        expect(page.locator(".card").first).to_contain_text("probably not here")
+        expect(page.locator(".doubtful")).to_have_count(len(names(page)))
+        expect(page.locator(".status")).to_contain_text("Probably nobody of these: no photo is above the threshold.")
+        expect(page.locator(".status")).to_contain_text("5% false alarms, calibrated on val of people")
+        assert violations(page) == []
+        page.locator(".card .open").first.click()
+        expect(page.locator(".facts")).to_contain_text("probably not here")
+        page.keyboard.press("Escape")
+        photos = json.loads(handed_over(page, "JSON"))["photos"]
+        assert {photo["probably_not_here"] for photo in photos} == {True}
+        page.close()
+        page = browser.new_page(locale="zh-CN")
+        page.goto(f"{site.address}/?q={caption('red')}")
+        expect(page.locator(".doubtful").first).to_have_text("很可能不在其中")
+        expect(page.locator(".status")).to_contain_text("此人很可能不在其中")
+        page.close()
