@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_unireid.config import Config, to_dict
+from ms_unireid.errors import escaped
 from ms_unireid.files import read_json, write_json
 from ms_unireid.installation import job_command
 
@@ -51,12 +52,11 @@ class Thresholds:
 
     def describe(self, task: str, photos: int) -> str:
         """Say what a threshold means for a search among some number of photos."""
-        known = self.tasks[task]["photos"]
+        known, where = self.tasks[task]["photos"], escaped(f"{self.split} of {self.dataset}")
         guess = f"; a guess for {photos:,} photos" if photos > FAR_FROM * known else ""
         return (
             f'a score of at most {self.threshold(task, photos):.4f} means "probably not here" ({task} among {photos:,} '
-            f"photos; {100 * self.false_alarms:g}% false alarms, calibrated on {self.split} of {self.dataset}, "
-            f"{known:,} photos{guess})"
+            f"photos; {100 * self.false_alarms:g}% false alarms, calibrated on {where}, {known:,} photos{guess})"
         )
 
 
@@ -70,7 +70,7 @@ def model_facts(config: Config) -> dict[str, Any]:
 
 def thresholds_file(checkpoint: Path) -> Path:
     """Return where the thresholds of a checkpoint are: a file, or a folder, of weights has them beside it."""
-    path = checkpoint.absolute()
+    path = checkpoint.resolve()  # as an index names it
     return path.with_name(f"{path.name}.thresholds.json")
 
 

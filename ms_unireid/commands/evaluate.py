@@ -130,19 +130,17 @@ def main(arguments: Sequence[str]) -> None:
         ):
             rows += to_json(evaluated.results) if single else evaluated.rows()
             open_set += [({} if single else evaluated.about) | row for row in evaluated.open_set]
-    tables = {"plain": to_table(rows), "pipe": to_markdown(rows)}
-    if options.open_set:
-        tables = {form: f"{table}\n\n{open_set_table(open_set, form)}" for form, table in tables.items()}
-    print(tables["plain"])
+    added = {"open_set": open_set} if open_set else {}
+    print("\n\n".join([to_table(rows), *map(open_set_table, added.values())]))
     if options.calibrate:
         file = write_thresholds(evaluated.checkpoint, evaluated.thresholds(*options.false_alarms))
         print(f"thresholds for {100 * options.false_alarms[0]:g}% false alarms: {file}", file=sys.stderr)
     if options.json:
         checkpoint = {"checkpoint": str(options.checkpoint[0])} if single else {}
-        added = {"open_set": open_set} if options.open_set else {}
         write_json(options.json, {**checkpoint, "split": split, "rows": rows, **added})
     if options.markdown:
-        write_text(options.markdown, tables["pipe"] + "\n")
+        tables = [to_markdown(rows), *(open_set_table(some, "pipe") for some in added.values())]
+        write_text(options.markdown, "\n\n".join(tables) + "\n")
     if options.figure:
         from ms_unireid.evaluation.figures import draw_missing_modality, draw_ranked_lists
 

@@ -251,6 +251,7 @@ def to_json(
 
 def hit_values(hit: Hit) -> dict[str, Any]:
     """Return a hit as JSON and CSV have it."""
+    judged = (round(hit.threshold, 6), hit.probably_not_here) if hit.threshold is not None else ()
     return {
         "rank": hit.rank,
         "score": round(hit.score, 6),
@@ -260,11 +261,7 @@ def hit_values(hit: Hit) -> dict[str, Any]:
         "taken": hit.taken,
         "camera": hit.camera,
         "same": list(hit.same),
-        **(
-            {}
-            if hit.threshold is None
-            else dict(zip(_JUDGED, (round(hit.threshold, 6), hit.probably_not_here), strict=True))
-        ),
+        **dict(zip(_JUDGED, judged, strict=False)),
     }
 
 
