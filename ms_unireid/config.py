@@ -32,6 +32,7 @@ from ms_unireid.config_schema import (
     TrainConfig,
 )
 from ms_unireid.errors import ConfigError, escaped, is_unicode, shown
+from ms_unireid.modalities import FUSION, TEXT, modalities_of, task_of
 from ms_unireid.plain_yaml import Scalar, parse_yaml, read_yaml
 
 __all__ = [
@@ -337,6 +338,11 @@ def _model_rules(config: Config) -> _Rules:
 
 def _data_rules(config: Config) -> _Rules:
     data, augment = config.data, config.data.augment
+    usable = all(re.fullmatch("[a-z][a-z0-9_]{0,31}", name) for name in data.modalities)
+    plain = usable and not {TEXT, FUSION, "image"} & {*data.modalities}
+    rule = "must be names of pictures: small letters, digits and _; text, image and fusion have their meaning"
+    yield plain, "data.modalities", rule
+    yield len(set(data.modalities)) == len(data.modalities), "data.modalities", "must name each once"
     divides = data.sampler != "identity" or (data.instances > 0 and data.batch_size % data.instances == 0)
     yield data.batch_size >= 2, "data.batch_size", "must be at least 2: the loss contrasts pairs within a batch"
     yield divides, "data.instances", "must divide data.batch_size"
@@ -349,14 +355,28 @@ def _data_rules(config: Config) -> _Rules:
 
 
 def _objective_rules(config: Config) -> _Rules:
-    objective = config.objective
-    tasks, weight = objective.tasks, objective.interaction_weight
-    both = {"text", "sketch"} <= set(tasks)
+    objective, known = config.objective, (TEXT, *config.data.modalities)
+    tasks, weight = {task_of(modalities_of(task)) for task in objective.tasks}, objective.interaction_weight
+    for key in ("tasks", "modulated", "aligned"):
+        for task in getattr(objective, key):
+            parts = modalities_of(task)
+            if strange := [part for part in parts if part not in known]:
+                hint = _suggest(escaped(strange[0]), [*known, FUSION])
+                yield False, f"objective.{key}", f"names '{escaped(strange[0])}', which the data do not have{hint}"
+            yield len(set(parts)) == len(parts), f"objective.{key}", f"names a modality of '{escaped(task)}' twice"
+    yield (
+        bool(tasks) and len(tasks) == len(objective.tasks),
+        "objective.tasks",
+        "must name at least one task, each once",
+    )
     fix = "put both into objective.tasks or set it to"
-    yield bool(tasks) and len(set(tasks)) == len(tasks), "objective.tasks", "must name at least one task, each once"
-    yield both or not objective.dynamic, "objective.dynamic", f"weighs text against sketch: {fix} false"
+    for key, pair, what, off in (
+        ("dynamic", objective.modulated, "weighs {} against {}", "false"),
+        ("interaction_weight", objective.aligned[::-1], "aligns {} with {}", "0"),
+    ):
+        there = {task_of(modalities_of(task)) for task in pair} <= tasks and len(set(pair)) == 2
+        yield there or not getattr(objective, key), f"objective.{key}", f"{what.format(*pair)}: {fix} {off}"
     yield weight >= 0, "objective.interaction_weight", "must not be negative"
-    yield both or not weight, "objective.interaction_weight", f"aligns sketch with text: {fix} 0"
     for key in ("alpha", "gamma"):
         yield getattr(objective, key) >= 0, f"objective.{key}", "must not be negative"
 

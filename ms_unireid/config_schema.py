@@ -135,6 +135,7 @@ class DataConfig:
             reads more, by a table of positions that is stretched, and cuts what is longer still.
         captions: A file of captions for `pku_sketch` or `market_sketch`, which have none of their own.
         trials: A file of the ten trials of `pku_sketch`; null draws them by a fixed rule.
+        modalities: Pictures that are read beside the photos, such as sketch, pencil or infrared.
         augment: Training augmentation.
     """
 
@@ -149,6 +150,7 @@ class DataConfig:
     long_captions: Literal["cut", "split", "stretch"] = "cut"
     captions: str | None = resumable(None)
     trials: str | None = resumable(None)
+    modalities: tuple[str, ...] = ("sketch",)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -157,24 +159,29 @@ class ObjectiveConfig:
     """The losses to train with; each row of Table 2 is one choice.
 
     Attributes:
-        tasks: Which of text, sketch and fusion are trained (Eq. 3).
+        tasks: What is trained (Eq. 3): text, a picture modality of `data.modalities`, or a sum of several, such as
+            text+sketch, which the paper calls fusion.
         positives: What a query should find in the batch: `pair`, its own photo (the paper, Eq. 1-2); `identity`, all
             photos of its person equally (Khosla et al., NeurIPS 2020); `distribution`, the same by the divergence that
             IRRA minimises, SDM (Jiang and Ye, CVPR 2023). The last two want batches with several pairs of a person.
-        dynamic: Task-aware weights on text and sketch (Eq. 4-9).
+        dynamic: Task-aware weights on the two tasks of `modulated` (Eq. 4-9).
+        modulated: The two tasks; the paper's are text and sketch.
         alpha: alpha_t of Eq. 8-9.
         gamma: Exponent of Eq. 8-9.
         detach_weights: Stop the gradient through the weights; the authors let it flow.
         interaction_weight: Factor of the cross-modality interaction L_c (Eq. 10); 0 leaves it out.
+        aligned: The task that teaches, and the one that is aligned with it; the paper's are text and sketch.
     """
 
-    tasks: tuple[Literal["text", "sketch", "fusion"], ...] = TASKS
+    tasks: tuple[str, ...] = TASKS
     positives: Literal["pair", "identity", "distribution"] = "pair"
     dynamic: bool = True
+    modulated: tuple[str, str] = ("text", "sketch")
     alpha: float = 1.0
     gamma: float = 3.5
     detach_weights: bool = False
     interaction_weight: float = 0.5
+    aligned: tuple[str, str] = ("text", "sketch")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ import math
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from ms_unireid.config import ObjectiveConfig
+from ms_unireid.config import TASKS, ObjectiveConfig
+from ms_unireid.modalities import modalities_of, task_of
 
 E = math.e
 # The authors' guard against 0 / 0 when both confidences vanish; the paper has none.
@@ -133,18 +134,23 @@ def _diagonal(square: Tensor) -> Tensor:
 
 
 class Objective(nn.Cell):
-    """Sum of the tasks' losses (Eq. 3), with Eq. 8-9 on text and sketch if dynamic, plus weighted Eq. 10."""
+    """Sum of the tasks' losses (Eq. 3), with Eq. 8-9 on two of them if dynamic, plus weighted Eq. 10.
+
+    `others` are the tasks that the paper does not have.
+    """
 
     def __init__(self, config: ObjectiveConfig):
         super().__init__()
         self.config = config
-        self.tasks = config.tasks
+        self.tasks = tuple(task_of(modalities_of(task)) for task in config.tasks)
+        self.others = tuple(task for task in self.tasks if task not in TASKS)
+        self.modulated, self.aligned = config.modulated, config.aligned
         self.needs_persons = config.positives != "pair"
         self.interacts = config.interaction_weight > 0
-        self.both = "text" in config.tasks and "sketch" in config.tasks
-        names = [f"loss_{task}" for task in config.tasks]
+        self.both = set(self.modulated) <= set(self.tasks)
+        names = [f"loss_{task}" for task in self.tasks]
         if self.both:
-            names += ["confidence_text", "confidence_sketch", "weight_text", "weight_sketch"]
+            names += [f"{what}_{task}" for what in ("confidence", "weight") for task in self.modulated]
         self.part_names = (*names, *(["interaction", "divergence"] if self.interacts else []), "temperature")
 
     def construct(
@@ -155,14 +161,18 @@ class Objective(nn.Cell):
         fused: Tensor | None,
         scale: Tensor,
         persons: Tensor | None = None,
+        *others: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Compute the loss of one batch from un-normalised features (M, D), None where no task needs them.
 
-        `scale` is exp(logit_scale); `persons` (M,) numbers the pairs' persons, if `needs_persons`. Returns the loss and
-        its parts, all scalars, the parts in the order of `part_names`: each task's own loss before any weight, mean
-        confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c (Eq. 10) with its divergence, and tau.
+        `scale` is exp(logit_scale); `persons` (M,) numbers the pairs' persons, if `needs_persons`; `others` are the
+        features of the tasks of that name. Returns the loss and its parts, all scalars, the parts in the order of
+        `part_names`: each task's own loss before any weight, mean confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c
+        (Eq. 10) with its divergence, and tau.
         """
         queries = {"text": text, "sketch": sketch, "fusion": fused}
+        for i in range(len(self.others)):
+            queries[self.others[i]] = others[i]
         logits = {task: similarity_logits(queries[task], image, scale) for task in self.tasks}
         same = same_person(persons) if self.needs_persons else None
         losses = {task: self._pair_losses(logits[task], same) for task in self.tasks}
@@ -174,9 +184,10 @@ class Objective(nn.Cell):
         for task in self.tasks[1:]:
             loss = loss + mean(losses[task])
         if self.interacts:
-            interaction = interaction_loss(logits["text"], logits["sketch"])
+            teacher, student = logits[self.aligned[0]], logits[self.aligned[1]]
+            interaction = interaction_loss(teacher, student)
             loss = loss + self.config.interaction_weight * interaction
-            parts = (*parts, interaction, interaction_divergence(logits["text"], logits["sketch"]))
+            parts = (*parts, interaction, interaction_divergence(teacher, student))
         return loss, (*parts, 1 / scale)
 
     def _pair_losses(self, logits: Tensor, same: Tensor | None) -> Tensor:
@@ -185,18 +196,17 @@ class Objective(nn.Cell):
         return identity_loss(logits, same) if self.config.positives == "identity" else distribution_loss(logits, same)
 
     def _modulate(self, losses: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        p_text, p_sketch = prediction_confidence(losses["text"]), prediction_confidence(losses["sketch"])
-        w_text, w_sketch = modulation_factor(p_text, p_sketch), modulation_factor(p_sketch, p_text)
-        statistics = (mean(p_text), mean(p_sketch), mean(w_text), mean(w_sketch))
+        one, other = self.modulated
+        p_one, p_other = prediction_confidence(losses[one]), prediction_confidence(losses[other])
+        w_one, w_other = modulation_factor(p_one, p_other), modulation_factor(p_other, p_one)
+        statistics = (mean(p_one), mean(p_other), mean(w_one), mean(w_other))
         if not self.config.dynamic:
             return losses, statistics
         if self.config.detach_weights:
-            w_text, w_sketch = ops.stop_gradient(w_text), ops.stop_gradient(w_sketch)
+            w_one, w_other = ops.stop_gradient(w_one), ops.stop_gradient(w_other)
         alpha, gamma = self.config.alpha, self.config.gamma
         weighted = {
-            "text": modulated_loss(losses["text"], w_text, alpha, gamma),
-            "sketch": modulated_loss(losses["sketch"], w_sketch, alpha, gamma),
+            one: modulated_loss(losses[one], w_one, alpha, gamma),
+            other: modulated_loss(losses[other], w_other, alpha, gamma),
         }
-        if "fusion" in self.tasks:
-            weighted["fusion"] = losses["fusion"]
-        return weighted, statistics
+        return {task: weighted[task] if task in self.modulated else losses[task] for task in self.tasks}, statistics

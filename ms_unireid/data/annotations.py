@@ -1,6 +1,6 @@
 """The records that describe a data set's photos, and the reader of caption files in the layout of CUHK-PEDES."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,28 +15,33 @@ _FIX = "copy the file again from the data set's download"
 
 @dataclass(frozen=True)
 class Annotation:
-    """One photo of a person, the sketch drawn from it, and one or more raw captions."""
+    """One photo of a person, its pictures in other modalities, and its raw captions.
+
+    Pictures are those drawn from the photo; where they belong to persons, all of the person.
+    """
 
     person_id: int
     photo: Path
-    sketch: Path
+    pictures: Mapping[str, tuple[Path, ...]]  # by modality
     captions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One training sample: a photo, its sketch and one of its captions, raw."""
+    """One training sample: a photo, pictures of each of the other modalities to draw one from, and a raw caption."""
 
     person_id: int
     photo: Path
-    sketch: Path
+    pictures: tuple[tuple[Path, ...], ...]
     caption: str
 
 
-def training_pairs(annotations: Sequence[Annotation]) -> tuple[Pair, ...]:
-    """Return one pair per caption, in the order of the annotations."""
+def training_pairs(annotations: Sequence[Annotation], modalities: Sequence[str] = ("sketch",)) -> tuple[Pair, ...]:
+    """Return one pair per caption, in the order of the annotations, with pictures of these modalities."""
     return tuple(
-        Pair(entry.person_id, entry.photo, entry.sketch, caption) for entry in annotations for caption in entry.captions
+        Pair(entry.person_id, entry.photo, tuple(entry.pictures[name] for name in modalities), caption)
+        for entry in annotations
+        for caption in entry.captions
     )
 
 

@@ -84,10 +84,10 @@ def from_annotations(annotations: Sequence[Annotation], name: str = "") -> Evalu
     captions = [(caption, photo) for photo, a in enumerate(annotations) for caption in a.captions]
     return EvaluationSet(
         photos=tuple(a.photo for a in annotations),
-        sketches=tuple(a.sketch for a in annotations),
+        sketches=tuple(sketches := [a.pictures["sketch"][0] for a in annotations]),
         captions=tuple(caption for caption, _ in captions),
         person_ids=np.array([a.person_id for a in annotations]),
-        styles=tuple(a.sketch.parent.name for a in annotations),
+        styles=tuple(sketch.parent.name for sketch in sketches),
         caption_photos=np.array([photo for _, photo in captions]),
         cameras=_cameras([a.photo for a in annotations], name),
     )

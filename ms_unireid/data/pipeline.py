@@ -25,7 +25,7 @@ class TrainingSource:
     `batches` holds indices of `pairs`: `epoch_batches`, or this process's `shard` of them; `token_ids`, int32 (pairs,
     L), are those of each pair's caption. Seed, epoch and the pair's index decide the augmentation, not the number of
     processes. `load` returns a picture's pixels at the transform's size; None decodes the file. `persons`, int32
-    (pairs,), come last in a batch; None leaves them out.
+    (pairs,), come last in a batch; None leaves them out. Of several pictures of a modality one is drawn each time.
     """
 
     def __init__(
@@ -40,7 +40,9 @@ class TrainingSource:
         load: PixelLoader | None = None,
         persons: np.ndarray | None = None,
     ):
-        self.columns = ("images", "sketches", "token_ids", *(() if persons is None else ("persons",)))
+        self.count = 1 + len(pairs[0].pictures)  # pictures of a pair
+        names = (f"pictures_{place}" for place in range(self.count))
+        self.columns = (*names, "token_ids", *(() if persons is None else ("persons",)))
         self.pairs, self.batches = pairs, batches
         self.transform, self.token_ids, self.persons = transform, token_ids, persons
         self.seed, self.epoch, self.processes = seed, epoch, processes
@@ -50,19 +52,20 @@ class TrainingSource:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        """Return photos and sketches, uint8 (B, 4, H, W) as `normalize` takes them, and token ids, int32 (B, L)."""
+        """Return photos and other pictures, uint8 (B, 4, H, W): see `normalize`; and token ids, int32 (B, L)."""
         batch = self.batches[index]
-        images, sketches = (np.zeros((len(batch), 4, *self.transform.image_size), np.uint8) for _ in range(2))
-        for place, out in enumerate(zip(images, sketches, strict=True)):
+        pictures = [np.zeros((len(batch), 4, *self.transform.image_size), np.uint8) for _ in range(self.count)]
+        for place, out in enumerate(zip(*pictures, strict=True)):
             self._pictures(batch, place, out)
-        return images, sketches, self.token_ids[batch], *(() if self.persons is None else (self.persons[batch],))
+        return *pictures, self.token_ids[batch], *(() if self.persons is None else (self.persons[batch],))
 
-    def _pictures(self, batch: np.ndarray, place: int, out: tuple[np.ndarray, np.ndarray]) -> None:
+    def _pictures(self, batch: np.ndarray, place: int, out: Sequence[np.ndarray]) -> None:
         number = int(batch[place])
         pair = self.pairs[number]
         # The place in the global batch tells repeats of one pair apart, which the `identity` sampler may draw.
         rng = np.random.default_rng((self.seed, self.epoch, number, self.processes.rank * len(batch) + place))
-        self.transform(self.load(pair.photo), self.load(pair.sketch), rng, out)
+        paths = [one[0] if len(one) == 1 else one[rng.integers(len(one))] for one in pair.pictures]
+        self.transform([self.load(path) for path in (pair.photo, *paths)], rng, out)
 
 
 class PictureSource:

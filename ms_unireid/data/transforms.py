@@ -8,7 +8,7 @@ MindCV's transforms are not used: its erasing keeps a private random state, whic
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import compress
 from pathlib import Path
 
@@ -77,27 +77,26 @@ def drop_clauses(caption: str, probability: float, rng: np.random.Generator) -> 
 
 
 class TrainTransform:
-    """Flip, pad, crop and erase a photo and its sketch at random."""
+    """Flip, pad, crop and erase a photo and the pictures that go with it at random."""
 
     def __init__(self, image_size: tuple[int, int], augment: AugmentConfig):
         self.image_size, self.augment = image_size, augment
 
     def __call__(
         self,
-        photo: np.ndarray,
-        sketch: np.ndarray,
+        pictures: Sequence[np.ndarray],
         rng: np.random.Generator,
-        out: tuple[np.ndarray, np.ndarray],
+        out: Sequence[np.ndarray],
     ) -> None:
-        """Fill `out`, places of zeros for the photo and the sketch, uint8 (4, H, W): see `normalize`.
+        """Fill `out`, places of zeros for the photo and the others, uint8 (4, H, W): see `normalize`.
 
-        `photo` and `sketch` are pixels at the training size, uint8 (H, W, 3); `rng` decides everything.
+        `pictures` are pixels at the training size, uint8 (H, W, 3), the photo first; `rng` decides everything.
         """
-        geometry = self._draw_geometry(rng)
-        self._place(photo, geometry, out[0])
-        if not self.augment.share_geometry:
-            geometry = self._draw_geometry(rng)
-        self._place(sketch, geometry, out[1])
+        geometry = None
+        for pixels, planes in zip(pictures, out, strict=True):
+            if geometry is None or not self.augment.share_geometry:
+                geometry = self._draw_geometry(rng)
+            self._place(pixels, geometry, planes)
         for planes in out:
             if rng.random() < self.augment.erase:
                 erase_rectangle(planes[3], rng)

@@ -91,7 +91,7 @@ class TriPedes:
         annotations: dict[str, list[Annotation]] = {split: [] for split in splits}
         for entry in wanted:
             photo, sketch = photo_root / entry.photo, sketch_root / sketches[entry.photo]
-            annotations[entry.split].append(Annotation(entry.person_id, photo, sketch, entry.captions))
+            annotations[entry.split].append(Annotation(entry.person_id, photo, {"sketch": (sketch,)}, entry.captions))
         return {split: tuple(rows) for split, rows in annotations.items()}
 
     def checked_annotations(
@@ -99,7 +99,7 @@ class TriPedes:
     ) -> dict[str, tuple[Annotation, ...]]:
         """Return `annotations`; a photo or sketch that is not a whole picture raises a DataError."""
         loaded = self.annotations(splits, allow_identity_gaps)
-        check_pictures(path for split in splits for a in loaded[split] for path in (a.photo, a.sketch))
+        check_pictures(path for split in splits for a in loaded[split] for path in (a.photo, *a.pictures["sketch"]))
         return loaded
 
 

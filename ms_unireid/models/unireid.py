@@ -35,9 +35,12 @@ class UNIReID(nn.Cell):
         """Encode captions, token_ids (B, L) int32, as un-normalised features (B, D) float32."""
         return self.base_model.encode_text(token_ids)
 
-    def fuse(self, sketch_feats: Tensor, text_feats: Tensor) -> Tensor:
-        """Add un-normalised sketch and text features (B, D): F[CLS] = V_s[IMG] + T[CLS], Section 4.1."""
-        return sketch_feats + text_feats
+    def fuse(self, *feats: Tensor) -> Tensor:
+        """Add un-normalised features (B, D) of several modalities: F[CLS] = V_s[IMG] + T[CLS], Section 4.1."""
+        fused = feats[0]
+        for one in feats[1:]:
+            fused = fused + one
+        return fused
 
     def construct(self, images: Tensor, sketches: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
         """Encode a batch of photos, sketches (B, 3, H, W) and captions (B, L).

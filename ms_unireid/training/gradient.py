@@ -8,32 +8,41 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_unireid.adam import adding
 from ms_unireid.losses import Objective
+from ms_unireid.modalities import TEXT, modalities_of
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.training.loss_scale import LossScale
 
 
 class TaskEncoders(nn.Cell):
-    """The towers that the objective's tasks need, no others; `modalities` names the features that they return."""
+    """The towers that the objective's tasks need, no others; `modalities` names the features that they return.
 
-    def __init__(self, model: UNIReID, tasks: tuple[str, ...]):
+    `pictures` are the modalities of the pictures in a batch, beside its photos.
+    """
+
+    def __init__(self, model: UNIReID, tasks: tuple[str, ...], pictures: tuple[str, ...] = ("sketch",)):
         super().__init__(auto_prefix=False)
         self.model = model
-        self.uses_text = "text" in tasks or "fusion" in tasks
-        self.uses_sketch = "sketch" in tasks or "fusion" in tasks
+        used = {part for task in tasks for part in modalities_of(task)}
+        self.uses_text = TEXT in used
+        self.places = tuple(1 + place for place, name in enumerate(pictures) if name in used)
         self.modalities = (
             "image",
-            *(["sketch"] if self.uses_sketch else []),
-            *(["text"] if self.uses_text else []),
+            *(pictures[place - 1] for place in self.places),
+            *([TEXT] if self.uses_text else []),
         )
+        self.inputs = 2 + len(pictures)
 
-    def construct(self, images: Tensor, sketches: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
+    def construct(self, *batch: Tensor) -> tuple[Tensor, ...]:
         """Encode pictures (B, 3, H, W) and token_ids (B, L) as un-normalised features (B, D), one for each modality."""
-        if self.uses_sketch:
-            # Both go through the shared tower at once, photos first.
-            feats = self.model.pick.parts(self.model.encode_image(ops.concat((images, sketches), 0)), 2)
+        if self.places:
+            # All go through the shared tower at once, photos first.
+            pictures = (batch[0],)
+            for place in self.places:
+                pictures = (*pictures, batch[place])
+            feats = self.model.pick.parts(self.model.encode_image(ops.concat(pictures, 0)), len(pictures))
         else:
-            feats = (self.model.encode_image(images),)
-        return (*feats, self.model.encode_text(token_ids)) if self.uses_text else feats
+            feats = (self.model.encode_image(batch[0]),)
+        return (*feats, self.model.encode_text(batch[-1])) if self.uses_text else feats
 
 
 class FeatureObjective(nn.Cell):
@@ -48,9 +57,12 @@ class FeatureObjective(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model, self.objective, self.gather = model, objective, gather
         self.gathers = gather is not None
-        self.fuses, self.needs_persons = "fusion" in objective.tasks, objective.needs_persons
-        self.sketch_index = modalities.index("sketch") if "sketch" in modalities else None
-        self.text_index = modalities.index("text") if "text" in modalities else None
+        self.needs_persons = objective.needs_persons
+        # The features of each task, pictures first: text stands behind them.
+        self.places = {
+            task: tuple(sorted(modalities.index(part) for part in modalities_of(task))) for task in objective.tasks
+        }
+        self.others = objective.others
 
     def construct(self, loss_scale: Tensor, *feats: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the loss times `loss_scale`, a scalar, and the loss itself followed by its parts.
@@ -64,30 +76,51 @@ class FeatureObjective(nn.Cell):
         if self.gathers:
             # One exchange for all modalities: several could run in another order in another process.
             feats = self.model.pick.parts(self.gather(ops.concat(feats, 1)), len(feats), 1)
-        sketch = None if self.sketch_index is None else feats[self.sketch_index]
-        text = None if self.text_index is None else feats[self.text_index]
-        fused = self.model.fuse(sketch, text) if self.fuses else None
+        sketch, text, fused = self._query("sketch", feats), self._query("text", feats), self._query("fusion", feats)
+        others = ()
+        for task in self.others:
+            others = (*others, self._query(task, feats))
         persons = None
         if self.needs_persons:
             persons = ops.stop_gradient(feats[-1].max(axis=-1)) if self.gathers else feats[-1]
-        loss, parts = self.objective(feats[0], sketch, text, fused, ops.exp(self.model.logit_scale), persons)
+        scale = ops.exp(self.model.logit_scale)
+        loss, parts = self.objective(feats[0], sketch, text, fused, scale, persons, *others)
         return loss * loss_scale, (loss, *parts)
+
+    def _query(self, task: str, feats: tuple[Tensor, ...]) -> Tensor | None:
+        """Return the features of a task's queries (B, D); None if it is not trained."""
+        if task not in self.places:
+            return None
+        parts = ()
+        for place in self.places[task]:
+            parts = (*parts, feats[place])
+        return self.model.fuse(*parts)
 
 
 class NetworkWithObjective(nn.Cell):
     """Computes the loss of a batch from its pictures, captions and, if the objective needs them, persons."""
 
-    def __init__(self, model: UNIReID, objective: Objective, gather: nn.Cell | None = None):
+    def __init__(
+        self,
+        model: UNIReID,
+        objective: Objective,
+        gather: nn.Cell | None = None,
+        pictures: tuple[str, ...] = ("sketch",),
+    ):
         super().__init__(auto_prefix=False)
         self.model = model
-        self.encoders = TaskEncoders(model, objective.tasks)
+        self.encoders = TaskEncoders(model, objective.tasks, pictures)
+        self.inputs = self.encoders.inputs
         self.feature_objective = FeatureObjective(model, objective, self.encoders.modalities, gather)
 
-    def construct(
-        self, images: Tensor, sketches: Tensor, token_ids: Tensor, loss_scale: Tensor, *persons: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return what `FeatureObjective` returns, for pictures (B, 3, H, W), token_ids (B, L) and persons (B,)."""
-        return self.feature_objective(loss_scale, *self.encoders(images, sketches, token_ids), *persons)
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return what `FeatureObjective` returns.
+
+        The inputs are photos and other pictures (B, 3, H, W), token_ids (B, L), the loss scale, and persons (B,) if
+        they are needed.
+        """
+        feats = self.encoders(*inputs[: self.inputs])
+        return self.feature_objective(inputs[self.inputs], *feats, *inputs[self.inputs + 1 :])
 
     def trained_parameters(self) -> list[Parameter]:
         """List the parameters that the objective trains.
@@ -108,7 +141,8 @@ class BatchGradient(nn.Cell):
 
     def construct(self, *batch: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return (loss, *parts) and the gradients of loss * loss scale."""
-        (_, values), grads = self.value_and_grad(*batch[:3], self.scale.value, *batch[3:])
+        count = self.network.inputs
+        (_, values), grads = self.value_and_grad(*batch[:count], self.scale.value, *batch[count:])
         return values, grads
 
 
@@ -136,8 +170,8 @@ class _PartGradient(BatchGradient):
     """The gradient of a part of a batch, times the part's share of the batch, the last input."""
 
     def construct(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        share = inputs[-1]
-        (_, values), grads = self.value_and_grad(*inputs[:3], self.scale.value * share, *inputs[3:-1])
+        share, count = inputs[-1], self.network.inputs
+        (_, values), grads = self.value_and_grad(*inputs[:count], self.scale.value * share, *inputs[count:-1])
         return tuple([share * value for value in values]), grads
 
 
@@ -187,10 +221,10 @@ class _Projected(nn.Cell):
 
     def __init__(self, encoders: nn.Cell):
         super().__init__(auto_prefix=False)
-        self.encoders = encoders
+        self.encoders, self.inputs = encoders, encoders.inputs
 
-    def construct(self, images: Tensor, sketches: Tensor, token_ids: Tensor, *feature_grads: Tensor) -> Tensor:
-        feats = self.encoders(images, sketches, token_ids)
+    def construct(self, *inputs: Tensor) -> Tensor:
+        feats, feature_grads = self.encoders(*inputs[: self.inputs]), inputs[self.inputs :]
         total = (feats[0] * feature_grads[0]).sum()
         for i in range(1, len(feature_grads)):
             total = total + (feats[i] * feature_grads[i]).sum()
@@ -228,10 +262,11 @@ class CachedGradient:
         """Return (loss, *parts) and leave the gradients of loss * loss scale in `sums`."""
         _clear(self.sums)
         starts = range(0, len(batch[0]), self.chunk)
-        chunks = [[t[start : start + self.chunk] for t in batch[:3]] for start in starts]
+        count = self.encoders.inputs
+        chunks = [[t[start : start + self.chunk] for t in batch[:count]] for start in starts]
         encoded = [self.encoders(*chunk) for chunk in chunks]
         feats = [ops.concat(pieces, 0) for pieces in zip(*encoded, strict=True)]
-        values, feature_grads, scale_grad = self.feature_gradient(*feats, *batch[3:])
+        values, feature_grads, scale_grad = self.feature_gradient(*feats, *batch[count:])
         for total, grad in zip(self.scale_sums, scale_grad, strict=True):
             total.set_data(grad)
         for start, chunk in zip(starts, chunks, strict=True):

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ class RunData:
         default = tuple(name for name in ("val", "test") if name in tri.splits)
         self.reported = tuple(dict.fromkeys((*(default if reported is None else reported), self.selection)))
         self.splits = tri.checked_annotations(dict.fromkeys(("train", *self.reported)), data.allow_identity_gaps)
-        self._pairs = training_pairs(self.splits["train"])
+        self._pairs = training_pairs(self.splits["train"], data.modalities)
         self._person_ids = [pair.person_id for pair in self._pairs]
         persons = np.unique(self._person_ids, return_inverse=True)[1].astype(np.int32)
         self._persons = None if config.objective.positives == "pair" else persons
@@ -65,7 +66,8 @@ class RunData:
         return selection
 
     def _pictures(self) -> Iterator[Path]:
-        return (path for split in self.splits.values() for entry in split for path in (entry.photo, entry.sketch))
+        entries = (entry for split in self.splits.values() for entry in split)
+        return (path for a in entries for path in (a.photo, *itertools.chain(*a.pictures.values())))
 
     @functools.cached_property
     def _whole_captions(self) -> Pieces:
@@ -138,7 +140,7 @@ class RunData:
         return shard(self.batches(epoch), self.processes, smallest_share(self.config.train))
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
-        """Yield this process's photos, sketches and token ids of an epoch, without the first `done` batches.
+        """Yield this process's batches of an epoch, without the first `done`: photos, other pictures, token ids.
 
         Persons (B,) int32, numbered from 0, come last if `objective.positives` needs them.
         DataError if a picture cannot be read.
@@ -160,7 +162,13 @@ class RunData:
     def describe_batch(self, epoch: int, number: int) -> list[dict[str, str]]:
         """Name the pairs of a batch (1-based) of an epoch, those of all processes."""
         pairs = [self._pairs[i] for i in self.batches(epoch)[number - 1]]
-        return [{"photo": str(p.photo), "sketch": str(p.sketch), "caption": p.caption} for p in pairs]
+        names = self.config.data.modalities
+        return [
+            {"photo": str(p.photo)}
+            | {name: ", ".join(map(str, paths)) for name, paths in zip(names, p.pictures, strict=True)}
+            | {"caption": p.caption}
+            for p in pairs
+        ]
 
     def evaluation_set(self, split: str) -> EvaluationSet:
         """Return the evaluation set of a split."""

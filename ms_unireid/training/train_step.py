@@ -1,7 +1,7 @@
 """`TrainOneStepCell`: forward, loss, gradient, reduction over processes and update of one batch."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mindspore as ms
@@ -72,10 +72,11 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         gathers = train.global_batch_objective and processes.size > 1
         gather = GatherWithGradient(processes) if gathers else None
         objective = Objective(config.objective)
-        network = NetworkWithObjective(model, objective, gather)
+        network = NetworkWithObjective(model, objective, gather, config.data.modalities)
         params = ParameterTuple(network.trained_parameters())
         super().__init__(network, Adam(params, train))
         self.part_names, self.params, self.positives = objective.part_names, params, config.objective.positives
+        self.pictures = config.data.modalities
         self.learning_rate, self.bias_factor = train.learning_rate, train.bias_lr_factor
         self.loss_scale = LossScale(runtime)
         self.value_names = ("loss", *self.part_names, "gradient_norm", *self.loss_scale.reported)
@@ -106,7 +107,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
     def __call__(
         self,
         images: np.ndarray | Tensor,
-        sketches: np.ndarray | Tensor,
+        sketches: np.ndarray | Tensor | Sequence,
         token_ids: np.ndarray | Tensor,
         learning_rate: float | None = None,
         bias_rate: float | None = None,
@@ -117,9 +118,10 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         Overflows in mixed precision do not raise: `loss_scale.state` tells how many there were in a row.
 
         Photos and sketches are normalised, float32 (B, 3, H, W), or as `TrainingSource` gives them, uint8 (B, 4, H, W);
-        captions are (B, L) int32. Without a rate, `train.learning_rate` is taken; without one for biases,
-        `train.bias_lr_factor` times the other. `persons`, (B,) int32 below 2^24, say which pairs show one person.
-        Without them `objective.positives` other than `pair` raises a ConfigError; `pair` ignores them.
+        with other than one of `data.modalities`, `sketches` is a tuple of an array for each. Captions are (B, L) int32.
+        Without a rate, `train.learning_rate` is taken; without one for biases, `train.bias_lr_factor` times the other.
+        `persons`, (B,) int32 below 2^24, say which pairs show one person. Without them `objective.positives` other than
+        `pair` raises a ConfigError; `pair` ignores them.
         """
         batch = self._on_device(images, sketches, token_ids, persons)
         rate = self.learning_rate if learning_rate is None else learning_rate
@@ -131,7 +133,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
     def gradients(
         self,
         images: np.ndarray | Tensor,
-        sketches: np.ndarray | Tensor,
+        sketches: np.ndarray | Tensor | Sequence,
         token_ids: np.ndarray | Tensor,
         persons: np.ndarray | Tensor | None = None,
     ) -> dict[str, np.ndarray]:
@@ -164,14 +166,20 @@ class TrainOneStepCell(nn.TrainOneStepCell):
             for param, value in zip(self.params, own, strict=True):
                 param.set_data(Tensor(value))
 
-    def _on_device(self, *batch: np.ndarray | Tensor | None) -> list[Tensor]:
-        """Put photos, sketches, token ids and, where they are needed, persons on the device."""
+    def _on_device(self, images: Any, sketches: Any, token_ids: Any, persons: Any) -> list[Tensor]:
+        """Put pictures, token ids and, where they are needed, persons on the device."""
+        others = tuple(sketches) if isinstance(sketches, tuple | list) else (sketches,)
+        if len(others) != len(self.pictures):
+            raise ConfigError(
+                f"data.modalities={list(self.pictures)}: the step needs pictures of each, found {len(others)} arrays"
+            )
+        batch = (images, *others, token_ids)
         if self.positives == "pair":
-            return [to_device(one) for one in batch[:-1]]
-        pairs, shape = len(batch[0]), getattr(batch[-1], "shape", None)
+            return [to_device(one) for one in batch]
+        pairs, shape = len(images), getattr(persons, "shape", None)
         if shape != (pairs,):
             raise ConfigError(
                 f"objective.positives={self.positives}: the step needs the persons of its {pairs} pairs, found shape "
                 f"{shape}; pass persons=, a number for each pair, as RunData.epoch gives them last"
             )
-        return [to_device(one) for one in batch]
+        return [to_device(one) for one in (*batch, persons)]

@@ -131,13 +131,14 @@ class Trainer:
 
     def _train_batches(self, epoch: int, steps: int) -> None:
         self.step.set_train()
-        clock, seen = time.perf_counter(), 0
+        clock, seen, words = time.perf_counter(), 0, 1 + len(self.config.data.modalities)  # where the token ids stand
         for batch in self.data.epoch(epoch, self.done):
             self.done += 1
             self.global_step += 1
             at = self._rate_index(epoch)
             with self.profiler.step(self.global_step):
-                self.unread.append(self.step(*batch[:3], self.rates[at], self.bias_rates[at], *batch[3:]).values)
+                given = batch[0], batch[1:words], batch[words], self.rates[at], self.bias_rates[at]
+                self.unread.append(self.step(*given, *batch[words + 1 :]).values)
             pairs = len(batch[0]) * self.processes.size
             seen += pairs
             self.bar.update(pairs)

@@ -127,7 +127,7 @@ def test_a_data_set_without_sketches_becomes_one_to_train_on(data, tmp_path):
     done = run_tool("build_sketches.py", *given, "--style", "lines", "--workers=1")
     assert done.returncode == 0, done.stderr
     test = read_tri_pedes("cuhk_pedes", tmp_path).annotations(["test"])["test"]
-    assert len(test) == 12 and all(a.sketch.is_relative_to(root / "imgs-sketch2") for a in test)
+    assert len(test) == 12 and all(a.pictures["sketch"][0].is_relative_to(root / "imgs-sketch2") for a in test)
     done = run_tool("build_sketches.py", *given, "--merge", tmp_path / "merged")
     assert json.loads(done.stdout)["identities"] == 20, done.stderr
     run = tmp_path / "run"

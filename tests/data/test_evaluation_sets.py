@@ -104,6 +104,6 @@ NAMED = [
 
 @pytest.mark.parametrize(("name", "photos", "cameras"), NAMED)
 def test_cameras_of_photos_names(name, photos, cameras):
-    made = [Annotation(i, Path(photo), Path("s") / photo, ("x",)) for i, photo in enumerate(photos)]
+    made = [Annotation(i, Path(photo), {"sketch": (Path("s") / photo,)}, ("x",)) for i, photo in enumerate(photos)]
     found = from_annotations(made, name).cameras
     assert (found if found is None else np.asarray(found).tolist()) == cameras

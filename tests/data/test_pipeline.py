@@ -22,7 +22,9 @@ def pairs(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for name in [f"{kind}{i}.png" for i in range(PAIRS) for kind in ("photo", "sketch")]:
         Image.fromarray(rng.integers(0, 256, (30, 11, 3), dtype=np.uint8)).save(folder / name)
-    return [Pair(i, folder / f"photo{i}.png", folder / f"sketch{i}.png", f"a man with {i} bags") for i in range(PAIRS)]
+    return [
+        Pair(i, folder / f"photo{i}.png", ((folder / f"sketch{i}.png",),), f"a man with {i} bags") for i in range(PAIRS)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +62,8 @@ def test_workers_change_nothing(pairs, order, workers, prefetch):
 
 
 def test_pixels_out_of_a_cache_are_the_same(pairs, order, tmp_path):
-    load = open_decoded_cache(tmp_path, SIZE, [path for pair in pairs for path in (pair.photo, pair.sketch)])
-    paths = [pair.sketch for pair in pairs]
+    load = open_decoded_cache(tmp_path, SIZE, [path for pair in pairs for path in (pair.photo, *pair.pictures[0])])
+    paths = [pair.pictures[0][0] for pair in pairs]
     expected = drawn(source(pairs, order)), drawn(PictureSource(paths, 4, SIZE))
     cached = source(pairs, order)
     cached.load = load
@@ -77,7 +79,9 @@ def test_rows_belong_to_their_pairs(pairs, order):
         for row, number in enumerate(chosen):
             pair = pairs[number]
             np.testing.assert_array_equal(normalize(images[row]), evaluation_transform(Image.open(pair.photo), SIZE))
-            np.testing.assert_array_equal(normalize(sketches[row]), evaluation_transform(Image.open(pair.sketch), SIZE))
+            np.testing.assert_array_equal(
+                normalize(sketches[row]), evaluation_transform(Image.open(pair.pictures[0][0]), SIZE)
+            )
             np.testing.assert_array_equal(token_ids[row], Tokenizer(16)(pair.caption)[0])
 
 
@@ -116,7 +120,7 @@ def test_an_unreadable_picture_is_named(pairs, order, workers, damage, tmp_path)
     if damage == "truncated":
         bad.write_bytes(pairs[0].photo.read_bytes()[:200])
     spoiled = list(pairs)
-    spoiled[8] = Pair(8, pairs[8].photo, bad, "a man")
+    spoiled[8] = Pair(8, pairs[8].photo, ((bad,),), "a man")
     with pytest.raises(DataError, match=r"bad\.png"):
         drawn(source(spoiled, order), workers)
 
@@ -129,7 +133,7 @@ def test_an_unreadable_picture_for_evaluation_is_named(pairs, tmp_path):
 
 def test_batches_before_the_bad_one_arrive(pairs, order, tmp_path):
     spoiled = list(pairs)
-    spoiled[8] = Pair(8, tmp_path / "bad.png", pairs[8].sketch, "a man")
+    spoiled[8] = Pair(8, tmp_path / "bad.png", pairs[8].pictures, "a man")
     batches = iterate(source(spoiled, order), RuntimeConfig(workers=1, prefetch=1))
     assert_same([next(batches)], [source(pairs, order)[0]])
     with pytest.raises(DataError):

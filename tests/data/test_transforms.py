@@ -34,7 +34,7 @@ def picture(seed=0, width=23, height=51):
 def transformed(augment, seed, first=None, second=None):
     sources = (resize(first or picture(0), SIZE), resize(second or picture(1), SIZE))
     planes = np.zeros((2, 4, *SIZE), np.uint8)
-    TrainTransform(SIZE, augment)(*sources, np.random.default_rng(seed), planes)
+    TrainTransform(SIZE, augment)(sources, np.random.default_rng(seed), planes)
     return normalize(planes)
 
 
@@ -82,7 +82,7 @@ def test_sources_stay_as_they_are():
     source = resize(picture(0), SIZE)
     before = source.copy()
     TrainTransform(SIZE, AugmentConfig(erase=1))(
-        source, source, np.random.default_rng(0), np.zeros((2, 4, *SIZE), np.uint8)
+        (source, source), np.random.default_rng(0), np.zeros((2, 4, *SIZE), np.uint8)
     )
     np.testing.assert_array_equal(source, before)
 

@@ -28,11 +28,14 @@ def test_happy_path(tmp_path, name):
     assert tuple(found) == layout.splits == read_tri_pedes(name, tmp_path).splits
     first = layout.first_train_identity
     assert found["train"][2] == Annotation(
-        first + 1, folder / "imgs/cam/2.jpg", folder / layout.sketch_folder / "cam/2.jpg", ("man 2", "boy 2")
+        first + 1,
+        folder / "imgs/cam/2.jpg",
+        {"sketch": (folder / layout.sketch_folder / "cam/2.jpg",)},
+        ("man 2", "boy 2"),
     )
     assert [row.photo.name for row in found["train"]] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
     assert len(found["test"]) == 1
-    assert found["train"][0].photo.is_file() and found["train"][0].sketch.is_file()
+    assert found["train"][0].photo.is_file() and found["train"][0].pictures["sketch"][0].is_file()
 
 
 def test_training_pairs_are_one_per_caption(tmp_path):
@@ -40,7 +43,7 @@ def test_training_pairs_are_one_per_caption(tmp_path):
     pairs = training_pairs(load(tmp_path)["train"])
     assert [pair.caption for pair in pairs[:3]] == ["man 0", "boy 0", "man 1"]
     assert len(pairs) == 8
-    assert pairs[1] == Pair(1, folder / "imgs/cam/0.jpg", folder / "imgs-sketch2/cam/0.jpg", "boy 0")
+    assert pairs[1] == Pair(1, folder / "imgs/cam/0.jpg", ((folder / "imgs-sketch2/cam/0.jpg",),), "boy 0")
 
 
 def test_root_may_be_the_folder_or_its_parent(tmp_path):
@@ -54,7 +57,7 @@ def test_root_may_be_the_folder_or_its_parent(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "imgs", "CUHK-PEDES", "CUHK-PEDES/imgs"])
 def test_sketch_archive_layouts(tmp_path, prefix):
     folder = build(tmp_path, NAME, sketch_prefix=prefix)
-    sketch = load(tmp_path)["train"][0].sketch
+    sketch = load(tmp_path)["train"][0].pictures["sketch"][0]
     assert sketch == folder / "imgs-sketch2" / prefix / "cam/0.jpg"
     assert sketch.is_file()
 
@@ -65,7 +68,7 @@ def test_sketch_may_have_another_extension(tmp_path):
     sketches = folder / "imgs-sketch2"
     (sketches / "a.jpg.jpg").rename(sketches / "a.jpg.png")
     (sketches / "b.bmp").rename(sketches / "b.jpg")
-    assert [row.sketch.name for row in load(tmp_path)["train"]] == ["a.jpg.png", "b.jpg", "c.png"]
+    assert [row.pictures["sketch"][0].name for row in load(tmp_path)["train"]] == ["a.jpg.png", "b.jpg", "c.png"]
 
 
 def test_another_photos_sketch_is_never_borrowed(tmp_path):
@@ -392,4 +395,4 @@ def test_real_slice():
         for split, rows in found.items()
     }
     assert counts == {"train": (213, 851, 1702), "val": (83, 332, 664), "test": (80, 320, 640)}
-    assert all(row.sketch.is_file() for row in found["test"])
+    assert all(row.pictures["sketch"][0].is_file() for row in found["test"])

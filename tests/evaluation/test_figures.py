@@ -57,7 +57,7 @@ def data(tmp_path) -> EvaluationSet:
         Annotation(
             person,
             put(tmp_path / f"photo{i}.png", (0, 0, 40 * i)),
-            put(tmp_path / f"sketch{i}.png", (200, 200, 200)),
+            {"sketch": (put(tmp_path / f"sketch{i}.png", (200, 200, 200)),)},
             (f"person {person} in blue " * 12, "another caption"),
         )
         for i, person in enumerate(PERSONS)

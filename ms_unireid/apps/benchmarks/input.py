@@ -193,7 +193,7 @@ def _source(pairs: list[Pair], runtime: RuntimeConfig) -> Any:
     from ms_unireid.data.pipeline import TrainingSource
     from ms_unireid.data.transforms import TrainTransform
 
-    paths = [path for pair in pairs for path in (pair.photo, pair.sketch)]
+    paths = [path for pair in pairs for path in (pair.photo, *pair.pictures[0])]
     load = pixel_loader(runtime, SIZE, paths)
     token_ids = Tokenizer(77)([pair.caption for pair in pairs])
     return TrainingSource(pairs, _order(pairs), TrainTransform(SIZE, AUGMENT), token_ids, SEED, 1, load=load)
@@ -202,7 +202,7 @@ def _source(pairs: list[Pair], runtime: RuntimeConfig) -> Any:
 def fill(root: str, count: str, workers: str, cache: str) -> Run:
     """Decode the pictures of a sample into the cache."""
     pairs = _pairs(root, count)
-    paths = {path for pair in pairs for path in (pair.photo, pair.sketch)}
+    paths = {path for pair in pairs for path in (pair.photo, *pair.pictures[0])}
     return {**measured(lambda: pixel_loader(_runtime(workers, cache), SIZE, paths)), "pictures": len(paths)}
 
 
@@ -210,7 +210,7 @@ def check(root: str, count: str, workers: str, cache: str) -> Run:
     """Compare the cached pictures with PIL's, and batches with and without the cache."""
     pairs = _pairs(root, count)
     cached, decoded = (_source(pairs, _runtime(workers, where)) for where in (cache, "-"))
-    paths = {path for pair in pairs for path in (pair.photo, pair.sketch)}
+    paths = {path for pair in pairs for path in (pair.photo, *pair.pictures[0])}
     differing = (not np.array_equal(cached.load(path), np.asarray(_resized(path))) for path in paths)
     batches = (any(not np.array_equal(*two) for two in zip(cached[i], decoded[i], strict=True)) for i in range(2))
     order = sum(len(batch) for batch in cached.batches)
@@ -261,7 +261,7 @@ class _Samples:
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         pair, rng = self.pairs[number], np.random.default_rng((SEED, number))
-        return _augmented(pair.photo, rng), _augmented(pair.sketch, rng), self.tokenizer([pair.caption])[0]
+        return _augmented(pair.photo, rng), _augmented(pair.pictures[0][0], rng), self.tokenizer([pair.caption])[0]
 
 
 def _resized(path: Path) -> Image.Image:

@@ -130,7 +130,7 @@ def test_the_loop_gives_the_pictures_of_evaluation_where_nothing_is_drawn(tool, 
     samples = tool.input._Samples(pairs)
     for number, pair in enumerate(pairs):
         photo, sketch, token_ids = samples[number]
-        for path, pixels in ((pair.photo, photo), (pair.sketch, sketch)):
+        for path, pixels in ((pair.photo, photo), (pair.pictures[0][0], sketch)):
             np.testing.assert_allclose(pixels, evaluation_transform(load_picture(path), (48, 16)), rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(token_ids, Tokenizer(77)([pair.caption])[0])
 
