@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from ms_unireid.apps.arguments import Parser, at_least, output_folder
-from ms_unireid.apps.synthetic.dataset import SyntheticConfig, generate_tri_dataset
+from ms_unireid.apps.synthetic.dataset import MODALITIES, SyntheticConfig, generate_tri_dataset
 from ms_unireid.apps.synthetic.drawing import SKETCH_STYLES
 from ms_unireid.commands.progress import progress_bar
 
@@ -26,6 +26,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--captions", type=int, default=default.captions_per_photo, help="captions of each photo")
     parser.add_argument("--seed", type=int, default=default.seed, help="seed of all random draws")
     parser.add_argument("--sketch-style", choices=SKETCH_STYLES, help="draw the sketches from the photos in this style")
+    parser.add_argument(
+        "--modalities",
+        nargs="+",
+        choices=MODALITIES,
+        help="pictures to draw beside each photo, and to list in pairs.csv; default: sketch, without pairs.csv",
+    )
     parser.add_argument("--workers", type=at_least(1), default=1, help="number of processes")
     parser.add_argument("--force", action="store_true", help="replace an existing synthetic data set")
     return parser.parse_args(arguments)
@@ -37,6 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     identities = (options.train_identities, options.val_identities, options.test_identities)
     photos = {"photos_per_identity": options.photos, "train_photos": options.train_photos}
     drawing = {"seed": options.seed, "sketch_style": options.sketch_style}
+    drawing["modalities"] = options.modalities and tuple(options.modalities)
     config = SyntheticConfig(*identities, captions_per_photo=options.captions, **photos, **drawing)
     with progress_bar("identity") as show:
         folder = generate_tri_dataset(options.output, config, options.workers, show, options.force)

@@ -1,11 +1,13 @@
 """Writes a synthetic Tri data set (photos, captions, sketches) in the CUHK-PEDES layout.
 
 The project runs on it without any download. Captions give the colours of drawn pedestrians, sketches their shapes and
-patterns, photos both. Nothing in it comes from a real data set.
+patterns, photos both. Nothing in it comes from a real data set. By option there are further pictures of each person:
+colour-pencil drawings with shapes and an artist's colours, and infrared pictures with shapes and materials.
 """
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import multiprocessing
@@ -20,9 +22,17 @@ from pathlib import Path
 import numpy as np
 
 from ms_unireid.apps.synthetic.captions import caption_tokens, write_caption
-from ms_unireid.apps.synthetic.drawing import SKETCH_STYLES, draw_from_photo, draw_photo, draw_sketch, draw_view
+from ms_unireid.apps.synthetic.drawing import (
+    SKETCH_STYLES,
+    draw_colour_pencil,
+    draw_from_photo,
+    draw_infrared,
+    draw_photo,
+    draw_sketch,
+    draw_view,
+)
 from ms_unireid.apps.synthetic.figure import Figure
-from ms_unireid.apps.synthetic.person import Person, draw_people
+from ms_unireid.apps.synthetic.person import Person, draw_infrared_greys, draw_people
 from ms_unireid.data.folders import read_entries
 from ms_unireid.errors import DataError
 
@@ -30,7 +40,11 @@ _DATASET_FOLDER = "CUHK-PEDES"
 _MANIFEST = "synthetic.json"
 _VERSION = 2  # raise when the same seed gives other pictures or captions
 _SUBFOLDER = "synthetic"
-_SCENE, _CAPTIONS, _PENCIL = 0, 1, 2  # independent random streams of one photo
+_SCENE, _CAPTIONS = 0, 1  # independent random streams of one photo; those of its other pictures follow
+_PICTURES = {"sketch": ("imgs-sketch2", 2), "pencil": ("imgs-pencil", 3), "infrared": ("imgs-infrared", 4)}
+_FABRICS = 5  # the random stream of what a person wears is made of
+MODALITIES = tuple(_PICTURES)
+_PAIRS = "pairs.csv"
 _SPLITS = ("train", "val", "test")
 
 
@@ -48,6 +62,8 @@ class SyntheticConfig:
         train_photos: Photos of each person in the train split; None means `photos_per_identity`.
         sketch_style: `pencil` or `lines` draw each sketch from its photo, with the figure's true mask; None draws it
             from the figure, without the photo.
+        modalities: Some of `MODALITIES`, drawn beside each photo and listed in pairs.csv; None draws sketches alone,
+            without that file.
     """
 
     train_identities: int = 600
@@ -58,13 +74,18 @@ class SyntheticConfig:
     seed: int = 1
     train_photos: int | None = None
     sketch_style: str | None = None
+    modalities: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        """Raise DataError for counts out of range or an unknown style."""
+        """Raise DataError for counts out of range, or a style or modality that is unknown."""
         if self.sketch_style not in (None, *SKETCH_STYLES):
             raise DataError(f"synthetic data: sketch_style must be one of {', '.join(SKETCH_STYLES)}, or none")
+        if self.modalities is not None and (not self.modalities or not {*self.modalities} <= {*MODALITIES}):
+            raise DataError(f"synthetic data: modalities must be some of {', '.join(MODALITIES)}")
+        if self.sketch_style and "sketch" not in self.drawn:
+            raise DataError(f"synthetic data: sketch_style={self.sketch_style} needs sketch among the modalities")
         for name, value in asdict(self).items():
-            if name == "sketch_style":
+            if name in ("sketch_style", "modalities"):
                 continue
             least = 1 if name.endswith(("_identity", "_photo", "_photos")) else 0
             if value is not None and value < least:
@@ -94,14 +115,20 @@ class SyntheticConfig:
         """Return the number of photos of each person of a split."""
         return (self.train_photos if split == "train" else None) or self.photos_per_identity
 
+    @property
+    def drawn(self) -> dict[str, tuple[str, int]]:
+        """Return the modalities to draw, in the order of `MODALITIES`, with their folders and random streams."""
+        return {name: at for name, at in _PICTURES.items() if name in (self.modalities or ("sketch",))}
+
     def counts(self) -> dict[str, int]:
-        """Return the numbers of identities, photos, sketches and captions."""
+        """Return the numbers of identities, photos, sketches and captions, and of further pictures."""
         photos = sum(getattr(self, f"{split}_identities") * self.photos(split) for split in _SPLITS)
         return {
             "identities": self.identities,
             "photos": photos,
-            "sketches": photos,
+            "sketches": photos * ("sketch" in self.drawn),
             "captions": photos * self.captions_per_photo,
+            **{name: photos for name in self.drawn if name != "sketch"},
         }
 
 
@@ -114,8 +141,9 @@ def generate_tri_dataset(
 ) -> Path:
     """Write ``root/CUHK-PEDES`` (reid_raw.json, imgs/, imgs-sketch2/, synthetic.json) unless it is already there.
 
-    The files do not depend on ``workers``. They are written into a hidden folder that is renamed at the end, so that a
-    killed run leaves no half data set.
+    `config.modalities` adds pairs.csv, imgs-pencil/ and imgs-infrared/; the other files stay the same. No file depends
+    on ``workers``. They are written into a hidden folder that is renamed at the end, so that a killed run leaves no
+    half data set.
 
     Args:
         root: Folder to write ``CUHK-PEDES`` into; made if absent.
@@ -138,9 +166,12 @@ def generate_tri_dataset(
             return target
         people = config.people()
         with _replacing(target, force) as folder:
-            for name in ("imgs", "imgs-sketch2"):
+            for name in _folders(config):
                 (folder / name / _SUBFOLDER).mkdir(parents=True)
-            _write_json(folder / "reid_raw.json", _write_people(folder, people, config, workers, progress))
+            records = _write_people(folder, people, config, workers, progress)
+            _write_json(folder / "reid_raw.json", records)
+            if config.modalities:
+                _write_pairs(folder / _PAIRS, records, config)
             _write_json(folder / _MANIFEST, _manifest(config))
     except OSError as error:
         taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
@@ -150,12 +181,17 @@ def generate_tri_dataset(
     return target
 
 
+def _folders(config: SyntheticConfig) -> list[str]:
+    return ["imgs", *(folder for folder, _ in config.drawn.values())]
+
+
 def _manifest(config: SyntheticConfig) -> dict:
+    values = {**asdict(config), "modalities": config.modalities and list(config.drawn)}
     return {
         "generator": "ms_unireid.data.synthetic",
         "version": _VERSION,
         # Values of None are left out, so that data sets made before they existed are still recognised.
-        "config": {name: value for name, value in asdict(config).items() if value is not None},
+        "config": {name: value for name, value in values.items() if value is not None},
         **config.counts(),
     }
 
@@ -189,8 +225,9 @@ def _read_manifest(path: Path) -> dict | None:
 
 def _is_complete(target: Path, config: SyntheticConfig) -> bool:
     photos = config.counts()["photos"]
-    folders = (target / name / _SUBFOLDER for name in ("imgs", "imgs-sketch2"))
-    return (target / "reid_raw.json").is_file() and all(len(list(f.glob("*.png"))) == photos for f in folders)
+    folders = (target / name / _SUBFOLDER for name in _folders(config))
+    files = ("reid_raw.json", *([_PAIRS] if config.modalities else []))
+    return all((target / f).is_file() for f in files) and all(len(list(f.glob("*.png"))) == photos for f in folders)
 
 
 @contextmanager
@@ -214,6 +251,17 @@ def _write_json(path: Path, content) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def _write_pairs(path: Path, records: list[dict], config: SyntheticConfig) -> None:
+    """Write the records as `data.name: pairs` reads them, with the path of each modality's picture."""
+    captions = [f"caption_{number}" for number in range(1, config.captions_per_photo + 1)]
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(["split", "id", "file_path", *captions, *config.drawn])
+        for record in records:
+            pictures = [f"{folder}/{record['file_path']}" for folder in _folders(config)]
+            rows.writerow([record["split"], record["id"], pictures[0], *record["captions"], *pictures[1:]])
+
+
 def _write_people(folder: Path, people: list, config: SyntheticConfig, workers: int, progress) -> list[dict]:
     """Write all pictures and return the records of reid_raw.json in the order of identities."""
     jobs, write, records = list(enumerate(people, 1)), partial(_write_person, folder, config), []
@@ -232,23 +280,28 @@ def _write_people(folder: Path, people: list, config: SyntheticConfig, workers: 
 
 
 def _write_person(folder: Path, config: SyntheticConfig, job: tuple[int, tuple]) -> list[dict]:
-    """Write one identity's photos and sketches and return its records."""
+    """Write one identity's pictures and return its records."""
     identity, (split, number, person) = job
     records, of_person = [], (config.seed, _SPLITS.index(split), number)
+    greys = draw_infrared_greys(np.random.default_rng((*of_person, 0, _FABRICS)))
     for photo in range(1, config.photos(split) + 1):
-        scene, words, pencil = (
-            np.random.default_rng((*of_person, photo, stream)) for stream in (_SCENE, _CAPTIONS, _PENCIL)
-        )
+        scene, words = (np.random.default_rng((*of_person, photo, stream)) for stream in (_SCENE, _CAPTIONS))
         name = f"{_SUBFOLDER}/{identity:04d}{photo:03d}.png"
         view = draw_view(scene, person)
         parts = Figure(person, view.pose).parts()
         picture = draw_photo(scene, parts, view)
-        if config.sketch_style is None:
-            sketch = draw_sketch(pencil, parts, view)
-        else:
-            sketch = draw_from_photo(pencil, picture, parts, view, config.sketch_style)
         picture.save(folder / "imgs" / name, compress_level=1)
-        sketch.save(folder / "imgs-sketch2" / name, compress_level=1)
+        figure, style = {"parts": parts, "view": view}, config.sketch_style
+        draw = {
+            "sketch": partial(draw_from_photo, photo=picture, style=style, **figure)
+            if style
+            else partial(draw_sketch, **figure),
+            "pencil": partial(draw_colour_pencil, person=person),
+            "infrared": partial(draw_infrared, person=person, greys=greys),
+        }
+        for modality, (place, stream) in config.drawn.items():
+            drawing = draw[modality](np.random.default_rng((*of_person, photo, stream)))
+            drawing.save(folder / place / name, compress_level=1)
         captions = [write_caption(words, person) for _ in range(config.captions_per_photo)]
         records.append(
             {

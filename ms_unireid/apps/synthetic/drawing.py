@@ -1,4 +1,4 @@
-"""Pictures of a synthetic person: the photo of a random camera, and a pencil sketch."""
+"""Pictures of a synthetic person: the photo of a random camera, a sketch, a colour-pencil drawing, infrared."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from ms_unireid.apps.sketch.pictures import put_on_white, resize
 from ms_unireid.apps.sketch.recipe import STYLES
-from ms_unireid.apps.synthetic.figure import Part, Pose, draw_pose
-from ms_unireid.apps.synthetic.person import Person, Rgb
+from ms_unireid.apps.synthetic.figure import Figure, Part, Pose, draw_pose
+from ms_unireid.apps.synthetic.person import Person, Rgb, draw_pencil_colours
 
 SKETCH_STYLES = ("pencil", "lines")  # the others need a user's network or program
 SIZE = (64, 192)  # width, height in pixels of photos and sketches
@@ -197,3 +197,59 @@ def draw_from_photo(
     mask = resize(_paint_figure(parts, view)[1][..., 0], (height, width)).clip(0, 1)
     cut = put_on_white(resize(np.asarray(photo), (height, width)), mask)
     return Image.fromarray(STYLES[style].load()(cut, mask, rng)).reduce(_SUPERSAMPLING)
+
+
+def _strokes(rng: np.random.Generator) -> np.ndarray:
+    """Return how much colour the slanting strokes of a pencil leave on paper: float32 canvas (H, W, 1), 0-1."""
+    x, y = np.arange(_CANVAS[0], dtype=np.float32)[None, :], np.arange(_CANVAS[1], dtype=np.float32)[:, None]
+    slant, period, bend = rng.choice((-1, 1)) * rng.uniform(0.4, 1.1), rng.uniform(5, 7), rng.uniform(1, 2.5)
+    wave = np.sin((x + slant * y + bend * np.sin(y / rng.uniform(14, 26) + x / 40)) * np.float32(2 * np.pi / period))
+    grain = rng.standard_normal((_CANVAS[1], _CANVAS[0]), np.float32) * np.float32(0.16)
+    return (np.float32(rng.uniform(0.72, 0.84)) + np.float32(0.3) * wave + grain).clip(0, 1)[..., None]
+
+
+def draw_colour_pencil(rng: np.random.Generator, person: Person) -> Image.Image:
+    """Draw a person in a pose of its own with an artist's colour pencils on white: mode RGB, ``SIZE``."""
+    view = draw_view(rng, person)
+    parts = Figure(person, view.pose, draw_pencil_colours(rng, person)).parts()
+    drawing, pressure = Image.new("RGB", _CANVAS), Image.new("L", _CANVAS)
+    colour, press = ImageDraw.Draw(drawing), ImageDraw.Draw(pressure)
+    dark, width = (int(rng.integers(40, 95)),) * 3, int(rng.integers(2, 5))
+    wander = rng.normal(0, 0.6, (len(parts), 3, 2))
+    for part, strength, hand in zip(parts, wander, rng.integers(190, 244, len(parts)).tolist(), strict=True):
+        points = view.pixels(part.points) + _wander(strength, len(part.points))
+        outline = points.ravel().tolist()
+        if part.width:
+            line_width = max(3, round(part.width * view.unit * 0.8))
+            colour.line(outline, part.colour, line_width)
+            press.line(outline, 250, line_width)
+            continue
+        colour.polygon(outline, part.colour)
+        press.polygon(outline, hand)
+        if part.pattern != "plain":
+            _fill(drawing, points, part.accent, partial(_pattern_mask, part.pattern, view))
+        if part.outlined:
+            colour.line(outline + outline[:2], dark, width)
+            press.line(outline + outline[:2], 255, width)
+    left = np.asarray(pressure, np.float32)[..., None] / 255
+    ink = (left * np.maximum(_strokes(rng), left > 0.96)) * (255 - np.asarray(drawing, np.float32))
+    return Image.fromarray((255 - ink).astype(np.uint8)).reduce(_SUPERSAMPLING)
+
+
+def draw_infrared(rng: np.random.Generator, person: Person, greys: dict[str, Rgb]) -> Image.Image:
+    """Film a person at another moment with a near-infrared camera and its lamp: mode L, ``SIZE``.
+
+    ``greys`` are what near infrared shows instead of the person's colours (`draw_infrared_greys`).
+    """
+    view = draw_view(rng, person)
+    figure, coverage = _paint_figure(Figure(person, view.pose, greys).parts(), view)
+    wall = _paint_background(rng) * rng.uniform(0.3, 0.6)  # the lamp reaches the person and less of what is behind
+    scene = (figure * coverage + wall * (1 - coverage)).mean(-1)
+    width, height = SIZE
+    x, y = np.linspace(-1, 1, width)[None, :], np.linspace(-1, 1, height)[:, None]
+    away = (x - rng.uniform(-0.3, 0.3)) ** 2 + (y - rng.uniform(-0.4, 0.2)) ** 2
+    scene = scene * (rng.uniform(1.0, 1.2) - rng.uniform(0.2, 0.38) * away) + rng.uniform(4, 14)
+    lens = ImageFilter.GaussianBlur(rng.uniform(0.4, 1.0))
+    picture = Image.fromarray(scene.clip(0, 255).astype(np.uint8)).filter(lens)
+    noise = rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(4.0, 9.0))
+    return Image.fromarray((np.asarray(picture, np.float32) + noise).clip(0, 255).astype(np.uint8))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ms_unireid.apps.synthetic.outlines import arc, bent, box, ellipse, limb, rounded, symmetric
-from ms_unireid.apps.synthetic.person import COLOURS, HAIR_COLOURS, PATTERNS, Person, Rgb
+from ms_unireid.apps.synthetic.person import PATTERNS, Person, Rgb, colours_of
 
 WIDTHS = {"slim": 0.78, "average": 1.0, "heavy": 1.26}
 DARK: Rgb = (24, 24, 28)
@@ -59,20 +59,21 @@ def draw_pose(rng: np.random.Generator) -> Pose:
 
 
 class Figure:
-    """Builds the parts of one person in one pose."""
+    """Builds the parts of one person in one pose, in the person's own colours or in others with the same names."""
 
-    def __init__(self, person: Person, pose: Pose):
+    def __init__(self, person: Person, pose: Pose, colours: dict[str, Rgb] | None = None):
         """Compute the body's measures and joints."""
         self.person, self.pose = person, pose
+        self.colours = colours_of(person) if colours is None else colours
         self.w = WIDTHS[person.build]
         woman = person.gender == "woman"
         self.shoulder = (0.088 if woman else 0.098) * self.w
         self.waist = (0.066 if woman else 0.082) * self.w
         self.hip = (0.092 if woman else 0.086) * self.w
         self.side = (1 if person.bag_side == "left" else -1) * (-1 if pose.back else 1)
-        self.upper = COLOURS[person.upper_colour]
-        self.lower = COLOURS[person.lower_colour]
-        self.hair = HAIR_COLOURS[person.hair_colour]
+        self.upper = self.colours["upper_colour"]
+        self.lower = self.colours["lower_colour"]
+        self.hair, self.skin = self.colours["hair_colour"], self.colours["skin"]
         self.arms = {side: self._arm_joints(side) for side in (-1, 1)}
         self.legs = {side: self._leg_joints(side) for side in (-1, 1)}
 
@@ -119,14 +120,14 @@ class Figure:
 
     def _bare_legs(self) -> list[Part]:
         covered = self.person.lower in ("jeans", "wide trousers")
-        return [] if covered else [self._leg(s, 0.034 * self.w, 0.02, 1.0, self.person.skin) for s in (-1, 1)]
+        return [] if covered else [self._leg(s, 0.034 * self.w, 0.02, 1.0, self.skin) for s in (-1, 1)]
 
     def _feet_and_lower(self) -> list[Part]:
         feet, lower = self._feet(), self._lower()
         return lower + feet if self.person.lower == "jeans" else feet + lower
 
     def _feet(self) -> list[Part]:
-        colour, parts = COLOURS[self.person.shoes_colour], []
+        colour, parts = self.colours["shoes_colour"], []
         for side in (-1, 1):
             _, knee, ankle = self.legs[side]
             toe = ankle + (0.03 * self.pose.turn, 0.048)
@@ -141,7 +142,7 @@ class Figure:
 
     def _lower(self) -> list[Part]:
         person = self.person
-        look = {"pattern": person.lower_pattern, "accent": COLOURS[person.lower_accent or "black"]}
+        look = {"pattern": person.lower_pattern, "accent": self.colours["lower_accent"]}
         if person.lower in ("short skirt", "long skirt"):
             end, flare = (0.68, 0.155) if person.lower == "short skirt" else (0.90, 0.125)
             flare *= 0.6 + 0.4 * self.w
@@ -156,7 +157,7 @@ class Figure:
 
     def _upper_look(self) -> dict:
         pattern = self.person.surface if self.person.surface in PATTERNS else "plain"
-        return {"pattern": pattern, "accent": COLOURS[self.person.accent_colour or "black"]}
+        return {"pattern": pattern, "accent": self.colours["accent_colour"]}
 
     def _torso(self) -> list[Part]:
         kind, sh, waist, hip = self.person.upper, self.shoulder, self.waist, self.hip
@@ -179,7 +180,7 @@ class Figure:
     def _arm(self, side: int) -> list[Part]:
         top, elbow, hand = self.arms[side]
         thick, look = 0.029 * (0.5 + 0.5 * self.w), self._upper_look()
-        skin = self.person.skin
+        skin = self.skin
         parts = [Part(ellipse(*hand, 0.019, 0.022), skin)]
         if self.person.upper in ("t-shirt", "dress", "tank top", "poncho"):
             parts.append(Part(bent((top, elbow, hand), thick * np.array((1.0, 0.85, 0.6))), skin))
@@ -194,7 +195,7 @@ class Figure:
         return parts
 
     def _neck(self) -> list[Part]:
-        return [Part(limb((0, 0.12), (0, 0.19), 0.026, 0.03), self.person.skin)]
+        return [Part(limb((0, 0.12), (0, 0.19), 0.026, 0.03), self.skin)]
 
     def _front_details(self) -> list[Part]:
         """Draw zips, lapels, pockets, strings and belts."""
@@ -214,7 +215,7 @@ class Figure:
         if kind == "dress":
             return self._lines([[(-self.waist, 0.375), (self.waist, 0.375)]], dark, 0.014)
         if kind == "t-shirt":
-            return [Part(np.array([(-0.03, 0.165), (0, 0.215), (0.03, 0.165)]), self.person.skin)]
+            return [Part(np.array([(-0.03, 0.165), (0, 0.215), (0.03, 0.165)]), self.skin)]
         return []
 
     @staticmethod
@@ -240,18 +241,18 @@ class Figure:
         if self.person.surface not in shapes:
             return []
         points = np.asarray(shapes[self.person.surface], float) * r * (0.7 + 0.3 * self.w) + (0, y)
-        return [Part(points, COLOURS[self.person.accent_colour])]
+        return [Part(points, self.colours["accent_colour"])]
 
     def _scarf(self) -> list[Part]:
         if not self.person.scarf_colour:
             return []
-        colour, x = COLOURS[self.person.scarf_colour], 0.03 * np.sign(self.pose.turn)
+        colour, x = self.colours["scarf_colour"], 0.03 * np.sign(self.pose.turn)
         tail = Part(limb((x, 0.18), (x * 1.2, 0.36), 0.022, 0.026), colour)
         return [tail] * (not self.pose.back) + [Part(ellipse(0, 0.168, 0.062, 0.030), colour)]
 
     def _head(self) -> list[Part]:
         face_x = 0.0 if self.pose.back else 0.014 * self.pose.turn
-        parts = [Part(ellipse(0, HEAD_MIDDLE, HEAD_X, HEAD_Y), self.person.skin)]
+        parts = [Part(ellipse(0, HEAD_MIDDLE, HEAD_X, HEAD_Y), self.skin)]
         if self.pose.back:
             return [*parts, Part(ellipse(0, HEAD_MIDDLE - 0.008, HEAD_X, HEAD_Y), self.hair, hatched=True)]
         parts += self._hair_top()
@@ -295,7 +296,7 @@ class Figure:
     def _hat(self) -> list[Part]:
         if self.person.hat == "none":
             return []
-        colour, turn = COLOURS[self.person.hat_colour], np.sign(self.pose.turn)
+        colour, turn = self.colours["hat_colour"], np.sign(self.pose.turn)
         dome = ellipse(0, 0.05, HEAD_X + 0.012, HEAD_Y - 0.004, 180, 360)
         if self.person.hat == "cap":
             x = 0.0 if self.pose.back else 0.055 * turn
@@ -307,7 +308,7 @@ class Figure:
         return [Part(ellipse(0, 0.048, 0.135, 0.024), colour), Part(dome * (0.9, 1), colour)]
 
     def _bag_colour(self) -> tuple[Rgb, Rgb]:
-        colour = COLOURS[self.person.bag_colour]
+        colour = self.colours["bag_colour"]
         return colour, tuple(int(0.5 * c) for c in colour)
 
     def _backpack(self) -> list[Part]:

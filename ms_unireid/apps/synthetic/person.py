@@ -43,6 +43,7 @@ LOWERS = ("jeans", "wide trousers", "shorts", "short skirt", "long skirt")
 LOWER_PATTERNS = ("plain", "vertical stripes", "checks", "dots")
 SHOES = ("shoes", "boots")
 BAGS = ("none", "backpack", "shoulder bag", "handbag", "suitcase")
+FABRICS = {"leather": 58, "denim": 98, "wool": 140, "linen": 185, "cotton": 228}  # near-infrared grey of each
 BUILDS = ("slim", "average", "heavy")
 HEIGHTS = ("short", "medium", "tall")
 
@@ -81,6 +82,39 @@ class Person:
             *(self.height, self.build, self.hair_style, self.hat, self.glasses, bool(self.scarf_colour)),
             *(self.upper, self.surface, self.lower, self.lower_pattern, self.shoes, self.bag, self.bag_side),
         )
+
+
+GARMENT_COLOURS = ("hat_colour", "scarf_colour", "upper_colour", "lower_colour", "shoes_colour", "bag_colour")
+ACCENTS = {"accent_colour": "upper_colour", "lower_accent": "lower_colour"}  # of a pattern or logo on a garment
+
+
+def colours_of(person: Person) -> dict[str, Rgb]:
+    """Return the colour behind each attribute that names one, as light shows it; of an absent thing any."""
+    worn = {name: COLOURS[getattr(person, name) or "black"] for name in (*GARMENT_COLOURS, *ACCENTS)}
+    return {"skin": person.skin, "hair_colour": HAIR_COLOURS[person.hair_colour], **worn}
+
+
+def draw_pencil_colours(rng: np.random.Generator, person: Person) -> dict[str, Rgb]:
+    """Choose an artist's pencils for `colours_of`: near the colours, not exact, and washed out."""
+    chosen = {}
+    for name, colour in colours_of(person).items():
+        wash = rng.uniform(0.02, 0.24)
+        pencil = (np.array(colour) + rng.normal(0, 13, 3)) * (1 - wash) + 255 * wash
+        chosen[name] = tuple(pencil.clip(0, 255).astype(int).tolist())
+    return chosen
+
+
+def draw_infrared_greys(rng: np.random.Generator) -> dict[str, Rgb]:
+    """Draw a fabric for each garment and return what near infrared shows for `colours_of`: greys.
+
+    They do not depend on colours: dyes are clear in the near infrared, and skin and hair of all people are alike. Half
+    of the patterns and logos are dyed and disappear; the others are of another fabric.
+    """
+    greys = dict(zip(GARMENT_COLOURS, rng.choice(list(FABRICS.values()), len(GARMENT_COLOURS)).tolist(), strict=True))
+    for accent, garment in ACCENTS.items():
+        others = [grey for grey in FABRICS.values() if grey != greys[garment]]
+        greys[accent] = _choose(rng, others) if rng.random() < 0.5 else greys[garment]
+    return {name: (grey,) * 3 for name, grey in {"skin": 212, "hair_colour": 46, **greys}.items()}
 
 
 def _choose(rng: np.random.Generator, options, weights=None):
