@@ -261,6 +261,8 @@ class EvalConfig:
     """Evaluation during and after training.
 
     Attributes:
+        tasks: Tasks to report; null: the paper's that the data have queries for, and each further modality alone and
+            all together; [all]: every combination.
         splits: Splits to report; null means val and test, or those of the two that the data set has.
         selection_split: Which split chooses the best checkpoints; `auto` is val where one exists, else test.
             The authors choose on test.
@@ -273,6 +275,7 @@ class EvalConfig:
     """
 
     splits: tuple[Literal["train", "val", "test"], ...] | None = resumable(None)
+    tasks: tuple[str, ...] | None = None
     selection_split: Literal["auto", "train", "val", "test"] = "auto"
     selection_text_protocol: Literal["full_gallery", "exclude_source_photo"] = "full_gallery"
     multi_query_photos: int = resumable(2)

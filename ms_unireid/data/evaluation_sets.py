@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,14 @@ _CAMERAS: Mapping[str, re.Pattern] = MappingProxyType(
 )
 
 
+class Pictures(NamedTuple):
+    """Pictures of a further modality as queries."""
+
+    paths: tuple[Path, ...]
+    persons: np.ndarray  # (S,)
+    photos: np.ndarray | None = None  # (S,) index of the photo that each belongs to; None if they belong to persons
+
+
 @dataclass(frozen=True)
 class EvaluationSet:
     """A gallery of N photos, and S sketches and C raw captions as queries."""
@@ -40,11 +49,15 @@ class EvaluationSet:
     sketch_persons: np.ndarray | None = None  # (S,), computed if `caption_photos` is given
     cameras: np.ndarray | None = None  # (N,) of the photos, None if not known
     trials: tuple[np.ndarray, ...] = ()  # the persons tested in each
+    sketch_photos: np.ndarray | None = None  # (S,) of each sketch, if sketch i is not that of photo i
+    others: Mapping[str, Pictures] = field(default_factory=dict)  # by modality
 
     def __post_init__(self):
         if self.caption_photos is not None:
             object.__setattr__(self, "caption_persons", self.person_ids[self.caption_photos])
-            object.__setattr__(self, "sketch_persons", self.person_ids)
+            if self.sketch_photos is None:
+                object.__setattr__(self, "sketch_photos", np.arange(len(self.sketches)))
+            object.__setattr__(self, "sketch_persons", self.person_ids[self.sketch_photos])
 
 
 def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
@@ -54,7 +67,8 @@ def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
     """
     if config.name in DATASETS:
         tri = read_tri_pedes(config.name, Path(config.root))
-        return from_annotations(tri.checked_annotations([split], config.allow_identity_gaps)[split], config.name)
+        found = tri.checked_annotations([split], config.allow_identity_gaps)[split]
+        return from_annotations(found, config.name, config.modalities)
     captions = None if config.captions is None else Path(config.captions)
     if config.name == pku_sketch.NAME:
         return _load_pku_sketch(config, split, captions)
@@ -79,17 +93,28 @@ def parse_targets(texts: Sequence[str], config: Config) -> list[DataConfig]:
     return found
 
 
-def from_annotations(annotations: Sequence[Annotation], name: str = "") -> EvaluationSet:
-    """Make the evaluation set of one split of a Tri data set; `name` decides how photo names are read for cameras."""
+def from_annotations(
+    annotations: Sequence[Annotation], name: str = "", modalities: Sequence[str] = ("sketch",)
+) -> EvaluationSet:
+    """Make the evaluation set of one split, with pictures of these modalities; `name` says how cameras are named."""
     captions = [(caption, photo) for photo, a in enumerate(annotations) for caption in a.captions]
+    persons = np.array([a.person_id for a in annotations])
+    drawn = {}
+    for kind in modalities:
+        pairs = [(path, photo) for photo, a in enumerate(annotations) for path in a.pictures.get(kind, ())]
+        photos = np.array([photo for _, photo in pairs], int)
+        drawn[kind] = Pictures(tuple(path for path, _ in pairs), persons[photos], photos)
+    sketches = drawn.pop("sketch", Pictures((), persons[:0], np.zeros(0, int)))
     return EvaluationSet(
         photos=tuple(a.photo for a in annotations),
-        sketches=tuple(sketches := [a.pictures["sketch"][0] for a in annotations]),
+        sketches=sketches.paths,
         captions=tuple(caption for caption, _ in captions),
-        person_ids=np.array([a.person_id for a in annotations]),
-        styles=tuple(sketch.parent.name for sketch in sketches),
-        caption_photos=np.array([photo for _, photo in captions]),
+        person_ids=persons,
+        styles=tuple(sketch.parent.name for sketch in sketches.paths),
+        caption_photos=np.array([photo for _, photo in captions], int),
         cameras=_cameras([a.photo for a in annotations], name),
+        sketch_photos=sketches.photos,
+        others=drawn,
     )
 
 

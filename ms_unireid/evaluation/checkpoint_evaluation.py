@@ -96,7 +96,7 @@ class CheckpointEvaluator:
             check_open_set(loaded, rates)
         size = self.config.eval.batch_size
         captions = self.encoder.tokenizer.pieces(list(set(loaded.captions))).token_ids
-        rows = (captions, loaded.photos, loaded.sketches)
+        rows = (captions, loaded.photos, loaded.sketches, *(one.paths for one in loaded.others.values()))
         self._done, self._total = 0, sum(-(-len(one) // size) for one in rows)
         feats = self.encoder.encode(loaded)
         results = evaluate_features(feats, protocol, self.config.eval, reranked)

@@ -17,7 +17,7 @@ from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import PixelLoader
 from ms_unireid.distributed import all_gather_rows
-from ms_unireid.evaluation.queries import SplitFeatures
+from ms_unireid.evaluation.queries import Part, SplitFeatures
 from ms_unireid.models.encoders import ImageEncoder, TextEncoder
 from ms_unireid.models.unireid import UNIReID
 from ms_unireid.models.vision import to_device
@@ -119,6 +119,8 @@ class Encoder:
             sketch_persons=data.sketch_persons,
             cameras=data.cameras,
             trials=data.trials,
+            sketch_photos=data.sketch_photos,
+            others={name: Part(self.pictures(one.paths), one.persons, one.photos) for name, one in data.others.items()},
         )
 
     def _own_rows(self, count: int) -> slice:

@@ -12,17 +12,17 @@ from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.evaluation.evaluator import format_table
 from ms_unireid.evaluation.figures import draw_queries
 from ms_unireid.evaluation.metrics import Gallery, Queries, QueryScores, score_queries
-from ms_unireid.evaluation.protocols import tasks_of
 from ms_unireid.evaluation.queries import (
     NO_INDEX,
-    TASK_SYMBOLS,
     SplitFeatures,
     TaskQueries,
     make_queries,
     queries_and_gallery,
+    tasks_of,
 )
 from ms_unireid.evaluation.similarity import similarity_blocks
 from ms_unireid.files import write_text
+from ms_unireid.modalities import symbol
 
 COLUMNS = (
     "task", "query", "person", "caption", "sketch", "first_rank", "AP", "INP", "matches", "first_result",
@@ -49,9 +49,7 @@ def analyse_errors(feats: SplitFeatures, data: EvaluationSet, folder: Path, wors
         writer.writerows(_records(task, made, scores, _first_results(queries, gallery), data))
         groups += _groups(task, made, scores, data)
         last = np.lexsort((scores.AP, -scores.first_rank))[:worst]
-        draw_queries(
-            feats, data, [(task, int(q)) for q in last], folder / f"worst_{task}.png", f"Worst {TASK_SYMBOLS[task]}"
-        )
+        draw_queries(feats, data, [(task, int(q)) for q in last], folder / f"worst_{task}.png", f"Worst {symbol(task)}")
     write_text(folder / "queries.csv", file.getvalue())
     write_text(folder / "groups.md", format_table(GROUP_TITLES, groups, 3) + "\n")
 
@@ -102,7 +100,7 @@ def _groups(task: str, queries: TaskQueries, scores: QueryScores, data: Evaluati
             if chosen.any():
                 first, precision = 100 * (scores.first_rank[chosen] == 1).mean(), 100 * scores.AP[chosen].mean()
                 numbers = [str(chosen.sum()), f"{first:.2f}", f"{precision:.2f}"]
-                found.append([TASK_SYMBOLS[task], kind, name, *numbers])
+                found.append([symbol(task), kind, name, *numbers])
     return found
 
 

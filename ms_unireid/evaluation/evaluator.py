@@ -10,14 +10,15 @@ from ms_unireid.config import EvalConfig
 from ms_unireid.errors import CheckpointError
 from ms_unireid.evaluation.metrics import METRICS
 from ms_unireid.evaluation.protocols import Results, evaluate_protocol, evaluate_reranked
-from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures
+from ms_unireid.evaluation.queries import SplitFeatures
+from ms_unireid.modalities import symbol
 
 # Keys that rows of several evaluations have in front, and their titles.
 LEADING = {"checkpoint": "checkpoint", "trained_on": "trained on", "dataset": "evaluated on", "folder": "folder"}
 NUMBERS = (*METRICS, "chance R1", "queries", "no match")
 # The form of a row of `to_json`, for `files.check_form`.
 ROW = {
-    "task": set(TASK_SYMBOLS),
+    "task": str,
     "protocol": str,
     **dict.fromkeys((*METRICS, "chance_R1"), (float, None)),
     **dict.fromkeys(("queries", "queries_without_match"), int),
@@ -82,4 +83,4 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     deviation = row.get("deviation", {})
     numbers = (format_mean(row[name], deviation.get(name)) for name in (*METRICS, "chance_R1"))
     counts = (str(row["queries"]), str(row["queries_without_match"]))
-    return TASK_SYMBOLS[row["task"]], row["protocol"], *numbers, *counts
+    return symbol(row["task"]), row["protocol"], *numbers, *counts

@@ -17,12 +17,13 @@ from ms_unireid.evaluation.metrics import ranked_list
 from ms_unireid.evaluation.protocols import Results
 from ms_unireid.evaluation.queries import (
     NO_INDEX,
-    TASK_SYMBOLS,
     SplitFeatures,
     TaskQueries,
     make_queries,
     queries_and_gallery,
+    tasks_of,
 )
+from ms_unireid.modalities import symbol
 
 CELL = (72, 168)
 FRAME, GAP, LABEL, QUERY_WIDTH, TITLE = 4, 8, 16, 240, 28
@@ -67,9 +68,15 @@ def draw_lists(lists: Sequence[RankedList], path: Path, title: str, columns: int
 
 
 def draw_ranked_lists(feats: SplitFeatures, data: EvaluationSet, path: Path, count: int = 4, top_k: int = 5) -> None:
-    """Draw the ranked lists of `count` sketches, spread evenly over the split, of a caption of each, and of both."""
-    sketches = np.unique(np.linspace(0, len(data.sketches) - 1, count).astype(int))
+    """Draw the ranked lists of `count` sketches, spread evenly over the split, of a caption of each, and of both.
+
+    Without sketches they are those of the split's first task.
+    """
+    sketches = np.unique(np.linspace(0, len(data.sketches) - 1, count).astype(int)) if data.sketches else ()
     rows = [row for sketch in sketches for row in _rows_with(int(sketch), feats)]
+    if not rows:
+        task = tasks_of(feats)[0]
+        rows = [(task, int(row)) for row in np.linspace(0, len(make_queries(task, feats).feats) - 1, count)]
     draw_queries(feats, data, rows, path, "Query and top results", top_k)
 
 
@@ -139,9 +146,9 @@ def _ranked(
         for rank, photo in enumerate(order[:top_k], 1)
     ]
     text = "" if caption == NO_INDEX else data.captions[caption]
-    return RankedList(
-        f"{TASK_SYMBOLS[task]}  id {person}", text, None if sketch == NO_INDEX else data.sketches[sketch], results
-    )
+    pictures = [data.sketches[sketch]] if sketch != NO_INDEX else []
+    pictures += [data.others[name].paths[rows[query]] for name, rows in queries.others.items()]
+    return RankedList(f"{symbol(task)}  id {person}", text, next(iter(pictures), None), results)
 
 
 def _strip(ranked: RankedList, columns: int) -> Image.Image:

@@ -18,14 +18,13 @@ from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.errors import ConfigError
 from ms_unireid.evaluation.evaluator import LEADING, format_table
 from ms_unireid.evaluation.metrics import Gallery, Queries, score_queries
-from ms_unireid.evaluation.protocols import tasks_of
-from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures, make_queries, queries_and_gallery
+from ms_unireid.evaluation.queries import SplitFeatures, make_queries, queries_and_gallery, tasks_of
 from ms_unireid.evaluation.similarity import similarity_blocks
+from ms_unireid.modalities import symbol
 
 RATES = (0.01, 0.05, 0.1)
 RANKS = (1, 5, 10)
 _TITLES = ("task", "FAR", "threshold", *(f"DIR{k}" for k in RANKS), "queries", "no match", "photos")
-_SYMBOLS = {**TASK_SYMBOLS, "photo": "R->R"}
 _NEAREST = 48  # other persons of a query that are kept
 _SMALLER, _HALVINGS = 1 / 8, 3  # the part of the gallery that the growth of a threshold is measured against
 
@@ -91,7 +90,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
     numbers = [(row["threshold"], ".4f"), *((row[f"DIR{k}"], ".2f") for k in RANKS)]
     formatted = ("-" if number is None else format(number, form) for number, form in numbers)
     counts = (str(row[key]) for key in ("queries", "queries_without_match", "photos"))
-    return [_SYMBOLS[row["task"]], f"{100 * row['false_alarms']:g}%", *formatted, *counts]
+    return [
+        "R->R" if row["task"] == "photo" else symbol(row["task"]),
+        f"{100 * row['false_alarms']:g}%",
+        *formatted,
+        *counts,
+    ]
 
 
 def _tasks(feats: SplitFeatures) -> Iterator[tuple[str, Queries, Gallery]]:

@@ -1,6 +1,7 @@
 """Evaluation protocols by name: their queries, their galleries and their averages."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,16 @@ from ms_unireid.evaluation.metrics import (
     evaluate_retrieval,
     score_similarity,
 )
-from ms_unireid.evaluation.queries import NO_INDEX, SplitFeatures, TaskQueries, make_queries, queries_and_gallery
+from ms_unireid.evaluation.queries import (
+    NO_INDEX,
+    SplitFeatures,
+    TaskQueries,
+    make_queries,
+    queries_and_gallery,
+    tasks_of,
+)
 from ms_unireid.evaluation.reranking import rerank
+from ms_unireid.modalities import modalities_of
 
 # (task, protocol) to metrics.
 Results = dict[tuple[str, str], RetrievalMetrics]
@@ -71,11 +80,6 @@ def evaluate_row(task: str, protocol: str, feats: SplitFeatures) -> RetrievalMet
     return evaluate_retrieval(*queries_and_gallery(make_queries(task, feats), feats, protocol))
 
 
-def tasks_of(feats: SplitFeatures) -> tuple[str, ...]:
-    """List the tasks that a split has queries for: without captions only `sketch`."""
-    return TASKS if len(feats.text) else ("sketch",)
-
-
 def check_protocol(protocol: str, data: EvaluationSet | SplitFeatures) -> None:
     """Check that the data set, or its features, has what a protocol needs; the ConfigError names those possible."""
     if problem := _problem(protocol, data):
@@ -89,8 +93,8 @@ def _problem(protocol: str, data: EvaluationSet | SplitFeatures) -> str:
         return "has no camera numbers"
     if protocol in ("exclude_source_photo", "camera_aware") and data.caption_photos is None:
         return "has no source photos"
-    if protocol == "missing_modality" and not len(data.caption_persons):
-        return "has no captions"
+    if protocol == "missing_modality" and not (len(data.caption_persons) and len(data.sketch_persons)):
+        return "has no captions" if len(data.sketch_persons) else "has no sketches"
     if protocol == "ten_trials" and not data.trials:
         return "has no trials"
     return ""
@@ -98,12 +102,12 @@ def _problem(protocol: str, data: EvaluationSet | SplitFeatures) -> str:
 
 def _evaluate(protocol: str, feats: SplitFeatures, settings: EvalConfig | None, score: _Score) -> Results:
     check_protocol(protocol, feats)
-    found: Results = {}
+    found, settings = {}, settings or EvalConfig()
     for name in _named(protocol, feats):
         if name == "ten_trials":
-            found |= _ten_trials(feats, score)
+            found |= _ten_trials(feats, score, settings)
         else:
-            rows = _ROWS[name](feats, settings or EvalConfig())
+            rows = _ROWS[name](feats, settings)
             found |= {key: score(queries, gallery) for key, queries, gallery in rows}
     return found
 
@@ -122,14 +126,16 @@ def _score_reranked(queries: Queries, gallery: Gallery) -> RetrievalMetrics:
     return average(score_similarity(rerank(queries.feats, gallery.feats), queries, gallery))
 
 
-def _paper(feats: SplitFeatures, _: EvalConfig) -> _Rows:
-    for task, protocol in PAPER_ROWS:
+def _paper(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
+    tasks = tasks_of(feats, settings.tasks)
+    further = [(task, "exclude_source_photo") for task in tasks if task not in TASKS]
+    for task, protocol in [*(row for row in PAPER_ROWS if row[0] in tasks), *further]:
         yield (task, protocol), *queries_and_gallery(make_queries(task, feats), feats, protocol)
 
 
 def _rule(protocol: str) -> Callable[[SplitFeatures, EvalConfig], _Rows]:
-    def rows(feats: SplitFeatures, _: EvalConfig) -> _Rows:
-        for task in tasks_of(feats):
+    def rows(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
+        for task in tasks_of(feats, settings.tasks):
             yield (task, protocol), *queries_and_gallery(make_queries(task, feats), feats, protocol)
 
     return rows
@@ -145,19 +151,21 @@ def _multi_query(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
     sources = _first_photos(feats.person_ids, settings.multi_query_photos if by_photo else 0)
     # Source photos get camera 1, which every query removes from its person's photos.
     gallery = Gallery(feats.photo, feats.person_ids, sources.astype(int) if by_photo else None)
-    for task, (means, persons) in _means(feats, sources).items():
+    for task, (means, persons) in _means(feats, sources, tasks_of(feats, settings.tasks)).items():
         cameras = np.ones_like(persons) if by_photo else None
         yield (task, "multi_query"), Queries(means, persons, cameras=cameras), gallery
 
 
-def _means(feats: SplitFeatures, sources: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _means(feats: SplitFeatures, sources: np.ndarray, tasks: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return each task's queries (P, D), one for each person, and the persons (P,) in ascending order."""
-    means = {task: _mean_by_person(make_queries(task, feats), sources) for task in tasks_of(feats) if task != "fusion"}
-    if "text" in means:
-        persons = np.intersect1d(means["text"][1], means["sketch"][1])
-        text, sketch = (rows[np.isin(owners, persons)] for rows, owners in means.values())
-        means["fusion"] = text + sketch, persons
-    return means
+    names = dict.fromkeys(name for task in tasks for name in modalities_of(task))
+    means = {name: _mean_by_person(make_queries(name, feats), sources) for name in names}
+    found = {}
+    for task in tasks:
+        parts = [means[name] for name in modalities_of(task)]
+        persons = functools.reduce(np.intersect1d, (owners for _, owners in parts))
+        found[task] = sum(rows[np.isin(owners, persons)] for rows, owners in parts), persons
+    return found
 
 
 def _first_photos(person_ids: np.ndarray, count: int) -> np.ndarray:
@@ -195,11 +203,11 @@ def _missing_modality(feats: SplitFeatures, settings: EvalConfig) -> _Rows:
         yield ("fusion", f"missing_modality {100 * share:g}%"), *queries_and_gallery(left, feats, rule)
 
 
-def _ten_trials(feats: SplitFeatures, score: _Score) -> Results:
+def _ten_trials(feats: SplitFeatures, score: _Score, settings: EvalConfig) -> Results:
     """Means over the trials; each trial has queries and gallery of its own persons."""
     parts = [feats.of_persons(persons) for persons in feats.trials]
     found: Results = {}
-    for task in tasks_of(feats):
+    for task in tasks_of(feats, settings.tasks):
         pairs = (queries_and_gallery(make_queries(task, part), part, "full_gallery") for part in parts)
         found[task, "ten_trials"] = _over_trials([score(queries, gallery) for queries, gallery in pairs])
     return found

@@ -1,14 +1,26 @@
 """Features of a split, and the queries that each task makes from them for the same gallery of photos."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
+from ms_unireid.config import TASKS
 from ms_unireid.evaluation.metrics import Gallery, Queries
+from ms_unireid.modalities import TEXT, modalities_of, task_of
 
-TASK_SYMBOLS = {"text": "T->R", "sketch": "S->R", "fusion": "T+S->R"}
 NO_INDEX = -1
+
+
+class Part(NamedTuple):
+    """The features of one modality of a split, each picture or caption once."""
+
+    feats: np.ndarray  # (S, D) un-normalised
+    persons: np.ndarray  # (S,)
+    photos: np.ndarray | None = None  # (S,) index of the photo that each belongs to; None if they belong to persons
 
 
 @dataclass(frozen=True)
@@ -30,11 +42,24 @@ class SplitFeatures:
     sketch_persons: np.ndarray | None = None  # (S,)
     cameras: np.ndarray | None = None  # (N,) of the photos, None if unknown
     trials: tuple[np.ndarray, ...] = ()  # tested persons of each trial
+    sketch_photos: np.ndarray | None = None  # (S,) index of each sketch's photo, if it is not the sketch's own
+    others: Mapping[str, Part] = field(default_factory=dict)  # further modalities
 
     def __post_init__(self):
         if self.caption_photos is not None:
             object.__setattr__(self, "caption_persons", self.person_ids[self.caption_photos])
-            object.__setattr__(self, "sketch_persons", self.person_ids)
+            if self.sketch_photos is None:
+                object.__setattr__(self, "sketch_photos", np.arange(len(self.sketch)))
+            object.__setattr__(self, "sketch_persons", self.person_ids[self.sketch_photos])
+
+    def part(self, modality: str) -> Part:
+        """Return the features of a modality of queries; empty if the split has none."""
+        parts = {
+            TEXT: Part(self.text, self.caption_persons, self.caption_photos),
+            "sketch": Part(self.sketch, self.sketch_persons, self.sketch_photos),
+            **self.others,
+        }
+        return parts.get(modality) or Part(self.photo[:0], self.person_ids[:0])
 
     def of_persons(self, persons: np.ndarray) -> "SplitFeatures":
         """Return the features of some persons; captions and sketches must belong to persons."""
@@ -51,6 +76,10 @@ class SplitFeatures:
             sketch_persons=self.sketch_persons[sketches],
             cameras=None if self.cameras is None else self.cameras[photos],
             trials=(),
+            others={
+                name: Part(part.feats[np.isin(part.persons, persons)], part.persons[np.isin(part.persons, persons)])
+                for name, part in self.others.items()
+            },
         )
 
 
@@ -66,30 +95,54 @@ class TaskQueries:
     photos: np.ndarray
     captions: np.ndarray
     sketches: np.ndarray
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)  # indices of further modalities
+
+
+def tasks_of(feats: SplitFeatures, asked: Sequence[str] | None = None) -> tuple[str, ...]:
+    """List the tasks among those `asked` that a split has queries for, in the names of `task_of`.
+
+    None asks for the paper's, and for each further modality alone and all together; `all` for every combination.
+    """
+    there = [name for name in (TEXT, "sketch", *feats.others) if len(feats.part(name).feats)]
+    further = [name for name in there if name in feats.others]
+    if asked is None:
+        asked = (*TASKS, *further, *(["+".join(there)] if further else []))
+    elif "all" in asked:
+        asked = [task_of(chosen) for size in range(len(there)) for chosen in combinations(there, size + 1)]
+    named = dict.fromkeys(task_of(modalities_of(task)) for task in asked)
+    return tuple(task for task in named if {*modalities_of(task)} <= {*there})
 
 
 def make_queries(task: str, feats: SplitFeatures) -> TaskQueries:
-    """Make a task's queries: one for each caption, or one for each sketch, or one for each pair of them.
+    """Make a task's queries: one for each caption or picture of its first modality, with each that it goes with.
 
-    Fusion pairs a caption with the sketch of its photo; where both belong to persons, with each sketch of its person.
+    A caption goes with the first picture of its photo; where one of both belongs to persons, with each of its person.
     """
-    if task == "text":
-        captions = np.arange(len(feats.text))
-        none = np.full(len(captions), NO_INDEX)
-        return TaskQueries(feats.text, feats.caption_persons, _source_photos(captions, feats), captions, none)
-    if task == "sketch":
-        sketches = np.arange(len(feats.sketch))
-        none = np.full(len(sketches), NO_INDEX)
-        photos = none if feats.caption_photos is None else sketches
-        return TaskQueries(feats.sketch, feats.sketch_persons, photos, none, sketches)
-    captions, sketches = _pairs(feats)
-    return TaskQueries(
-        feats.text[captions] + feats.sketch[sketches],
-        feats.caption_persons[captions],
-        _source_photos(captions, feats),
-        captions,
-        sketches,
-    )
+    names = modalities_of(task)
+    parts = [feats.part(name) for name in names]
+    rows = [np.arange(len(parts[0].feats))]
+    for part in parts[1:]:
+        kept, found = _matches(parts[0], rows[0], part)
+        rows = [*(one[kept] for one in rows), found]
+    fused = parts[0].feats[rows[0]]
+    for part, chosen in zip(parts[1:], rows[1:], strict=True):
+        fused = fused + part.feats[chosen]
+    none = np.full(len(rows[0]), NO_INDEX)
+    sources = (part.photos[chosen] for part, chosen in zip(parts, rows, strict=True) if part.photos is not None)
+    indices = dict(zip(names, rows, strict=True))
+    captions, sketches = indices.pop(TEXT, none), indices.pop("sketch", none)
+    return TaskQueries(fused, parts[0].persons[rows[0]], next(sources, none), captions, sketches, indices)
+
+
+def _matches(first: Part, rows: np.ndarray, other: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of the rows (Q,) of one modality have a match in another, and the matches."""
+    if first.photos is None or other.photos is None:
+        return np.nonzero(first.persons[rows][:, None] == other.persons[None])
+    of_photo = np.full(1 + max(first.photos.max(initial=0), other.photos.max(initial=0)), NO_INDEX)
+    of_photo[other.photos[::-1]] = np.arange(len(other.photos))[::-1]
+    found = of_photo[first.photos[rows]]
+    kept = np.flatnonzero(found != NO_INDEX)
+    return kept, found[kept]
 
 
 def queries_and_gallery(task_queries: TaskQueries, feats: SplitFeatures, rule: str) -> tuple[Queries, Gallery]:
@@ -107,14 +160,3 @@ def queries_and_gallery(task_queries: TaskQueries, feats: SplitFeatures, rule: s
         Queries(made.feats, made.person_ids, cameras=cameras),
         Gallery(feats.photo, feats.person_ids, feats.cameras),
     )
-
-
-def _source_photos(captions: np.ndarray, feats: SplitFeatures) -> np.ndarray:
-    return np.full(len(captions), NO_INDEX) if feats.caption_photos is None else feats.caption_photos[captions]
-
-
-def _pairs(feats: SplitFeatures) -> tuple[np.ndarray, np.ndarray]:
-    """Return the captions and the sketches of the fusion queries."""
-    if feats.caption_photos is not None:
-        return np.arange(len(feats.text)), feats.caption_photos
-    return np.nonzero(feats.caption_persons[:, None] == feats.sketch_persons[None])

@@ -1,6 +1,6 @@
 """Learning curves of a run as one picture, drawn from its log."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ms_unireid.evaluation.queries import TASK_SYMBOLS
 from ms_unireid.files import replacing
+from ms_unireid.modalities import symbol
 from ms_unireid.training.run_folder import read_log
 
 WIDTH, TOP, ROW = 16.0, 5.0, 3.2  # inches: the picture, its upper row and each lower one
@@ -23,6 +23,7 @@ MARKED_POINTS = 60
 # Distinct for colour-blind readers too (Okabe and Ito).
 COLORS = {"text": "#0072B2", "sketch": "#D55E00", "fusion": "#009E73"}
 PROTOCOL_COLORS = {("text", "full_gallery"): "#56B4E9", ("sketch", "full_gallery"): "#E69F00"}
+FURTHER_COLORS = ("#CC79A7", "#F0E442", "#000000", "#999999")  # of the tasks that the paper does not have
 SPLIT_STYLES = {"val": "-", "test": "--", "train": ":"}
 
 # (key of the log, label, colour, line style)
@@ -64,7 +65,9 @@ def draw_curves(log_file: Path, output: Path) -> None:
     evaluations = [entry for entry in entries if entry["kind"] == "evaluation"]
     panels = [panel for panel in LOWER_PANELS if any(key in entry for key, *_ in panel[1] for entry in steps)]
     figure, upper, lower = _lay_out(len(panels))
-    _draw_lines(upper[0], "loss and its parts", LOSS_LINES, steps)
+    further = dict.fromkeys(key.removeprefix("loss_") for entry in steps for key in entry if key.startswith("loss_"))
+    lines = [(f"loss_{task}", task, _color(task, further), "-") for task in further if task not in (*COLORS, "scale")]
+    _draw_lines(upper[0], "loss and its parts", (*LOSS_LINES, *lines), steps)
     _draw_accuracy(upper[1], evaluations)
     for axes, (title, lines, logarithmic) in zip(lower, panels, strict=True):
         _draw_lines(axes, title, lines, steps, logarithmic)
@@ -137,8 +140,9 @@ def _draw_accuracy(axes: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
             for row in rows:
                 points = curves.setdefault((row["task"], row["protocol"], split), [])
                 points.append((entry["epoch"], np.nan if row["R1"] is None else row["R1"]))
+    tasks = dict.fromkeys(task for task, *_ in curves)
     for (task, protocol, split), points in curves.items():
-        color, style = PROTOCOL_COLORS.get((task, protocol), COLORS[task]), SPLIT_STYLES[split]
+        color, style = _color(task, tasks, protocol), SPLIT_STYLES[split]
         marker = "." if len(points) <= MARKED_POINTS else ""
         axes.plot(*zip(*points, strict=True), color=color, linestyle=style, marker=marker, linewidth=1.6)
     axes.set_ylim(bottom=0)
@@ -147,18 +151,26 @@ def _draw_accuracy(axes: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
 
 def _accuracy_legend(curves: dict[tuple[str, str, str], Any]) -> list[Line2D]:
     rows = dict.fromkeys((task, protocol) for task, protocol, _ in curves)
-    splits = dict.fromkeys(split for *_, split in curves)
+    splits, tasks = dict.fromkeys(split for *_, split in curves), dict.fromkeys(task for task, _ in rows)
     colors = [
         Line2D(
             [],
             [],
-            color=PROTOCOL_COLORS.get((task, protocol), COLORS[task]),
+            color=_color(task, tasks, protocol),
             linewidth=3,
-            label=f"{TASK_SYMBOLS[task].replace('->', ' → ')}, {protocol.replace('_', ' ')}",
+            label=f"{symbol(task).replace('->', ' → ')}, {protocol.replace('_', ' ')}",
         )
         for task, protocol in rows
     ]
     return [*colors, *(Line2D([], [], color="black", linestyle=SPLIT_STYLES[s], label=s) for s in splits)]
+
+
+def _color(task: str, tasks: Iterable[str], protocol: str = "") -> str:
+    """Return the colour of a task among some."""
+    further = [one for one in tasks if one not in COLORS]
+    if task in further:
+        return FURTHER_COLORS[further.index(task) % len(FURTHER_COLORS)]
+    return PROTOCOL_COLORS.get((task, protocol), COLORS[task])
 
 
 def _finish(axes: Axes, title: str, x_label: str, handles: Sequence[Line2D]) -> None:

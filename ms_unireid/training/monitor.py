@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.config import TASKS, Config
+from ms_unireid.config import Config
 from ms_unireid.errors import EnvironmentProblem, UserError
 from ms_unireid.evaluation.evaluator import format_mean
 from ms_unireid.evaluation.metrics import METRICS
@@ -121,7 +121,7 @@ class Monitor:
     def _selected(self, rows: list[dict[str, Any]]) -> dict[str, float | None]:
         """Return the R1 that chooses each task's best checkpoint."""
         scores = selection_scores(rows, self.config.eval.selection_text_protocol)
-        return {task: scores[task] for task in TASKS}
+        return {task: score for task, score in scores.items() if task != "average"}
 
 
 class _EventFile:

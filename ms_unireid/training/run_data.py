@@ -172,4 +172,4 @@ class RunData:
 
     def evaluation_set(self, split: str) -> EvaluationSet:
         """Return the evaluation set of a split."""
-        return from_annotations(self.splits[split], self.config.data.name)
+        return from_annotations(self.splits[split], self.config.data.name, self.config.data.modalities)

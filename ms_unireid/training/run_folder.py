@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ms_unireid.config import TASKS, Config, config_from_dict, load_config, to_dict, to_yaml
+from ms_unireid.config import Config, config_from_dict, load_config, to_dict, to_yaml
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 from ms_unireid.evaluation.evaluator import ROW
 from ms_unireid.files import check_form, locked, open_regular, read_json, write_json, write_text
@@ -20,7 +20,7 @@ OF_RUNS = ("seed_*", "seeds.json", "table_*.json")
 
 _EVALUATION = {"epoch": int, "splits": {str: [{**ROW, str: float}]}}
 _RESULTS = {"best": {str: {"R1": float, **_EVALUATION}}, "evaluations": [_EVALUATION], str: str}
-_LOGGED_ROW = {"task": set(TASKS), "protocol": str, "R1": (float, None)}
+_LOGGED_ROW = {"task": str, "protocol": str, "R1": (float, None)}
 _LOGGED = {
     "step": {"kind": str, "step": int, str: (float, None)},
     "evaluation": {"step": int, "epoch": int, "splits": {str: [_LOGGED_ROW]}},
@@ -73,14 +73,14 @@ def open_folder(config: Config) -> tuple["RunFolder", bool]:
 
 
 def selection_scores(rows: list[dict[str, Any]], text_protocol: str) -> dict[str, float | None]:
-    """Return the R1 in percent that chooses the best checkpoint of each task, and the `average` of the three.
+    """Return the R1 in percent that chooses the best checkpoint of each task, and the `average` of all.
 
     A task without a query that has a match has None and no part in the average.
     `rows` come from `evaluator.to_json` on the selection split, `text_protocol` from `eval.selection_text_protocol`.
     """
-    protocols = dict.fromkeys(TASKS, "exclude_source_photo") | {"text": text_protocol}
     found = {(row["task"], row["protocol"]): row["R1"] for row in rows}
-    scores = {task: found[task, protocol] for task, protocol in protocols.items()}
+    tasks = dict.fromkeys(task for task, _ in found)
+    scores = {task: found[task, text_protocol if task == "text" else "exclude_source_photo"] for task in tasks}
     known = [score for score in scores.values() if score is not None] or [0.0]
     return {**scores, "average": sum(known) / len(known)}
 

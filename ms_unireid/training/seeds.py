@@ -11,8 +11,8 @@ from ms_unireid.config import Config
 from ms_unireid.errors import ConfigError, Interrupted
 from ms_unireid.evaluation.evaluator import format_mean, format_table
 from ms_unireid.evaluation.metrics import METRICS
-from ms_unireid.evaluation.queries import TASK_SYMBOLS
 from ms_unireid.files import write_json, write_text
+from ms_unireid.modalities import symbol
 from ms_unireid.runtime import ALONE, Processes
 from ms_unireid.training.run_folder import OF_A_RUN, RunFolder
 
@@ -80,7 +80,7 @@ def seeds_markdown(report: dict[str, Any]) -> str:
     lines = [f"Seeds {seeds}: {how}, each at its best average R1 on {split} (epochs {epochs})."]
     for name, rows in report["splits"].items():
         cells = [
-            [TASK_SYMBOLS[row["task"]], row["protocol"]]
+            [symbol(row["task"]), row["protocol"]]
             + [format_mean(row[name]["mean"], row[name]["standard_deviation"]) for name in METRICS]
             for row in rows
         ]

@@ -209,7 +209,8 @@ class Trainer:
         self.model.set_train(False)
         with self.step.averaged():
             feats = {name: self.encoder.encode(self.data.evaluation_set(name)) for name in self.data.reported}
-            rows = {name: to_json(evaluate_features(found)) for name, found in feats.items()}
+            settings = self.config.eval
+            rows = {name: to_json(evaluate_features(found, settings=settings)) for name, found in feats.items()}
             self._keep_best(epoch, rows)
         self.model.set_train(True)
         entry = {"epoch": epoch, "seconds": round(time.perf_counter() - start, 2), "splits": rows}

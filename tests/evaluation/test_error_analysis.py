@@ -14,8 +14,9 @@ from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.errors import DataError
 from ms_unireid.evaluation.error_analysis import COLUMNS, analyse_errors
 from ms_unireid.evaluation.figures import draw_ranked_lists, rank_query
-from ms_unireid.evaluation.protocols import evaluate_row, tasks_of
-from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures, make_queries
+from ms_unireid.evaluation.protocols import evaluate_row
+from ms_unireid.evaluation.queries import SplitFeatures, make_queries, tasks_of
+from ms_unireid.modalities import symbol
 
 WORDS = (1, 10, 11, 25, 55)
 
@@ -117,13 +118,13 @@ def test_groups_are_those_of_the_queries(analysed):
     for row in rows:
         if row["matches"] == "0":
             continue
-        symbol, words = TASK_SYMBOLS[row["task"]], len(row["caption"].split())
+        sign, words = symbol(row["task"]), len(row["caption"].split())
         groups = []
         if row["caption"]:
             length = {1: "01-10", 10: "01-10", 11: "11-20", 25: "21-30", 55: "41 or more"}[words]
-            groups.append((symbol, "words of the caption", length))
+            groups.append((sign, "words of the caption", length))
         if row["sketch"]:
-            groups.append((symbol, "style of the sketch", style[row["sketch"]] or "unknown"))
+            groups.append((sign, "style of the sketch", style[row["sketch"]] or "unknown"))
         for group in groups:
             expected.setdefault(group, []).append(row)
     assert written.keys() == expected.keys()

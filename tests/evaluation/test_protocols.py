@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from evaluation.splits import tri_split
 
+from ms_unireid.config import TASKS
 from ms_unireid.evaluation.protocols import PAPER_ROWS, evaluate_row
-from ms_unireid.evaluation.queries import TASK_SYMBOLS, SplitFeatures, make_queries
+from ms_unireid.evaluation.queries import SplitFeatures, make_queries
+from ms_unireid.modalities import symbol
 from reference import metrics as reference
 
 NAMES = ("R1", "R5", "R10", "mAP", "mINP")
@@ -40,8 +42,8 @@ def by_definition(task, protocol, feats):
 
 
 def test_the_papers_rows():
-    assert set(PAPER_ROWS) == {(t, "exclude_source_photo") for t in TASK_SYMBOLS} | {("text", "full_gallery")}
-    assert TASK_SYMBOLS == {"text": "T->R", "sketch": "S->R", "fusion": "T+S->R"}
+    assert set(PAPER_ROWS) == {(t, "exclude_source_photo") for t in TASKS} | {("text", "full_gallery")}
+    assert [symbol(task) for task in TASKS] == ["T->R", "S->R", "T+S->R"]
 
 
 def test_queries():

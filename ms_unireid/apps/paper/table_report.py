@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from ms_unireid.apps.paper.published_tables import PaperRow
 from ms_unireid.apps.paper.table_plan import PlannedLine
 from ms_unireid.evaluation.evaluator import format_mean, format_table
-from ms_unireid.evaluation.queries import TASK_SYMBOLS
 from ms_unireid.files import replacing, write_json, write_text
+from ms_unireid.modalities import symbol
 
 EMPTY = "-"
 CSV_COLUMNS = (
@@ -98,7 +98,7 @@ def draw_curves(file: Path, lines: Sequence[PlannedLine], split: str) -> None:
     figure = Figure(figsize=size, dpi=100, layout="tight")
     for number, (dataset, task, protocol) in enumerate(panels, start=1):
         axes = figure.add_subplot(-(-len(panels) // columns), columns, number, xlabel="epoch")
-        axes.set_title(f"{dataset}, {TASK_SYMBOLS[task]}, {protocol}: R1 in percent", fontsize=9)
+        axes.set_title(f"{dataset}, {symbol(task)}, {protocol}: R1 in percent", fontsize=9)
         for line in trained:
             if (line.paper.dataset, line.paper.task, line.paper.protocol) == (dataset, task, protocol):
                 _draw_curve(axes, line, split)
@@ -182,7 +182,7 @@ def _table(lines: Sequence[Line], table_format: str) -> str:
 
 
 def _names(line: Line) -> tuple[str, str, str]:
-    return line.paper.dataset, TASK_SYMBOLS[line.paper.task], line.paper.label
+    return line.paper.dataset, symbol(line.paper.task), line.paper.label
 
 
 def _numbers(line: Line) -> list[str]:

@@ -9,7 +9,7 @@ from ms_unireid.apps.paper.published_tables import paper_rows
 from ms_unireid.apps.paper.table_plan import CONFIG_FOLDERS
 from ms_unireid.config import Config, load_config, to_dict
 from ms_unireid.errors import ConfigError
-from ms_unireid.evaluation.queries import TASK_SYMBOLS
+from ms_unireid.modalities import symbol
 
 ROWS = sorted({(line.trained_on, line.row) for table in range(2, 7) for line in paper_rows(table)})
 # What a row changes against the full method.
@@ -75,7 +75,7 @@ def published(tables: tuple[int, ...], dataset: str, row: str) -> list[str]:
     """Write a row's numbers as a header should."""
     own = [line for table in tables for line in paper_rows(table) if (line.dataset, line.row) == (dataset, row)]
     texts = [" ".join(f"{metric} {value:.2f}" for metric, value in line.published.items()) for line in own]
-    return [f"# Published, Table {o.table}, {TASK_SYMBOLS[o.task]}: {t}" for o, t in zip(own, texts, strict=True)]
+    return [f"# Published, Table {o.table}, {symbol(o.task)}: {t}" for o, t in zip(own, texts, strict=True)]
 
 
 @pytest.mark.parametrize(("dataset", "row"), ROWS)
