@@ -60,12 +60,80 @@ def test_pairs_name_the_pictures_of_each_photo(dataset):
 
 
 def test_pencils_are_coloured_on_white_paper_and_infrared_is_grey(dataset):
-    for path in sorted((dataset / "imgs-pencil").rglob("*.png")):
+    for path in (dataset / "imgs-pencil").rglob("*.png"):
         drawing = pixels(path)
         assert 0.3 < (drawing.min(-1) > 250).mean() < 0.85  # paper
         assert 0.02 < (drawing.max(-1) < 130).mean() < 0.35  # outlines and the darkest clothes
         assert (np.ptp(drawing, axis=-1) > 25).mean() > 0.03  # colours
-        assert np.abs(drawing - pixels(path.with_name(path.name[:-5] + "3.png".replace("3", "12"[path.name[-5] == "1"])))).mean() > 2
     for path in (dataset / "imgs-infrared").rglob("*.png"):
         with Image.open(path) as picture:
             assert picture.mode == "L" and 20 < np.asarray(picture).std() < 90
+
+
+def test_infrared_shows_materials_and_pencils_show_colours():
+    def drawn(person, fabrics: int) -> tuple[Image.Image, Image.Image]:
+        rng, greys = np.random.default_rng(2), draw_infrared_greys(np.random.default_rng(fabrics))
+        return draw_infrared(rng, person, greys), draw_colour_pencil(np.random.default_rng(2), person)
+
+    for person in draw_people(20, seed=3):
+        worn = [name for name in GARMENT_COLOURS if getattr(person, name)]
+        others = {name: list(COLOURS)[(list(COLOURS).index(getattr(person, name)) + 5) % 12] for name in worn}
+        infrared, pencil = drawn(person, 1)
+        same_infrared, other_pencil = drawn(replace(person, **others), 1)
+        assert infrared.tobytes() == same_infrared.tobytes()
+        assert np.abs(np.asarray(pencil, float) - np.asarray(other_pencil)).mean() > 5
+        assert drawn(person, 2)[0].tobytes() != infrared.tobytes()
+
+
+def test_fabrics_of_a_person_stay_and_vary_among_persons():
+    greys = [draw_infrared_greys(np.random.default_rng((1, n))) for n in range(200)]
+    assert greys[0] == draw_infrared_greys(np.random.default_rng((1, 0)))
+    assert len({g["upper_colour"] for g in greys}) == len({g["bag_colour"] for g in greys}) == 5
+    vanished = np.mean([g["accent_colour"] == g["upper_colour"] for g in greys])
+    assert 0.35 < vanished < 0.65
+    assert len({(g["skin"], g["hair_colour"]) for g in greys}) == 1
+
+
+def test_two_photos_of_a_person_have_pictures_of_two_moments(dataset):
+    for folder in FOLDERS.values():
+        first, second = (pixels(dataset / folder / f"synthetic/00010{n:02d}.png") for n in (1, 2))
+        assert np.abs(first - second).mean() > 2
+
+
+def test_the_tool_draws_some_of_them_and_tells(tmp_path):
+    small = ("--train-identities", "1", "--val-identities", "1", "--test-identities", "1", "--photos", "1")
+    made = run_tool(TOOL, "--output", tmp_path, *small, "--modalities", "infrared", "pencil")
+    assert made.returncode == 0, made.stderr
+    counts = json.loads(made.stdout)
+    assert (counts["sketches"], counts["pencil"], counts["infrared"]) == (0, 3, 3)
+    folder = tmp_path / "CUHK-PEDES"
+    assert (folder / "pairs.csv").read_text().splitlines()[0].endswith("caption_2,pencil,infrared")
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["imgs", "imgs-infrared", "imgs-pencil"]
+    refused = run_tool(TOOL, "--output", tmp_path, *small, "--modalities", "thermal")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "'thermal'" in refused.stderr
+
+
+def test_another_choice_of_modalities_is_another_data_set(dataset):
+    whole = replace(CONFIG, modalities=MODALITIES)
+    assert generate_tri_dataset(dataset.parent, whole) == dataset
+    for config in (CONFIG, replace(CONFIG, modalities=("sketch",))):
+        with pytest.raises(DataError, match="another configuration"):
+            generate_tri_dataset(dataset.parent, config)
+
+
+def test_missing_pairs_and_pictures_are_detected(tmp_path):
+    config = SyntheticConfig(1, 0, 0, photos_per_identity=1, modalities=("pencil",))
+    folder = generate_tri_dataset(tmp_path, config)
+    for path in (folder / "pairs.csv", folder / "imgs-pencil/synthetic/0001001.png"):
+        path.unlink()
+        with pytest.raises(DataError, match="files are missing"):
+            generate_tri_dataset(tmp_path, config)
+        generate_tri_dataset(tmp_path, config, force=True)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"modalities": ("thermal",)}, {"modalities": ()}, {"modalities": ("pencil",), "sketch_style": "lines"}]
+)
+def test_unknown_or_missing_modalities_are_refused(wrong):
+    with pytest.raises(DataError, match="modalities"):
+        SyntheticConfig(**wrong)
