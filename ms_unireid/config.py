@@ -346,6 +346,9 @@ def _data_rules(config: Config) -> _Rules:
     divides = data.sampler != "identity" or (data.instances > 0 and data.batch_size % data.instances == 0)
     yield data.batch_size >= 2, "data.batch_size", "must be at least 2: the loss contrasts pairs within a batch"
     yield divides, "data.instances", "must divide data.batch_size"
+    shares = data.split_shares
+    yield min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6, "data.split_shares", "must not be negative, and 1 in sum"
+    yield data.split_seed >= 0, "data.split_seed", "must not be negative"
     for key in ("flip", "erase", "drop_clauses"):
         yield 0 <= getattr(augment, key) <= 1, f"data.augment.{key}", "must be between 0 and 1"
     yield augment.pad >= 0, "data.augment.pad", "must not be negative"

@@ -121,8 +121,9 @@ class DataConfig:
     """The data set and how batches are drawn from it.
 
     Attributes:
-        name: `cuhk_pedes`, `icfg_pedes` or `rstp_reid`; `pku_sketch` or `market_sketch` to evaluate on.
-        root: The folder that holds the data set's folder, or that folder itself.
+        name: `cuhk_pedes`, `icfg_pedes` or `rstp_reid`; `pairs`, a collection of your own; `pku_sketch` or
+            `market_sketch` to evaluate on.
+        root: The folder that holds the data set's folder, or that folder itself; the latter for `pairs`.
         batch_size: Pairs per step, all processes together.
         sampler: `shuffle` (the authors' code: every (photo, sketch, caption) once an epoch),
             `distinct_identities` (the paper: a batch of different persons) or `identity` (K pairs per person).
@@ -135,11 +136,14 @@ class DataConfig:
             reads more, by a table of positions that is stretched, and cuts what is longer still.
         captions: A file of captions for `pku_sketch` or `market_sketch`, which have none of their own.
         trials: A file of the ten trials of `pku_sketch`; null draws them by a fixed rule.
+        annotations: The file of `pairs`, JSON, JSONL or CSV; null takes the only one in `root`.
+        split_shares: Shares 0-1 of the persons of `pairs` that train, val and test get if its file has no splits.
+        split_seed: Draws these persons.
         modalities: Pictures that are read beside the photos, such as sketch, pencil or infrared.
         augment: Training augmentation.
     """
 
-    name: Literal["cuhk_pedes", "icfg_pedes", "rstp_reid", "pku_sketch", "market_sketch"] = "cuhk_pedes"
+    name: Literal["cuhk_pedes", "icfg_pedes", "rstp_reid", "pairs", "pku_sketch", "market_sketch"] = "cuhk_pedes"
     root: str = resumable("data")
     batch_size: int = 64
     sampler: Literal["shuffle", "distinct_identities", "identity"] = "shuffle"
@@ -150,6 +154,9 @@ class DataConfig:
     long_captions: Literal["cut", "split", "stretch"] = "cut"
     captions: str | None = resumable(None)
     trials: str | None = resumable(None)
+    annotations: str | None = resumable(None)
+    split_shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    split_seed: int = 0
     modalities: tuple[str, ...] = ("sketch",)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

@@ -20,7 +20,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, choices=tuple(KINDS), help="which data set it is")
     parser.add_argument("--root", type=Path, required=True, help="the data set's folder, or the folder above it")
     parser.add_argument(
-        "--captions", type=Path, help="also check this file of captions by person; for pku_sketch and market_sketch"
+        "--captions", type=Path, help="a file of captions by person, for pku_sketch and market_sketch; or that of pairs"
     )
     parser.add_argument("--json", type=output_file(*JSON), help="write the report to this file as JSON")
     parser.add_argument("--workers", type=at_least(1), help="threads that decode pictures (default: two for each core)")

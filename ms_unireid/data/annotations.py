@@ -37,11 +37,19 @@ class Pair:
 
 
 def training_pairs(annotations: Sequence[Annotation], modalities: Sequence[str] = ("sketch",)) -> tuple[Pair, ...]:
-    """Return one pair per caption, in the order of the annotations, with pictures of these modalities."""
+    """Return one pair per caption, in the order of the annotations, with pictures of these modalities.
+
+    What a photo lacks no task may need: the photo stands in for a picture, and an empty text for a caption.
+    """
     return tuple(
-        Pair(entry.person_id, entry.photo, tuple(entry.pictures[name] for name in modalities), caption)
+        Pair(
+            entry.person_id,
+            entry.photo,
+            tuple(entry.pictures.get(name) or (entry.photo,) for name in modalities),
+            caption,
+        )
         for entry in annotations
-        for caption in entry.captions
+        for caption in entry.captions or ("",)
     )
 
 
@@ -88,13 +96,14 @@ def parse_entry(path_key: str, file: Path, index: int, raw: object) -> CaptionEn
             hint = " (a renamed caption_all.json has no split)" if key == "split" else ""
             raise DataError(f"{where}: the key {key!r} is missing{hint}; found {shown(list(raw))}. {fix}")
     try:
-        split, person_id = _split(raw["split"]), parse_identity(raw["id"])
-        return CaptionEntry(split, person_id, _photo_name(raw[path_key]), check_captions(raw["captions"]))
+        split, person_id = parse_split(raw["split"]), parse_identity(raw["id"])
+        return CaptionEntry(split, person_id, parse_path(raw[path_key]), check_captions(raw["captions"]))
     except ValueError as error:
         raise DataError(f"{where}: {error}. {fix}") from error
 
 
-def _split(value: object) -> str:
+def parse_split(value: object) -> str:
+    """Return a split, one of `SPLITS`, by any of its names; anything else raises a ValueError."""
     split = _SPLIT_NAMES.get(value.strip().casefold()) if isinstance(value, str) else None
     if split is None:
         raise ValueError(f"the split {shown(value)} is not known, expected one of {', '.join(SPLITS)}")
@@ -110,12 +119,13 @@ def parse_identity(value: object) -> int:
     return value
 
 
-def _photo_name(value: object) -> str:
+def parse_path(value: object, what: str = "photo") -> str:
+    """Return a relative path with forward slashes; one that leaves its folder or names no file raises a ValueError."""
     if not isinstance(value, str) or not value.strip(" ./\\") or not is_unicode(value):
-        raise ValueError(f"the photo's path must be a string that names a file, found {shown(value)}")
+        raise ValueError(f"the {what}'s path must be a string that names a file, found {shown(value)}")
     parts = value.strip().replace("\\", "/").split("/")
     if not parts[0] or parts[0][1:2] == ":" or ".." in parts:
-        raise ValueError(f"the photo's path {shown(value)} leaves the photo folder, expected a path inside it")
+        raise ValueError(f"the {what}'s path {shown(value)} leaves the {what} folder, expected a path inside it")
     return "/".join(part for part in parts if part not in ("", "."))  # pathlib would take a second or two
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from ms_unireid.config import Config, DataConfig, config_from_dict, to_dict
 from ms_unireid.data import market_sketch, pku_sketch
 from ms_unireid.data.annotations import Annotation
+from ms_unireid.data.pairs import CAPTIONED, read_captioned
 from ms_unireid.data.pictures import check_pictures
 from ms_unireid.data.pku_trials import trials
 from ms_unireid.data.sketch_sets import SketchSet
-from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError
 
 # Data sets whose photo names hold the camera; both took photos and names from MSMT17.
@@ -65,9 +65,8 @@ def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
 
     PKU-Sketch has no splits: test means the whole data set with its ten trials.
     """
-    if config.name in DATASETS:
-        tri = read_tri_pedes(config.name, Path(config.root))
-        found = tri.checked_annotations([split], config.allow_identity_gaps)[split]
+    if config.name in CAPTIONED:
+        found = read_captioned(config).checked_annotations([split], config.allow_identity_gaps)[split]
         return from_annotations(found, config.name, config.modalities)
     captions = None if config.captions is None else Path(config.captions)
     if config.name == pku_sketch.NAME:

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ms_unireid.config import DataConfig
 from ms_unireid.data.findings import listed
 from ms_unireid.data.folders import is_system_file
+from ms_unireid.data.pair_rows import PHOTO
+from ms_unireid.data.pairs import NAME, read_captioned
 from ms_unireid.data.pictures import DECODE_ERRORS, SUFFIXES, list_files, opened
 from ms_unireid.data.tri_pedes import DATASETS, PHOTOS, read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError, escaped
@@ -29,7 +32,9 @@ class PhotoSet:
 
 
 def dataset_photos(name: str, root: Path) -> PhotoSet:
-    """List the photos that the caption file of a Tri data set names; the photos need not exist."""
+    """List the photos that the caption file of one of `CAPTIONED` names; the photos need not exist."""
+    if name == NAME:
+        return _pairs_photos(root)
     tri = read_tri_pedes(name, root)
     return PhotoSet(
         folder=tri.folder / PHOTOS,
@@ -37,6 +42,23 @@ def dataset_photos(name: str, root: Path) -> PhotoSet:
         identities={entry.photo: entry.person_id for entry in tri.entries},
         splits={entry.photo: entry.split for entry in tri.entries},
         sketches=tri.folder / DATASETS[name].sketch_folder,
+    )
+
+
+def _pairs_photos(root: Path) -> PhotoSet:
+    read = read_captioned(DataConfig(name=NAME, root=str(root), modalities=()))
+    if read.drawn:
+        raise DataError(
+            f"{read.file}: has no splits, and an index does not know data.split_shares. Fix: add the column split, or "
+            f"index the folder with --photos {root}."
+        )
+    prefix = read.places()[0][PHOTO]
+    photos = {prefix + row.photo: row for row in read.rows}
+    return PhotoSet(
+        folder=read.folder,
+        names=tuple(sorted(photos)),
+        identities={name: row.person for name, row in photos.items()},
+        splits={name: row.split for name, row in photos.items()},
     )
 
 

@@ -81,7 +81,7 @@ class TriPedes:
         A split without entries, a missing file and gaps in the training identities raise a DataError.
         """
         layout = DATASETS[self.name]
-        _check_splits(self.file, splits, self.splits)
+        check_splits(self.file, splits, self.splits)
         if "train" in splits and not allow_identity_gaps:
             check_contiguous(self.file, layout, {entry.person_id for entry in self.entries if entry.split == "train"})
         wanted = [entry for entry in self.entries if entry.split in splits]
@@ -137,7 +137,8 @@ def caption_file(layout: TriPedesLayout, folder: Path) -> Path:
     )
 
 
-def _check_splits(file: Path, splits: Sequence[str], present: Sequence[str]) -> None:
+def check_splits(file: Path, splits: Sequence[str], present: Sequence[str]) -> None:
+    """Raise a DataError if a wanted split is not present."""
     wanted = splits if isinstance(splits, str) else next((split for split in splits if split not in present), None)
     if wanted is not None:
         there = ", ".join(present)

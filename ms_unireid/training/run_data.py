@@ -14,11 +14,11 @@ from ms_unireid.config import Config
 from ms_unireid.data.annotations import training_pairs
 from ms_unireid.data.decoded_cache import pixel_loader
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
+from ms_unireid.data.pairs import CAPTIONED, Pairs, complete, read_captioned
 from ms_unireid.data.pipeline import TrainingSource, iterate
 from ms_unireid.data.samplers import epoch_batches, shard
 from ms_unireid.data.tokenizer import Pieces, Tokenizer
 from ms_unireid.data.transforms import TrainTransform, drop_clauses
-from ms_unireid.data.tri_pedes import DATASETS, read_tri_pedes
 from ms_unireid.errors import CheckpointError, ConfigError, DataError, shown
 from ms_unireid.runtime import ALONE, Processes, smallest_share
 
@@ -36,14 +36,16 @@ class RunData:
     def __init__(self, config: Config, processes: Processes = ALONE):
         self.config, self.processes = config, processes
         data, reported = config.data, config.eval.splits
-        if data.name not in DATASETS:
-            raise ConfigError(f"data.name={data.name}: is for evaluation only; train on one of {', '.join(DATASETS)}")
-        tri = read_tri_pedes(data.name, Path(data.root))
-        self.selection = self._selection(tri.splits)
-        default = tuple(name for name in ("val", "test") if name in tri.splits)
+        if data.name not in CAPTIONED:
+            raise ConfigError(f"data.name={data.name}: is for evaluation only; train on one of {', '.join(CAPTIONED)}")
+        read = read_captioned(data)
+        self.selection = self._selection(read.splits)
+        default = tuple(name for name in ("val", "test") if name in read.splits)
         self.reported = tuple(dict.fromkeys((*(default if reported is None else reported), self.selection)))
-        self.splits = tri.checked_annotations(dict.fromkeys(("train", *self.reported)), data.allow_identity_gaps)
-        self._pairs = training_pairs(self.splits["train"], data.modalities)
+        self.splits = read.checked_annotations(dict.fromkeys(("train", *self.reported)), data.allow_identity_gaps)
+        trained, left_out = complete(self.splits["train"], config)
+        self._told = (*(read.notes() if isinstance(read, Pairs) else ()), left_out)
+        self._pairs = training_pairs(trained, data.modalities)
         self._person_ids = [pair.person_id for pair in self._pairs]
         persons = np.unique(self._person_ids, return_inverse=True)[1].astype(np.int32)
         self._persons = None if config.objective.positives == "pair" else persons
@@ -86,7 +88,11 @@ class RunData:
     def _tokenize(self, captions: list[str]) -> Pieces:
         return Tokenizer.of(self.config.model, self.config.data.long_captions).pieces(captions)
 
-    def about_long_captions(self) -> str:
+    def notes(self) -> list[str]:
+        """Return what a user should know of the data before training, one line each."""
+        return [told for told in (*self._told, self._about_long_captions()) if told]
+
+    def _about_long_captions(self) -> str:
         """Say how many captions are longer than the model reads, and what becomes of them; empty if none is."""
         long, rule = self._whole_captions.long, self.config.data.long_captions
         what = {

@@ -91,7 +91,7 @@ class Trainer:
         loss that is not finite.
         """
         size = self.config.data.batch_size
-        if self.processes.first and (told := self.data.about_long_captions()):
+        for told in self.data.notes() if self.processes.first else ():
             print(told, file=sys.stderr)
         with (
             self.folder.locked() if self.processes.first else contextlib.nullcontext(),

@@ -364,7 +364,7 @@ def test_several_checkpoints_share_one_reading(tmp_path, monkeypatch):
         def __init__(self, *arguments):
             self.config = load_config()
 
-        def evaluate(self, split, protocol, data, reranked, load):
+        def evaluate(self, split, protocol, data, reranked, load, rates=None):
             return len(load(data, split).photos)
 
     targets = []

@@ -85,12 +85,12 @@ def test_a_piece_of_a_long_caption_is_drawn_in_each_epoch(config):
         for whole, *parts in zip(batches[:7], *halves, strict=True):
             np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert 0.3 < np.mean([first != second for first, second in by_pair.values()]) < 0.9
-    told = RunData(config).about_long_captions()
+    (told,) = RunData(config).notes()
     assert told.startswith(
         f"{pieces.long.sum()} of 72 training captions have more than 12 tokens: an epoch trains with"
     )
-    assert RunData(cut).about_long_captions().endswith("tokens: they are cut, see data.long_captions")
-    assert RunData(replace(cut, model=replace(cut.model, context_length=77))).about_long_captions() == ""
+    assert RunData(cut).notes()[0].endswith("tokens: they are cut, see data.long_captions")
+    assert RunData(replace(cut, model=replace(cut.model, context_length=77))).notes() == []
 
 
 def test_a_split_without_a_batch_for_all_processes(config):

@@ -21,7 +21,8 @@ import numpy as np
 from ms_unireid.apps.checks.dataset_layout import KINDS, locate, packed
 from ms_unireid.apps.checks.dataset_report import CountRow, Report
 from ms_unireid.apps.checks.dataset_scan import ListedPicture, scan_data_set
-from ms_unireid.data import tri_pedes
+from ms_unireid.apps.checks.pairs_scan import scan_pairs
+from ms_unireid.data import pairs, tri_pedes
 from ms_unireid.data.findings import DataFinding, count_defects, finding
 from ms_unireid.data.pictures import (
     DECODE_ERRORS,
@@ -77,7 +78,7 @@ def verify(
     Args:
         dataset: A key of `KINDS`.
         root: The data set's folder, or the one that contains it.
-        captions: File with captions by person, for the two sketch data sets.
+        captions: File with captions by person, for the two sketch data sets; the file of a collection, for `pairs`.
         workers: Threads that decode pictures; None means two for each core.
         quick: Check only the ends of pictures, and look for no duplicates.
         progress: Called with the number of pictures done and in total.
@@ -94,7 +95,7 @@ def verify(
     folder, findings = locate(dataset, root)
     if folder is None:
         return Report(dataset, None, tuple(findings))
-    scan = scan_data_set(dataset, folder, captions)
+    scan = scan_pairs(folder, captions) if dataset == pairs.NAME else scan_data_set(dataset, folder, captions)
     begin = time.monotonic()
     checked = check_all([picture.path for picture in scan.pictures], workers, quick, progress)
     seconds = time.monotonic() - begin
@@ -135,7 +136,7 @@ def _examine_lengths(texts: list[str]) -> DataFinding:
 
 
 def _count_rows(dataset: str, counts: Mapping[tuple[str, str], int]) -> tuple[CountRow, ...]:
-    published = {(split, what): n for split, row in PUBLISHED[dataset].items() for what, n in row.items()}
+    published = {(split, what): n for split, row in PUBLISHED.get(dataset, {}).items() for what, n in row.items()}
     keys = [*published, *(key for key in counts if key not in published)]
     splits = [split for split in ("train", "val", "test", ALL) if any(key[0] == split for key in keys)]
     keys.sort(key=lambda key: splits.index(key[0]))
@@ -150,7 +151,7 @@ def _examine_counts(rows: Sequence[CountRow]) -> DataFinding:
         fix = "find out which version of the data set this is; it is not the published one"
         return finding("counts", "warning", f"more than published: {len(more)} counts", "", more, fix)
     if not fewer:
-        return DataFinding("counts", "ok", "as published")
+        return DataFinding("counts", "ok", "as published" if known else "there are no published ones")
     parts = ", ".join(f"{row.found:,} of {row.published:,} {row.what}" for row in fewer if row.split == ALL)
     fix = "nothing, if you want only a part; results on it are not comparable with published ones"
     return DataFinding("counts", "warning", f"a part of the data set: {parts or 'see the table'}", fix)
@@ -194,7 +195,7 @@ def _examine_duplicates(
 def _examine_alike(
     folder: Path, kind: str, groups: list[list[str]], by_name: Mapping[str, ListedPicture]
 ) -> DataFinding:
-    kinds = {"photo": "photos", "sketch": "sketches"}[kind]
+    kinds = {"photo": "photos", "sketch": "sketches"}.get(kind, f"{kind} pictures")
     if not groups:
         return DataFinding("duplicates", "ok", f"no {kinds} with the same bytes")
     splits = [len({by_name[name].split for name in group}) for group in groups]

@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from ms_unireid.apps.checks.dataset_layout import elsewhere
 from ms_unireid.apps.checks.dataset_report import FolderRow
@@ -26,7 +25,7 @@ class ListedPicture:
     """A picture of the data set that exists; `person` is None if no caption file names it."""
 
     path: Path
-    kind: Literal["photo", "sketch"]
+    kind: str  # photo or a modality
     person: int | None = None
     split: str = ""
 

@@ -186,13 +186,13 @@ def check_data(config: "Config") -> Finding:
     Raises:
         DataError: If the data set is incomplete or wrong.
     """
-    from ms_unireid.data.tri_pedes import read_tri_pedes
+    from ms_unireid.data.pairs import read_captioned
 
     data = config.data
-    tri = read_tri_pedes(data.name, Path(data.root))
-    splits = tri.checked_annotations(tri.splits, data.allow_identity_gaps)
+    read = read_captioned(data)
+    splits = read.checked_annotations(read.splits, data.allow_identity_gaps)
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
-    return Finding("data set", "ok", f"{tri.folder}: annotations {counts}; all photos and sketches exist")
+    return Finding("data set", "ok", f"{read.folder}: annotations {counts}; all photos and sketches exist")
 
 
 def check_pretrained(config: "Config") -> Finding:

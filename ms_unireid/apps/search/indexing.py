@@ -17,6 +17,7 @@ from ms_unireid.apps.search.shards import ALL, Shard, shard_of
 from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
 from ms_unireid.checkpoints.thresholds import model_facts
 from ms_unireid.config import Config
+from ms_unireid.data import pairs
 from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.photo_facts import FACTS, photo_facts
 from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
@@ -69,7 +70,7 @@ def photo_source(folder: Path) -> Source:
 
 
 def dataset_source(name: str, root: Path, split: str) -> Source:
-    """Make a source of one split of a Tri data set."""
+    """Make a source of one split of a data set of `CAPTIONED`."""
     return Source(os.path.abspath(dataset_photos(name, root).folder), name, split)
 
 
@@ -301,7 +302,7 @@ def forget_command(index: Path, folder: str) -> str:
 def _list_photos(source: Source, left_out: list[str], shard: Shard) -> Listing:
     folder = Path(source.folder)
     if source.dataset:
-        photos = dataset_photos(source.dataset, folder.parent)
+        photos = dataset_photos(source.dataset, folder if source.dataset == pairs.NAME else folder.parent)
         listing = {name: str(photos.identities[name]) for name in photos.names if photos.splits[name] == source.split}
     else:
         photos = folder_photos(folder)
