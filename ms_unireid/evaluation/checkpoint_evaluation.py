@@ -100,7 +100,7 @@ class CheckpointEvaluator:
         self._done, self._total = 0, sum(-(-len(one) // size) for one in rows)
         feats = self.encoder.encode(loaded)
         results = evaluate_features(feats, protocol, self.config.eval, reranked)
-        open_set = [] if rates is None else evaluate_open_set(feats, rates or RATES)
+        open_set = [] if rates is None else evaluate_open_set(feats, rates or RATES, self.config.eval.tasks)
         about = self.path, self.trained_on, data.name, data.root, split
         return Evaluated(*about, loaded, feats, self.config, results, open_set)
 

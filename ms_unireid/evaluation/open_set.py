@@ -20,7 +20,7 @@ from ms_unireid.evaluation.evaluator import LEADING, format_table
 from ms_unireid.evaluation.metrics import Gallery, Queries, score_queries
 from ms_unireid.evaluation.queries import SplitFeatures, make_queries, queries_and_gallery, tasks_of
 from ms_unireid.evaluation.similarity import similarity_blocks
-from ms_unireid.modalities import symbol
+from ms_unireid.modalities import TEXT, symbol
 
 RATES = (0.01, 0.05, 0.1)
 RANKS = (1, 5, 10)
@@ -41,7 +41,8 @@ def check_open_set(data: EvaluationSet | SplitFeatures, rates: Sequence[float] =
     persons = len(np.unique(data.person_ids))
     if persons < 2:
         raise ConfigError(f"--open-set: the split has {persons} person; it needs two, so that somebody can be absent")
-    fewest = min(len(owners) for owners in (data.sketch_persons, data.caption_persons) if len(owners))
+    asking = (data.sketch_persons, data.caption_persons, *(one.persons for one in data.others.values()))
+    fewest = min(len(owners) for owners in asking if len(owners))
     for rate in rates:
         if _alarms(rate, fewest) < 1:
             raise ConfigError(
@@ -50,8 +51,10 @@ def check_open_set(data: EvaluationSet | SplitFeatures, rates: Sequence[float] =
             )
 
 
-def evaluate_open_set(feats: SplitFeatures, rates: Sequence[float] = RATES) -> list[dict[str, Any]]:
-    """Evaluate every task at every false-alarm rate, and photos as queries, as a search may have them.
+def evaluate_open_set(
+    feats: SplitFeatures, rates: Sequence[float] = RATES, tasks: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Evaluate the tasks of `tasks_of` at every false-alarm rate, and photos as queries, as a search may have them.
 
     Where queries belong to photos, a query's own photo is left out. Each row has the task, the rate, the threshold that
     a cosine must exceed and its rise per doubling of the gallery (`per_doubling`), DIR in percent at `RANKS`, and the
@@ -59,7 +62,7 @@ def evaluate_open_set(feats: SplitFeatures, rates: Sequence[float] = RATES) -> l
     queries for a rate, DIR also where none has a match. A feature that is not finite raises a ValueError.
     """
     rows = []
-    for task, queries, gallery in _tasks(feats):
+    for task, queries, gallery in _tasks(feats, tasks):
         scores = _score(queries, gallery)
         rows += [_row(task, scores, rate) for rate in rates]
     return rows
@@ -90,19 +93,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
     numbers = [(row["threshold"], ".4f"), *((row[f"DIR{k}"], ".2f") for k in RANKS)]
     formatted = ("-" if number is None else format(number, form) for number, form in numbers)
     counts = (str(row[key]) for key in ("queries", "queries_without_match", "photos"))
-    return [
-        "R->R" if row["task"] == "photo" else symbol(row["task"]),
-        f"{100 * row['false_alarms']:g}%",
-        *formatted,
-        *counts,
-    ]
+    task = "R->R" if row["task"] == "photo" else symbol(row["task"])
+    return [task, f"{100 * row['false_alarms']:g}%", *formatted, *counts]
 
 
-def _tasks(feats: SplitFeatures) -> Iterator[tuple[str, Queries, Gallery]]:
+def _tasks(feats: SplitFeatures, tasks: Sequence[str] | None) -> Iterator[tuple[str, Queries, Gallery]]:
     rule = "full_gallery" if feats.caption_photos is None else "exclude_source_photo"
-    for task in tasks_of(feats):
+    for task in tasks_of(feats, tasks):
         yield task, *queries_and_gallery(make_queries(task, feats), feats, rule)
-    asked = np.flatnonzero(np.isin(feats.person_ids, feats.sketch_persons))  # distractors are nobody's photos
+    asking = [feats.part(name).persons for name in (TEXT, "sketch", *feats.others)]
+    asked = np.flatnonzero(np.isin(feats.person_ids, np.concatenate(asking)))  # distractors are nobody's photos
     yield "photo", Queries(feats.photo[asked], feats.person_ids[asked], asked), Gallery(feats.photo, feats.person_ids)
 
 
@@ -124,7 +124,7 @@ def _score(queries: Queries, gallery: Gallery) -> _Scores:
         own[rows] = block.max(axis=1)
     sizes = np.append(starts[1:], len(order)) - starts
     there = np.isin(queries.person_ids, persons)
-    left_out = sizes[np.searchsorted(persons, queries.person_ids[there])].sum() / len(there)
+    left_out = sizes[np.searchsorted(persons, queries.person_ids[there])].sum() / max(len(there), 1)
     return _Scores(ranks, own, others, round(len(order) - left_out))
 
 

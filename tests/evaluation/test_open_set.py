@@ -1,5 +1,6 @@
 """Open-set identification against its definition, written as loops; thresholds of smaller galleries by trying them."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,6 +10,7 @@ from evaluation.splits import literal_queries, person_split, tri_split
 from ms_unireid.errors import ConfigError
 from ms_unireid.evaluation.evaluator import evaluate_features
 from ms_unireid.evaluation.open_set import _threshold, check_open_set, evaluate_open_set, thresholds_of, to_table
+from ms_unireid.evaluation.queries import Part
 
 TASKS = ("text", "sketch", "fusion")
 
@@ -96,3 +98,12 @@ def test_too_few_queries_or_persons():
     assert to_table(rows).splitlines()[1].split()[:6] == ["T->R", "1%", *"----"]
     with pytest.raises(ConfigError, match="the split has 1 person; it needs two"):
         check_open_set(tri_split(7, people=1))
+
+
+def test_other_modalities_are_tasks_too():
+    feats = tri_split(8, photos=20)
+    drawn = np.random.default_rng(8).standard_normal((30, 8))
+    feats = dataclasses.replace(feats, others={"pencil": Part(drawn, feats.person_ids[:15].repeat(2))})
+    rows = evaluate_open_set(feats, [0.5], ["pencil", "text+pencil"])
+    assert [row["task"] for row in rows] == ["pencil", "text+pencil", "photo"]
+    assert to_table(rows).splitlines()[2].startswith("T+P->R") and all(row["threshold"] < 1 for row in rows)
