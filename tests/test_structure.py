@@ -45,6 +45,7 @@ SHIPPED_FILES = (
     "requirements.txt",
     "requirements-sketch.txt",
     "constraints.txt",
+    "compose.yaml",
     "CONTRIBUTING.md",
 )
 
