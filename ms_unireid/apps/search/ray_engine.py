@@ -193,9 +193,7 @@ class _Pool:
             del self.busy[stream]
             task.runs, task.failures = False, task.failures + 1
             if task.failures == _TRIES:
-                _raise(
-                    error, f"the photos from number {task.first + 1:,} of those to encode have lost {_TRIES} workers"
-                )
+                _raise(error, f"a task of photos, from number {task.first + 1:,} on, has lost {_TRIES} workers")
             self._replace(worker, error)
 
     def _replace(self, worker: Any, error: Exception) -> None:
