@@ -32,6 +32,7 @@ from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import FOLD
 from ms_unireid.apps.search.handover import Entry, HandOver
 from ms_unireid.apps.search.manifest import DTYPES, present_about
+from ms_unireid.apps.search.places import absolute, is_url, path_of
 from ms_unireid.apps.search.pushing import Push, choose_effort, forget
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.search.shards import merge_indexes, shard_of
@@ -55,13 +56,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", help="make an index, or bring it up to date; prints a summary")
     index.add_argument(
-        "--photos", type=input_folder, action="append", default=[], help="a folder of photos; repeatable"
+        "--photos", type=_photos, action="append", default=[], help="a folder of photos, or its URL; repeatable"
     )
     index.add_argument("--dataset", choices=tuple(DATASETS), help="index a split of a data set")
     index.add_argument("--root", type=input_folder, help="with --dataset: its folder")
     index.add_argument("--split", choices=("train", "val", "test"), help="with --dataset: the split (default test)")
     index.add_argument(
-        "--remove", type=Path, action="append", default=[], help="a folder to remove from the index; repeatable"
+        "--remove", type=str, action="append", default=[], help="a folder to remove from the index; repeatable"
     )
     index.add_argument("--checkpoint", type=checkpoint, help="the model; not needed for an existing index")
     index.add_argument("--output", type=output_folder, required=True, help="folder of the index")
@@ -110,6 +111,11 @@ def _add_recall(parser: argparse.ArgumentParser, default: float | None) -> None:
     parser.add_argument("--recall", type=float, default=default, help="fraction of the exact top 10 that must be found")
     parser.add_argument("--queries", type=Path, help="queries to measure the recall with; default: synthetic captions")
     parser.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
+
+
+def _photos(text: str) -> str:
+    """Return a folder that exists, or a URL that may name one."""
+    return str(path_of(text) if is_url(text) else input_folder(text))
 
 
 def _add_query(query: argparse.ArgumentParser) -> None:
@@ -274,7 +280,7 @@ def _mark(text: str) -> int | str:
 
 
 def _filter(options: argparse.Namespace) -> Filter:
-    folders = tuple(os.path.abspath(folder) for folder in options.folder)
+    folders = tuple(absolute(folder) for folder in options.folder)
     return Filter(folders, tuple(options.camera), tuple(options.person), options.after, options.before)
 
 

@@ -1,7 +1,6 @@
 """Encodes new photos batch by batch: in this process, or in turns with the other processes of msrun."""
 
 import io
-import os
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,7 @@ from ms_unireid.distributed import broadcast_value
 from ms_unireid.errors import DataError, escaped
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import normalize_rows
-from ms_unireid.files import open_regular, sha256
+from ms_unireid.files import open_regular, sha256, status_of
 
 New = tuple[int, str, str | None]  # a photo to encode: source, name, person
 
@@ -112,8 +111,7 @@ class NewPhotos:
         size = changed = 0
         try:
             with open_regular(self.folders[source] / name) as file:
-                status = os.fstat(file.fileno())
-                size, changed = status.st_size, status.st_mtime_ns
+                size, changed = status_of(file)
                 content = file.read(picture_files.MAX_BYTES + 1)
             picture = picture_files.decode_picture(io.BytesIO(content))
             target[...] = resize(picture, self.image_size).transpose(2, 0, 1)

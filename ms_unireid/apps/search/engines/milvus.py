@@ -24,6 +24,7 @@ from ms_unireid.apps.search.engines.milvus_client import (
 )
 from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
+from ms_unireid.apps.search.places import absolute, is_url, path_of
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import QueryError
 from ms_unireid.evaluation.similarity import normalize_rows
@@ -196,16 +197,16 @@ class MilvusStore(PhotoStore):
 
     def row(self, path: Path, known: int | None = None) -> int:
         """Return the row of a photo; QueryError if there is no such photo. `known` is not needed."""
-        place = os.path.abspath(path)
-        row = id_of(place)
-        if not self.has(row) or self.path(row) != Path(place):
+        whole = absolute(path)
+        row = id_of(whole)
+        if not self.has(row) or str(self.path(row)) != whole:
             raise QueryError(f"{path}: is not among the {self.count:,} photos of {self.place}; give one of them")
         return row
 
     def path(self, row: int) -> Path:
         """Return the path of a photo; IndexError if the row does not exist."""
         photo = self._photo(row)
-        return Path(photo.folder, photo.name)
+        return path_of(photo.folder) / photo.name
 
     def person(self, row: int) -> str | None:
         """Return the identity of the person in a photo; None if unknown."""
@@ -299,7 +300,7 @@ class MilvusStore(PhotoStore):
             needed = isinstance(row, int) and all(isinstance(value, str) for value in one[:3])
             if not needed or not all(value is None or isinstance(value, str) for value in one[3:]):
                 raise ValueError("a photo has other fields")
-            if not os.path.isabs(one.folder) or os.path.basename(one.name) != one.name:
+            if not (os.path.isabs(one.folder) or is_url(one.folder)) or os.path.basename(one.name) != one.name:
                 raise ValueError("a photo is in no folder")
         with self._lock:
             self._photos.update(photos)
