@@ -26,7 +26,7 @@ from ms_unireid.apps.arguments import (
 )
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.engines.milvus import KINDS
-from ms_unireid.apps.search.engines.milvus_client import parse_address
+from ms_unireid.apps.search.engines.milvus_client import parse_address, reach
 from ms_unireid.apps.search.engines.opening import open_store
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import FOLD
@@ -176,6 +176,8 @@ def _index(options: argparse.Namespace) -> None:
         raise ConfigError("--address and --workers belong to Ray; add --engine ray, or leave them out")
     if options.engine and "MS_ROLE" in os.environ:
         raise ConfigError("--engine ray starts its own processes; start it without msrun, or leave it out")
+    if options.to:
+        reach(options.to)
     present_about(options.output, can_make=bool(options.checkpoint and (options.photos or options.dataset)))
     check_packages()
     from ms_unireid.apps.search.indexing import build_index, dataset_source, forget_command, photo_source

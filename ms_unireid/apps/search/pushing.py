@@ -14,16 +14,9 @@ import numpy as np
 
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.engines.exact import exact_search
-from ms_unireid.apps.search.engines.milvus import ID_BITS, KINDS, MilvusStore, id_of
-from ms_unireid.apps.search.engines.milvus_client import (
-    FORMAT,
-    LITE,
-    VECTOR,
-    Address,
-    Collection,
-    any_of,
-    quoted,
-)
+from ms_unireid.apps.search.engines.milvus import ID_BITS, MilvusStore, id_of
+from ms_unireid.apps.search.engines.milvus_client import LITE, Address, any_of, quoted
+from ms_unireid.apps.search.engines.milvus_collection import FORMAT, KINDS, MOST, VECTOR, Collection
 from ms_unireid.apps.search.manifest import Manifest, Photo
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import ConfigError, DataError, shown
@@ -108,7 +101,7 @@ class Push:
     def _finish(self) -> None:
         """Let the engine write and index what was sent."""
         collection, kind = self.collection, KINDS[self.kind]
-        collection.call("flush", collection.address.collection, timeout=600.0)
+        collection.call("flush", collection.name, timeout=600.0)
         if not collection.is_lite:
             while collection.unindexed():
                 time.sleep(1)
@@ -127,7 +120,7 @@ class Push:
 
     def _send(self, is_known: bool, progress: Callable[[int, int], None]) -> tuple[int, int]:
         """Send what is missing or other, and delete what is gone; return the numbers of both."""
-        collection, name = self.collection, self.collection.address.collection
+        collection, name = self.collection, self.collection.name
         photos, folders = self._read_photos()
         paths = [os.path.join(folders[one.source], one.name) for one in photos]
         ids = np.array([id_of(path) for path in paths], np.int64)
@@ -167,7 +160,7 @@ class Push:
     def _own_stamps(self) -> Iterator[tuple[int, int]]:
         """Yield id and stamp of each photo of this index that is in the collection."""
         options = {"filter": f"owner == {quoted(self.entry['id'])}", "output_fields": ["id", "stamp"]}
-        yield from ((one["id"], one["stamp"]) for one in self.collection.scan(**options))
+        yield from ((one["id"], one["stamp"]) for one in self.collection.scan(self.collection.name, MOST, **options))
 
     def _fields(self, number: int, stamp: int, path: str, photo: Photo, feature: np.ndarray) -> dict[str, Any]:
         folder, name = os.path.split(path)
@@ -207,7 +200,7 @@ def forget(address: Address, index_id: str) -> dict[str, Any]:
         raise DataError(f"{collection.address}: has no photos of an index {shown(index_id)}; it has those of {known}")
     collection.load()
     collection.put({f"index/{index_id}": {**entry, "whole": False}})  # a stop in the middle is seen
-    collection.call("delete", collection.address.collection, filter=f"owner == {quoted(index_id)}")
+    collection.call("delete", collection.name, filter=f"owner == {quoted(index_id)}")
     keys = [f"index/{index_id}", *_name_keys(index_id, entry["parts"])]
     collection.call("delete", collection.companion, ids=keys)
     return {"from": str(collection.address), "index": entry["place"], "forgotten": entry["photos"]}
