@@ -45,6 +45,7 @@ from ms_unireid.errors import ConfigError, QueryError, escaped
 from ms_unireid.files import FIGURES, replacing, write_json, write_text
 from ms_unireid.runtime import check_packages
 
+_INDEX = "folder of the index, or its address in Milvus, as `push --to`"
 SAMPLE = 100  # number of queries, and of photos, to measure the recall with
 
 
@@ -103,7 +104,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     merge.add_argument("indexes", type=Path, nargs="+", metavar="INDEX", help="folder of an index")
     merge.add_argument("--output", type=output_folder, required=True, help="folder of the new index")
     info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
-    info.add_argument("--index", required=True, help="folder of the index")
+    info.add_argument("--index", required=True, help=_INDEX)
     return parser.parse_args(arguments)
 
 
@@ -119,7 +120,7 @@ def _photos(text: str) -> str:
 
 
 def _add_query(query: argparse.ArgumentParser) -> None:
-    query.add_argument("--index", required=True, help="folder of the index")
+    query.add_argument("--index", required=True, help=_INDEX)
     query.add_argument("--text", action="append", default=[], help="a description; several are averaged")
     query.add_argument("--sketch", type=input_file, action="append", default=[], help="a picture; several are averaged")
     query.add_argument("--photo", type=input_file, action="append", default=[], help="a photo; several are averaged")

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from itertools import starmap
@@ -102,10 +101,7 @@ class Push:
         """Let the engine write and index what was sent."""
         collection, kind = self.collection, KINDS[self.kind]
         collection.call("flush", collection.name, timeout=600.0)
-        if not collection.is_lite:
-            while collection.unindexed():
-                time.sleep(1)
-        elif self.kind != "exact":
+        if collection.is_lite and self.kind != "exact":
             collection.build_index(kind.index_type, self._parameters())
 
     def _parameters(self) -> dict[str, int]:
@@ -219,6 +215,7 @@ def choose_effort(push: Push, queries: Mapping[str, np.ndarray], recall: float) 
     Returns:
         The chosen effort, the recall by effort, and the parameter's name.
     """
+    push.collection.wait_for_index()
     store = MilvusStore(push.collection)
     kind = KINDS[push.kind]
     ids = np.array([id_of(str(path)) for path in push.index.photos], np.int64)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from apps.search.index_factory import DIM, colour_of, put_photo, put_photos, update
+from apps.search.index_factory import DIM, colour_of, make_earlier, put_photo, put_photos, update
 from apps.search.milvus_server import running
 from milvus_lite.server_manager import server_manager_instance
 
@@ -142,6 +142,22 @@ def test_equal_scores_come_in_the_order_of_their_paths_and_rows_are_numbers_of_6
         store.search(query[None], 20_000)
 
 
+def test_photos_of_an_object_store_keep_their_urls(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    for file in put_photos(tmp_path / "photos", range(4)):
+        fsspec.filesystem("memory").put(str(file), f"/bucket/all/{file.name}")
+    update(tmp_path / "index", "memory://bucket/all", tmp_path / "photos")
+    index = PhotoIndex(tmp_path / "index")
+    push(tmp_path / "index", str(tmp_path / "photos.db"))
+    store = MilvusStore(str(tmp_path / "photos.db"))
+    rows, _ = store.search(queries(1), 8)
+    assert {str(store.path(row)) for row in rows[0].tolist()} == set(map(str, index.photos))
+    for row, path in enumerate(index.photos):
+        assert store.content(store.row(path)) == index.content(row)
+    where = Filter(folders=("memory://bucket",))
+    assert store.passing_count(where) == index.passing_count(where) == 4 and store.folders == index.folders
+
+
 def test_a_push_sends_what_is_new_and_deletes_what_is_gone_of_its_own_index(tmp_path, place):
     first, second = (make(tmp_path / name) for name in ("first", "second"))
     push(first, place)
@@ -221,6 +237,14 @@ def test_an_approximate_search_is_measured_and_its_effort_is_kept(made, place):
         assert store.about["recall_at_10"] == found["recall_at_10"] and len(store.search(queries(), 10)[0]) == 6
     assert push(made, place)["kind"] == kind if "http" in place else "hnsw"
     assert push(made, place, "exact")["kind"] == "exact" and MilvusStore(place).about["effort"] is None
+
+
+def test_an_index_of_an_earlier_version_is_not_pushed(tmp_path):
+    update(tmp_path / "index", put_photos(tmp_path / "photos", range(3))[0].parent)
+    make_earlier(tmp_path / "index", 2)
+    with pytest.raises(DataError, match=r"earlier version; bring it up to date with .*index --output"):
+        push(tmp_path / "index", str(tmp_path / "photos.db"))
+    assert not (tmp_path / "photos.db").exists()
 
 
 def test_a_collection_of_another_checkpoint_is_refused(made, tmp_path, place):

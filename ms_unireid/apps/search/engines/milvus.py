@@ -150,7 +150,7 @@ class MilvusStore(PhotoStore):
             if not ties or depth == MOST:
                 break
             depth = min(4 * depth, MOST)
-        return [sorted(one, key=lambda hit: (-hit[1], self.path(hit[0])))[:k] for one in found]
+        return [sorted(one, key=lambda hit: (-hit[1], os.path.join(*self._photo(hit[0])[:2])))[:k] for one in found]
 
     def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the features (M, D) float32 of photos."""

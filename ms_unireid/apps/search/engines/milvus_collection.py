@@ -5,6 +5,7 @@ pushed: milvus-lite loses the properties of a collection, and they would not let
 """
 
 import json
+import time
 from typing import Any, NamedTuple
 
 from ms_unireid.apps.search.engines.milvus_client import Address, Client
@@ -129,9 +130,13 @@ class Collection(Client):
             return None
         return self._index().get("index_type")
 
-    def unindexed(self) -> int:
-        """Return how many photos the server has not indexed yet."""
-        return int(self._index().get("pending_index_rows") or 0)
+    def wait_for_index(self) -> None:
+        """Wait until the server has indexed all photos, which it searches without until then."""
+        deadline = time.monotonic() + _BUILD
+        while (found := self._index()).get("pending_index_rows"):
+            if found.get("state") == "Failed" or time.monotonic() > deadline:
+                raise DataError(f"{self.address}: the server could not index the features; see its log, and push again")
+            time.sleep(1)
 
     def build_index(self, index_type: str, parameters: dict[str, int]) -> None:
         """Index the features anew, and let them be searched."""
