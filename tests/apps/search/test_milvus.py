@@ -199,6 +199,12 @@ def test_a_stopped_push_says_so_and_goes_on(made, tmp_path, place, monkeypatch):
     assert f"the push of {made} stopped; finish it with" in note and f"push --index {made} --to {place}" in note
     assert push(made, place)["sent"] == 13
     assert store.reopened().whole and store.reopened().notes == []
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(Collection, "build_index", lambda *_: stop(20, 33))
+        push(made, place, "hnsw")
+    assert not MilvusStore(place).whole
+    summary = push(made, place, "hnsw")
+    assert (summary["sent"], summary["kind"]) == (0, "hnsw") and MilvusStore(place).whole
 
 
 def test_a_full_disk_is_one_line_and_the_next_push_goes_on(tmp_path, monkeypatch):

@@ -98,7 +98,11 @@ class Client:
         self.is_lite = "lite" in str(self.call("get_server_version")).lower()
 
     def call(self, method: str, *arguments: Any, timeout: float = _CALL, **options: Any) -> Any:
-        """Call a method of pymilvus' client, for at most some seconds; UserError, in one line, if that fails."""
+        """Call a method of pymilvus' client; UserError, in one line, if that fails.
+
+        A server has some seconds; a file is served by this process, and as slow as its disk.
+        """
+        timeout = None if self.address.is_file else timeout
         with self._clear_errors(method):
             return getattr(self._client, method)(*arguments, timeout=timeout, **options)
 

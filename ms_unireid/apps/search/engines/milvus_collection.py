@@ -40,7 +40,8 @@ _TEXTS |= {"person": True, "taken": True, "camera": True}  # whether it may be u
 _COMPANION = {"key", "value", "unused"}
 _MODEL = {
     "format": int, "id": str, "checkpoint": {"path": str, "sha256": str, str: object}, "model": {str: object},
-    "preprocessing": {str: object}, "dtype": str, "dim": int, "kind": set(KINDS), "effort": (int, None), str: object,
+    "preprocessing": {str: object}, "dtype": str, "dim": int, "kind": set(KINDS),
+    "built": {str: int}, "effort": (int, None), str: object,
 }  # fmt: skip
 _PUSHED = {
     "id": str, "place": str, "changes": int, "photos": int, "skipped": int, "left": int, "whole": bool,
