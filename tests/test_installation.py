@@ -157,7 +157,11 @@ def test_the_constraints_name_one_fitting_version_of_each_requirement(python):
     assert len(versions) == len(pins) and all(pin.url is None for pin in pins)
     wanted = [
         *lines("requirements.txt"),
-        *(wish for name in ("app", "onnx", "heic", "faiss", "milvus", "ray", "remote", "tensorboard", "test") for wish in extras()[name]),
+        *(
+            wish
+            for name in ("app", "onnx", "heic", "faiss", "milvus", "ray", "remote", "tensorboard", "test")
+            for wish in extras()[name]
+        ),
     ]
     for wish in wanted:
         assert wish.name == "ms-unireid" or wish.specifier.contains(versions[wish.name.lower()]), wish

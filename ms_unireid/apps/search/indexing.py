@@ -8,25 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.apps.search.encoding import Batch, New, encode_together
-from ms_unireid.apps.search.index_writer import IndexWriter
+from ms_unireid.apps.search.index_writer import Batch, IndexWriter
 from ms_unireid.apps.search.manifest import DTYPES, Photo, Skipped, Source, model_overrides, present_about
 from ms_unireid.apps.search.places import absolute, path_of, real
 from ms_unireid.apps.search.ray_engine import Cluster, encode_on_ray
-from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
+from ms_unireid.apps.search.scanning import Changes, Listing, New, find_changes, is_same
 from ms_unireid.apps.search.shards import ALL, Shard, shard_of
-from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
+from ms_unireid.checkpoints.formats.any_file import checkpoint_digest, read_tensor_file
+from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.config import Config, to_dict
 from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.photo_facts import FACTS, photo_facts
 from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.transforms import MEAN, STD
-from ms_unireid.distributed import start
 from ms_unireid.errors import ConfigError, DataError, UserError
-from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.files import status_of
 from ms_unireid.installation import job_command
-from ms_unireid.runtime import prepare
 
 # Called with (step, done, total) during the work.
 Progress = Callable[[str, int, int], None]
@@ -118,20 +115,21 @@ def build_index(
             has = f"has shard {present}" if "shard" in about else "has the photos of all shards"
             raise ConfigError(f"{folder}: {has}, not {shard}; choose another --output")
         shard = present
-    opened = read_checkpoint(checkpoint)
-    config = opened.config(overrides, files)
-    about = describe_model(checkpoint, config, dtype or DTYPES[0], shard or ALL)
+    config = open_source(read_tensor_file(checkpoint)).config(overrides, files)
+    describe = functools.partial(describe_model, checkpoint, config, dtype or DTYPES[0], shard or ALL)
     if cluster is not None:
+        about = describe()
         encode = functools.partial(encode_on_ray, cluster, about["checkpoint"], config, folder)
-        del opened  # only the workers need the weights
     else:
-        prepare(config.runtime)
-        processes = start()
-        encode = functools.partial(encode_together, Encoder(opened.build(config), config, processes=processes), folder)
-        if not processes.first:
+        from ms_unireid.apps.search.encoding import encode_together, open_encoder  # they import MindSpore
+
+        encoder = open_encoder(checkpoint, config)
+        encode = functools.partial(encode_together, encoder, folder)
+        if not encoder.processes.first:
             for _ in encode():
                 pass
             return None
+        about = describe()
     return update_index(folder, about, encode, sources, removed, progress)
 
 

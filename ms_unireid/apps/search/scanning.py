@@ -11,6 +11,8 @@ from ms_unireid.data.pictures import describe
 from ms_unireid.files import open_regular, sha256, status_of
 from ms_unireid.remote import Status
 
+New = tuple[int, str, str | None]  # a photo to encode: source, name, person
+
 
 class Listing(dict[str, str | None]):
     """Photos of a source: relative path to the identity of the person, None if unknown.
@@ -29,7 +31,7 @@ class Changes:
 
     photos: list[Photo] = field(default_factory=list)  # to keep, with their present names and states
     rows: list[int] = field(default_factory=list)  # present row of each kept photo's feature
-    new: list[tuple[int, str, str | None]] = field(default_factory=list)  # to encode: source, name, person
+    new: list[New] = field(default_factory=list)  # to encode
     skipped: list[Skipped] = field(default_factory=list)  # unreadable now, or before in a source that is not compared
     kept: int = 0  # number of unchanged photos
     copied: int = 0  # content that the index has under another name
@@ -106,7 +108,7 @@ def _compare_contents(
     folders: Mapping[int, Path],
     photos: list[Photo],
     rows: dict[tuple[int, str], int],
-    candidates: Sequence[tuple[int, str, str | None]],
+    candidates: Sequence[New],
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Keep candidates whose content has a feature already; the others are to be encoded."""
