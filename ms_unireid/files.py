@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ms_unireid.errors import UserError, shown
+from ms_unireid.remote import RemoteFile, Status, is_remote, read_remote, remote_status
 
 FIGURES = (".png", ".jpg", ".jpeg", ".pdf")  # endings of the names of figures
 _MAX_JSON = 16 << 20  # bytes; its lists and dictionaries take up to thirty times as much
@@ -21,7 +23,12 @@ _TOO_LARGE = 1e300
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading; a pipe or a device, which may never end, raises an OSError before anything waits."""
+    """Open a file for reading; a pipe or a device, which may never end, raises an OSError before anything waits.
+
+    A remote file is read at once; that its place cannot be reached is a UserError.
+    """
+    if is_remote(path):
+        return read_remote(path)
     try:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:  # NUL, or half of a surrogate pair
@@ -30,6 +37,19 @@ def open_regular(path: Path) -> BinaryIO:
         return os.fdopen(number, "rb")
     os.close(number)
     raise OSError(errno.EINVAL, "it is a folder, pipe or device; expected a file", str(path))
+
+
+def status_of(file: Path | BinaryIO) -> Status:
+    """Return the status of a file by its path, or of one that `open_regular` opened; errors as there."""
+    if isinstance(file, RemoteFile):
+        return file.status
+    if isinstance(file, io.IOBase):
+        found = os.fstat(file.fileno())
+    elif is_remote(file):
+        return remote_status(file)
+    else:
+        found = os.stat(file)
+    return found.st_size, found.st_mtime_ns
 
 
 def read_text(path: Path, most_bytes: int) -> str:

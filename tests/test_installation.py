@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from tool_runner import ROOT, SMALL_DATA, TOOLS
 
@@ -155,7 +157,28 @@ def test_the_constraints_name_one_fitting_version_of_each_requirement(python):
     assert len(versions) == len(pins) and all(pin.url is None for pin in pins)
     wanted = [
         *lines("requirements.txt"),
-        *(wish for name in ("app", "onnx", "heic", "faiss", "tensorboard", "test") for wish in extras()[name]),
+        *(
+            wish
+            for name in ("app", "onnx", "heic", "faiss", "milvus", "ray", "remote", "tensorboard", "test")
+            for wish in extras()[name]
+        ),
     ]
     for wish in wanted:
         assert wish.name == "ms-unireid" or wish.specifier.contains(versions[wish.name.lower()]), wish
+
+
+def test_the_containers_start_jobs_that_exist_and_have_the_extras_that_exist():
+    """compose.yaml is not run here; its image, its commands and its volumes are read."""
+    from ms_unireid.commands import app
+
+    composed = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    dockerfile = composed["services"]["page"]["build"]["dockerfile_inline"]
+    assert set(re.search(r"'\.\[(.*)\]'", dockerfile)[1].split(",")) <= extras().keys()
+    copied = re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE)
+    assert {name for names in copied for name in names.split()} == {*SOURCES, "requirements.txt", "constraints.txt"}
+    unireid, job, *arguments = composed["services"]["page"]["command"]
+    options = app._parse(arguments)
+    assert (unireid, job, options.allow_remote, options.token) == ("unireid", "app", True, None)
+    assert options.index == "http://milvus:19530" and f"127.0.0.1:{options.port}:8080" in str(composed["services"])
+    assert composed["services"]["ray"]["command"][:3] == ["ray", "start", "--head"]
+    assert set(composed["volumes"]) == {"milvus"} and len(composed["services"]["ray"]["volumes"]) == 3

@@ -31,7 +31,7 @@ NEEDS_MINDSPORE = {
     "checkpoints.conversion_check", "evaluation.encoder", "evaluation.checkpoint_evaluation", "training.gradient",
     "training.loss_scale", "training.optimizer", "training.train_step", "training.trainer", "training.run_data",
     "apps.benchmarks", "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.encoding",
-    "apps.search.indexing", "apps.search.ray_engine", "apps.search.rollout", "apps.search.searcher",
+    "apps.search.rollout", "apps.search.searcher",
     "apps.search.search_figure", "apps.web", "commands.app", "commands.benchmark", "commands.export",
 }  # fmt: skip
 
@@ -45,6 +45,7 @@ SHIPPED_FILES = (
     "requirements.txt",
     "requirements-sketch.txt",
     "constraints.txt",
+    "compose.yaml",
     "CONTRIBUTING.md",
 )
 

@@ -1,7 +1,6 @@
 """Checkpoints of training and evaluation: from a file to a model or its weights, and from parameters to a file."""
 
 import glob
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +18,11 @@ from ms_unireid.checkpoints.formats.dtypes import aligned
 from ms_unireid.checkpoints.formats.mindspore_file import write_mindspore
 from ms_unireid.checkpoints.formats.tensor_file import META, Entry, check_finite
 from ms_unireid.checkpoints.recognition import Source, open_source
-from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict, with_model
+from ms_unireid.config import Config, ModelConfig
 from ms_unireid.config_schema import CONTEXT_LENGTH
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped
-from ms_unireid.files import replacing, sha256
+from ms_unireid.files import replacing
 from ms_unireid.models.positions import model_grid
 from ms_unireid.models.unireid import UNIReID, build_model
 from ms_unireid.runtime import prepare
@@ -46,10 +45,7 @@ class Checkpoint:
         The precision is float32 unless an override says otherwise, whatever the model was trained with. A wrong file or
         override raises a ConfigError.
         """
-        overrides = ["runtime.precision=fp32", *overrides]
-        if files:
-            return load_config(files, overrides)
-        return config_from_dict(self.meta["config"], str(self.path), overrides)
+        return self.source.config(overrides, files)
 
     def build(self, config: Config) -> UNIReID:
         """Select the device and build the model with these weights.
@@ -112,16 +108,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     tensors = {name: entry.load() for name, entry in entries.items()}
     kept = {name: file.tensors[name] for name, what in source.surplus.items() if source.meta or what == "tower"}
     check_finite(file.path, ((name, array) for name, array in kept.items() if array.dtype.kind == "f"))
-    meta = source.meta or {"config": to_dict(with_model(Config(), source.model))}
-    return Checkpoint(file.path, tensors | kept, meta, source)
-
-
-def checkpoint_digest(checkpoint: Path) -> str:
-    """Return the SHA-256 of a checkpoint; of a folder, that of its files' digests."""
-    if not checkpoint.is_dir():
-        return sha256(checkpoint.open("rb"))
-    digests = [f"{sha256(file.open('rb'))} {file.name}\n" for file in sorted(checkpoint.iterdir()) if file.is_file()]
-    return sha256(io.BytesIO("".join(digests).encode()))
+    return Checkpoint(file.path, tensors | kept, source.description, source)
 
 
 def load_checkpoint(model: nn.Cell, path: str | Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ms_unireid.checkpoints.formats.dtypes import cast
 from ms_unireid.checkpoints.formats.mapped_file import InvalidFile, error_context
 from ms_unireid.checkpoints.formats.tensor_file import Entry, TensorFile
 from ms_unireid.checkpoints.published_config import HUGGINGFACE, OPEN_CLIP, PublishedConfig, read_published
-from ms_unireid.config import ModelConfig, config_from_dict
+from ms_unireid.config import Config, ModelConfig, config_from_dict, load_config, to_dict, with_model
 from ms_unireid.config_schema import VOCABULARY_SIZE, Architecture, TowerSize
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped, shown
@@ -56,6 +56,18 @@ class Source:
     patches: int  # rows of the position table, without the row of the class token
     grid: tuple[int, int] | None  # rows and columns of patches of that table; if None, `model` has the default size
     meta: dict[str, Any]  # the description in a file of ms_unireid; empty for other files
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The description in the file, or one with the config of its model."""
+        return self.meta or {"config": to_dict(with_model(Config(), self.model))}
+
+    def config(self, overrides: Sequence[str] = (), files: Sequence[Path] | None = None) -> Config:
+        """Return the config as `Checkpoint.config`, for which no array is read."""
+        overrides = ["runtime.precision=fp32", *overrides]
+        if files:
+            return load_config(files, overrides)
+        return config_from_dict(self.description["config"], str(self.file.path), overrides)
 
     def check_tokenizer(self) -> None:
         """Raise a CheckpointError if ms_unireid did not write the file and its tokenizer is not CLIP's."""

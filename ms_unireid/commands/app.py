@@ -24,7 +24,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Serve a web page to search an index of photos, and print its address. Ctrl-C stops it.",
         epilog="example: %(prog)s --index runs/demo/index",
     )
-    parser.add_argument("--index", required=True, help=f"folder of the index, made with {job_command('search')} index")
+    parser.add_argument(
+        "--index", required=True, help=f"folder of an index, or its address in Milvus; see {job_command('search')} push"
+    )
     parser.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1: this machine only")
     parser.add_argument("--port", type=int, default=8080, help="port of the page; 0 takes a free one")

@@ -20,6 +20,7 @@ from ms_unireid.apps.benchmarks import (
     precision,
     products,
     search,
+    sharing,
     sketches,
     train_step,
 )
@@ -38,6 +39,7 @@ COMMANDS = {
     "precision": precision,
     "products": products,
     "search": search,
+    "sharing": sharing,
     "sketches": sketches,
     "train-step": train_step,
 }

@@ -26,12 +26,13 @@ from ms_unireid.apps.arguments import (
 )
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.engines.milvus import KINDS
-from ms_unireid.apps.search.engines.milvus_client import parse_address
+from ms_unireid.apps.search.engines.milvus_client import parse_address, reach
 from ms_unireid.apps.search.engines.opening import open_store
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import FOLD
 from ms_unireid.apps.search.handover import Entry, HandOver
 from ms_unireid.apps.search.manifest import DTYPES, present_about
+from ms_unireid.apps.search.places import absolute, is_url, path_of
 from ms_unireid.apps.search.pushing import Push, choose_effort, forget
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.search.shards import merge_indexes, shard_of
@@ -44,6 +45,7 @@ from ms_unireid.errors import ConfigError, QueryError, escaped
 from ms_unireid.files import FIGURES, replacing, write_json, write_text
 from ms_unireid.runtime import check_packages
 
+_INDEX = "folder of the index, or its address in Milvus, as `push --to`"
 SAMPLE = 100  # number of queries, and of photos, to measure the recall with
 
 
@@ -55,13 +57,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", help="make an index, or bring it up to date; prints a summary")
     index.add_argument(
-        "--photos", type=input_folder, action="append", default=[], help="a folder of photos; repeatable"
+        "--photos", type=_photos, action="append", default=[], help="a folder of photos, or its URL; repeatable"
     )
     index.add_argument("--dataset", choices=CAPTIONED, help="index a split of a data set")
     index.add_argument("--root", type=input_folder, help="with --dataset: its folder")
     index.add_argument("--split", choices=("train", "val", "test"), help="with --dataset: the split (default test)")
     index.add_argument(
-        "--remove", type=Path, action="append", default=[], help="a folder to remove from the index; repeatable"
+        "--remove", type=str, action="append", default=[], help="a folder to remove from the index; repeatable"
     )
     index.add_argument("--checkpoint", type=checkpoint, help="the model; not needed for an existing index")
     index.add_argument("--output", type=output_folder, required=True, help="folder of the index")
@@ -102,7 +104,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     merge.add_argument("indexes", type=Path, nargs="+", metavar="INDEX", help="folder of an index")
     merge.add_argument("--output", type=output_folder, required=True, help="folder of the new index")
     info = commands.add_parser("info", help="print the contents of an index and how it was made, as JSON")
-    info.add_argument("--index", required=True, help="folder of the index")
+    info.add_argument("--index", required=True, help=_INDEX)
     return parser.parse_args(arguments)
 
 
@@ -112,8 +114,13 @@ def _add_recall(parser: argparse.ArgumentParser, default: float | None) -> None:
     parser.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
 
 
+def _photos(text: str) -> str:
+    """Return a folder that exists, or a URL that may name one."""
+    return str(path_of(text) if is_url(text) else input_folder(text))
+
+
 def _add_query(query: argparse.ArgumentParser) -> None:
-    query.add_argument("--index", required=True, help="folder of the index")
+    query.add_argument("--index", required=True, help=_INDEX)
     query.add_argument("--text", action="append", default=[], help="a description; several are averaged")
     query.add_argument("--sketch", type=input_file, action="append", default=[], help="a picture; several are averaged")
     query.add_argument("--photo", type=input_file, action="append", default=[], help="a photo; several are averaged")
@@ -170,6 +177,8 @@ def _index(options: argparse.Namespace) -> None:
         raise ConfigError("--address and --workers belong to Ray; add --engine ray, or leave them out")
     if options.engine and "MS_ROLE" in os.environ:
         raise ConfigError("--engine ray starts its own processes; start it without msrun, or leave it out")
+    if options.to:
+        reach(options.to)
     present_about(options.output, can_make=bool(options.checkpoint and (options.photos or options.dataset)))
     check_packages()
     from ms_unireid.apps.search.indexing import build_index, dataset_source, forget_command, photo_source
@@ -274,7 +283,7 @@ def _mark(text: str) -> int | str:
 
 
 def _filter(options: argparse.Namespace) -> Filter:
-    folders = tuple(os.path.abspath(folder) for folder in options.folder)
+    folders = tuple(absolute(folder) for folder in options.folder)
     return Filter(folders, tuple(options.camera), tuple(options.person), options.after, options.before)
 
 

@@ -1,7 +1,7 @@
 """Lists of photos to draw sketches from or to index: from a caption file or from any folder."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ms_unireid.data.pairs import NAME, read_captioned
 from ms_unireid.data.pictures import DECODE_ERRORS, SUFFIXES, list_files, opened
 from ms_unireid.data.tri_pedes import DATASETS, PHOTOS, read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError, escaped
+from ms_unireid.remote import Status, is_remote, list_remote
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class PhotoSet:
     """Photos by sorted path relative to `folder`, with person and split of each path where known.
 
     `sketches` is the folder where the data set's reader expects the sketches; None for a plain folder. `left_out` are
-    the files of a plain folder that are no pictures.
+    the files of a plain folder that are no pictures; `states` are those of the files, where the listing has told them.
     """
 
     folder: Path
@@ -29,6 +30,7 @@ class PhotoSet:
     splits: dict[str, str] = field(default_factory=dict)
     sketches: Path | None = None
     left_out: tuple[str, ...] = ()
+    states: Mapping[str, Status] = field(default_factory=dict)
 
 
 def dataset_photos(name: str, root: Path) -> PhotoSet:
@@ -68,12 +70,13 @@ def folder_photos(folder: Path, identity_pattern: str | None = None) -> PhotoSet
     The first group of `identity_pattern`, searched in each relative path, is the person; a path without a match raises
     a DataError.
     """
-    if not folder.is_dir():
+    states = list_remote(folder) if is_remote(folder) else {}
+    if not states and not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of the photos")
-    files = sorted(name for name in list_files(folder, unusable=True) if not is_system_file(name))
+    files = sorted(name for name in states or list_files(folder, unusable=True) if not is_system_file(name))
     names = tuple(name for name in files if _is_picture(folder / name))
     identities = _identities(folder, names, identity_pattern) if identity_pattern else {}
-    return PhotoSet(folder, names, identities, left_out=tuple(sorted({*files} - {*names})))
+    return PhotoSet(folder, names, identities, left_out=tuple(sorted({*files} - {*names})), states=states)
 
 
 def describe_left_out(names: Sequence[str]) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
+from ms_unireid.checkpoints.checkpoint import read_checkpoint
+from ms_unireid.checkpoints.formats.any_file import checkpoint_digest
 from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.checkpoints.thresholds import Thresholds, model_facts
 from ms_unireid.config import Config, DataConfig

@@ -15,7 +15,8 @@ from ms_unireid.apps.export import onnx_files, specification, verification
 from ms_unireid.apps.export.parts import Part, input_placeholders, make_parts
 from ms_unireid.apps.export.samples import find_samples
 from ms_unireid.apps.export.specification import ExportOptions
-from ms_unireid.checkpoints.checkpoint import OpenedModel, checkpoint_digest, open_model
+from ms_unireid.checkpoints.checkpoint import OpenedModel, open_model
+from ms_unireid.checkpoints.formats.any_file import checkpoint_digest
 from ms_unireid.data.pictures import load_picture
 from ms_unireid.data.tokenizer import VOCABULARY
 from ms_unireid.errors import ConfigError, ExportError, UserError

@@ -1,34 +1,34 @@
 """Encodes new photos batch by batch: in this process, or in turns with the other processes of msrun."""
 
 import io
-import os
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 
+from ms_unireid.apps.search.index_writer import Batch
 from ms_unireid.apps.search.manifest import Photo, Skipped
+from ms_unireid.apps.search.scanning import New
+from ms_unireid.checkpoints.checkpoint import read_checkpoint
+from ms_unireid.config import Config
 from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.photo_facts import photo_facts
 from ms_unireid.data.pipeline import iterate
 from ms_unireid.data.transforms import resize
-from ms_unireid.distributed import broadcast_value
+from ms_unireid.distributed import broadcast_value, start
 from ms_unireid.errors import DataError, escaped
 from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import normalize_rows
-from ms_unireid.files import open_regular, sha256
+from ms_unireid.files import open_regular, sha256, status_of
+from ms_unireid.runtime import prepare
 
-New = tuple[int, str, str | None]  # a photo to encode: source, name, person
 
-
-class Batch(NamedTuple):
-    """A batch of new photos: what its files are, the features (N, D) of the readable ones, and damage inside them."""
-
-    found: list[Photo | Skipped]
-    feats: np.ndarray
-    damaged: dict[str, str]
+def open_encoder(checkpoint: Path, config: Config) -> Encoder:
+    """Open the model of a checkpoint, in every process of msrun."""
+    prepare(config.runtime)
+    processes = start()  # msrun's scheduler stays there, without the weights
+    return Encoder(read_checkpoint(checkpoint).build(config), config, processes=processes)
 
 
 def encode_together(
@@ -112,8 +112,7 @@ class NewPhotos:
         size = changed = 0
         try:
             with open_regular(self.folders[source] / name) as file:
-                status = os.fstat(file.fileno())
-                size, changed = status.st_size, status.st_mtime_ns
+                size, changed = status_of(file)
                 content = file.read(picture_files.MAX_BYTES + 1)
             picture = picture_files.decode_picture(io.BytesIO(content))
             target[...] = resize(picture, self.image_size).transpose(2, 0, 1)

@@ -11,7 +11,7 @@ import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,14 @@ from ms_unireid.errors import DataError, UserError
 from ms_unireid.files import locked
 
 _LOCK = ".lock"
+
+
+class Batch(NamedTuple):
+    """A batch of new photos: what its files are, the features (N, D) of the readable ones, and damage inside them."""
+
+    found: list[Photo | Skipped]
+    feats: np.ndarray
+    damaged: dict[str, str]
 
 
 class IndexWriter:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_unireid.apps.search.encoding import Batch, New, encode_together
-from ms_unireid.apps.search.index_writer import IndexWriter
+from ms_unireid.apps.search.index_writer import Batch, IndexWriter
 from ms_unireid.apps.search.manifest import DTYPES, Photo, Skipped, Source, model_overrides, present_about
+from ms_unireid.apps.search.places import absolute, path_of, real
 from ms_unireid.apps.search.ray_engine import Cluster, encode_on_ray
-from ms_unireid.apps.search.scanning import Changes, Listing, find_changes, is_same
+from ms_unireid.apps.search.scanning import Changes, Listing, New, find_changes, is_same
 from ms_unireid.apps.search.shards import ALL, Shard, shard_of
-from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
+from ms_unireid.checkpoints.formats.any_file import checkpoint_digest, read_tensor_file
+from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.checkpoints.thresholds import model_facts
 from ms_unireid.config import Config
 from ms_unireid.data import pairs
@@ -22,11 +23,9 @@ from ms_unireid.data import pictures as picture_files
 from ms_unireid.data.photo_facts import FACTS, photo_facts
 from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.transforms import MEAN, STD
-from ms_unireid.distributed import start
-from ms_unireid.errors import ConfigError, DataError
-from ms_unireid.evaluation.encoder import Encoder
+from ms_unireid.errors import ConfigError, DataError, UserError
+from ms_unireid.files import status_of
 from ms_unireid.installation import job_command
-from ms_unireid.runtime import prepare
 
 # Called with (step, done, total) during the work.
 Progress = Callable[[str, int, int], None]
@@ -64,9 +63,9 @@ def describe_model(checkpoint: Path, config: Config, dtype: str, shard: Shard = 
     }
 
 
-def photo_source(folder: Path) -> Source:
-    """Make a source of a folder of photos."""
-    return Source(os.path.abspath(folder))
+def photo_source(folder: str | Path) -> Source:
+    """Make a source of a folder of photos, given by its path or URL."""
+    return Source(absolute(folder))
 
 
 def dataset_source(name: str, root: Path, split: str) -> Source:
@@ -117,20 +116,21 @@ def build_index(
             has = f"has shard {present}" if "shard" in about else "has the photos of all shards"
             raise ConfigError(f"{folder}: {has}, not {shard}; choose another --output")
         shard = present
-    opened = read_checkpoint(checkpoint)
-    config = opened.config(overrides, files)
-    about = describe_model(checkpoint, config, dtype or DTYPES[0], shard or ALL)
+    config = open_source(read_tensor_file(checkpoint)).config(overrides, files)
+    describe = functools.partial(describe_model, checkpoint, config, dtype or DTYPES[0], shard or ALL)
     if cluster is not None:
+        about = describe()
         encode = functools.partial(encode_on_ray, cluster, about["checkpoint"], config, folder)
-        del opened  # only the workers need the weights
     else:
-        prepare(config.runtime)
-        processes = start()
-        encode = functools.partial(encode_together, Encoder(opened.build(config), config, processes=processes), folder)
-        if not processes.first:
+        from ms_unireid.apps.search.encoding import encode_together, open_encoder  # they import MindSpore
+
+        encoder = open_encoder(checkpoint, config)
+        encode = functools.partial(encode_together, encoder, folder)
+        if not encoder.processes.first:
             for _ in encode():
                 pass
             return None
+        about = describe()
     return update_index(folder, about, encode, sources, removed, progress)
 
 
@@ -166,7 +166,7 @@ def update_index(
     writer = IndexWriter(folder, about)
     try:
         kept, dropped, listings = _choose_sources(writer, given, removed, left_out, shard)
-        folders = {number: Path(source.folder) for number, source in kept.items()}
+        folders = {number: path_of(source.folder) for number, source in kept.items()}
         known = photos = writer.manifest.photos()
         if writer.manifest.about().get("facts") != FACTS:
             photos = [_with_facts(photo, folders, listings) for photo in photos]
@@ -203,8 +203,8 @@ def update_index(
 
 def _distinct(sources: Sequence[Source], known: Iterable[Source] = ()) -> list[Source]:
     """Name each folder in one way, as it is known or given first: links and other spellings lead to the same folder."""
-    names = {os.path.realpath(source.folder): source.folder for source in [*reversed(sources), *known]}
-    return list(dict.fromkeys(one._replace(folder=names[os.path.realpath(one.folder)]) for one in sources))
+    names = {real(source.folder): source.folder for source in [*reversed(sources), *known]}
+    return list(dict.fromkeys(one._replace(folder=names[real(one.folder)]) for one in sources))
 
 
 def _unreachable(folders: Mapping[int, Path], photos: Sequence[Photo]) -> dict[str, int]:
@@ -213,8 +213,15 @@ def _unreachable(folders: Mapping[int, Path], photos: Sequence[Photo]) -> dict[s
     return {
         str(folder): len(names[number])
         for number, folder in folders.items()
-        if not (os.path.isdir(folder) and any(os.path.exists(folder / name) for name in names[number]))
+        if not (_is_there(folder) and any(_is_there(folder / name) for name in names[number]))
     }
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return bool(status_of(path))
+    except (OSError, UserError):
+        return False
 
 
 def _with_facts(photo: Photo, folders: Mapping[int, Path], listings: Mapping[int, Listing]) -> Photo:
@@ -266,8 +273,8 @@ def _choose_sources(
 
 
 def _numbers_of(folder: Path, known: Mapping[int, Source]) -> list[int]:
-    same = os.path.realpath(folder)
-    found = [number for number, source in known.items() if os.path.realpath(source.folder) == same]
+    same = real(folder)
+    found = [number for number, source in known.items() if real(source.folder) == same]
     if not found:
         present = ", ".join(source.folder for source in known.values()) or "none"
         raise ConfigError(f"--remove {folder}: the index has no such folder; it has {present}")
@@ -275,7 +282,7 @@ def _numbers_of(folder: Path, known: Mapping[int, Source]) -> list[int]:
 
 
 def _check_not_nested(sources: Sequence[Source]) -> None:
-    folders = sorted({os.path.realpath(source.folder) for source in sources if not source.dataset})
+    folders = sorted({real(source.folder) for source in sources if not source.dataset})
     for outer in folders:
         for inner in folders:
             if inner.startswith(outer.rstrip(os.sep) + os.sep):
@@ -300,7 +307,7 @@ def forget_command(index: Path, folder: str) -> str:
 
 
 def _list_photos(source: Source, left_out: list[str], shard: Shard) -> Listing:
-    folder = Path(source.folder)
+    folder = path_of(source.folder)
     if source.dataset:
         photos = dataset_photos(source.dataset, folder if source.dataset == pairs.NAME else folder.parent)
         listing = {name: str(photos.identities[name]) for name in photos.names if photos.splits[name] == source.split}
@@ -311,7 +318,7 @@ def _list_photos(source: Source, left_out: list[str], shard: Shard) -> Listing:
         others = describe_left_out(photos.left_out) or "check the path (is the disk mounted?)"
         raise DataError(f"{folder}: has no photos; {others}")
     left_out += (str(folder / name) for name in photos.left_out if shard.holds(name))
-    return {name: person for name, person in listing.items() if shard.holds(name)}
+    return Listing({name: person for name, person in listing.items() if shard.holds(name)}, photos.states)
 
 
 def _encode_new(

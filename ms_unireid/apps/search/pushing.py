@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from itertools import starmap
@@ -14,27 +13,21 @@ import numpy as np
 
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.engines.exact import exact_search
-from ms_unireid.apps.search.engines.milvus import ID_BITS, KINDS, MilvusStore, id_of
-from ms_unireid.apps.search.engines.milvus_client import (
-    FORMAT,
-    LITE,
-    VECTOR,
-    Address,
-    Collection,
-    any_of,
-    quoted,
-)
+from ms_unireid.apps.search.engines.faiss import TOP
+from ms_unireid.apps.search.engines.milvus import ID_BITS, MilvusStore, id_of
+from ms_unireid.apps.search.engines.milvus_client import LITE, Address, any_of, quoted
+from ms_unireid.apps.search.engines.milvus_collection import FORMAT, KINDS, MOST, VECTOR, Collection
 from ms_unireid.apps.search.manifest import Manifest, Photo
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import ConfigError, DataError, shown
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.installation import job_command
 
-TOP = 10
 _LITE_KINDS = ("exact", "hnsw")
 _BATCH, _BATCH_BYTES = 2000, 16 << 20  # photos, and bytes of features, in one call
 _NAMES, _NAME_CHARACTERS, _PART = 1000, 4096, 30_000  # names kept of each kind, their length, characters of a record
 _MOST_EFFORT = 4096
+_WRITE = 180.0  # seconds, of a server that is busy
 
 
 class Push:
@@ -59,7 +52,7 @@ class Push:
                 f"index --output {index.place}"
             )
         made = {key: about[key] for key in ("checkpoint", "model", "preprocessing", "dtype", "dim")}
-        search = {"kind": kind or "exact", "effort": None, "recall_at_10": None}
+        search = {"kind": kind or "exact", "built": {}, "effort": None, "recall_at_10": None}
         model = {"format": FORMAT, "id": uuid.uuid4().hex, **made, **search}
         _check_kind(kind, address.is_file)
         self.collection = Collection(address, model if index.count else None)  # nothing is made for no photos
@@ -78,56 +71,61 @@ class Push:
 
         Errors as in the class.
         """
-        collection, before = self.collection, self.collection.pushed().get(self.entry["id"])
-        self._prepare()
+        collection, pushed = self.collection, self.collection.pushed()
+        before = pushed.pop(self.entry["id"], None)
+        self._others = sum(one["photos"] for one in pushed.values())
+        is_same = before is not None and before["whole"] and before["changes"] == self.entry["changes"]
+        is_searched = collection.index_type() == (None if self._is_plain else KINDS[self.kind].index_type)
         sent = gone = 0
-        if before is None or not before["whole"] or before["changes"] != self.entry["changes"]:
-            collection.put({self._key: {**self.entry, "parts": before["parts"] if before else 0}})
-            sent, gone = self._send(before is not None, progress)
-            self._put_names(before["parts"] if before else 0)
-        else:
+        if before:
             self.entry.update(parts=before["parts"], named=before["named"])
-        self._finish()
-        self.entry["whole"] = True
-        collection.put({self._key: self.entry})
+        if not (is_same and is_searched):
+            collection.put({self._key: self.entry})  # it is not whole until the end
+            self._prepare(is_searched)
+            if not is_same:
+                sent, gone = self._send(before is not None, progress)
+                self._put_names()
+            self._finish()
+            collection.put({self._key: {**self.entry, "whole": True}})
         photos = {"photos": self.index.count, "sent": sent, "deleted": gone}
         return {"index": self.index.place, "to": str(collection.address), "kind": self.kind, **photos}
 
-    def _prepare(self) -> None:
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the features have no index: milvus-lite reads them all then."""
+        return self.collection.is_lite and self.kind == "exact"
+
+    def _prepare(self, is_searched: bool) -> None:
         """Let the collection be read and written while photos are sent."""
-        collection, kind = self.collection, KINDS[self.kind]
-        if collection.is_lite:  # it reads all photos without an index, and would build one again and again
+        collection = self.collection
+        if collection.is_lite:  # it would build an index again and again, and a kill may have damaged the present one
             collection.drop_index()
-        elif collection.index_type() != kind.index_type:
-            collection.build_index(kind.index_type, self._parameters())
-        else:
+        elif is_searched:
             collection.load()
+        else:
+            self._build()
         if self.kind != collection.about["kind"]:
             collection.set_about(kind=self.kind, effort=None, recall_at_10=None)
 
     def _finish(self) -> None:
         """Let the engine write and index what was sent."""
-        collection, kind = self.collection, KINDS[self.kind]
-        collection.call("flush", collection.address.collection, timeout=600.0)
-        if not collection.is_lite:
-            while collection.unindexed():
-                time.sleep(1)
-        elif self.kind != "exact":
-            collection.build_index(kind.index_type, self._parameters())
+        self.collection.call("flush", self.collection.name, timeout=_WRITE)
+        if self.collection.is_lite and not self._is_plain:
+            self._build()
 
-    def _parameters(self) -> dict[str, int]:
-        """Return how the index is built: the usual values; for IVF-PQ 4 lists per root of photos, as faiss advises."""
-        if self.kind == "hnsw":
-            return {"M": 32, "efConstruction": 200}
-        if self.kind != "ivf-pq":
-            return {}
-        lists = min(max(4 * int(self.index.count**0.5), 128), 1 << 16)
-        width = next(width for width in (8, 4, 2, 1) if not self.index.dim % width)
-        return {"nlist": lists, "m": self.index.dim // width, "nbits": 8}  # a byte for 8 values
+    def _build(self) -> None:
+        """Index the features by the usual values; for IVF-PQ 4 lists per root of photos, as faiss advises."""
+        parameters = {"M": 32, "efConstruction": 200} if self.kind == "hnsw" else {}
+        if self.kind == "ivf-pq":
+            lists = min(max(4 * int((self.index.count + self._others) ** 0.5), 128), 1 << 16)
+            width = next(width for width in (8, 4, 2, 1) if not self.index.dim % width)
+            parameters = {"nlist": lists, "m": self.index.dim // width, "nbits": 8}  # a byte for 8 values
+        self.collection.build_index(KINDS[self.kind].index_type, parameters)
+        self.collection.set_about(built=parameters)
 
     def _send(self, is_known: bool, progress: Callable[[int, int], None]) -> tuple[int, int]:
         """Send what is missing or other, and delete what is gone; return the numbers of both."""
-        collection, name = self.collection, self.collection.address.collection
+        collection, name = self.collection, self.collection.name
         photos, folders = self._read_photos()
         paths = [os.path.join(folders[one.source], one.name) for one in photos]
         ids = np.array([id_of(path) for path in paths], np.int64)
@@ -140,10 +138,11 @@ class Push:
         for start in range(0, len(missing), step):
             rows = missing[start : start + step]
             feats = self.index.features_of(rows).astype(np.float16 if collection.is_half else np.float32)
-            collection.call("upsert", name, [
+            sent = [
                 self._fields(int(ids[row]), int(stamps[row]), paths[row], photos[row], feature)
                 for row, feature in zip(rows, feats, strict=True)
-            ])  # fmt: skip
+            ]
+            collection.call("upsert", name, sent, timeout=_WRITE)
             progress(done + start + len(rows), len(ids))
         gone = sorted(there.keys() - set(ids.tolist()))
         for start in range(0, len(gone), step):
@@ -167,7 +166,7 @@ class Push:
     def _own_stamps(self) -> Iterator[tuple[int, int]]:
         """Yield id and stamp of each photo of this index that is in the collection."""
         options = {"filter": f"owner == {quoted(self.entry['id'])}", "output_fields": ["id", "stamp"]}
-        yield from ((one["id"], one["stamp"]) for one in self.collection.scan(**options))
+        yield from ((one["id"], one["stamp"]) for one in self.collection.scan(self.collection.name, MOST, **options))
 
     def _fields(self, number: int, stamp: int, path: str, photo: Photo, feature: np.ndarray) -> dict[str, Any]:
         folder, name = os.path.split(path)
@@ -175,8 +174,8 @@ class Push:
         whose = {"id": number, "stamp": stamp, "owner": self.entry["id"], "digest": photo.sha256.hex()}
         return {**whose, "folder": folder, "name": name, **known, VECTOR: feature}
 
-    def _put_names(self, before: int) -> None:
-        """Keep the folders, cameras and persons of the most photos, in place of as many records as there were."""
+    def _put_names(self) -> None:
+        """Keep the folders, cameras and persons of the most photos, in place of those that were kept."""
         named = {"folders": self.index.folders, "cameras": self.index.cameras, "persons": self.index.persons}
         parts, size, left_out = [[]], 0, False
         for kind, counts in named.items():
@@ -188,7 +187,7 @@ class Push:
                     parts, size = [*parts, []], 0
                 parts[-1].append([kind, name, count])
                 size += len(json.dumps(parts[-1][-1]))
-        keys = _name_keys(self.entry["id"], max(before, len(parts)))
+        keys = _name_keys(self.entry["id"], max(self.entry["parts"], len(parts)))
         self.collection.put(dict(zip(keys, parts, strict=False)))
         if old := keys[len(parts) :]:
             self.collection.call("delete", self.collection.companion, ids=old)
@@ -207,7 +206,7 @@ def forget(address: Address, index_id: str) -> dict[str, Any]:
         raise DataError(f"{collection.address}: has no photos of an index {shown(index_id)}; it has those of {known}")
     collection.load()
     collection.put({f"index/{index_id}": {**entry, "whole": False}})  # a stop in the middle is seen
-    collection.call("delete", collection.address.collection, filter=f"owner == {quoted(index_id)}")
+    collection.call("delete", collection.name, filter=f"owner == {quoted(index_id)}")
     keys = [f"index/{index_id}", *_name_keys(index_id, entry["parts"])]
     collection.call("delete", collection.companion, ids=keys)
     return {"from": str(collection.address), "index": entry["place"], "forgotten": entry["photos"]}
@@ -226,19 +225,21 @@ def choose_effort(push: Push, queries: Mapping[str, np.ndarray], recall: float) 
     Returns:
         The chosen effort, the recall by effort, and the parameter's name.
     """
+    push.collection.wait_for_index()
     store = MilvusStore(push.collection)
     kind = KINDS[push.kind]
     ids = np.array([id_of(str(path)) for path in push.index.photos], np.int64)
     units = {name: normalize_rows(feats) for name, feats in queries.items()}
     exact = {name: ids[exact_search(push.index.features, feats, TOP)[0]] for name, feats in units.items()}
     own = "" if len(store.pushed) == 1 else f"owner == {quoted(push.entry['id'])}"
+    most = push.collection.about["built"].get("nlist", _MOST_EFFORT)
     measured, effort = [], kind.smallest
     while True:
         found = {name: store.found(feats, TOP, effort, own) for name, feats in units.items()}
         measured.append({kind.effort: effort, **{name: _recall(found[name], exact[name]) for name in units}})
-        if min(measured[-1][name] for name in units) >= recall or effort >= _MOST_EFFORT:
+        if min(measured[-1][name] for name in units) >= recall or effort >= most:
             break
-        effort *= 2
+        effort = min(2 * effort, most)
     reached = {name: measured[-1][name] for name in units}
     push.collection.set_about(effort=effort, recall_at_10=reached)
     return {"effort": effort, "recall_at_10": reached, "measured": measured}

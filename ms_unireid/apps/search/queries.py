@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 from tabulate import tabulate
 
+from ms_unireid.apps.search.places import path_of
 from ms_unireid.data.pictures import DECODE_ERRORS, describe, load_picture, to_rgb
 from ms_unireid.errors import DataError, QueryError, UserError, escaped, shown
 from ms_unireid.files import parse_json, read_text
@@ -133,8 +134,11 @@ def make_query(
 
 
 def _as_tuple(given: Any) -> tuple[Path | Image.Image | int, ...]:
-    many = () if given is None else (given,) if isinstance(given, str | Path | Image.Image | Integral) else given
-    return tuple(Path(one) if isinstance(one, str) else int(one) if isinstance(one, Integral) else one for one in many)
+    if given is None:
+        return ()
+    many = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else given
+    many = (path_of(one) if isinstance(one, str) else one for one in many)
+    return tuple(int(one) if isinstance(one, Integral) else one for one in many)
 
 
 def read_query_picture(picture: Path | Image.Image) -> Image.Image:

@@ -23,12 +23,12 @@ from typing import Any, NoReturn
 
 import ms_unireid
 from ms_unireid.apps.optional import need
-from ms_unireid.apps.search.encoding import Batch, New, encode_batches
 from ms_unireid.apps.search.engines.exact import usable_cores
-from ms_unireid.checkpoints.checkpoint import checkpoint_digest, read_checkpoint
+from ms_unireid.apps.search.index_writer import Batch
+from ms_unireid.apps.search.scanning import New
+from ms_unireid.checkpoints.formats.any_file import checkpoint_digest
 from ms_unireid.config import Config
 from ms_unireid.errors import CheckpointError, EnvironmentProblem, Interrupted, UserError, one_line
-from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.installation import install_extra
 
 _TASK = 2048  # most photos of a task
@@ -53,7 +53,7 @@ class Cluster:
 
 
 class Worker:
-    """Holds the model in a process of Ray.
+    """Holds the model in a process of Ray; only there MindSpore is imported, which takes 300 MB.
 
     Args:
         checkpoint: Its `path`, the same on every machine, and `sha256`.
@@ -65,19 +65,23 @@ class Worker:
 
     def open(self) -> None:
         """Build the model; CheckpointError if this machine has another file at the path."""
+        from ms_unireid.apps.search.encoding import open_encoder
+
         path = Path(self.checkpoint["path"])
-        opened = read_checkpoint(path)
+        encoder = open_encoder(path, self.config)
         if checkpoint_digest(path) != self.checkpoint["sha256"]:
             raise CheckpointError(
                 f"{path}: is another file on {socket.gethostname()}; copy the checkpoint to the same path of every "
                 "machine, or put it into a folder that all of them share"
             )
-        self.encoder = Encoder(opened.build(self.config), self.config)
+        self.encoder = encoder
 
     def encode(
         self, index: Path, folders: Mapping[int, Path], batches: Sequence[Sequence[New]]
     ) -> Generator[Batch, None, None]:
         """Yield the batches, encoded."""
+        from ms_unireid.apps.search.encoding import encode_batches
+
         yield from encode_batches(self.encoder, index, folders, batches)
 
 
@@ -193,9 +197,7 @@ class _Pool:
             del self.busy[stream]
             task.runs, task.failures = False, task.failures + 1
             if task.failures == _TRIES:
-                _raise(
-                    error, f"the photos from number {task.first + 1:,} of those to encode have lost {_TRIES} workers"
-                )
+                _raise(error, f"a task of photos, from number {task.first + 1:,} on, has lost {_TRIES} workers")
             self._replace(worker, error)
 
     def _replace(self, worker: Any, error: Exception) -> None:

@@ -1,17 +1,28 @@
 """Compares the photos of an index with the files in its folders."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from ms_unireid.apps.search.manifest import Photo, Skipped
 from ms_unireid.data.photo_facts import photo_facts
 from ms_unireid.data.pictures import describe
-from ms_unireid.files import open_regular, sha256
+from ms_unireid.files import open_regular, sha256, status_of
+from ms_unireid.remote import Status
 
-# Photos of a source: relative path to the identity of the person, None if unknown.
-Listing = Mapping[str, str | None]
+New = tuple[int, str, str | None]  # a photo to encode: source, name, person
+
+
+class Listing(dict[str, str | None]):
+    """Photos of a source: relative path to the identity of the person, None if unknown.
+
+    `states` are those of the files, where the listing has told them; the other files are asked for theirs.
+    """
+
+    def __init__(self, persons: Mapping[str, str | None], states: Mapping[str, Status] = MappingProxyType({})):
+        super().__init__(persons)
+        self.states = states
 
 
 @dataclass
@@ -20,7 +31,7 @@ class Changes:
 
     photos: list[Photo] = field(default_factory=list)  # to keep, with their present names and states
     rows: list[int] = field(default_factory=list)  # present row of each kept photo's feature
-    new: list[tuple[int, str, str | None]] = field(default_factory=list)  # to encode: source, name, person
+    new: list[New] = field(default_factory=list)  # to encode
     skipped: list[Skipped] = field(default_factory=list)  # unreadable now, or before in a source that is not compared
     kept: int = 0  # number of unchanged photos
     copied: int = 0  # content that the index has under another name
@@ -52,7 +63,7 @@ def find_changes(
     candidates = []
     for source, listing in listings.items():
         for name, person in listing.items():
-            status = _status(changes, folders[source], source, name)
+            status = _status(changes, folders[source], source, name, listing.states.get(name))
             if status is None:
                 continue
             row = rows.get((source, name))
@@ -76,12 +87,14 @@ def _keep(changes: Changes, photo: Photo, row: int) -> None:
     changes.kept += 1
 
 
-def _status(changes: Changes, folder: Path, source: int, name: str) -> tuple[int, int] | None:
+def _status(changes: Changes, folder: Path, source: int, name: str, known: Status | None) -> Status | None:
     """Return a file's size and modification time; None, and an entry in `skipped`, if it has none."""
+    if any(part in ("", ".", "..") for part in name.split("/")):  # object stores have such names
+        changes.skipped.append(Skipped(source, name, 0, 0, "no file can have this name in a folder; rename it"))
+        return None
     try:
         name.encode()
-        found = os.stat(folder / name)
-        return found.st_size, found.st_mtime_ns
+        return known or status_of(folder / name)
     except UnicodeEncodeError:
         printable = name.encode(errors="backslashreplace").decode()
         changes.skipped.append(Skipped(source, printable, 0, 0, "the file name is not UTF-8; rename the file"))
@@ -95,7 +108,7 @@ def _compare_contents(
     folders: Mapping[int, Path],
     photos: list[Photo],
     rows: dict[tuple[int, str], int],
-    candidates: Sequence[tuple[int, str, str | None]],
+    candidates: Sequence[New],
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Keep candidates whose content has a feature already; the others are to be encoded."""
@@ -122,7 +135,6 @@ def _digest(path: Path) -> tuple[int, int, bytes] | None:
     """Return a file's size, modification time and SHA-256; None if it cannot be read."""
     try:
         file = open_regular(path)
-        status = os.fstat(file.fileno())
-        return status.st_size, status.st_mtime_ns, bytes.fromhex(sha256(file))
+        return *status_of(file), bytes.fromhex(sha256(file))
     except OSError:
         return None

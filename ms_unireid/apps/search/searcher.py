@@ -16,7 +16,8 @@ from ms_unireid.apps.search.manifest import model_overrides, model_settings
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
 from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.sketches import prepare_sketch
-from ms_unireid.checkpoints.checkpoint import checkpoint_digest, open_model
+from ms_unireid.checkpoints.checkpoint import open_model
+from ms_unireid.checkpoints.formats.any_file import checkpoint_digest
 from ms_unireid.checkpoints.thresholds import CALIBRATE, Thresholds, read_thresholds
 from ms_unireid.config import Config, config_from_dict
 from ms_unireid.data.transforms import evaluation_transform

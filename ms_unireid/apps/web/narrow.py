@@ -9,6 +9,7 @@ from nicegui import events, ui
 
 from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
+from ms_unireid.apps.search.places import is_url
 from ms_unireid.apps.web.words import t
 from ms_unireid.errors import QueryError, escaped
 
@@ -81,7 +82,7 @@ class Narrow:
 
     def _show_options(self, key: str) -> None:
         field, known = self._lists[key]
-        shared = os.path.commonpath(known) if key == "folders" else ""
+        shared = os.path.commonpath(known) if key == "folders" and len(set(map(is_url, known))) == 1 else ""
         field.clear()
         with field:
             for name, count in list(known.items())[:_MAX_OPTIONS]:

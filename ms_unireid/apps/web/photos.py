@@ -11,6 +11,7 @@ from ms_unireid.apps.search.handover import thumbnail
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.data.pictures import DECODE_ERRORS, decode_picture, describe, opened_file
 from ms_unireid.errors import DataError
+from ms_unireid.files import status_of
 
 KINDS = ("", "full", "heat")
 _QUALITY = 88
@@ -38,8 +39,7 @@ class Photos:
         index = self._index_with(row)
         path = index.path(row)
         try:
-            status = path.stat()
-            return self._thumbnail(path, index.sha256(row), status.st_size, status.st_mtime_ns)
+            return self._thumbnail(path, index.sha256(row), *status_of(path))
         except DECODE_ERRORS as error:
             raise DataError(f"{path}: {describe(error)}") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 from nicegui import events, ui
 
 from ms_unireid.apps.search.handover import Entry
+from ms_unireid.apps.search.places import path_of
 from ms_unireid.apps.search.queries import Hit
 from ms_unireid.apps.web.cases import MAX_NOTE, Cases, Kept, Shortlist
 from ms_unireid.apps.web.page_query import Found
@@ -59,7 +60,7 @@ class ShortlistPanel:
     @property
     def paths(self) -> set[Path]:
         """Paths of the kept photos."""
-        return {Path(one.path) for one in self._photos}
+        return {path_of(one.path) for one in self._photos}
 
     @property
     def entries(self) -> list[Entry]:
@@ -117,7 +118,7 @@ class ShortlistPanel:
         self._compare.set_visibility(len(self._photos) > 1)
 
     def _build(self, kept: Kept) -> ui.element:
-        photo, name = self._find(kept), escaped(Path(kept.path).name, 200)
+        photo, name = self._find(kept), escaped(path_of(kept.path).name, 200)
         with ui.element("li") as item:
             with ui.element("button").props('type="button"').classes("open") as opener:
                 opener.props["aria-label"] = t("Open {name}").format(name=name)
@@ -204,7 +205,7 @@ class ShortlistPanel:
 
     def _find(self, kept: Kept) -> Found | None:
         """Return a kept photo if the index has it as it was kept."""
-        index, path = self._worker.searcher.index, Path(kept.path)
+        index, path = self._worker.searcher.index, path_of(kept.path)
         try:
             row = index.row(path)
             return Found(row, path) if index.sha256(row) == kept.sha256 else None

@@ -1,5 +1,6 @@
 """Open a file of tensors in any supported format. The content decides the format, not the file's name."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ms_unireid.checkpoints.formats.tensor_file import Scalar, TensorFile
 from ms_unireid.checkpoints.formats.torch_objects import MAX_REPEATED_BYTES
 from ms_unireid.checkpoints.formats.torch_reader import read_torch
 from ms_unireid.errors import CheckpointError, shown
+from ms_unireid.files import sha256
 
 # In order of preference.
 WEIGHTS = (
@@ -127,3 +129,11 @@ def _read_file(path: Path) -> TensorFile:
     if looks_like_safetensors(head):
         return read_safetensors(path)
     return read_mindspore(path) if looks_like_mindspore(head) else read_torch(path)
+
+
+def checkpoint_digest(checkpoint: Path) -> str:
+    """Return the SHA-256 of a checkpoint; of a folder, that of its files' digests."""
+    if not checkpoint.is_dir():
+        return sha256(checkpoint.open("rb"))
+    digests = [f"{sha256(file.open('rb'))} {file.name}\n" for file in sorted(checkpoint.iterdir()) if file.is_file()]
+    return sha256(io.BytesIO("".join(digests).encode()))

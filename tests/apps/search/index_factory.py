@@ -12,6 +12,7 @@ from ms_unireid.apps.search.encoding import encode_together
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.indexing import IndexReport, describe_model, photo_source, update_index
 from ms_unireid.apps.search.manifest import MANIFEST, Manifest
+from ms_unireid.apps.search.shards import ALL
 from ms_unireid.config import config_from_dict
 from ms_unireid.data.transforms import load_pixels, normalize
 from ms_unireid.evaluation.similarity import normalize_rows
@@ -70,7 +71,7 @@ def checkpoint(folder: Path, content: bytes = b"weights") -> Path:
 
 def update(index: Path, *folders: Path, dtype: str = "float16", content: bytes = b"weights", **options) -> IndexReport:
     """Bring an index up to date."""
-    about = describe_model(checkpoint(index.parent, content), CONFIG, dtype)
+    about = describe_model(checkpoint(index.parent, content), CONFIG, dtype, options.pop("shard", ALL))
     encode = functools.partial(encode_together, options.pop("using", MeanColour()), index)
     return update_index(index, about, encode, [photo_source(f) for f in folders], **options)
 

@@ -18,7 +18,7 @@ from ms_unireid.apps.search.engines.exact import exact_search
 from ms_unireid.apps.search.engines.faiss import FAISS_ABOUT, FAISS_FILE, FaissIndex, build_approximate
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.manifest import FORMAT, MANIFEST, Manifest
-from ms_unireid.apps.search.scanning import find_changes
+from ms_unireid.apps.search.scanning import Listing, find_changes
 from ms_unireid.data.photo_facts import FACTS
 from ms_unireid.errors import ConfigError, DataError, QueryError, UserError
 
@@ -346,7 +346,7 @@ def test_a_folder_has_one_name(index, photos, tmp_path, monkeypatch):
 
 def test_a_photo_that_became_a_pipe_is_skipped(index, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    changes = find_changes({1: tmp_path}, {1: {"pipe.png": None}}, Manifest(index).photos(), [])
+    changes = find_changes({1: tmp_path}, {1: Listing({"pipe.png": None})}, Manifest(index).photos(), [])
     assert changes.new == [(1, "pipe.png", None)]
     source = NewPhotos({1: tmp_path}, [changes.new], 1, CONFIG.model.image_size)
     assert not source[0][0].any() and "pipe" in source.found[0][0].reason

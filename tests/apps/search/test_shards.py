@@ -2,19 +2,17 @@
 
 import numpy as np
 import pytest
-from apps.search.index_factory import CONFIG, MeanColour, checkpoint, make_earlier, put_photo, put_photos, update
+from apps.search.index_factory import make_earlier, put_photo, put_photos, update
 
 from ms_unireid.apps.search import shards
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.index_writer import IndexWriter
-from ms_unireid.apps.search.indexing import describe_model, photo_source, update_index
 from ms_unireid.apps.search.shards import Shard, merge_indexes, shard_of
 from ms_unireid.errors import ConfigError, DataError, Interrupted, UserError
 
 
 def update_shard(index, shard, *folders):
-    about = describe_model(checkpoint(index.parent), CONFIG, "float16", shard_of(shard))
-    return update_index(index, about, MeanColour(), [photo_source(folder) for folder in folders])
+    return update(index, *folders, shard=shard_of(shard))
 
 
 @pytest.fixture

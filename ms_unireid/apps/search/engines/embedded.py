@@ -14,6 +14,7 @@ from ms_unireid.apps.search.engines.exact import exact_search
 from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.manifest import Manifest, Named, read_features
+from ms_unireid.apps.search.places import absolute, path_of
 from ms_unireid.errors import QueryError
 from ms_unireid.installation import job_command
 
@@ -43,7 +44,7 @@ class PhotoIndex(PhotoStore):
             self.sources = manifest.sources()
             skipped = manifest.skipped()
         self._passing = functools.lru_cache(8)(self._find_passing)  # 8 MB each for a million photos
-        self._folders = {number: Path(source.folder) for number, source in self.sources.items()}
+        self._folders = {number: path_of(source.folder) for number, source in self.sources.items()}
         self.skipped = {str(self._folders[one.source] / one.name): one.reason for one in skipped}
 
     @property
@@ -125,9 +126,9 @@ class PhotoIndex(PhotoStore):
         """
         if known is not None and self.has(known) and self.path(known) == path:
             return known
-        place = os.path.abspath(path)
-        for source, folder in self._folders.items():
-            row = self._rows.get((source, os.path.relpath(place, folder)))
+        whole = absolute(path)
+        for number, source in self.sources.items():
+            row = self._rows.get((number, whole.removeprefix(f"{source.folder.rstrip('/')}/")))
             if row is not None:
                 return row
         raise QueryError(f"{path}: is not among the {self.count} photos of {self.folder}; give one of them, or its row")
@@ -155,7 +156,7 @@ class PhotoIndex(PhotoStore):
         for (source, place), count in Counter((one.source, _place(one)) for one in self._photos).items():
             parts = place.split("/") if place else []
             for depth in range(len(parts) + 1):
-                found[os.path.join(self._folders[source], *parts[:depth])] += count
+                found[os.path.join(self.sources[source].folder, *parts[:depth])] += count
         return dict(sorted(found.items()))
 
     @functools.cached_property
@@ -190,7 +191,7 @@ class PhotoIndex(PhotoStore):
         passes = np.ones(self.count, bool)
         if where.folders:
             places = {(one.source, _place(one)) for one in self._photos}
-            inside = {one for one in places if _holds(where.folders, os.path.join(self._folders[one[0]], one[1]))}
+            inside = {one for one in places if _holds(where.folders, os.path.join(self.sources[one[0]].folder, one[1]))}
             passes &= [(one.source, _place(one)) in inside for one in self._photos]
         for wanted, key in ((where.cameras, "camera"), (where.persons, "person")):
             if wanted:

@@ -14,16 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_unireid.apps.search.engines.milvus_client import (
-    MOST,
-    VECTOR,
-    Collection,
-    any_of,
-    parse_address,
-    quoted,
-)
+from ms_unireid.apps.search.engines.milvus_client import any_of, parse_address, quoted
+from ms_unireid.apps.search.engines.milvus_collection import KINDS, MOST, VECTOR, Collection
 from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
+from ms_unireid.apps.search.places import absolute, is_url, path_of
 from ms_unireid.data.findings import listed
 from ms_unireid.errors import QueryError
 from ms_unireid.evaluation.similarity import normalize_rows
@@ -33,22 +28,6 @@ ID_BITS = 63  # of SHA-256: among 10^9 photos the chance that two have the same 
 _DECIMALS = 6  # scores that are equal in these are ties: the sums of an engine depend on where a photo lies
 _QUERIES, _LOOKUPS = 32, 1024  # in one call
 _KEPT = 50_000  # photos that are not asked for again, some 500 bytes each
-
-
-class Kind(NamedTuple):
-    """How a collection is searched."""
-
-    index_type: str  # as Milvus calls it
-    effort: str = ""  # the parameter of a search that trades time for recall; empty if there is none
-    smallest: int = 0  # effort that is tried first
-
-
-KINDS = {
-    "exact": Kind("FLAT"),
-    "hnsw": Kind("HNSW", "ef", 16),
-    "diskann": Kind("DISKANN", "search_list", 16),
-    "ivf-pq": Kind("IVF_PQ", "nprobe", 1),
-}
 
 
 class _Photo(NamedTuple):
@@ -82,9 +61,9 @@ class MilvusStore(PhotoStore):
     def __init__(self, place: str | Collection):
         self._photos: OrderedDict[int, _Photo] = OrderedDict()
         self._lock = threading.Lock()
+        self._passing = functools.lru_cache(64)(self._count)
         collection = self._collection = place if isinstance(place, Collection) else Collection(parse_address(place))
-        if not (collection.is_lite and collection.about["kind"] == "exact"):  # which has no index, and is always loaded
-            collection.load()
+        collection.load()
         self.pushed = collection.pushed()
         self.about = {**collection.about, "left": sum(one["left"] for one in self.pushed.values())}
         self.about["changes"] = _number(json.dumps(sorted(self.pushed.items())).encode())
@@ -142,10 +121,11 @@ class MilvusStore(PhotoStore):
     def found(self, units: np.ndarray, k: int, effort: int | None, expr: str = "") -> list[list[tuple[int, float]]]:
         """Return the first k rows and scores that the engine finds for each query (Q, D) of length 1."""
         kind, collection = KINDS[self.about["kind"]], self._collection
-        parameters = {kind.effort: max(effort or 0, k if kind.effort != "nprobe" else 1)} if kind.effort else {}
+        least = 1 if kind.effort == "nprobe" else k
+        parameters = {kind.effort: max(effort or kind.usual, least)} if kind.effort else {}
         answer = collection.call(
             "search",
-            collection.address.collection,
+            collection.name,
             list(units.astype(np.float16 if collection.is_half else np.float32)),
             anns_field=VECTOR,
             filter=expr,
@@ -170,7 +150,7 @@ class MilvusStore(PhotoStore):
             if not ties or depth == MOST:
                 break
             depth = min(4 * depth, MOST)
-        return [sorted(one, key=lambda hit: (-hit[1], self.path(hit[0])))[:k] for one in found]
+        return [sorted(one, key=lambda hit: (-hit[1], os.path.join(*self._photo(hit[0])[:2])))[:k] for one in found]
 
     def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the features (M, D) float32 of photos."""
@@ -188,7 +168,7 @@ class MilvusStore(PhotoStore):
 
     def passing_count(self, where: Filter) -> int:
         """Return how many photos pass a filter."""
-        return self._count(expression(where))
+        return self._passing(expression(where))
 
     def has(self, row: int) -> bool:
         """Whether there is a photo of this number."""
@@ -196,16 +176,16 @@ class MilvusStore(PhotoStore):
 
     def row(self, path: Path, known: int | None = None) -> int:
         """Return the row of a photo; QueryError if there is no such photo. `known` is not needed."""
-        place = os.path.abspath(path)
-        row = id_of(place)
-        if not self.has(row) or self.path(row) != Path(place):
+        whole = absolute(path)
+        row = id_of(whole)
+        if not self.has(row) or str(self.path(row)) != whole:
             raise QueryError(f"{path}: is not among the {self.count:,} photos of {self.place}; give one of them")
         return row
 
     def path(self, row: int) -> Path:
         """Return the path of a photo; IndexError if the row does not exist."""
         photo = self._photo(row)
-        return Path(photo.folder, photo.name)
+        return path_of(photo.folder) / photo.name
 
     def person(self, row: int) -> str | None:
         """Return the identity of the person in a photo; None if unknown."""
@@ -274,8 +254,7 @@ class MilvusStore(PhotoStore):
             return int(self._query(expr, ["count(*)"])[0]["count(*)"])
 
     def _query(self, expr: str, fields: Iterable[str]) -> list[dict[str, Any]]:
-        name = self._collection.address.collection
-        return self._collection.call("query", name, filter=expr, output_fields=list(fields))
+        return self._collection.call("query", self._collection.name, filter=expr, output_fields=list(fields))
 
     def _photo(self, row: int) -> _Photo:
         found = self._fetched([row])
@@ -299,7 +278,7 @@ class MilvusStore(PhotoStore):
             needed = isinstance(row, int) and all(isinstance(value, str) for value in one[:3])
             if not needed or not all(value is None or isinstance(value, str) for value in one[3:]):
                 raise ValueError("a photo has other fields")
-            if not os.path.isabs(one.folder) or os.path.basename(one.name) != one.name:
+            if not (os.path.isabs(one.folder) or is_url(one.folder)) or os.path.basename(one.name) != one.name:
                 raise ValueError("a photo is in no folder")
         with self._lock:
             self._photos.update(photos)
