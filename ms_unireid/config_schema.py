@@ -52,7 +52,7 @@ ARCHITECTURES = {
 TASKS = ("text", "sketch", "fusion")
 # Evaluation protocols by name; see ms_unireid.evaluation.protocols.
 GALLERY_RULES = ("exclude_source_photo", "full_gallery", "camera_aware")
-PROTOCOLS = (*GALLERY_RULES, "multi_query", "missing_modality", "ten_trials")
+PROTOCOLS = (*GALLERY_RULES, "multi_query", "missing_modality", "ten_trials", "orbench")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class DataConfig:
     """The data set and how batches are drawn from it.
 
     Attributes:
-        name: `cuhk_pedes`, `icfg_pedes` or `rstp_reid`; `pairs`, a collection of your own; `pku_sketch` or
+        name: `cuhk_pedes`, `icfg_pedes`, `rstp_reid` or `orbench`; `pairs`, a collection of your own; `pku_sketch` or
             `market_sketch` to evaluate on.
         root: The folder that holds the data set's folder, or that folder itself; the latter for `pairs`.
         batch_size: Pairs per step, all processes together.
@@ -140,10 +140,14 @@ class DataConfig:
         split_shares: Shares 0-1 of the persons of `pairs` that train, val and test get if its file has no splits.
         split_seed: Draws these persons.
         modalities: Pictures that are read beside the photos, such as sketch, pencil or infrared.
+        draw_pictures: When one of a person's pictures of a modality is drawn for a photo, where they belong to persons:
+            in each `epoch`, or `once` before the first, as ORBench's authors do.
         augment: Training augmentation.
     """
 
-    name: Literal["cuhk_pedes", "icfg_pedes", "rstp_reid", "pairs", "pku_sketch", "market_sketch"] = "cuhk_pedes"
+    name: Literal["cuhk_pedes", "icfg_pedes", "rstp_reid", "orbench", "pairs", "pku_sketch", "market_sketch"] = (
+        "cuhk_pedes"
+    )
     root: str = resumable("data")
     batch_size: int = 64
     sampler: Literal["shuffle", "distinct_identities", "identity"] = "shuffle"
@@ -158,6 +162,7 @@ class DataConfig:
     split_shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
     split_seed: int = 0
     modalities: tuple[str, ...] = ("sketch",)
+    draw_pictures: Literal["epoch", "once"] = "epoch"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ms_unireid.config import Config, DataConfig, config_from_dict, to_dict
-from ms_unireid.data import market_sketch, pku_sketch
+from ms_unireid.data import market_sketch, orbench, pku_sketch
 from ms_unireid.data.annotations import Annotation
 from ms_unireid.data.pairs import CAPTIONED, read_captioned
 from ms_unireid.data.pictures import check_pictures
 from ms_unireid.data.pku_trials import trials
 from ms_unireid.data.sketch_sets import SketchSet
 from ms_unireid.errors import ConfigError, DataError
+from ms_unireid.modalities import TEXT, written_parts
 
 # Data sets whose photo names hold the camera; both took photos and names from MSMT17.
 _CAMERAS: Mapping[str, re.Pattern] = MappingProxyType(
@@ -51,6 +52,8 @@ class EvaluationSet:
     trials: tuple[np.ndarray, ...] = ()  # the persons tested in each
     sketch_photos: np.ndarray | None = None  # (S,) of each sketch, if sketch i is not that of photo i
     others: Mapping[str, Pictures] = field(default_factory=dict)  # by modality
+    # Where the data set gives its queries: by task, the indices (Q, M) of their parts, in the order of its name.
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.caption_photos is not None:
@@ -65,6 +68,8 @@ def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:
 
     PKU-Sketch has no splits: test means the whole data set with its ten trials.
     """
+    if config.name == orbench.NAME:
+        return _load_orbench(config, split)
     if config.name in CAPTIONED:
         found = read_captioned(config).checked_annotations([split], config.allow_identity_gaps)[split]
         return from_annotations(found, config.name, config.modalities)
@@ -114,6 +119,38 @@ def from_annotations(
         cameras=_cameras([a.photo for a in annotations], name),
         sketch_photos=sketches.photos,
         others=drawn,
+    )
+
+
+def _load_orbench(config: DataConfig, split: str) -> EvaluationSet:
+    if split != "test":
+        raise DataError(f"{config.name} has no queries of split {split!r}. Fix: evaluate and select on test.")
+    data = orbench.read_orbench(Path(config.root), config.modalities)
+    rows = data.query_rows()
+    items = rows.items()
+    parts = {
+        name: Pictures(tuple(data.folder / path for _, path in items[name]), np.array([p for p, _ in items[name]], int))
+        for name in config.modalities
+    }
+    photos = tuple(data.folder / photo for _, photo in rows.gallery)
+    check_pictures([*photos, *(path for part in parts.values() for path in part.paths)])
+    sketches = parts.pop("sketch", Pictures((), np.zeros(0, int)))
+    return EvaluationSet(
+        photos=photos,
+        sketches=sketches.paths,
+        captions=tuple(caption for _, caption in items[TEXT]),
+        person_ids=np.array([person for person, _ in rows.gallery]),
+        styles=("",) * len(sketches.paths),
+        caption_persons=np.array([person for person, _ in items[TEXT]], int),
+        sketch_persons=sketches.persons,
+        others=parts,
+        given={
+            task: np.array(
+                [[items[name][row[0], item] for name, item in zip(names, row[1:], strict=True)] for row in found]
+            )
+            for task, found in rows.queries.items()
+            for names in [written_parts(task)]
+        },
     )
 
 

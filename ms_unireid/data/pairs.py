@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ms_unireid.config import Config, DataConfig
+from ms_unireid.data import orbench
 from ms_unireid.data.annotations import SPLITS, Annotation, parse_identity
 from ms_unireid.data.findings import DataFinding, count_defects, listed, raise_problem
 from ms_unireid.data.folders import count_by_folder, nearly
@@ -21,7 +22,7 @@ from ms_unireid.errors import DataError, escaped
 from ms_unireid.modalities import TEXT, modalities_of
 
 NAME = "pairs"
-CAPTIONED = (*DATASETS, NAME)  # the data sets that can be trained on
+CAPTIONED = (*DATASETS, orbench.NAME, NAME)  # the data sets that can be trained on
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,10 @@ class Pairs:
         return found
 
 
-def read_captioned(data: DataConfig) -> TriPedes | Pairs:
+def read_captioned(data: DataConfig) -> TriPedes | orbench.OrBench | Pairs:
     """Read the caption file of one of `CAPTIONED`; a DataError tells what is wrong. Pictures are not looked at."""
+    if data.name == orbench.NAME:
+        return orbench.read_orbench(Path(data.root), data.modalities)
     if data.name != NAME:
         return read_tri_pedes(data.name, Path(data.root))
     pairs, findings = examine(data)

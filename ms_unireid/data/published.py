@@ -30,6 +30,18 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, int]]] = MappingProxyType(
             "test": {"identities": 200, "photos": 1000, "captions": 2000},
             ALL: {"identities": 4101, "photos": 20505, "captions": 41010, "sketches": 20505},
         },
+        "orbench": {
+            "train": {"identities": 600},
+            "test": {"identities": 400},
+            ALL: {
+                "identities": 1000,
+                "photos": 45113,
+                "captions": 45113,
+                "infrared": 26071,
+                "pencil": 18000,
+                "sketches": 18000,
+            },
+        },
         "pku_sketch": {
             ALL: {
                 "identities": 200,

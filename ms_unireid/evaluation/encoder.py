@@ -121,6 +121,7 @@ class Encoder:
             trials=data.trials,
             sketch_photos=data.sketch_photos,
             others={name: Part(self.pictures(one.paths), one.persons, one.photos) for name, one in data.others.items()},
+            given=data.given,
         )
 
     def _own_rows(self, count: int) -> slice:

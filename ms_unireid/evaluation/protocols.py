@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ms_unireid.config import GALLERY_RULES, PROTOCOLS, TASKS, EvalConfig
+from ms_unireid.data import orbench
 from ms_unireid.data.evaluation_sets import EvaluationSet
 from ms_unireid.errors import ConfigError
 from ms_unireid.evaluation.metrics import (
@@ -27,7 +28,7 @@ from ms_unireid.evaluation.queries import (
     tasks_of,
 )
 from ms_unireid.evaluation.reranking import rerank
-from ms_unireid.modalities import modalities_of
+from ms_unireid.modalities import MEAN, modalities_of
 
 # (task, protocol) to metrics.
 Results = dict[tuple[str, str], RetrievalMetrics]
@@ -58,7 +59,8 @@ def evaluate_protocol(protocol: str, feats: SplitFeatures, settings: EvalConfig 
     """Evaluate every task that the split has queries for.
 
     `protocol` is one of `PROTOCOLS`, `paper` or `all`. `paper` stands for the rows of Tables 2-5; for ten trials if the
-    data set has trials; for `full_gallery` and `multi_query` if sketches belong to persons. `all` stands for every
+    data set has trials; for `orbench` if it gives its queries; else for `full_gallery` and `multi_query` if sketches
+    belong to persons. `all` stands for every
     gallery rule that the data set allows, and its trials. `settings` are for `multi_query` and `missing_modality`.
 
     A protocol that the data set does not allow raises a ConfigError, a feature that is not finite a ValueError.
@@ -97,6 +99,8 @@ def _problem(protocol: str, data: EvaluationSet | SplitFeatures) -> str:
         return "has no captions" if len(data.sketch_persons) else "has no sketches"
     if protocol == "ten_trials" and not data.trials:
         return "has no trials"
+    if protocol == orbench.NAME and not data.given:
+        return "does not give its queries"
     return ""
 
 
@@ -106,6 +110,8 @@ def _evaluate(protocol: str, feats: SplitFeatures, settings: EvalConfig | None, 
     for name in _named(protocol, feats):
         if name == "ten_trials":
             found |= _ten_trials(feats, score, settings)
+        elif name == orbench.NAME:
+            found |= _orbench(feats, score, settings)
         else:
             rows = _ROWS[name](feats, settings)
             found |= {key: score(queries, gallery) for key, queries, gallery in rows}
@@ -113,6 +119,8 @@ def _evaluate(protocol: str, feats: SplitFeatures, settings: EvalConfig | None, 
 
 
 def _named(protocol: str, feats: SplitFeatures) -> Sequence[str]:
+    if protocol == "paper" and feats.given:
+        return [orbench.NAME]
     if protocol == "paper" and feats.trials:
         return ["ten_trials"]
     if protocol == "paper" and feats.caption_photos is None:
@@ -214,13 +222,35 @@ def _ten_trials(feats: SplitFeatures, score: _Score, settings: EvalConfig) -> Re
 
 
 def _over_trials(results: Sequence[RetrievalMetrics]) -> TrialMetrics:
-    counts = {name: sum(getattr(one, name) for one in results) for name in ("queries", "queries_without_match")}
-    known = [one for one in results if one.queries] or results
-    names = [field.name for field in dataclasses.fields(RetrievalMetrics) if field.name not in counts]
-    values = {name: [getattr(one, name) for one in known] for name in names}
+    values, counts = _collected(results)
     deviation = {name: float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for name, v in values.items()}
     means = {name: float(np.mean(v)) for name, v in values.items()}
     return TrialMetrics(**means, **counts, trials=len(results), deviation=deviation)
+
+
+def _collected(results: Sequence[RetrievalMetrics]) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Return each metric's values in the results that have queries with a match, and the sums of the counts of all."""
+    counts = {name: sum(getattr(one, name) for one in results) for name in ("queries", "queries_without_match")}
+    known = [one for one in results if one.queries] or results
+    names = [field.name for field in dataclasses.fields(RetrievalMetrics) if field.name not in counts]
+    return {name: [getattr(one, name) for one in known] for name in names}, counts
+
+
+def _orbench(feats: SplitFeatures, score: _Score, settings: EvalConfig) -> Results:
+    """The tasks whose queries are given, and means over all of ORBench's tasks of one, two, three and four modalities.
+
+    A mean is left out where not all of its tasks are evaluated.
+    """
+    found: Results = {}
+    for task in tasks_of(feats, settings.tasks):
+        found[task, orbench.NAME] = score(*queries_and_gallery(make_queries(task, feats), feats, "full_gallery"))
+    for number in range(1, 5):
+        part = [metrics for (task, _), metrics in found.items() if len(modalities_of(task)) == number]
+        if len(part) == sum(len(modalities_of(task)) == number for task in orbench.TASKS.values()):
+            values, counts = _collected(part)
+            means = {name: float(np.mean(v)) for name, v in values.items()}
+            found[f"{MEAN}{number}", orbench.NAME] = RetrievalMetrics(**means, **counts)
+    return found
 
 
 _ROWS: dict[str, Callable[[SplitFeatures, EvalConfig], _Rows]] = {

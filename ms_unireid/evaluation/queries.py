@@ -10,7 +10,7 @@ import numpy as np
 
 from ms_unireid.config import TASKS
 from ms_unireid.evaluation.metrics import Gallery, Queries
-from ms_unireid.modalities import TEXT, modalities_of, task_of
+from ms_unireid.modalities import TEXT, modalities_of, task_of, written_parts
 
 NO_INDEX = -1
 
@@ -44,6 +44,7 @@ class SplitFeatures:
     trials: tuple[np.ndarray, ...] = ()  # tested persons of each trial
     sketch_photos: np.ndarray | None = None  # (S,) index of each sketch's photo, if it is not the sketch's own
     others: Mapping[str, Part] = field(default_factory=dict)  # further modalities
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)  # see `EvaluationSet`
 
     def __post_init__(self):
         if self.caption_photos is not None:
@@ -101,8 +102,12 @@ class TaskQueries:
 def tasks_of(feats: SplitFeatures, asked: Sequence[str] | None = None) -> tuple[str, ...]:
     """List the tasks among those `asked` that a split has queries for, in the names of `task_of`.
 
-    None asks for the paper's, and for each further modality alone and all together; `all` for every combination.
+    None asks for the paper's, and for each further modality alone and all together; `all` for every combination. Where
+    queries are given, a task stands for all tasks of its modalities, whatever their order, and None for all.
     """
+    if feats.given:
+        sets = None if asked is None or "all" in asked else [{*modalities_of(task)} for task in asked]
+        return tuple(task for task in feats.given if sets is None or {*modalities_of(task)} in sets)
     there = [name for name in (TEXT, "sketch", *feats.others) if len(feats.part(name).feats)]
     further = [name for name in there if name in feats.others]
     if asked is None:
@@ -117,13 +122,12 @@ def make_queries(task: str, feats: SplitFeatures) -> TaskQueries:
     """Make a task's queries: one for each caption or picture of its first modality, with each that it goes with.
 
     A caption goes with the first picture of its photo; where one of both belongs to persons, with each of its person.
+    Given queries are made as they are given.
     """
-    names = modalities_of(task)
+    given = feats.given.get(task)
+    names = modalities_of(task) if given is None else written_parts(task)
     parts = [feats.part(name) for name in names]
-    rows = [np.arange(len(parts[0].feats))]
-    for part in parts[1:]:
-        kept, found = _matches(parts[0], rows[0], part)
-        rows = [*(one[kept] for one in rows), found]
+    rows = _joined(parts) if given is None else list(given.T)
     fused = parts[0].feats[rows[0]]
     for part, chosen in zip(parts[1:], rows[1:], strict=True):
         fused = fused + part.feats[chosen]
@@ -132,6 +136,15 @@ def make_queries(task: str, feats: SplitFeatures) -> TaskQueries:
     indices = dict(zip(names, rows, strict=True))
     captions, sketches = indices.pop(TEXT, none), indices.pop("sketch", none)
     return TaskQueries(fused, parts[0].persons[rows[0]], next(sources, none), captions, sketches, indices)
+
+
+def _joined(parts: Sequence[Part]) -> list[np.ndarray]:
+    """Return the rows of each part, all (Q,), that go together in a query."""
+    rows = [np.arange(len(parts[0].feats))]
+    for part in parts[1:]:
+        kept, found = _matches(parts[0], rows[0], part)
+        rows = [*(one[kept] for one in rows), found]
+    return rows
 
 
 def _matches(first: Part, rows: np.ndarray, other: Part) -> tuple[np.ndarray, np.ndarray]:

@@ -1,19 +1,21 @@
 """The data of a training run: the splits it uses, and the batches of each epoch."""
 
+import dataclasses
 import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_unireid.config import Config
-from ms_unireid.data.annotations import training_pairs
+from ms_unireid.data import orbench
+from ms_unireid.data.annotations import Pair, training_pairs
 from ms_unireid.data.decoded_cache import pixel_loader
-from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations
+from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations, load_evaluation_set
 from ms_unireid.data.pairs import CAPTIONED, Pairs, complete, read_captioned
 from ms_unireid.data.pipeline import TrainingSource, iterate
 from ms_unireid.data.samplers import epoch_batches, shard
@@ -42,10 +44,13 @@ class RunData:
         self.selection = self._selection(read.splits)
         default = tuple(name for name in ("val", "test") if name in read.splits)
         self.reported = tuple(dict.fromkeys((*(default if reported is None else reported), self.selection)))
+        given = self.reported if data.name == orbench.NAME else ()
+        self._given = {split: load_evaluation_set(data, split) for split in given}
         self.splits = read.checked_annotations(dict.fromkeys(("train", *self.reported)), data.allow_identity_gaps)
         trained, left_out = complete(self.splits["train"], config)
         self._told = (*(read.notes() if isinstance(read, Pairs) else ()), left_out)
-        self._pairs = training_pairs(trained, data.modalities)
+        pairs = training_pairs(trained, data.modalities)
+        self._pairs = _draw_once(pairs, config.train.seed) if data.draw_pictures == "once" else pairs
         self._person_ids = [pair.person_id for pair in self._pairs]
         persons = np.unique(self._person_ids, return_inverse=True)[1].astype(np.int32)
         self._persons = None if config.objective.positives == "pair" else persons
@@ -69,7 +74,9 @@ class RunData:
 
     def _pictures(self) -> Iterator[Path]:
         entries = (entry for split in self.splits.values() for entry in split)
-        return (path for a in entries for path in (a.photo, *itertools.chain(*a.pictures.values())))
+        yield from (path for a in entries for path in (a.photo, *itertools.chain(*a.pictures.values())))
+        for found in self._given.values():
+            yield from (*found.photos, *found.sketches, *(path for one in found.others.values() for path in one.paths))
 
     @functools.cached_property
     def _whole_captions(self) -> Pieces:
@@ -178,4 +185,15 @@ class RunData:
 
     def evaluation_set(self, split: str) -> EvaluationSet:
         """Return the evaluation set of a split."""
+        if split in self._given:
+            return self._given[split]
         return from_annotations(self.splits[split], self.config.data.name, self.config.data.modalities)
+
+
+def _draw_once(pairs: Sequence[Pair], seed: int) -> tuple[Pair, ...]:
+    """Draw one of the pictures of each modality of each pair."""
+    rng = np.random.default_rng((seed, 0, 0, 0, 3))  # not the stream of any epoch
+    return tuple(
+        dataclasses.replace(pair, pictures=tuple((paths[rng.integers(len(paths))],) for paths in pair.pictures))
+        for pair in pairs
+    )

@@ -13,6 +13,7 @@ from ms_unireid.config import Config, config_from_dict, load_config, to_dict, to
 from ms_unireid.errors import CheckpointError, ConfigError, UserError
 from ms_unireid.evaluation.evaluator import ROW
 from ms_unireid.files import check_form, locked, open_regular, read_json, write_json, write_text
+from ms_unireid.modalities import MEAN
 
 # What a run writes, and what a folder of several runs holds besides them.
 OF_A_RUN = ("config.yaml", "last.ckpt", "previous.ckpt", "best_*.ckpt", "results.json", "log.jsonl", "bad_batch.json")
@@ -75,12 +76,17 @@ def open_folder(config: Config) -> tuple["RunFolder", bool]:
 def selection_scores(rows: list[dict[str, Any]], text_protocol: str) -> dict[str, float | None]:
     """Return the R1 in percent that chooses the best checkpoint of each task, and the `average` of all.
 
+    Where there are means over tasks, they take the place of the tasks, of which there are many.
     A task without a query that has a match has None and no part in the average.
     `rows` come from `evaluator.to_json` on the selection split, `text_protocol` from `eval.selection_text_protocol`.
     """
     found = {(row["task"], row["protocol"]): row["R1"] for row in rows}
     tasks = dict.fromkeys(task for task, _ in found)
-    scores = {task: found[task, text_protocol if task == "text" else "exclude_source_photo"] for task in tasks}
+    means = [task for task in tasks if task.startswith(MEAN)]
+    scores = {}
+    for task in means or tasks:
+        usual = text_protocol if task == "text" else "exclude_source_photo"
+        scores[task] = found[task, "orbench" if (task, "orbench") in found else usual]
     known = [score for score in scores.values() if score is not None] or [0.0]
     return {**scores, "average": sum(known) / len(known)}
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from ms_unireid.apps.checks.dataset_layout import KINDS, locate, packed
 from ms_unireid.apps.checks.dataset_report import CountRow, Report
-from ms_unireid.apps.checks.dataset_scan import ListedPicture, scan_data_set
+from ms_unireid.apps.checks.dataset_scan import ListedPicture, Scan, scan_data_set
+from ms_unireid.apps.checks.orbench_scan import scan_orbench
 from ms_unireid.apps.checks.pairs_scan import scan_pairs
-from ms_unireid.data import pairs, tri_pedes
+from ms_unireid.data import orbench, pairs, tri_pedes
 from ms_unireid.data.findings import DataFinding, count_defects, finding
 from ms_unireid.data.pictures import (
     DECODE_ERRORS,
@@ -88,14 +89,14 @@ def verify(
     """
     if dataset not in KINDS:
         raise DataError(f"unknown data set {dataset!r}. Fix: use one of {', '.join(KINDS)}.")
-    if captions is not None and dataset in tri_pedes.DATASETS:
+    if captions is not None and dataset in (*tri_pedes.DATASETS, orbench.NAME):
         raise DataError(f"{dataset} has its own caption file. Fix: leave --captions out.")
     if workers is not None and workers < 1:
         raise DataError(f"{workers} workers, expected at least 1. Fix: give at least one.")
     folder, findings = locate(dataset, root)
     if folder is None:
         return Report(dataset, None, tuple(findings))
-    scan = scan_pairs(folder, captions) if dataset == pairs.NAME else scan_data_set(dataset, folder, captions)
+    scan = _scan(dataset, folder, captions)
     begin = time.monotonic()
     checked = check_all([picture.path for picture in scan.pictures], workers, quick, progress)
     seconds = time.monotonic() - begin
@@ -107,6 +108,12 @@ def verify(
         findings += packed(folder)
     parts = tuple(findings), counts, tuple(scan.folders)
     return Report(dataset, folder, *parts, len(checked), quick, seconds, tuple(scan.conditions))
+
+
+def _scan(dataset: str, folder: Path, captions: Path | None) -> Scan:
+    if dataset == pairs.NAME:
+        return scan_pairs(folder, captions)
+    return scan_orbench(folder) if dataset == orbench.NAME else scan_data_set(dataset, folder, captions)
 
 
 def _examine_captions(captions: Iterable[tuple[int, str]]) -> list[DataFinding]:

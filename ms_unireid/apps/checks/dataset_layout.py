@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ms_unireid.data import market_sketch, pairs, pku_sketch, tri_pedes
+from ms_unireid.data import market_sketch, orbench, pairs, pku_sketch, tri_pedes
 from ms_unireid.data.findings import DataFinding, count_defects, from_error
 from ms_unireid.data.folders import stem
 from ms_unireid.errors import DataError
@@ -40,6 +40,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         **{name: _tri_kind(name) for name in tri_pedes.DATASETS},
         pku_sketch.NAME: Kind(pku_sketch.find_root, ((pku_sketch.STYLES,), (pku_sketch.PHOTOS, pku_sketch.SKETCHES))),
+        orbench.NAME: Kind(orbench.find_root, ((orbench.TRAIN_FILE,), (orbench.TEST_FILE,))),
         pairs.NAME: Kind(_own_folder, ()),
         market_sketch.NAME: Kind(market_sketch.find_root, tuple((mark,) for mark in market_sketch.MARKS)),
     }
