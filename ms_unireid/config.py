@@ -187,7 +187,8 @@ def _parsed(value: _Unparsed, hint: Any, source: str) -> Any:
 
 
 def _is_text(hint: Any) -> bool:
-    return set(typing.get_args(hint) or (hint,)) - {types.NoneType} == {str}
+    is_list = typing.get_origin(hint) is tuple
+    return not is_list and set(typing.get_args(hint) or (hint,)) - {types.NoneType} == {str}
 
 
 def _merge(section: Any, values: Any, source: str, prefix: str) -> Any:
