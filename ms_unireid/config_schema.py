@@ -136,7 +136,7 @@ class DataConfig:
             reads more, by a table of positions that is stretched, and cuts what is longer still.
         captions: A file of captions for `pku_sketch` or `market_sketch`, which have none of their own.
         trials: A file of the ten trials of `pku_sketch`; null draws them by a fixed rule.
-        annotations: The file of `pairs`, JSON, JSONL or CSV; null takes the only one in `root`.
+        annotations: The file of `pairs`, JSON, JSONL or CSV; null takes `pairs.*` in `root`, or the only one.
         split_shares: Shares 0-1 of the persons of `pairs` that train, val and test get if its file has no splits.
         split_seed: Draws these persons.
         modalities: Pictures that are read beside the photos, such as sketch, pencil or infrared.

@@ -35,7 +35,10 @@ class Row:
 
 
 def find_file(folder: Path, given: str | None) -> Path:
-    """Return the given file, or the only one of a known format in the folder; if there is none, raise a DataError."""
+    """Return the given file, or the folder's: the only one of a known format, or of the name pairs.
+
+    DataError if there is none.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Fix: set data.root to the folder of your collection.")
     if given is not None:
@@ -44,12 +47,13 @@ def find_file(folder: Path, given: str | None) -> Path:
         return Path(given)
     files = (path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS and path.is_file())
     found = sorted(path.name for path in files if not is_system_file(path.name))
-    if len(found) == 1:
-        return folder / found[0]
+    usual = [name for name in found if name.lower().startswith("pairs.")]
+    if len(usual or found) == 1:
+        return folder / (usual or found)[0]
     there = f"several: {listed(found)}" if found else f"none; the folder holds {contents(folder)}"
     raise DataError(
         f"{folder}: expected one file that ends in {', '.join(_ENDINGS)}, with {_FORM}; found {there}. "
-        "Fix: name yours by data.annotations=FILE."
+        "Fix: call yours pairs.csv, or name it by data.annotations=FILE."
     )
 
 

@@ -57,7 +57,7 @@ class Pairs:
         for column, names in self._files(splits).items():
             prefix = max(("", f"{PHOTOS}/"), key=lambda start: sum(start + name in present for name in names))
             missing = [name for name in names if prefix + name not in present]
-            words = f"missing of {len(names):,} files of the column {column}, {count_by_folder(missing, names)}"
+            words = f"files of the column {column} that do not exist, {count_by_folder(missing, names)}"
             fix = f"put them there; the paths are relative to data.root, or to {PHOTOS}/ in it"
             if close := nearly(missing, present):
                 fix = f"rename {len(close):,} that differ only in extension, letter case or Unicode form; {fix}"
