@@ -39,8 +39,7 @@ from ms_unireid.apps.search.shards import merge_indexes, shard_of
 from ms_unireid.apps.synthetic.captions import write_caption
 from ms_unireid.apps.synthetic.person import draw_people
 from ms_unireid.commands.progress import progress_bar
-from ms_unireid.data.pairs import CAPTIONED
-from ms_unireid.data.photo_sets import describe_left_out
+from ms_unireid.data.photo_sets import LISTED, describe_left_out
 from ms_unireid.errors import ConfigError, QueryError, escaped
 from ms_unireid.files import FIGURES, replacing, write_json, write_text
 from ms_unireid.runtime import check_packages
@@ -59,7 +58,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     index.add_argument(
         "--photos", type=_photos, action="append", default=[], help="a folder of photos, or its URL; repeatable"
     )
-    index.add_argument("--dataset", choices=CAPTIONED, help="index a split of a data set")
+    index.add_argument("--dataset", choices=LISTED, help="index a split of a data set")
     index.add_argument("--root", type=input_folder, help="with --dataset: its folder")
     index.add_argument("--split", choices=("train", "val", "test"), help="with --dataset: the split (default test)")
     index.add_argument(

@@ -15,6 +15,8 @@ from ms_unireid.data.tri_pedes import DATASETS, PHOTOS, read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError, escaped
 from ms_unireid.remote import Status, is_remote, list_remote
 
+LISTED = (*DATASETS, NAME)  # the data sets that `dataset_photos` knows
+
 
 @dataclass(frozen=True)
 class PhotoSet:
@@ -34,7 +36,7 @@ class PhotoSet:
 
 
 def dataset_photos(name: str, root: Path) -> PhotoSet:
-    """List the photos that the caption file of one of `CAPTIONED` names; the photos need not exist."""
+    """List the photos that the caption file of one of `LISTED` names; the photos need not exist."""
     if name == NAME:
         return _pairs_photos(root)
     tri = read_tri_pedes(name, root)

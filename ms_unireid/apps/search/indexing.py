@@ -69,7 +69,7 @@ def photo_source(folder: str | Path) -> Source:
 
 
 def dataset_source(name: str, root: Path, split: str) -> Source:
-    """Make a source of one split of a data set of `CAPTIONED`."""
+    """Make a source of one split of one of `LISTED`."""
     return Source(os.path.abspath(dataset_photos(name, root).folder), name, split)
 
 
