@@ -215,7 +215,7 @@ def draw_colour_pencil(rng: np.random.Generator, person: Person) -> Image.Image:
     drawing, pressure = Image.new("RGB", _CANVAS), Image.new("L", _CANVAS)
     colour, press = ImageDraw.Draw(drawing), ImageDraw.Draw(pressure)
     dark, width = (int(rng.integers(40, 95)),) * 3, int(rng.integers(2, 5))
-    wander = rng.normal(0, 0.6, (len(parts), 3, 2))
+    wander = rng.normal(0, 0.7, (len(parts), 3, 2))
     for part, strength, hand in zip(parts, wander, rng.integers(190, 244, len(parts)).tolist(), strict=True):
         points = view.pixels(part.points) + _wander(strength, len(part.points))
         outline = points.ravel().tolist()
@@ -243,13 +243,13 @@ def draw_infrared(rng: np.random.Generator, person: Person, greys: dict[str, Rgb
     """
     view = draw_view(rng, person)
     figure, coverage = _paint_figure(Figure(person, view.pose, greys).parts(), view)
-    wall = _paint_background(rng) * rng.uniform(0.3, 0.6)  # the lamp reaches the person and less of what is behind
+    wall = _paint_background(rng) * rng.uniform(0.2, 0.5)  # the lamp reaches the person and less of what is behind
     scene = (figure * coverage + wall * (1 - coverage)).mean(-1)
     width, height = SIZE
     x, y = np.linspace(-1, 1, width)[None, :], np.linspace(-1, 1, height)[:, None]
     away = (x - rng.uniform(-0.3, 0.3)) ** 2 + (y - rng.uniform(-0.4, 0.2)) ** 2
-    scene = scene * (rng.uniform(1.0, 1.2) - rng.uniform(0.2, 0.38) * away) + rng.uniform(4, 14)
-    lens = ImageFilter.GaussianBlur(rng.uniform(0.4, 1.0))
+    scene = scene * (rng.uniform(1.0, 1.2) - rng.uniform(0.15, 0.32) * away) + rng.uniform(4, 14)
+    lens = ImageFilter.GaussianBlur(rng.uniform(0.3, 0.8))
     picture = Image.fromarray(scene.clip(0, 255).astype(np.uint8)).filter(lens)
-    noise = rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(4.0, 9.0))
+    noise = rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(3.0, 7.0))
     return Image.fromarray((np.asarray(picture, np.float32) + noise).clip(0, 255).astype(np.uint8))

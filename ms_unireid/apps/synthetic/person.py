@@ -98,8 +98,8 @@ def draw_pencil_colours(rng: np.random.Generator, person: Person) -> dict[str, R
     """Choose an artist's pencils for `colours_of`: near the colours, not exact, and washed out."""
     chosen = {}
     for name, colour in colours_of(person).items():
-        wash = rng.uniform(0.02, 0.24)
-        pencil = (np.array(colour) + rng.normal(0, 13, 3)) * (1 - wash) + 255 * wash
+        wash, error = rng.uniform(0.02, 0.3), 8 if name in ("skin", "hair_colour") else 24
+        pencil = (np.array(colour) + rng.normal(0, error, 3)) * (1 - wash) + 255 * wash
         chosen[name] = tuple(pencil.clip(0, 255).astype(int).tolist())
     return chosen
 
@@ -107,13 +107,13 @@ def draw_pencil_colours(rng: np.random.Generator, person: Person) -> dict[str, R
 def draw_infrared_greys(rng: np.random.Generator) -> dict[str, Rgb]:
     """Draw a fabric for each garment and return what near infrared shows for `colours_of`: greys.
 
-    They do not depend on colours: dyes are clear in the near infrared, and skin and hair of all people are alike. Half
-    of the patterns and logos are dyed and disappear; the others are of another fabric.
+    They do not depend on colours: dyes are clear in the near infrared, and skin and hair of all people are alike. A
+    third of the patterns and logos are dyed and disappear; the others are of another fabric.
     """
     greys = dict(zip(GARMENT_COLOURS, rng.choice(list(FABRICS.values()), len(GARMENT_COLOURS)).tolist(), strict=True))
     for accent, garment in ACCENTS.items():
         others = [grey for grey in FABRICS.values() if grey != greys[garment]]
-        greys[accent] = _choose(rng, others) if rng.random() < 0.5 else greys[garment]
+        greys[accent] = _choose(rng, others) if rng.random() < 2 / 3 else greys[garment]
     return {name: (grey,) * 3 for name, grey in {"skin": 212, "hair_colour": 46, **greys}.items()}
 
 

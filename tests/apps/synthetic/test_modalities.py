@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tool_runner import run_tool
+from tool_runner import CONFIGS, run_tool
 
 from ms_unireid.apps.synthetic.dataset import MODALITIES, SyntheticConfig, generate_tri_dataset
 from ms_unireid.apps.synthetic.drawing import draw_colour_pencil, draw_infrared
 from ms_unireid.apps.synthetic.person import COLOURS, GARMENT_COLOURS, draw_infrared_greys, draw_people
+from ms_unireid.config import load_config
+from ms_unireid.data.pairs import read_captioned
 from ms_unireid.errors import DataError
 
 TOOL = "make_synthetic.py"
@@ -67,7 +69,7 @@ def test_pencils_are_coloured_on_white_paper_and_infrared_is_grey(dataset):
         assert (np.ptp(drawing, axis=-1) > 25).mean() > 0.03  # colours
     for path in (dataset / "imgs-infrared").rglob("*.png"):
         with Image.open(path) as picture:
-            assert picture.mode == "L" and 20 < np.asarray(picture).std() < 90
+            assert picture.mode == "L" and 20 < np.asarray(picture).std() < 110
 
 
 def test_infrared_shows_materials_and_pencils_show_colours():
@@ -90,7 +92,7 @@ def test_fabrics_of_a_person_stay_and_vary_among_persons():
     assert greys[0] == draw_infrared_greys(np.random.default_rng((1, 0)))
     assert len({g["upper_colour"] for g in greys}) == len({g["bag_colour"] for g in greys}) == 5
     vanished = np.mean([g["accent_colour"] == g["upper_colour"] for g in greys])
-    assert 0.35 < vanished < 0.65
+    assert 0.2 < vanished < 0.45
     assert len({(g["skin"], g["hair_colour"]) for g in greys}) == 1
 
 
@@ -137,3 +139,13 @@ def test_missing_pairs_and_pictures_are_detected(tmp_path):
 def test_unknown_or_missing_modalities_are_refused(wrong):
     with pytest.raises(DataError, match="modalities"):
         SyntheticConfig(**wrong)
+
+
+def test_the_shipped_config_reads_them(dataset):
+    places = (f"data.root={dataset}", f"data.annotations={dataset / 'pairs.csv'}")
+    data = load_config(CONFIGS / "synthetic" / "modalities.yaml", places).data
+    assert data.modalities == MODALITIES
+    read = read_captioned(data).checked_annotations(("train", "val", "test"))
+    assert {split: len(rows) for split, rows in read.items()} == {"train": 6, "val": 2, "test": 4}
+    for entry in (entry for rows in read.values() for entry in rows):
+        assert len(entry.captions) == 2 and all(len(entry.pictures[modality]) == 1 for modality in MODALITIES)
