@@ -18,7 +18,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="example: %(prog)s --table 2 --rows text unireid --datasets cuhk_pedes "
         "--data-root data --pretrained ViT-B-16.pt --dry-run",
     )
-    parser.add_argument("--table", type=int, required=True, help="number of the table, 2 to 6")
+    parser.add_argument("--table", type=_table, required=True, help="number of the table, 2 to 6, or orbench")
     parser.add_argument(
         "--rows",
         nargs="+",
@@ -66,6 +66,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="only show runs, steps and time")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of every config")
     return parser.parse_args(arguments)
+
+
+def _table(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from ms_unireid.evaluation.queries import (
 )
 from ms_unireid.evaluation.similarity import similarity_blocks
 from ms_unireid.files import write_text
-from ms_unireid.modalities import symbol
+from ms_unireid.modalities import TEXT, modalities_of, symbol
 
 COLUMNS = (
     "task", "query", "person", "caption", "sketch", "first_rank", "AP", "INP", "matches", "first_result",
@@ -88,10 +88,10 @@ def _records(
 def _groups(task: str, queries: TaskQueries, scores: QueryScores, data: EvaluationSet) -> list[list[str]]:
     """Return the rows of groups.md: R1 and mAP in percent over each group's queries with a match."""
     kinds = {}
-    if task != "sketch":
+    if TEXT in modalities_of(task):
         words = np.array([len(data.captions[caption].split()) for caption in queries.captions])
         kinds["words of the caption"] = [_length(count) for count in words]
-    if task != "text":
+    if "sketch" in modalities_of(task):
         kinds["style of the sketch"] = [data.styles[sketch] or "unknown" for sketch in queries.sketches]
     valid, found = scores.matches > 0, []
     for kind, names in kinds.items():

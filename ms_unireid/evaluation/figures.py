@@ -70,9 +70,10 @@ def draw_lists(lists: Sequence[RankedList], path: Path, title: str, columns: int
 def draw_ranked_lists(feats: SplitFeatures, data: EvaluationSet, path: Path, count: int = 4, top_k: int = 5) -> None:
     """Draw the ranked lists of `count` sketches, spread evenly over the split, of a caption of each, and of both.
 
-    Without sketches they are those of the split's first task.
+    Without sketches, or where queries are given, they are those of the split's first task.
     """
-    sketches = np.unique(np.linspace(0, len(data.sketches) - 1, count).astype(int)) if data.sketches else ()
+    joined = len(data.sketches) and not data.given
+    sketches = np.unique(np.linspace(0, len(data.sketches) - 1, count).astype(int)) if joined else ()
     rows = [row for sketch in sketches for row in _rows_with(int(sketch), feats)]
     if not rows:
         task = tasks_of(feats)[0]

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ms_unireid.files import replacing
-from ms_unireid.modalities import symbol
+from ms_unireid.modalities import MEAN, symbol
 from ms_unireid.training.run_folder import read_log
 
 WIDTH, TOP, ROW = 16.0, 5.0, 3.2  # inches: the picture, its upper row and each lower one
@@ -137,7 +137,8 @@ def _draw_accuracy(axes: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
     curves: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
     for entry in evaluations:
         for split, rows in entry["splits"].items():
-            for row in rows:
+            # The means stand for ORBench's 32 tasks.
+            for row in [row for row in rows if row["task"].startswith(MEAN)] or rows:
                 points = curves.setdefault((row["task"], row["protocol"], split), [])
                 points.append((entry["epoch"], np.nan if row["R1"] is None else row["R1"]))
     tasks = dict.fromkeys(task for task, *_ in curves)

@@ -1,4 +1,4 @@
-"""The rows and published numbers of the paper's Tables 2 to 6, from paper_tables.yaml."""
+"""The rows and published numbers of the paper's Tables 2 to 6, and of ReID5o on ORBench, from paper_tables.yaml."""
 
 import functools
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ms_unireid.errors import ConfigError
 class PaperRow:
     """One line of a table for one data set."""
 
-    table: int
+    table: int | str
     dataset: str  # of the evaluation
     trained_on: str
     row: str  # the experiment: a config of configs/DATASET/
@@ -24,10 +24,10 @@ class PaperRow:
     published: dict[str, float]  # percent, by metric
 
 
-def paper_rows(table: int) -> tuple[PaperRow, ...]:
+def paper_rows(table: int | str) -> tuple[PaperRow, ...]:
     """List the lines of a table for each data set, in the paper's order.
 
-    ConfigError if the table is not one of 2 to 6.
+    ConfigError if the table is not one of 2 to 6 or `orbench`.
     """
     tables = _contents()["tables"]
     if table not in tables:
@@ -41,7 +41,9 @@ def paper_rows(table: int) -> tuple[PaperRow, ...]:
     )
 
 
-def _row(table: int, content: dict[str, Any], line: dict[str, Any], dataset: str, values: list[float]) -> PaperRow:
+def _row(
+    table: int | str, content: dict[str, Any], line: dict[str, Any], dataset: str, values: list[float]
+) -> PaperRow:
     return PaperRow(
         table=table,
         dataset=dataset,

@@ -9,10 +9,11 @@ from pathlib import Path
 from ms_unireid.apps.paper.published_tables import PaperRow, paper_rows
 from ms_unireid.config import Config, load_config
 from ms_unireid.config_schema import TowerSize
+from ms_unireid.data.pairs import read_captioned
 from ms_unireid.data.published import PUBLISHED
 from ms_unireid.data.samplers import epoch_batches
-from ms_unireid.data.tri_pedes import read_tri_pedes
 from ms_unireid.errors import ConfigError, DataError
+from ms_unireid.modalities import TEXT, modalities_of
 from ms_unireid.models.positions import model_grid
 from ms_unireid.training.run_folder import OF_A_RUN, RunFolder, read_log
 
@@ -22,6 +23,7 @@ CONFIG_FOLDERS = {
     "cuhk_pedes": "tri_cuhk_pedes",
     "icfg_pedes": "tri_icfg_pedes",
     "rstp_reid": "tri_rstp_reid",
+    "orbench": "orbench",
     SYNTHETIC: "tri_cuhk_pedes",
 }
 SYNTHETIC_OVERLAY = "synthetic/tables.yaml"
@@ -32,7 +34,7 @@ class TableRequest:
     """What to reproduce.
 
     Attributes:
-        table: Number of the paper's table.
+        table: Number of the paper's table, or `orbench`.
         configs: The folder of configs.
         output: The folder of the runs, DATASET/ROW/seed_N, and of the tables.
         rows: Experiments; None means all of the table.
@@ -42,7 +44,7 @@ class TableRequest:
         overrides: `section.key=value`, for all runs.
     """
 
-    table: int
+    table: int | str
     configs: Path
     output: Path
     rows: tuple[str, ...] | None = None
@@ -190,11 +192,12 @@ def estimate(run: PlannedRun, rate: float | None = None) -> Estimate:
 
 def _steps_an_epoch(config: Config) -> int | None:
     try:
-        persons = read_tri_pedes(config.data.name, Path(config.data.root)).training_persons()
+        persons = read_captioned(config.data).training_persons()
     except DataError:
-        if config.data.sampler != "shuffle":
+        captions = PUBLISHED[config.data.name]["train"].get("captions")
+        if config.data.sampler != "shuffle" or captions is None:
             return None  # it depends on the persons of the photos
-        persons = range(PUBLISHED[config.data.name]["train"]["captions"])
+        persons = range(captions)
     return len(epoch_batches(persons, config.data, config.train.seed, 1))
 
 
@@ -209,9 +212,8 @@ def _progress(run: PlannedRun) -> tuple[int, float | None]:
 def operations_per_pair(config: Config) -> float:
     """Count the floating-point operations of the matrix products of one pair in a training step."""
     sizes, model = config.model.sizes, config.model
-    tasks = set(config.objective.tasks)
-    pictures = 2 if tasks & {"sketch", "fusion"} else 1
-    captions = 1 if tasks & {"text", "fusion"} else 0
+    asked = {part for task in config.objective.tasks for part in modalities_of(task)}
+    pictures, captions = 1 + len(asked - {TEXT}), len(asked & {TEXT})
     vision, text = _tower(sizes.vision, math.prod(model_grid(model)) + 1), _tower(sizes.text, model.context_length)
     forward = pictures * vision + captions * text
     # The backward pass costs two forward passes; chunks are encoded twice, recomputed blocks once more.

@@ -73,7 +73,7 @@ def make_line(paper: PaperRow, scores: dict[int, dict[str, float | None]], missi
     return Line(paper, cells, tuple(scores), missing)
 
 
-def write_report(folder: Path, table: int, lines: Sequence[Line], about: dict[str, Any]) -> None:
+def write_report(folder: Path, table: int | str, lines: Sequence[Line], about: dict[str, Any]) -> None:
     """Write table_N.md, .csv, .tex and .json to a folder; `about` is added to the JSON.
 
     UserError if a file cannot be written.

@@ -8,8 +8,9 @@ from tool_runner import CONFIGS
 from ms_unireid.apps.paper.published_tables import paper_rows
 from ms_unireid.apps.paper.table_plan import CONFIG_FOLDERS
 from ms_unireid.config import Config, load_config, to_dict
+from ms_unireid.data.orbench import TASKS
 from ms_unireid.errors import ConfigError
-from ms_unireid.modalities import symbol
+from ms_unireid.modalities import MEAN, PICTURES, modalities_of, symbol
 
 ROWS = sorted({(line.trained_on, line.row) for table in range(2, 7) for line in paper_rows(table)})
 # What a row changes against the full method.
@@ -96,3 +97,23 @@ def test_the_cross_domain_config():
 def test_every_config_loads_alone(path):
     config = load_config(path)
     assert config.train.epochs >= 1 and path.read_text(encoding="utf-8").startswith("#")
+
+
+def test_orbench_has_the_rows_of_its_protocol_and_their_means():
+    lines = {line.task: line.published for line in paper_rows("orbench")}
+    assert set(lines) == {*TASKS.values(), *(f"{MEAN}{number}" for number in range(1, 5))}
+    for number in range(1, 5):
+        own = [lines[task] for task in TASKS.values() if len(modalities_of(task)) == number]
+        means = {metric: sum(one[metric] for one in own) / len(own) for metric in own[0]}
+        assert lines[f"{MEAN}{number}"] == pytest.approx(means, abs=6e-4)  # of three decimals
+
+
+def test_the_config_of_orbench():
+    path = CONFIGS / "orbench" / "unireid.yaml"
+    config, lines = load_config(path), {line.task: line for line in paper_rows("orbench")}
+    assert config.data.name == "orbench" and set(config.data.modalities) == set(PICTURES)
+    means = published(("orbench",), "orbench", "unireid")[-4:]
+    assert [line for line in header(path) if "Published" in line] == [
+        line.replace("Published,", "Published for ReID5o,") for line in means
+    ]
+    assert {line.row for line in lines.values()} == {"unireid"}
