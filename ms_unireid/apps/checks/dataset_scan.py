@@ -84,11 +84,12 @@ def _scan_tri(name: str, folder: Path) -> Scan:
             scan.pictures.append(ListedPicture(folder / layout.sketch_folder / sketches[photo], "sketch", *whose))
     scan.captions = [(entry.person_id, caption) for entry in entries.values() for caption in entry.captions]
     if entries:
-        _check_splits(scan, {entry.split for entry in entries.values()})
+        check_splits(scan, {entry.split for entry in entries.values()})
     return scan
 
 
-def _check_splits(scan: Scan, present: Collection[str]) -> None:
+def check_splits(scan: Scan, present: Collection[str]) -> None:
+    """Add a warning and the condition if there is nothing to train on, or nothing else."""
     if "train" not in present:
         scan.conditions.append("for evaluation only")
         detail = f"no entry belongs to train, only to {' and '.join(sorted(present))}"

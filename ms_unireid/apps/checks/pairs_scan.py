@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from ms_unireid.apps.checks.dataset_scan import ListedPicture, Scan
+from ms_unireid.apps.checks.dataset_scan import ListedPicture, Scan, check_splits
 from ms_unireid.config import DataConfig
 from ms_unireid.data.findings import DataFinding, count_defects, from_error
 from ms_unireid.data.pair_rows import PHOTO
@@ -35,6 +35,8 @@ def scan_pairs(folder: Path, file: Path | None) -> Scan:
         scan.pictures += (ListedPicture(path, kind, person, split) for kind, path in there if path.is_file())
         scan.captions += ((person, caption) for caption in row.captions)
     scan.counts = _count(pairs)
+    if pairs.rows and not pairs.drawn:
+        check_splits(scan, pairs.splits)
     return scan
 
 
