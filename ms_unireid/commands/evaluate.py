@@ -47,7 +47,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default="paper",
         choices=("paper", *PROTOCOLS, "all"),
         help="paper: the three rows of Table 2, which exclude the source photo, and text on the full gallery, or the "
-        "ten trials of PKU-Sketch; all: every gallery rule, and trials; docs/evaluation.md defines each protocol",
+        "ten trials of PKU-Sketch, or the 32 tasks of ORBench; all: every gallery rule, and trials; docs/evaluation.md "
+        "defines each protocol",
     )
     parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
     parser.add_argument(

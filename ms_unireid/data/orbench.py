@@ -95,11 +95,14 @@ class OrBench:
     def checked_annotations(
         self, splits: Sequence[str], allow_identity_gaps: bool = False
     ) -> dict[str, tuple[Annotation, ...]]:
-        """Return the annotations of train, each with all its person's pictures; test has none, but `query_rows`.
+        """Return the annotations of train, each with all its person's pictures; those of test are the gallery.
 
-        Anything wrong with the file, or missing, raises a DataError.
+        Anything wrong with the files, or missing, raises a DataError.
         """
-        loaded: dict[str, tuple[Annotation, ...]] = dict.fromkeys(splits, ())
+        loaded: dict[str, tuple[Annotation, ...]] = {}
+        if "test" in splits:
+            gallery = self.query_rows().gallery
+            loaded["test"] = tuple(Annotation(person, self.folder / photo, {}, ()) for person, photo in gallery)
         if "train" in splits:
             entries, findings = examine_training(self.folder, allow_identity_gaps)
             raise_problem(findings, NAME, self.folder)

@@ -46,7 +46,8 @@ class RunData:
         self.reported = tuple(dict.fromkeys((*(default if reported is None else reported), self.selection)))
         given = self.reported if data.name == orbench.NAME else ()
         self._given = {split: load_evaluation_set(data, split) for split in given}
-        self.splits = read.checked_annotations(dict.fromkeys(("train", *self.reported)), data.allow_identity_gaps)
+        wanted = [split for split in dict.fromkeys(("train", *self.reported)) if split not in given]
+        self.splits = read.checked_annotations(wanted, data.allow_identity_gaps)
         trained, left_out = complete(self.splits["train"], config)
         self._told = (*(read.notes() if isinstance(read, Pairs) else ()), left_out)
         pairs = training_pairs(trained, data.modalities)

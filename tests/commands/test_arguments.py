@@ -75,7 +75,7 @@ WRONG = (
     ((*TABLE, "--data-root", "no"), "--data-root no: no such folder"),
     ((*TABLE, "--checkpoint-dir", "no"), "--checkpoint-dir no: no such folder"),
     ((*TABLE, "--target", "pku_sketch=no"), "no such folder"),
-    (("reproduce", "--table", "x"), "--table invalid int value"),
+    (("reproduce", "--table", "x"), "table x: expected one of 2, 3, 4, 5, 6, orbench"),
     (("export", "--checkpoint", "no.ckpt", "--output", "out"), "no.ckpt: no such file"),
     (("export", "--checkpoint", "x.ckpt", "--output", "x.ckpt"), "--output x.ckpt: cannot be written"),
     (("export", "--checkpoint", "x.ckpt", "--output", "out", "--pictures", "no.png"), "--pictures no.png: no such"),
