@@ -288,7 +288,7 @@ def test_folders_out_of_reach_are_told(photos, checkpoint, tmp_path, capsys):
         (("approximate", "--index", "absent", "--recall", "0"), "--recall 0.0"),
         (("info", "--index", "absent"), "is not an index"),
         (("merge", "absent", "--output", "new"), "is not an index"),
-        (("index", "--shard", "3/2", "--output", "new"), "--shard 3/2: expected a number and how many there are"),
+        (("index", "--shard", "3/2", "--output", "new"), "--shard '3/2': expected a number and how many there are"),
     ],
 )
 def test_mistakes_are_reported_and_create_no_files(arguments, message, tmp_path, monkeypatch):
