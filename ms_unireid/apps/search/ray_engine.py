@@ -163,6 +163,8 @@ class _Pool:
     def _wait(self) -> None:
         """Wait for the next answer of a worker."""
         ready, _ = self.ray.wait([*self.starting, *self.busy], num_returns=1, timeout=_PATIENCE)
+        if not ready and not any(node["Alive"] for node in self.ray.nodes()):
+            raise UserError("Ray has ended on all its machines; what is written stays, and the next run goes on")
         if not ready and not self.busy:
             print("note: waiting for Ray to start a worker; `ray status` shows what is free", file=sys.stderr)
         for answer in ready:
