@@ -203,7 +203,7 @@ def test_a_task_that_loses_three_workers_ends_the_run():
 def test_the_end_of_ray_is_told():
     fake = Fake()
     fake.wait, fake.nodes = lambda *_, **__: ([], []), lambda: [{"Alive": False}]
-    with pytest.raises(UserError, match="Ray has ended .* the next run goes on"):
+    with pytest.raises(UserError, match=r"Ray has ended .* the next run goes on"):
         list(encoded(fake))
 
 

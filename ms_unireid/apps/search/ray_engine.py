@@ -262,12 +262,15 @@ def _connected(cluster: Cluster) -> Iterator[ModuleType]:
         try:
             with _silent():
                 ray.init(cluster.address or "local", **how)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a start that takes too long is a plain one
             where = f"at {cluster.address}" if cluster.address else "on this machine"
-            raise EnvironmentProblem(
-                f"Ray {where} cannot be used ({one_line(error)}); start this on a machine of a running cluster with "
-                "the same versions of Ray and Python, and RAY_AUTH_MODE=token if it asks for a token"
-            ) from error
+            advice = (
+                "start this on a machine of a running cluster with the same versions of Ray and Python, and "
+                "RAY_AUTH_MODE=token if it asks for a token"
+                if cluster.address
+                else "look at the load and the free memory of the machine, and run it again"
+            )
+            raise EnvironmentProblem(f"Ray {where} cannot be used ({one_line(error)}); {advice}") from error
         _stop_at_sigterm()
         yield ray
 
