@@ -200,6 +200,13 @@ def test_a_task_that_loses_three_workers_ends_the_run():
     assert taken == list(range(len(taken))) and len(taken) <= 12
 
 
+def test_the_end_of_ray_is_told():
+    fake = Fake()
+    fake.wait, fake.nodes = lambda *_, **__: ([], []), lambda: [{"Alive": False}]
+    with pytest.raises(UserError, match=r"Ray has ended .* the next run goes on"):
+        list(encoded(fake))
+
+
 def test_only_some_tasks_are_begun_ahead_of_what_is_written():
     fake = Fake()
     assert next(encoded(fake)) == 0

@@ -163,6 +163,8 @@ class _Pool:
     def _wait(self) -> None:
         """Wait for the next answer of a worker."""
         ready, _ = self.ray.wait([*self.starting, *self.busy], num_returns=1, timeout=_PATIENCE)
+        if not ready and not any(node["Alive"] for node in self.ray.nodes()):
+            raise UserError("Ray has ended on all its machines; what is written stays, and the next run goes on")
         if not ready and not self.busy:
             print("note: waiting for Ray to start a worker; `ray status` shows what is free", file=sys.stderr)
         for answer in ready:
@@ -260,12 +262,15 @@ def _connected(cluster: Cluster) -> Iterator[ModuleType]:
         try:
             with _silent():
                 ray.init(cluster.address or "local", **how)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a start that takes too long is a plain one
             where = f"at {cluster.address}" if cluster.address else "on this machine"
-            raise EnvironmentProblem(
-                f"Ray {where} cannot be used ({one_line(error)}); start this on a machine of a running cluster with "
-                "the same versions of Ray and Python, and RAY_AUTH_MODE=token if it asks for a token"
-            ) from error
+            advice = (
+                "start this on a machine of a running cluster with the same versions of Ray and Python, and "
+                "RAY_AUTH_MODE=token if it asks for a token"
+                if cluster.address
+                else "look at the load and the free memory of the machine, and run it again"
+            )
+            raise EnvironmentProblem(f"Ray {where} cannot be used ({one_line(error)}); {advice}") from error
         _stop_at_sigterm()
         yield ray
 
