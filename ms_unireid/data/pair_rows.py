@@ -78,7 +78,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, object]]:
                     yield f"line {number}", parse_json(line)
     except (ValueError, csv.Error) as error:
         raise DataError(
-            f"{file}, behind line {max(number - 1, 0)}: not valid {ending[1:]} ({error}). {_FIX}"
+            f"{file}, after line {max(number - 1, 0)}: not valid {ending[1:]} ({error}). {_FIX}"
         ) from error
 
 

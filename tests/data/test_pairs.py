@@ -179,11 +179,11 @@ DAMAGED = [
     ("a.csv", to_csv(changed(2, caption="['A man.', 'He.']")), "a list in a text.*caption, caption_2"),
     ("a.json", changed(2, file_path="imgs/cam/2_0.JPG"), "column file_path that do not exist, .* 1 of 6: 1 .*rename 1"),
     ("a.json", changed(2, sketch="drawn/no.jpg"), "column sketch that do not exist, drawn 1 of 6: 1 .drawn/no"),
-    ("a.jsonl", '{"id": 1, "file_path": "x.jpg"}\n{"id": 1', "behind line 1: not valid jsonl"),
+    ("a.jsonl", '{"id": 1, "file_path": "x.jpg"}\n{"id": 1', "after line 1: not valid jsonl"),
     ("a.csv", "", "found an empty file"),
     ("a.csv", "id,file_path,id\n", "two columns are called 'id'"),
     ("a.csv", "id,file_path,caption\n1,x.jpg,A man, in red.\n", "4 cells for 3 columns; put texts into double quotes"),
-    ("a.csv", 'id,file_path\n1,"x', "behind line .*: not valid csv"),
+    ("a.csv", 'id,file_path\n1,"x', "after line .*: not valid csv"),
     ("a.csv", "id,file_path\n\n", "no annotation belongs to split 'train'"),
     ("a.txt", "x", r"expected one file that ends in \.json, \.jsonl, \.csv.*found none; .*Fix: call yours pairs\.csv"),
 ]  # fmt: skip
