@@ -3,6 +3,7 @@
 The Tri data sets: totals of Table 1 of the paper, splits of the caption files; the two agree. PKU-Sketch and
 Market-Sketch-1K: counts of the published files. For styles a and c of PKU-Sketch and style F of Market-Sketch-1K these
 differ from the papers, but agree with PKU-Sketch's ReadMe.txt and the README of Market-Sketch-1K's repository.
+ORBench: totals of its paper.
 """
 
 from collections.abc import Mapping

@@ -86,6 +86,7 @@ def test_the_same_config_and_resumable_keys_continue(folder):
     overrides += [
         "data.captions=c.json",
         "data.trials=t.json",
+        "data.annotations=a.csv",
         "eval.missing_shares=[0.5]",
         "eval.multi_query_photos=1",
     ]

@@ -45,7 +45,7 @@ def scan_orbench(folder: Path) -> Scan:
     scan.pictures += _listed(folder, named, "test")
     scan.captions = [(entry.person_id, entry.caption) for entry in entries] + list(items.get(TEXT, {}))
     _count(scan, {"train": len(persons), "test": len({person for person, _ in rows.gallery})})
-    for split, count in (("train", len(entries)), ("test", len(items.get(TEXT, {})))):
+    for split, count in (("train", len(entries)), ("test", len(rows.queries.get(TEXT, ())))):
         scan.counts[split, "captions"] = count
         scan.counts[ALL, "captions"] = scan.counts.get((ALL, "captions"), 0) + count
     if not any(finding.state == "problem" for finding in scan.findings):
