@@ -299,8 +299,9 @@ def _approximate(options: argparse.Namespace) -> None:
     from ms_unireid.apps.search.engines.faiss import build_approximate
 
     _check_recall(options.recall)
+    queries = _measuring_queries(options)
     index = PhotoIndex(Path(options.index))
-    _print_json(build_approximate(index, _measuring_queries(index, options), options.recall))
+    _print_json(build_approximate(index, _encoded(queries, index, options), options.recall))
 
 
 def _push(options: argparse.Namespace) -> None:
@@ -311,12 +312,13 @@ def _push(options: argparse.Namespace) -> None:
     if options.forget is not None:
         _print_json(forget(options.to, options.forget))
         return
+    queries = None if options.recall is None else _measuring_queries(options)
     index = PhotoIndex(Path(options.index))
-    queries = None if options.recall is None else _measuring_queries(index, options)
+    encoded = None if queries is None else _encoded(queries, index, options)
     push = Push(index, options.to, options.kind)
     with progress_bar("photo", "pushed") as show:
         summary = push.run(show)
-    _print_json(summary if queries is None else {**summary, **choose_effort(push, queries, options.recall)})
+    _print_json(summary if encoded is None else {**summary, **choose_effort(push, encoded, options.recall)})
 
 
 def _check_recall(recall: float) -> None:
@@ -324,9 +326,15 @@ def _check_recall(recall: float) -> None:
         raise ConfigError(f"--recall {recall}: expected more than 0, at most 1")
 
 
-def _measuring_queries(index: PhotoIndex, options: argparse.Namespace) -> dict[str, np.ndarray]:
+def _measuring_queries(options: argparse.Namespace) -> list[Query]:
+    if options.queries:
+        return _read_queries(options.queries)
+    rng = np.random.default_rng(1)
+    return [make_query(write_caption(rng, person)) for person in draw_people(SAMPLE, seed=1)]
+
+
+def _encoded(queries: list[Query], index: PhotoIndex, options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Encode the queries that the recall is measured with; those of photos are features of the index."""
-    queries = _read_queries(options.queries) if options.queries else _synthetic_queries()
     index.checkpoint(options.checkpoint)
     check_packages()
     from ms_unireid.apps.search.engines.faiss import sample_photos
@@ -339,11 +347,6 @@ def _measuring_queries(index: PhotoIndex, options: argparse.Namespace) -> dict[s
             feats.append(searcher.encode(query))
             show(len(feats), len(queries))
     return {"queries": np.stack(feats), "photos": sample_photos(index, SAMPLE)}
-
-
-def _synthetic_queries() -> list[Query]:
-    rng = np.random.default_rng(1)
-    return [make_query(write_caption(rng, person)) for person in draw_people(SAMPLE, seed=1)]
 
 
 def _merge(options: argparse.Namespace) -> None:

@@ -77,9 +77,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, object]]:
                 if line.strip():
                     yield f"line {number}", parse_json(line)
     except (ValueError, csv.Error) as error:
-        raise DataError(
-            f"{file}, after line {max(number - 1, 0)}: not valid {ending[1:]} ({error}). {_FIX}"
-        ) from error
+        raise DataError(f"{file}, after line {max(number - 1, 0)}: not valid {ending[1:]} ({error}). {_FIX}") from error
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
