@@ -137,7 +137,8 @@ class Trainer:
             self.global_step += 1
             at = self._rate_index(epoch)
             with self.profiler.step(self.global_step):
-                given = batch[0], batch[1:words], batch[words], self.rates[at], self.bias_rates[at]
+                pictures = batch[1] if words == 2 else tuple(batch[1:words])
+                given = batch[0], pictures, batch[words], self.rates[at], self.bias_rates[at]
                 self.unread.append(self.step(*given, *batch[words + 1 :]).values)
             pairs = len(batch[0]) * self.processes.size
             seen += pairs
