@@ -45,7 +45,8 @@ MANY = ObjectiveConfig(
     ],
 )
 def test_names(written, name, parts, shown):
-    assert (task_of(modalities_of(written)), modalities_of(written), symbol(written)) == (name, parts, shown)
+    found = task_of(modalities_of(written))
+    assert (found, modalities_of(written), symbol(found)) == (name, parts, shown)
 
 
 @pytest.mark.parametrize(
