@@ -51,23 +51,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "defines each protocol",
     )
     parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
-    parser.add_argument(
-        "--open-set",
-        action="store_true",
-        help="add a table of how often persons are found who are there (DIR), by how often an alarm is false (FAR)",
-    )
-    parser.add_argument(
-        "--false-alarms",
-        type=_share,
-        action="append",
-        metavar="SHARE",
-        help="with --open-set: a false-alarm rate of the table (default 0.01, 0.05 and 0.1); repeatable",
-    )
-    parser.add_argument(
-        "--calibrate",
-        action="store_true",
-        help="with --open-set and one --false-alarms: keep the thresholds beside the checkpoint, for searches",
-    )
+    _add_open_set(parser)
     parser.add_argument("--json", type=output_file(*JSON), help="write the rows as JSON")
     parser.add_argument(
         "--markdown", type=output_file(".md", ".markdown", ".txt", ""), help="write the rows as a Markdown table"
@@ -86,6 +70,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
     return parser.parse_args(arguments)
+
+
+def _add_open_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--open-set",
+        action="store_true",
+        help="add a table of how often persons are found who are there (DIR), by how often an alarm is false (FAR)",
+    )
+    parser.add_argument(
+        "--false-alarms",
+        type=_share,
+        action="append",
+        metavar="SHARE",
+        help="with --open-set: a false-alarm rate of the table (default 0.01, 0.05 and 0.1); repeatable",
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="with --open-set and one --false-alarms: keep the thresholds beside the checkpoint, for searches",
+    )
 
 
 def _share(text: str) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.orbench_factory import build_orbench, test_rows
+from data.orbench_factory import build_orbench, query_rows
 from tool_runner import CONFIGS, TINY, load_tool, run_tool
 
 from ms_unireid.apps.paper.published_tables import paper_rows
@@ -24,7 +24,6 @@ from reference import metrics as reference
 CONFIG = CONFIGS / "orbench" / "unireid.yaml"
 BRIEF = (*TINY, "train.epochs=1", "runtime.graph_mode=false")
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
-test_rows.__test__ = False
 
 
 def here(tool: str, *arguments: object) -> None:
@@ -46,7 +45,7 @@ def run(folder, tmp_path_factory):
 def by_definition(folder: Path, checkpoint: Path) -> dict[str, dict[str, float]]:
     """Encode every item of the test file on its own, and evaluate each task row by row."""
     encoder = CheckpointEvaluator(checkpoint).encoder
-    rows = test_rows()
+    rows = query_rows()
     items = sorted({item for key in rows for row in rows[key] for item in row[1:]})
     paths = [item for item in items if item.endswith(".png")]
     texts = [item for item in items if not item.endswith(".png")]

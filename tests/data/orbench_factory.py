@@ -35,7 +35,7 @@ def training_entries() -> list[dict]:
     ]
 
 
-def test_rows() -> dict[str, list]:
+def query_rows() -> dict[str, list]:
     """List the gallery and each task's rows: one for each item of its first modality, with some of the others."""
     found = {"RGB_GALLERY": [[p, photo] for p in TEST_PERSONS for photo in photos(f"{p:04}")]}
     for number, key in enumerate(TASKS):
@@ -59,7 +59,7 @@ def build_orbench(root: Path, put: Callable[[Path], object] = put_distinct) -> P
         for path in (*photos(name), *(path for place in PICTURE_FOLDERS.values() for path in pictures(place, name))):
             put(folder / path)
     write(folder, "train_annos.json", training_entries())
-    write(folder, "test_gallery_and_queries.json", test_rows())
+    write(folder, "test_gallery_and_queries.json", query_rows())
     return folder
 
 

@@ -10,7 +10,7 @@ from data.orbench_factory import (
     build_orbench,
     caption,
     pictures,
-    test_rows,
+    query_rows,
     training_entries,
     write,
 )
@@ -24,7 +24,6 @@ from ms_unireid.errors import DataError
 from ms_unireid.modalities import symbol, written_parts
 
 ALL = ("sketch", "pencil", "infrared")
-test_rows.__test__ = False
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_a_training_photo_has_all_pictures_of_its_person(folder):
 
 
 def test_queries_are_the_rows_of_the_file(folder):
-    data, rows = load_evaluation_set(settings(folder), "test"), test_rows()
+    data, rows = load_evaluation_set(settings(folder), "test"), query_rows()
     assert data.photos == tuple(folder / photo for _, photo in rows["RGB_GALLERY"])
     assert set(data.given) == set(TASKS.values())
     parts = {
@@ -98,7 +97,7 @@ def entry(**changes):
 
 def rows(key, change):
     """Change the first row of a task."""
-    found = test_rows()
+    found = query_rows()
     found[key][0] = change(found[key][0])
     return lambda folder: write(folder, "test_gallery_and_queries.json", found)
 
@@ -112,7 +111,7 @@ def content(file, value):
 
 
 def tasks(**changes):
-    found = {key: value for key, value in (test_rows() | changes).items() if value is not None}
+    found = {key: value for key, value in (query_rows() | changes).items() if value is not None}
     return lambda folder: write(folder, "test_gallery_and_queries.json", found)
 
 
@@ -219,7 +218,7 @@ def test_verify_counts_and_finds_everything(tmp_path):
 
 def test_a_person_in_both_splits_is_found_by_verify(tmp_path):
     folder = build_orbench(tmp_path)
-    found = test_rows()
+    found = query_rows()
     found["RGB_GALLERY"].append([3, "vis/0007/0.png"])
     write(folder, TEST, found)
     details = [found.detail for found in verify("orbench", folder).findings if found.state == "problem"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.engines.exact import exact_search
-from ms_unireid.apps.search.engines.faiss import TOP
+from ms_unireid.apps.search.engines.faiss import TOP, recall_of
 from ms_unireid.apps.search.engines.milvus import ID_BITS, MilvusStore, id_of
 from ms_unireid.apps.search.engines.milvus_client import LITE, Address, any_of, quoted
 from ms_unireid.apps.search.engines.milvus_collection import FORMAT, KINDS, MOST, VECTOR, Collection
@@ -236,7 +236,8 @@ def choose_effort(push: Push, queries: Mapping[str, np.ndarray], recall: float) 
     measured, effort = [], kind.smallest
     while True:
         found = {name: store.found(feats, TOP, effort, own) for name, feats in units.items()}
-        measured.append({kind.effort: effort, **{name: _recall(found[name], exact[name]) for name in units}})
+        rows = {name: [[row for row, _ in hits] for hits in lists] for name, lists in found.items()}
+        measured.append({kind.effort: effort, **{name: recall_of(rows[name], exact[name]) for name in units}})
         if min(measured[-1][name] for name in units) >= recall or effort >= most:
             break
         effort = min(2 * effort, most)
@@ -252,8 +253,3 @@ def _name_keys(index_id: str, count: int) -> list[str]:
 def _check_kind(kind: str | None, is_lite: bool) -> None:
     if is_lite and kind and kind not in _LITE_KINDS:
         raise ConfigError(f"--kind {kind}: {LITE} has none; push to a server, or choose {' or '.join(_LITE_KINDS)}")
-
-
-def _recall(found: list[list[tuple[int, float]]], exact: np.ndarray) -> float:
-    hits = [len({row for row, _ in one} & set(other)) for one, other in zip(found, exact.tolist(), strict=True)]
-    return sum(hits) / exact.size

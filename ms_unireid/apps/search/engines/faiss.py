@@ -1,7 +1,7 @@
 """Approximate search through faiss, for millions of photos."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,7 +95,9 @@ def build_approximate(index: PhotoIndex, queries: Mapping[str, np.ndarray], reca
     for count in dict.fromkeys(steps):
         lists.nprobe = count
         found = {kind: lists.search(normalize_rows(feats), TOP)[1] for kind, feats in queries.items()}
-        measured.append({"lists_looked_into": count, **{kind: _recall(found[kind], exact[kind]) for kind in queries}})
+        measured.append(
+            {"lists_looked_into": count, **{kind: recall_of(found[kind].tolist(), exact[kind]) for kind in queries}}
+        )
         if min(measured[-1][kind] for kind in queries) >= recall:
             break
     about = {
@@ -136,8 +138,9 @@ def _build_lists(faiss: ModuleType, index: PhotoIndex) -> Any:
     return lists
 
 
-def _recall(found: np.ndarray, exact: np.ndarray) -> float:
-    hits = [len(set(one) & set(other)) for one, other in zip(found.tolist(), exact.tolist(), strict=True)]
+def recall_of(found: Iterable[Iterable[int]], exact: np.ndarray) -> float:
+    """Return the fraction of the exact rows (Q, K) that are among those found for each query."""
+    hits = [len(set(one) & set(other)) for one, other in zip(found, exact.tolist(), strict=True)]
     return sum(hits) / exact.size
 
 
