@@ -1,5 +1,6 @@
 """Indexes that workers of Ray encode: as one process makes them, and with workers that are killed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -81,8 +82,11 @@ def wait(done) -> None:
 
 def workers(above: int) -> list[psutil.Process]:
     """Return the processes below one that hold a model."""
-    found = psutil.Process(above).children(recursive=True)
-    return [one for one in found if "ray::Worker" in " ".join(one.cmdline()[:1])]
+    found = []
+    for one in psutil.Process(above).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # Ray's short-lived processes end while they are looked at
+            found += [one] if "ray::Worker" in " ".join(one.cmdline()[:1]) else []
+    return found
 
 
 def check_same(place: Path, output: str) -> None:
