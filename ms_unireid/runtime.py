@@ -1,6 +1,5 @@
 """The environment of a run: package versions, device, execution mode, and the processes that train together."""
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -8,11 +7,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ms_unireid.config import Config, RuntimeConfig, TrainConfig
 from ms_unireid.errors import ConfigError, EnvironmentProblem, one_line
 from ms_unireid.installation import INFINITE, NO_PIPELINE, OVERFLOW_MODE, PIPELINE, SATURATED
+
+if TYPE_CHECKING:
+    from ms_unireid.config import Config, RuntimeConfig, TrainConfig
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
 _LAUNCHED_BY_MSRUN = "MS_ROLE"  # a variable that msrun sets in its processes
@@ -52,12 +53,12 @@ class Processes:
 ALONE = Processes()
 
 
-def smallest_share(train: TrainConfig) -> int:
+def smallest_share(train: "TrainConfig") -> int:
     """Return the pairs of a batch that each process needs: alone, a pair has nothing to be contrasted with."""
     return 1 if train.global_batch_objective and train.accumulation_steps == 1 else 2
 
 
-def check_batch_size(config: Config, processes: Processes) -> None:
+def check_batch_size(config: "Config", processes: Processes) -> None:
     """Raise a ConfigError if the processes cannot split the global batch evenly, or one gets too few pairs."""
     batch_size, least = config.data.batch_size, smallest_share(config.train) * processes.size
     if batch_size % processes.size:
@@ -89,7 +90,7 @@ def check_packages() -> None:
         raise EnvironmentProblem(f"numpy {numpy} crashes MindSpore's kernels; install: pip install 'numpy<2'")
 
 
-def prepare(config: RuntimeConfig) -> str:
+def prepare(config: "RuntimeConfig") -> str:
     """Check the packages, set device, execution mode, compilation and determinism, and return the device's name.
 
     Under msrun each process takes the device that msrun assigns to it; `config.device_id` is ignored.
@@ -123,7 +124,7 @@ def keep_pipeline(device: str) -> None:
         del os.environ[PIPELINE]
 
 
-def check_operations(config: RuntimeConfig, device: str) -> None:
+def check_operations(config: "RuntimeConfig", device: str) -> None:
     """Raise a ConfigError if the device has no kernels for the config's precision or form of the operations."""
     if config.precision == "bf16" and device == "CPU":
         raise ConfigError(
@@ -154,7 +155,7 @@ def describe(device: str) -> dict[str, Any]:
     }
 
 
-def _select_device(config: RuntimeConfig) -> str:
+def _select_device(config: "RuntimeConfig") -> str:
     import mindspore as ms
 
     # MindSpore preselects the best device that its package and the machine's drivers offer.
@@ -174,7 +175,7 @@ def _select_device(config: RuntimeConfig) -> str:
     return name
 
 
-def _show_overflows(config: RuntimeConfig) -> None:
+def _show_overflows(config: "RuntimeConfig") -> None:
     """Have Ascend compute infinity where float16 overflows, by which a step is recognised that must be skipped."""
     # MindSpore reads the variable when it opens the device.
     if os.environ.setdefault(OVERFLOW_MODE, INFINITE) == SATURATED and config.precision == "mixed":
@@ -205,6 +206,8 @@ def _make_deterministic() -> None:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata  # a fifth of the time that --help takes
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

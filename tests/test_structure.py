@@ -32,7 +32,7 @@ NEEDS_MINDSPORE = {
     "training.loss_scale", "training.optimizer", "training.train_step", "training.trainer", "training.run_data",
     "apps.benchmarks", "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.encoding",
     "apps.search.rollout", "apps.search.searcher",
-    "apps.search.search_figure", "apps.web", "commands.app", "commands.benchmark", "commands.export",
+    "apps.search.search_figure", "apps.web",
 }  # fmt: skip
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 
 from ms_unireid.apps.arguments import Parser, checkpoint, output_folder
-from ms_unireid.apps.search.engines.opening import open_store
 from ms_unireid.errors import EnvironmentProblem
 from ms_unireid.installation import install_extra, job_command
 from ms_unireid.runtime import check_packages
@@ -48,6 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     check_packages()
     if importlib.util.find_spec("nicegui") is None:
         raise EnvironmentProblem(f"NiceGUI is not installed; install it with: {install_extra('app')}")
+    from ms_unireid.apps.search.engines.opening import open_store
     from ms_unireid.apps.web.access import check_access
     from ms_unireid.apps.web.server import address_of, bind, serve
 

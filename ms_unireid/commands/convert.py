@@ -5,16 +5,20 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ms_unireid.apps.arguments import JSON, Parser, checkpoint, input_file, output_file
-from ms_unireid.checkpoints.clip_names import LAYOUTS
-from ms_unireid.checkpoints.conversion import SUFFIXES, Options, check_apart, convert
-from ms_unireid.checkpoints.conversion_report import to_json, to_text
-from ms_unireid.checkpoints.recognition import KINDS
-from ms_unireid.config import RuntimeConfig
 from ms_unireid.errors import CheckpointError
 from ms_unireid.files import read_json, write_json
 from ms_unireid.runtime import prepare
+
+if TYPE_CHECKING:
+    from ms_unireid.checkpoints.conversion import Options
+
+# What is chosen among; written here so that --help imports nothing that defines it.
+FRAMEWORKS = ("mindspore", "pytorch")
+LAYOUTS = ("unireid", "clip", "huggingface")
+KINDS = ("openai_clip", "huggingface_clip", "open_clip", "unireid", "irra", "ms_unireid")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -25,14 +29,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("input", type=Path, nargs="?", help="a checkpoint file, or a Hugging Face folder")
     parser.add_argument("output", type=Path, help="a file that ends in .ckpt, .safetensors, .pth, .pt or .bin")
     parser.add_argument(
-        "--to", choices=tuple(SUFFIXES), help="default: by the ending of the output; .safetensors is mindspore"
+        "--to", choices=FRAMEWORKS, help="default: by the ending of the output; .safetensors is mindspore"
     )
     parser.add_argument(
         "--source",
         metavar="mindnlp:NAME",
         help="instead of INPUT: a Hugging Face name or folder that MindNLP loads (docs/checkpoints.md)",
     )
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), default="unireid", help="names in a PyTorch file")
+    parser.add_argument("--layout", choices=LAYOUTS, default="unireid", help="names in a PyTorch file")
     parser.add_argument("--kind", choices=KINDS, help="kind of the input; default: recognised by its content")
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="resize the position table to this")
     parser.add_argument("--stride", type=int, help="resize the position table to this distance between patches")
@@ -76,6 +80,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
+    from ms_unireid.checkpoints.conversion import check_apart, convert
+    from ms_unireid.checkpoints.conversion_report import to_json, to_text
+    from ms_unireid.config import RuntimeConfig
+
     if (options.input is None) == (options.source is None):
         raise CheckpointError("give either INPUT or --source mindnlp:NAME; see --help")
     if options.input:
@@ -107,7 +115,9 @@ def _input_file(options: argparse.Namespace) -> Iterator[Path]:
         yield file
 
 
-def _conversion_options(options: argparse.Namespace) -> Options:
+def _conversion_options(options: argparse.Namespace) -> "Options":
+    from ms_unireid.checkpoints.conversion import SUFFIXES, Options
+
     return Options(
         to=options.to or ("pytorch" if options.output.suffix in SUFFIXES["pytorch"][:-1] else "mindspore"),
         layout=options.layout,

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ms_unireid.apps.arguments import JSON, Parser, at_least, checkpoint, output_file, output_folder
-from ms_unireid.checkpoints.thresholds import thresholds_file, write_thresholds
 from ms_unireid.commands.progress import progress_bar
-from ms_unireid.config import Config, load_config
 from ms_unireid.config_schema import PROTOCOLS
-from ms_unireid.data.evaluation_sets import parse_targets
 from ms_unireid.errors import ConfigError
 from ms_unireid.files import FIGURES, write_json, write_text
 from ms_unireid.runtime import check_packages
@@ -105,6 +102,10 @@ def _share(text: str) -> float:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
+    from ms_unireid.checkpoints.thresholds import write_thresholds
+    from ms_unireid.config import Config, load_config
+    from ms_unireid.data.evaluation_sets import parse_targets
+
     _check_open_set(options)
     split = options.split or ("val" if options.calibrate else "test")
     single = len(options.checkpoint) == 1 and not options.target
@@ -170,6 +171,8 @@ def _check_open_set(options: argparse.Namespace) -> None:
         raise ConfigError("--calibrate is for one checkpoint on one data set; give one of each")
     if options.split == "train":
         raise ConfigError("--split train: the model has learned these persons by heart; calibrate on val or test")
+    from ms_unireid.checkpoints.thresholds import thresholds_file
+
     try:
         output_file(".json")(str(thresholds_file(options.checkpoint[0])))
     except argparse.ArgumentTypeError as error:

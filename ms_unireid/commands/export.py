@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 from ms_unireid.apps.arguments import Parser, checkpoint, input_file, output_folder
-from ms_unireid.apps.export.specification import FORMATS, PRECISIONS, ExportOptions
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.runtime import check_packages
+
+# What is chosen among; written here so that --help imports nothing that defines it.
+FORMATS = ("mindir", "onnx")
+PRECISIONS = ("float32", "int8")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     check_packages()
     from ms_unireid.apps.export.exporting import export_checkpoint
+    from ms_unireid.apps.export.specification import ExportOptions
 
     formats = options.formats or (["onnx"] if options.precision == "int8" else FORMATS)
     export_options = ExportOptions(tuple(dict.fromkeys(formats)), options.precision, options.normalised, options.redo)
@@ -63,6 +65,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _to_text(description: dict) -> str:
+    from tabulate import tabulate
+
     comparison = description["comparison"]
     batches = ", ".join(map(str, comparison["batch_sizes"]))
     rows = []

@@ -2,8 +2,10 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @contextlib.contextmanager
@@ -17,6 +19,8 @@ def progress_bar(unit: str, what: str | None = None) -> Iterator[Callable[[int, 
 
         def show(done: int, total: int) -> None:
             if not bars:
+                from tqdm import tqdm
+
                 bars.append(stack.enter_context(tqdm(total=total, unit=unit, desc=what, mininterval=0.5)))
             if done < bars[0].n:
                 bars[0].reset()

@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from ms_unireid.apps.arguments import Parser, checkpoint, input_folder, output_folder
-from ms_unireid.config import CONFIGS
 from ms_unireid.runtime import check_packages, describe, prepare
 
 
@@ -76,6 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
     from ms_unireid.apps.paper.table_plan import TableRequest, check_runs, check_targets, plan_table, runs_of
+    from ms_unireid.config import CONFIGS
     from ms_unireid.data.evaluation_sets import parse_targets
 
     request = TableRequest(

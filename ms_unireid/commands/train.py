@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ms_unireid.apps.arguments import Parser, checkpoint
-from ms_unireid.config import load_config
 from ms_unireid.runtime import check_packages, describe, prepare
-from ms_unireid.training.run_folder import RunFolder
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -30,6 +28,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     options = _parse(arguments)
+    from ms_unireid.config import load_config
+    from ms_unireid.training.run_folder import RunFolder
+
     config_file = options.config
     if config_file is None:
         resume = load_config(None, [o for o in options.overrides if o.startswith("train.resume=")]).train.resume

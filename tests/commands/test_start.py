@@ -1,0 +1,66 @@
+"""What a start imports: --help nothing that takes long, a refusal no MindSpore; and the choices that are written twice."""
+
+import subprocess
+import sys
+
+import pytest
+from tool_runner import ROOT
+
+from ms_unireid.apps.checks.dataset_layout import KINDS
+from ms_unireid.apps.export import specification
+from ms_unireid.apps.search.engines import milvus_collection
+from ms_unireid.apps.search.folding import FOLD
+from ms_unireid.apps.search.manifest import DTYPES
+from ms_unireid.apps.sketch import background, recipe
+from ms_unireid.apps.synthetic import dataset, drawing
+from ms_unireid.checkpoints import clip_names, conversion, recognition
+from ms_unireid.commands import convert, export, search, sketches, synthetic, verify
+from ms_unireid.commands.main import JOBS
+from ms_unireid.data import photo_sets, tri_pedes
+
+SLOW = {"mindspore", "numpy", "scipy", "PIL", "yaml", "tabulate", "tqdm", "tokenizers", "matplotlib", "ms_unireid.config"}
+REPORT = """import sys
+from ms_unireid.commands.main import run
+sys.argv = sys.argv[1:]
+try:
+    run(sys.argv[0])
+finally:
+    print(*sys.modules, sep="\\n", file=sys.stderr)
+"""
+
+
+def imported(*command: object, code: int) -> set[str]:
+    """Run a job in a new process, which must end with this code; return the modules that it has imported."""
+    done = subprocess.run([sys.executable, "-c", REPORT, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return set(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_imports_nothing_that_takes_long(job):
+    assert not imported(job, "--help", code=0) & SLOW
+
+
+@pytest.mark.parametrize("command", ["encode", "index"])
+def test_a_benchmark_imports_its_own_module_alone(command):
+    found = {name for name in imported("benchmark", command, "--help", code=0) if "apps.benchmarks." in name}
+    assert f"ms_unireid.apps.benchmarks.{command}" in found and "ms_unireid.apps.benchmarks.products" not in found
+
+
+def test_the_choices_of_the_options_are_those_of_the_code():
+    assert search.DATASETS == photo_sets.LISTED and search.DTYPES == DTYPES and search.FOLD == FOLD
+    assert search.KINDS == tuple(milvus_collection.KINDS)
+    assert convert.LAYOUTS == tuple(clip_names.LAYOUTS) and convert.KINDS == recognition.KINDS
+    assert convert.FRAMEWORKS == tuple(conversion.SUFFIXES)
+    assert verify.DATASETS == tuple(KINDS)
+    assert sketches.DATASETS == tuple(tri_pedes.DATASETS) and sketches.SIZE == recipe.DEFAULT_SIZE
+    assert sketches.BACKGROUNDS == tuple(background.BACKGROUNDS) and sketches.STYLES == tuple(recipe.STYLES)
+    assert synthetic.SKETCH_STYLES == drawing.SKETCH_STYLES and synthetic.MODALITIES == dataset.MODALITIES
+    assert (export.FORMATS, export.PRECISIONS) == (specification.FORMATS, specification.PRECISIONS)
+
+
+def test_the_defaults_of_synthetic_data_are_those_of_the_code():
+    options, default = synthetic._parse(["--output", "new"]), dataset.SyntheticConfig()
+    assert (options.photos, options.captions) == (default.photos_per_identity, default.captions_per_photo)
+    for name in ("train_identities", "val_identities", "test_identities", "train_photos", "seed", "sketch_style"):
+        assert getattr(options, name) == getattr(default, name)
