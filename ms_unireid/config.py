@@ -32,7 +32,7 @@ from ms_unireid.config_schema import (
     TrainConfig,
 )
 from ms_unireid.errors import ConfigError, escaped, is_unicode, shown
-from ms_unireid.modalities import FUSION, TEXT, modalities_of, task_of
+from ms_unireid.modalities import FUSION, TEXT, canonical, is_picture_name, modalities_of
 from ms_unireid.plain_yaml import Scalar, parse_yaml, read_yaml
 
 __all__ = [
@@ -339,9 +339,8 @@ def _model_rules(config: Config) -> _Rules:
 
 def _data_rules(config: Config) -> _Rules:
     data, augment = config.data, config.data.augment
-    usable = all(re.fullmatch("[a-z][a-z0-9_]{0,31}", name) for name in data.modalities)
-    plain = usable and not {TEXT, FUSION, "image"} & {*data.modalities}
-    rule = "must be names of pictures: small letters, digits and _; text, image and fusion have their meaning"
+    plain = all(map(is_picture_name, data.modalities))
+    rule = "must be names of pictures: small letters, digits and _; text, photo, image and fusion have their meaning"
     yield plain, "data.modalities", rule
     yield len(set(data.modalities)) == len(data.modalities), "data.modalities", "must name each once"
     divides = data.sampler != "identity" or (data.instances > 0 and data.batch_size % data.instances == 0)
@@ -360,7 +359,7 @@ def _data_rules(config: Config) -> _Rules:
 
 def _objective_rules(config: Config) -> _Rules:
     objective, known = config.objective, (TEXT, *config.data.modalities)
-    tasks, weight = {task_of(modalities_of(task)) for task in objective.tasks}, objective.interaction_weight
+    tasks, weight = {*map(canonical, objective.tasks)}, objective.interaction_weight
     for key in ("tasks", "modulated", "aligned"):
         for task in getattr(objective, key):
             parts = modalities_of(task)
@@ -378,7 +377,7 @@ def _objective_rules(config: Config) -> _Rules:
         ("dynamic", objective.modulated, "weighs {} against {}", "false"),
         ("interaction_weight", objective.aligned[::-1], "aligns {} with {}", "0"),
     ):
-        there = {task_of(modalities_of(task)) for task in pair} <= tasks and len(set(pair)) == 2
+        there = {*map(canonical, pair)} <= tasks and len({*map(canonical, pair)}) == 2
         yield there or not getattr(objective, key), f"objective.{key}", f"{what.format(*pair)}: {fix} {off}"
     yield weight >= 0, "objective.interaction_weight", "must not be negative"
     for key in ("alpha", "gamma"):

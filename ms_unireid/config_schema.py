@@ -171,8 +171,8 @@ class ObjectiveConfig:
     """The losses to train with; each row of Table 2 is one choice.
 
     Attributes:
-        tasks: What is trained (Eq. 3): text, a picture modality of `data.modalities`, or a sum of several, such as
-            text+sketch, which the paper calls fusion.
+        tasks: What is trained (Eq. 3): text, a picture modality of `data.modalities`, or a sum of several in any order,
+            such as text+sketch, which the paper calls fusion.
         positives: What a query should find in the batch: `pair`, its own photo (the paper, Eq. 1-2); `identity`, all
             photos of its person equally (Khosla et al., NeurIPS 2020); `distribution`, the same by the divergence that
             IRRA minimises, SDM (Jiang and Ye, CVPR 2023). The last two want batches with several pairs of a person.

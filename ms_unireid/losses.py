@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from ms_unireid.config import TASKS, ObjectiveConfig
-from ms_unireid.modalities import modalities_of, task_of
+from ms_unireid.modalities import canonical
 
 E = math.e
 # The authors' guard against 0 / 0 when both confidences vanish; the paper has none.
@@ -142,9 +142,10 @@ class Objective(nn.Cell):
     def __init__(self, config: ObjectiveConfig):
         super().__init__()
         self.config = config
-        self.tasks = tuple(task_of(modalities_of(task)) for task in config.tasks)
+        self.tasks, self.modulated, self.aligned = (
+            tuple(map(canonical, tasks)) for tasks in (config.tasks, config.modulated, config.aligned)
+        )
         self.others = tuple(task for task in self.tasks if task not in TASKS)
-        self.modulated, self.aligned = config.modulated, config.aligned
         self.needs_persons = config.positives != "pair"
         self.interacts = config.interaction_weight > 0
         self.both = set(self.modulated) <= set(self.tasks)

@@ -42,6 +42,8 @@ MANY = ObjectiveConfig(
         ("sketch+text", "fusion", ("text", "sketch"), "T+S->R"),
         ("pencil+infrared", "pencil+infrared", ("pencil", "infrared"), "P+I->R"),
         ("sketch+infrared+text", "text+sketch+infrared", ("text", "sketch", "infrared"), "T+S+I->R"),
+        ("pencil+sketch", "sketch+pencil", ("sketch", "pencil"), "S+P->R"),
+        ("thermal+depth+pencil", "pencil+depth+thermal", ("pencil", "depth", "thermal"), "P+D+T->R"),
     ],
 )
 def test_names(written, name, parts, shown):
@@ -65,6 +67,12 @@ def test_names(written, name, parts, shown):
         ),
         (["data.modalities=[sketch, pencil]", "objective.aligned=[text, pencil]"], "aligns pencil with text"),
         (["objective.modulated=[text, text]"], "objective.dynamic weighs text against text"),
+        (["objective.aligned=[fusion, sketch+text]"], "aligns sketch\\+text with fusion"),
+        (
+            ["data.modalities=[sketch, pencil]", "objective.tasks=[text, sketch, sketch+pencil, pencil+sketch]"],
+            "at least one task, each once",
+        ),
+        (["data.modalities=[sketch, photo]"], "data.modalities must be names of pictures"),
         (["data.modalities=[sketch, text]"], "data.modalities must be names of pictures"),
         (["data.modalities=[Sketch]"], "data.modalities must be names of pictures"),
         (["data.modalities=[sketch, sketch]"], "data.modalities must name each once"),
@@ -118,6 +126,25 @@ def test_the_objective_of_many_tasks_is_that_of_pytorch(pynative):
     expected = {name: leaf.grad.numpy() for name, leaf in leaves.items()}
     ours = {name: grad.asnumpy() for name, grad in zip(names, grads, strict=True)}
     assert parity.gradient_difference(ours, expected)[0] < 2e-4
+
+
+def test_either_spelling_is_the_same_task():
+    written = ObjectiveConfig(
+        ("text", "pencil+sketch"), modulated=("text", "sketch+pencil"), aligned=("pencil+sketch", "text")
+    )
+    usual = ObjectiveConfig(
+        ("text", "sketch+pencil"), modulated=("text", "sketch+pencil"), aligned=("sketch+pencil", "text")
+    )
+    text, image, drawn = (Tensor(row) for row in correlated_feats(3)[:3])
+    values = [
+        Objective(one)(image, None, text, None, Tensor(14.0, ms.float32), None, drawn) for one in (written, usual)
+    ]
+    assert Objective(written).part_names == Objective(usual).part_names
+    assert float(values[0][0].asnumpy()) == float(values[1][0].asnumpy())
+    feats = with_others(tri_split(1))
+    assert tasks_of(feats, ["pencil+sketch", "sketch+pencil"]) == ("sketch+pencil",)
+    made, again = (make_queries(task, feats) for task in ("pencil+sketch", "sketch+pencil"))
+    np.testing.assert_array_equal(made.feats, again.feats)
 
 
 @pytest.mark.parametrize("memory", [{}, {"cache_chunk": 2}, {"accumulation_steps": 2}])

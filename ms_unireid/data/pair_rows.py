@@ -97,10 +97,15 @@ def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
         line = cells_of.line_num + 1
 
 
+def unnumbered(key: str) -> str:
+    """Return the name that numbered columns share: caption_2 is a caption."""
+    return re.sub(r"_[0-9]{1,3}$", "", key)
+
+
 @functools.lru_cache(maxsize=4096)
 def meaning(key: str, modalities: tuple[str, ...]) -> str | None:
     """Return what a column holds: split, id, file_path, text or a modality; None if it is not read."""
-    plain = re.sub(r"_[0-9]{1,3}$", "", key)
+    plain = unnumbered(key)
     meanings = {_SPLIT: _SPLIT, _ID: _ID, PHOTO: PHOTO} if plain == key else {}
     return (meanings | {"caption": TEXT, "captions": TEXT} | {name: name for name in modalities}).get(plain)
 

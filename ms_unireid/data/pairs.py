@@ -103,7 +103,8 @@ class Pairs:
         """Name the columns that are not read, and count the persons of drawn splits, one line each."""
         found = []
         if self.unread:
-            found.append(f"{self.file}: not read are the columns {listed(self.unread)}; data.modalities names pictures")
+            names = listed([*map(escaped, self.unread)])
+            found.append(f"{self.file}: not read are the columns {names}; data.modalities names pictures")
         if self.drawn:
             splits = {row.person: row.split for row in self.rows}.values()
             counts = ", ".join(f"{split} {Counter(splits)[split]:,}" for split in SPLITS)
@@ -158,8 +159,7 @@ def examine(data: DataConfig) -> tuple[Pairs, list[DataFinding]]:
     if drawn:
         splits = _draw_splits({row.person for row in rows.values()}, data.split_shares, data.split_seed)
         rows = {photo: replace(row, split=splits[row.person]) for photo, row in rows.items()}
-    names = tuple(escaped(key) for key in unread)
-    return Pairs(folder, file, tuple(rows.values()), names, drawn), [*findings]
+    return Pairs(folder, file, tuple(rows.values()), tuple(unread), drawn), [*findings]
 
 
 def complete(annotations: Sequence[Annotation], config: Config) -> tuple[tuple[Annotation, ...], str]:

@@ -20,7 +20,7 @@ from ms_unireid.evaluation.evaluator import LEADING, format_table
 from ms_unireid.evaluation.metrics import Gallery, Queries, score_queries
 from ms_unireid.evaluation.queries import SplitFeatures, make_queries, queries_and_gallery, tasks_of
 from ms_unireid.evaluation.similarity import similarity_blocks
-from ms_unireid.modalities import TEXT, symbol
+from ms_unireid.modalities import PHOTO, TEXT, symbol
 
 RATES = (0.01, 0.05, 0.1)
 RANKS = (1, 5, 10)
@@ -93,8 +93,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     numbers = [(row["threshold"], ".4f"), *((row[f"DIR{k}"], ".2f") for k in RANKS)]
     formatted = ("-" if number is None else format(number, form) for number, form in numbers)
     counts = (str(row[key]) for key in ("queries", "queries_without_match", "photos"))
-    task = "R->R" if row["task"] == "photo" else symbol(row["task"])
-    return [task, f"{100 * row['false_alarms']:g}%", *formatted, *counts]
+    return [symbol(row["task"]), f"{100 * row['false_alarms']:g}%", *formatted, *counts]
 
 
 def _tasks(feats: SplitFeatures, tasks: Sequence[str] | None) -> Iterator[tuple[str, Queries, Gallery]]:
@@ -103,7 +102,7 @@ def _tasks(feats: SplitFeatures, tasks: Sequence[str] | None) -> Iterator[tuple[
         yield task, *queries_and_gallery(make_queries(task, feats), feats, rule)
     asking = [feats.part(name).persons for name in (TEXT, "sketch", *feats.others)]
     asked = np.flatnonzero(np.isin(feats.person_ids, np.concatenate(asking)))  # distractors are nobody's photos
-    yield "photo", Queries(feats.photo[asked], feats.person_ids[asked], asked), Gallery(feats.photo, feats.person_ids)
+    yield PHOTO, Queries(feats.photo[asked], feats.person_ids[asked], asked), Gallery(feats.photo, feats.person_ids)
 
 
 def _score(queries: Queries, gallery: Gallery) -> _Scores:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ms_unireid.config import TASKS
 from ms_unireid.evaluation.metrics import Gallery, Queries
-from ms_unireid.modalities import TEXT, modalities_of, task_of, written_parts
+from ms_unireid.modalities import TEXT, canonical, modalities_of, task_of, written_parts
 
 NO_INDEX = -1
 
@@ -114,7 +114,7 @@ def tasks_of(feats: SplitFeatures, asked: Sequence[str] | None = None) -> tuple[
         asked = (*TASKS, *further, *(["+".join(there)] if further else []))
     elif "all" in asked:
         asked = [task_of(chosen) for size in range(len(there)) for chosen in combinations(there, size + 1)]
-    named = dict.fromkeys(task_of(modalities_of(task)) for task in asked)
+    named = dict.fromkeys(map(canonical, asked))
     return tuple(task for task in named if {*modalities_of(task)} <= {*there})
 
 

@@ -19,7 +19,10 @@ _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp"
 
 @dataclass(frozen=True)
 class Kind:
-    """How a data set is found (as its reader does) and recognised: its folder holds all `marks` of one group."""
+    """How a data set is found (as its reader does) and recognised: its folder holds all `marks` of one group.
+
+    Without marks every folder may be one.
+    """
 
     find_root: Callable[[Path], Path]
     marks: tuple[tuple[str, ...], ...]
@@ -63,6 +66,8 @@ def locate(name: str, root: Path) -> tuple[Path | None, list[DataFinding]]:
         fix = f"give --root {actual}, and data.root={actual} for training"
         return actual, [DataFinding("folder", "problem", detail, fix, str(root), 1)]
     if _is_kind(kind, folder):
+        return folder, []
+    if not kind.marks:
         return folder, []
     below = next(_below(kind, folder), None)
     if below is None:
