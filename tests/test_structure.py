@@ -27,12 +27,11 @@ BETWEEN_APPS = {
     ("synthetic", "sketch"),
 }
 NEEDS_MINDSPORE = {
-    "adam", "distributed", "losses", "models", "data.pipeline", "checkpoints.checkpoint",
-    "checkpoints.conversion_check", "evaluation.encoder", "evaluation.checkpoint_evaluation", "training.gradient",
+    "adam", "distributed", "losses", "models", "data.pipeline",
+    "checkpoints.conversion_check", "evaluation.encoder", "training.gradient",
     "training.loss_scale", "training.optimizer", "training.train_step", "training.trainer", "training.run_data",
     "apps.benchmarks", "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.encoding",
-    "apps.search.rollout", "apps.search.searcher",
-    "apps.search.search_figure", "apps.web",
+    "apps.search.rollout", "apps.web",
 }  # fmt: skip
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
 
 from ms_unireid.checkpoints.clip_names import LOGIT_SCALE, TEXT_POSITIONS, VISUAL_POSITIONS, our_shapes
 from ms_unireid.checkpoints.fitting import NAMED_TENSORS, fit, float32_entries
@@ -24,8 +23,12 @@ from ms_unireid.data.findings import listed
 from ms_unireid.errors import CheckpointError, escaped
 from ms_unireid.files import replacing
 from ms_unireid.models.positions import model_grid
-from ms_unireid.models.unireid import UNIReID, build_model
 from ms_unireid.runtime import prepare
+
+if TYPE_CHECKING:  # MindSpore is imported by what builds or fills a model: a file that cannot be used is refused before
+    from mindspore import Parameter, nn
+
+    from ms_unireid.models.unireid import UNIReID
 
 OPTIMIZER_PREFIXES = ("exp_avg", "beta1_power", "beta2_power", "average.")
 
@@ -47,7 +50,7 @@ class Checkpoint:
         """
         return self.source.config(overrides, files)
 
-    def build(self, config: Config) -> UNIReID:
+    def build(self, config: Config) -> "UNIReID":
         """Select the device and build the model with these weights.
 
         The position tables of a file that ms_unireid did not write are resized to the config's picture size, and
@@ -58,15 +61,13 @@ class Checkpoint:
         patches = math.prod(model_grid(config.model))
         stretches = len(self.tensors.get(TEXT_POSITIONS, ())) != config.model.context_length > CONTEXT_LENGTH
         if not self.source.meta and (len(self.tensors[VISUAL_POSITIONS]) != 1 + patches or stretches):
-            prepare(config.runtime)
-            model = build_model(config.model, runtime=config.runtime)
+            model = _build(config)
             load_pretrained(model, self.path, replace(config.model, pretrained_logit_scale=True))
             return model
         wanted = our_shapes(config.model.sizes, config.model.context_length, patches)
         del wanted[LOGIT_SCALE]
         _check_shapes(wanted, self.tensors, str(self.path), _fix(self))
-        prepare(config.runtime)
-        model = build_model(config.model, runtime=config.runtime)
+        model = _build(config)
         fill(model.get_parameters(), self)
         return model
 
@@ -74,7 +75,7 @@ class Checkpoint:
 class OpenedModel(NamedTuple):
     """A model with its weights, its config, and the file's `meta` as in `Checkpoint`."""
 
-    model: UNIReID
+    model: "UNIReID"
     config: Config
     meta: dict[str, Any]
 
@@ -91,7 +92,7 @@ def open_model(path: str | Path, overrides: Sequence[str] = (), files: Sequence[
     return OpenedModel(checkpoint.build(config), config, checkpoint.meta)
 
 
-def save_checkpoint(path: Path, params: Iterable[Parameter], meta: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, params: Iterable["Parameter"], meta: dict[str, Any]) -> None:
     """Write parameters and a JSON description into one MindSpore checkpoint; UserError if it cannot be written."""
     with replacing(Path(path)) as temporary:
         write_mindspore(temporary, (Entry.of(p.name, p.asnumpy()) for p in params), {META: json.dumps(meta)})
@@ -111,7 +112,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(file.path, tensors | kept, source.description, source)
 
 
-def load_checkpoint(model: nn.Cell, path: str | Path) -> dict[str, Any]:
+def load_checkpoint(model: "nn.Cell", path: str | Path) -> dict[str, Any]:
     """Load a checkpoint's weights into a model and return the file's `meta`.
 
     An unreadable file, and a tensor that is missing, unexpected or of another shape, raise a CheckpointError.
@@ -121,7 +122,7 @@ def load_checkpoint(model: nn.Cell, path: str | Path) -> dict[str, Any]:
     return checkpoint.meta
 
 
-def load_weights(model: nn.Cell, arrays: Mapping[str, np.ndarray]) -> None:
+def load_weights(model: "nn.Cell", arrays: Mapping[str, np.ndarray]) -> None:
     """Load weights from memory: each parameter's name to an array of its shape; all are set or none.
 
     An array that is missing, unexpected or of another shape raises a CheckpointError.
@@ -129,7 +130,7 @@ def load_weights(model: nn.Cell, arrays: Mapping[str, np.ndarray]) -> None:
     _fill(model.get_parameters(), {name: np.asarray(array) for name, array in arrays.items()}, "weights")
 
 
-def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> None:
+def load_pretrained(model: "nn.Cell", path: str | Path, config: ModelConfig) -> None:
     """Start a model from any file of weights; its position tables are resized as by `fit`.
 
     The model keeps its own logit scale unless `config.pretrained_logit_scale`; half precision is cast up. A file that
@@ -145,11 +146,10 @@ def load_pretrained(model: nn.Cell, path: str | Path, config: ModelConfig) -> No
     params = {p.name: p for p in model.get_parameters()}
     for name, entry in entries.items():
         if name != LOGIT_SCALE or config.pretrained_logit_scale:
-            param = params[name]
-            param.set_data(Tensor(aligned(entry.load()), param.dtype))
+            _set(params[name], entry.load())
 
 
-def fill(params: Iterable[Parameter], checkpoint: Checkpoint) -> None:
+def fill(params: Iterable["Parameter"], checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's tensors into parameters of the same names; a CheckpointError leaves all as they are."""
     _fill(params, checkpoint.tensors, str(checkpoint.path), _fix(checkpoint))
 
@@ -160,11 +160,25 @@ def _fix(checkpoint: Checkpoint) -> str:
     return f"The checkpoint holds {made}; use the config it was trained with (config.yaml in its run folder)"
 
 
-def _fill(params: Iterable[Parameter], found: Mapping[str, np.ndarray], source: str, fix: str = "") -> None:
+def _fill(params: Iterable["Parameter"], found: Mapping[str, np.ndarray], source: str, fix: str = "") -> None:
     params = list(params)
     _check_shapes({p.name: tuple(p.shape) for p in params}, found, source, fix)
     for param in params:
-        param.set_data(Tensor(aligned(found[param.name]), param.dtype))
+        _set(param, found[param.name])
+
+
+def _set(param: "Parameter", values: np.ndarray) -> None:
+    from mindspore import Tensor
+
+    param.set_data(Tensor(aligned(values), param.dtype))
+
+
+def _build(config: Config) -> "UNIReID":
+    """Select the device, and build a model whose weights are to be filled in."""
+    prepare(config.runtime)
+    from ms_unireid.models.unireid import build_model
+
+    return build_model(config.model, None, config.runtime)
 
 
 def _check_shapes(

@@ -1,5 +1,6 @@
 """The command `unireid JOB ...`: runs a job and reports a user's mistake in one line with exit code 2."""
 
+import contextlib
 import difflib
 import importlib
 import io
@@ -56,7 +57,7 @@ def run(job: str) -> None:
     If nobody reads stdout any more, as after `| head`, it ends quietly as by SIGPIPE. A mistake is one line on stderr,
     without a traceback or a control character that a file put into it.
     """
-    _keep_stdout_for_results()
+    noise = _keep_stdout_for_results()
     code = 0
     try:
         _check_arguments(sys.argv[1:])
@@ -64,6 +65,7 @@ def run(job: str) -> None:
             importlib.import_module(f"ms_unireid.commands.{job}").main(sys.argv[1:])
         finally:
             _end_progress_bars()
+            _tell(noise)
     except SystemExit as stop:  # argparse, after --help
         code = stop.code
     except BrokenPipeError:
@@ -128,12 +130,22 @@ def _end_progress_bars() -> None:
         bar.close()
 
 
-def _keep_stdout_for_results() -> None:
-    """Send what compiled libraries print on stdout to stderr; MindSpore prints there at every start."""
+def _keep_stdout_for_results() -> int:
+    """Keep what compiled libraries print on stdout apart; return its file, for `_tell`."""
     sys.stdout.flush()
     results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    noise = os.memfd_create("noise") if hasattr(os, "memfd_create") else os.dup(2)
+    os.dup2(noise, 1)
     sys.stdout = _Results(results, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return noise
+
+
+def _tell(noise: int) -> None:
+    """Write what libraries printed to stderr, but for the settings that MindSpore prints at every start."""
+    with contextlib.suppress(OSError):  # without memfd_create it is there already
+        os.lseek(noise, 0, os.SEEK_SET)
+        with os.fdopen(noise, "rb") as file:
+            os.write(2, b"".join(line for line in file if not line.startswith((b"[MS_RUNTIME_PROF]", b"[MS_DEV_"))))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ms_unireid.apps.search.manifest import present_about
 from ms_unireid.apps.search.places import absolute
 from ms_unireid.apps.search.pushing import Push, choose_effort, forget
 from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
+from ms_unireid.apps.search.searcher import COMPILED, Searcher, check_pictures
 from ms_unireid.apps.search.shards import merge_indexes
 from ms_unireid.apps.synthetic.captions import write_caption
 from ms_unireid.apps.synthetic.person import draw_people
@@ -27,6 +28,7 @@ from ms_unireid.errors import ConfigError, QueryError, escaped
 from ms_unireid.files import replacing, write_json, write_text
 from ms_unireid.runtime import check_packages
 
+_WORTH_COMPILING = 64  # queries, from which on compiling the model is faster: see Searcher.open
 SAMPLE = 100  # number of queries, and of photos, to measure the recall with
 
 
@@ -88,10 +90,11 @@ def _query(options: argparse.Namespace) -> None:
     index.checkpoint(options.checkpoint)
     if where:
         index.chosen(where)
-    check_packages()
-    from ms_unireid.apps.search.searcher import Searcher
-
-    searcher = Searcher.open(index, options.checkpoint, options.overrides)
+    compiled = [COMPILED] * (len(queries) >= _WORTH_COMPILING)
+    if not compiled:
+        for query in queries:
+            check_pictures(query, index.about)
+    searcher = Searcher.open(index, options.checkpoint, [*compiled, *options.overrides])
     found = searcher.search_all(queries, options.top_k, where, options.fold)
     notes = [searcher.notes(query) for query in queries]
     lines = [
@@ -199,11 +202,9 @@ def _measuring_queries(options: argparse.Namespace) -> list[Query]:
 def _encoded(queries: list[Query], index: PhotoIndex, options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Encode the queries that the recall is measured with; those of photos are features of the index."""
     index.checkpoint(options.checkpoint)
-    check_packages()
     from ms_unireid.apps.search.engines.faiss import sample_photos
-    from ms_unireid.apps.search.searcher import Searcher
 
-    searcher = Searcher.open(index, options.checkpoint)
+    searcher = Searcher.open(index, options.checkpoint, [COMPILED])
     feats = []
     with progress_bar("query", "encoding") as show:
         for query in queries:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.checkpoints.formats.any_file import checkpoint_digest
@@ -12,11 +12,13 @@ from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.checkpoints.thresholds import Thresholds, model_facts
 from ms_unireid.config import Config, DataConfig
 from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set, parse_targets
-from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.evaluator import evaluate_features, to_json
 from ms_unireid.evaluation.open_set import RATES, check_open_set, evaluate_open_set, thresholds_of
 from ms_unireid.evaluation.protocols import Results, check_protocol
 from ms_unireid.evaluation.queries import SplitFeatures
+
+if TYPE_CHECKING:
+    from ms_unireid.evaluation.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,12 @@ class CheckpointEvaluator:
         return Evaluated(*about, loaded, feats, self.config, results, open_set)
 
     @functools.cached_property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> "Encoder":
         """The encoder; the model is built at first use."""
-        return Encoder(self.checkpoint.build(self.config), self.config, self._advance if self.progress else None)
+        model = self.checkpoint.build(self.config)
+        from ms_unireid.evaluation.encoder import Encoder
+
+        return Encoder(model, self.config, self._advance if self.progress else None)
 
     def _advance(self, *_: int) -> None:
         """Count a batch of captions, photos or sketches."""

@@ -13,7 +13,7 @@ from ms_unireid.models.vision import VisionTransformer
 class TokenEmbedding(nn.Cell):
     """A table of token vectors under CLIP's name, `token_embedding.weight`."""
 
-    def __init__(self, words: int, width: int, rng: np.random.Generator, operations: Operations):
+    def __init__(self, words: int, width: int, rng: np.random.Generator | None, operations: Operations):
         super().__init__()
         self.pick = operations.make(Pick)
         self.weight = normal_parameter(rng, (words, width), 0.02)
@@ -26,7 +26,7 @@ class TokenEmbedding(nn.Cell):
 class CLIP(nn.Cell):
     """One visual and one text tower with a joint feature space."""
 
-    def __init__(self, config: ModelConfig, rng: np.random.Generator, operations: Operations):
+    def __init__(self, config: ModelConfig, rng: np.random.Generator | None, operations: Operations):
         super().__init__()
         size, context_length = config.sizes, config.context_length
         width = size.text.width

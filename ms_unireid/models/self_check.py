@@ -14,7 +14,7 @@ from typing import NamedTuple
 import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
-from mindspore.common.api import _pynative_executor
+from mindspore.nn.cell import _pynative_executor  # its own module has another name since 2.9, and warns
 
 from ms_unireid.adam import Adam
 from ms_unireid.config import ModelConfig, ObjectiveConfig, RuntimeConfig, TrainConfig

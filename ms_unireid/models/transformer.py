@@ -11,8 +11,10 @@ from ms_unireid.models.forms import Operations
 from ms_unireid.models.ops import Affine, AttentionCore, GELUAffine, Normalize, Pick, QuickGELUAffine, ReadoutCore
 
 
-def normal_parameter(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> Parameter:
-    """Return a float32 parameter drawn from N(0, std^2); `rng` alone decides the values."""
+def normal_parameter(rng: np.random.Generator | None, shape: tuple[int, ...], std: float) -> Parameter:
+    """Return a float32 parameter drawn from N(0, std^2); `rng` alone decides the values, and None leaves zeros."""
+    if rng is None:
+        return Parameter(Tensor(np.zeros(shape, np.float32)))
     return Parameter(Tensor(rng.standard_normal(shape, dtype=np.float32) * np.float32(std)))
 
 
@@ -33,7 +35,7 @@ class LayerNorm(nn.Cell):
 class Linear(nn.Cell):
     """A linear map of rows, after an activation if `operation` has one; `weight` is (out, in) as in PyTorch."""
 
-    def __init__(self, inputs: int, outputs: int, std: float, rng: np.random.Generator, operation: nn.Cell):
+    def __init__(self, inputs: int, outputs: int, std: float, rng: np.random.Generator | None, operation: nn.Cell):
         super().__init__()
         self.weight = normal_parameter(rng, (outputs, inputs), std)
         self.bias = Parameter(Tensor(np.zeros(outputs, np.float32)))
@@ -51,7 +53,7 @@ class Attention(nn.Cell):
     """
 
     def __init__(
-        self, size: TowerSize, out_std: float, rng: np.random.Generator, operations: Operations, core: nn.Cell
+        self, size: TowerSize, out_std: float, rng: np.random.Generator | None, operations: Operations, core: nn.Cell
     ):
         super().__init__()
         width = size.width
@@ -73,7 +75,7 @@ class ReadoutAttention(Attention):
     """Attention from one token of each sequence, with the same parameters."""
 
     def __init__(
-        self, size: TowerSize, out_std: float, rng: np.random.Generator, operations: Operations, core: nn.Cell
+        self, size: TowerSize, out_std: float, rng: np.random.Generator | None, operations: Operations, core: nn.Cell
     ):
         super().__init__(size, out_std, rng, operations, core)
         self.pick = operations.make(Pick)
@@ -90,7 +92,9 @@ class ReadoutAttention(Attention):
 class MLP(nn.Cell):
     """Two linear maps around `activation`: QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
 
-    def __init__(self, width: int, out_std: float, activation: str, rng: np.random.Generator, operations: Operations):
+    def __init__(
+        self, width: int, out_std: float, activation: str, rng: np.random.Generator | None, operations: Operations
+    ):
         super().__init__()
         activated = operations.make(QuickGELUAffine if activation == "quick_gelu" else GELUAffine)
         self.c_fc = Linear(width, 4 * width, (2 * width) ** -0.5, rng, operations.make(Affine))
@@ -111,7 +115,7 @@ class ResidualAttentionBlock(nn.Cell):
         self,
         size: TowerSize,
         activation: str,
-        rng: np.random.Generator,
+        rng: np.random.Generator | None,
         operations: Operations,
         mask: Tensor | None = None,
     ):
@@ -156,7 +160,7 @@ class Transformer(nn.Cell):
         self,
         size: TowerSize,
         activation: str,
-        rng: np.random.Generator,
+        rng: np.random.Generator | None,
         operations: Operations,
         mask: Tensor | None = None,
     ):

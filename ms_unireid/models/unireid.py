@@ -16,14 +16,14 @@ from ms_unireid.models.self_check import checked_operations
 class UNIReID(nn.Cell):
     """Shared visual tower, text tower, fusion by addition, and logit scale (Section 4.1).
 
-    `seed` decides the initial weights; without `operations` they are plain float32.
+    `seed` decides the initial weights, as in `build_model`; without `operations` they are plain float32.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 1, operations: Operations | None = None):
+    def __init__(self, config: ModelConfig, seed: int | None = 1, operations: Operations | None = None):
         super().__init__()
         self.operations = operations or Operations()
         self.pick = self.operations.make(Pick)
-        self.base_model = CLIP(config, np.random.default_rng(seed), self.operations)
+        self.base_model = CLIP(config, None if seed is None else np.random.default_rng(seed), self.operations)
         initial = Tensor(math.log(1 / config.temperature), ms.float32)
         self.logit_scale = Parameter(initial, requires_grad=config.learnable_temperature)
 
@@ -55,8 +55,10 @@ class UNIReID(nn.Cell):
         return image_feats, sketch_feats, text_feats, fused, ops.exp(self.logit_scale)
 
 
-def build_model(config: ModelConfig, seed: int = 1, runtime: RuntimeConfig | None = None) -> UNIReID:
+def build_model(config: ModelConfig, seed: int | None = 1, runtime: RuntimeConfig | None = None) -> UNIReID:
     """Build a UNIReID; `seed` decides the initial weights, and `load_checkpoint` fills in trained ones.
+
+    Without a seed all are to be filled in: to draw the 150 million weights of a ViT-B/16 takes seconds.
 
     `runtime`, by default a `RuntimeConfig()`, chooses form and precision of the operations, see `checked_operations`.
     """

@@ -53,7 +53,7 @@ class PatchEmbedding(nn.Cell):
     On a CPU MindSpore 2.9 and 2.10 fall back to a reference convolution that is a hundred times slower.
     """
 
-    def __init__(self, config: ModelConfig, rng: np.random.Generator, operations: Operations):
+    def __init__(self, config: ModelConfig, rng: np.random.Generator | None, operations: Operations):
         super().__init__()
         image_size, patch_size, stride = config.image_size, config.sizes.patch_size, config.patch_stride
         self.patch_size = patch_size
@@ -81,7 +81,7 @@ class PatchEmbedding(nn.Cell):
 class VisionTransformer(nn.Cell):
     """CLIP's vision transformer, read out at the class token."""
 
-    def __init__(self, config: ModelConfig, rng: np.random.Generator, operations: Operations):
+    def __init__(self, config: ModelConfig, rng: np.random.Generator | None, operations: Operations):
         super().__init__()
         size = config.sizes
         width, std = size.vision.width, size.vision.width**-0.5

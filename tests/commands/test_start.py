@@ -1,10 +1,12 @@
 """What a start imports, and the choices that are written twice so that --help imports little."""
 
+import re
 import subprocess
 import sys
 
 import pytest
-from tool_runner import ROOT
+from apps.search.index_factory import put_photo, put_photos, update
+from tool_runner import ROOT, run_tool
 
 from ms_unireid.apps.checks.dataset_layout import KINDS
 from ms_unireid.apps.export import specification
@@ -77,3 +79,38 @@ def test_the_defaults_of_synthetic_data_are_those_of_the_code():
     assert (options.photos, options.captions) == (default.photos_per_identity, default.captions_per_photo)
     for name in ("train_identities", "val_identities", "test_identities", "train_photos", "seed", "sketch_style"):
         assert getattr(options, name) == getattr(default, name)
+
+
+def test_what_can_be_refused_is_refused_without_mindspore(tmp_path):
+    index, photos = tmp_path / "index", tmp_path / "photos"
+    put_photos(photos, range(2))
+    update(index, photos)
+    (tmp_path / "blank.png").write_bytes(put_photo(tmp_path / "white.png", (255, 255, 255)).read_bytes())
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    query = ("search", "query", "--index", index)
+    wrong = [
+        (*query, "--sketch", tmp_path / "blank.png"),
+        (*query, "--photo", tmp_path / "damaged.png"),
+        (*query, "--text", "a man", "runtime.device=TPU"),  # the checkpoint cannot be read either
+        (*query, "--text", "a man", "--checkpoint", tmp_path / "empty.ckpt"),
+        ("evaluate", "--checkpoint", tmp_path / "empty.ckpt"),
+        ("evaluate", "--checkpoint", ROOT / "models" / "synthetic.safetensors", f"data.root={tmp_path}"),
+        ("search", "index", "--output", tmp_path / "new", "--photos", photos, "--checkpoint", tmp_path / "empty.ckpt"),
+    ]
+    for command in wrong:
+        assert "mindspore" not in imported(*command, code=2), command
+
+
+def test_the_answer_to_a_query_stands_alone_and_is_that_of_the_compiled_model(tmp_path):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    put_photos(photos, range(2))
+    model = ROOT / "models" / "synthetic.safetensors"
+    for command in (
+        ("index", "--photos", photos, "--checkpoint", model, "--output", index, "eval.batch_size=2"),
+        ("query", "--index", index, "--text", "a man", "--json", tmp_path / "plain.json"),
+        ("query", "--index", index, "--text", "a man", "--json", tmp_path / "compiled.json", "runtime.graph_mode=true"),
+    ):
+        done = run_tool("search.py", *command)
+        assert done.returncode == 0 and not re.search("MS_|WARNING|deprecated", done.stderr + done.stdout), done.stderr
+    assert (tmp_path / "plain.json").read_bytes() == (tmp_path / "compiled.json").read_bytes()

@@ -1,11 +1,11 @@
 """Search of an index by text, sketches, photos and marks."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mindspore import Tensor
 from PIL import Image
 
 from ms_unireid.apps.search.engines.opening import open_store
@@ -14,22 +14,24 @@ from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import Card, fold_ranking
 from ms_unireid.apps.search.manifest import model_overrides, model_settings
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
-from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.sketches import prepare_sketch
-from ms_unireid.checkpoints.checkpoint import open_model
+from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.checkpoints.formats.any_file import checkpoint_digest
 from ms_unireid.checkpoints.thresholds import CALIBRATE, Thresholds, read_thresholds
 from ms_unireid.config import Config, config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, DataError, QueryError
-from ms_unireid.evaluation.encoder import Encoder
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.installation import job_command
-from ms_unireid.models.unireid import UNIReID
+from ms_unireid.runtime import load_mindspore
+
+if TYPE_CHECKING:  # MindSpore is imported after all that can be refused without it
+    from ms_unireid.models.unireid import UNIReID
 
 # Relevance feedback (Rocchio 1971): weights of the query, of the mean of what is more like it, and of what is less; the
 # values of Manning, Raghavan and Schuetze, Introduction to Information Retrieval, chapter 9.
 ROCCHIO = (1.0, 0.75, -0.15)
+COMPILED, UNCOMPILED = "runtime.graph_mode=true", "runtime.graph_mode=false"
 MAX_FOLDED = 1000  # photos of a folded list, all of which are compared with one another
 
 
@@ -52,7 +54,7 @@ class Searcher:
 
     def __init__(
         self,
-        model: UNIReID,
+        model: "UNIReID",
         index: PhotoStore | str | Path,
         approximate: bool = False,
         thresholds: Thresholds | None = None,
@@ -60,6 +62,8 @@ class Searcher:
         self.model, self.thresholds = model, thresholds
         self.index = _opened(index, approximate)
         self.config = _config_of(self.index)
+        from ms_unireid.evaluation.encoder import Encoder
+
         self._encoder = Encoder(model, self.config)
         self._model_lock = threading.Lock()
 
@@ -72,6 +76,9 @@ class Searcher:
         approximate: bool = False,
     ) -> "Searcher":
         """Open an index and the model that made it.
+
+        On a CPU the model is not compiled: that takes as long as many queries (12 s of a ViT-B/16's captions, of which
+        one takes 0.3 s then and 0.13 s compiled). With `COMPILED` among the overrides it is.
 
         Args:
             index: As in the class.
@@ -88,8 +95,12 @@ class Searcher:
         _config_of(index)
         path = _find_checkpoint(index, checkpoint)
         thresholds = read_thresholds(path)
-        opened = open_model(path, [*model_overrides(index.about), *overrides])
-        return cls(opened.model, index, thresholds=thresholds)
+        checkpoint, made_by = read_checkpoint(path), model_overrides(index.about)
+        config = checkpoint.config([*made_by, *overrides])
+        device = config.runtime.device
+        if (load_mindspore().get_context("device_target") if device == "auto" else device) == "CPU":
+            config = checkpoint.config([*made_by, UNCOMPILED, *overrides])
+        return cls(checkpoint.build(config), index, thresholds=thresholds)
 
     def refresh(self) -> bool:
         """Open the index again if it has changed; return whether it had.
@@ -247,15 +258,7 @@ class Searcher:
 
         QueryError if it cannot be read, or is blank.
         """
-        picture = read_query_picture(sketch)
-        if query.as_is:
-            return picture, []
-        name = str(sketch) if isinstance(sketch, Path) else "the sketch"
-        try:
-            picture, notes = prepare_sketch(picture, self.config.model.image_size)
-        except QueryError as error:
-            raise QueryError(f"{name}: {error}") from error
-        return picture, [f"{name}: {note}" for note in notes]
+        return _read_sketch(query, sketch, self.config.model.image_size)
 
     def heat_map(self, picture: Path | Image.Image) -> np.ndarray:
         """Compute which patches of a picture the model attends to, by `attention_rollout`.
@@ -267,6 +270,10 @@ class Searcher:
             QueryError: If the picture cannot be read.
         """
         pixels = self._pixels(picture)
+        from mindspore import Tensor
+
+        from ms_unireid.apps.search.rollout import attention_rollout
+
         with self._model_lock:
             return attention_rollout(self.model.base_model.visual, Tensor(pixels[None]))[0]
 
@@ -281,6 +288,29 @@ class Searcher:
     def _encode_text(self, text: str) -> np.ndarray:
         with self._model_lock:
             return self._encoder.caption(text)
+
+
+def check_pictures(query: Query, about: Mapping[str, Any]) -> None:
+    """Raise a QueryError if a picture of a query cannot be read, or a sketch is blank; `about` is that of the index."""
+    for photo in query.photos:
+        if not _is_row(photo):
+            read_query_picture(photo)
+    for sketch in query.sketches:
+        _read_sketch(query, sketch, tuple(model_settings(about)["model"]["image_size"]))
+
+
+def _read_sketch(
+    query: Query, sketch: Path | Image.Image, image_size: tuple[int, int]
+) -> tuple[Image.Image, list[str]]:
+    picture = read_query_picture(sketch)
+    if query.as_is:
+        return picture, []
+    name = str(sketch) if isinstance(sketch, Path) else "the sketch"
+    try:
+        picture, notes = prepare_sketch(picture, image_size)
+    except QueryError as error:
+        raise QueryError(f"{name}: {error}") from error
+    return picture, [f"{name}: {note}" for note in notes]
 
 
 def _is_row(photo: Path | Image.Image | int) -> bool:
