@@ -1,4 +1,8 @@
-"""The equations of the paper in order, one pure function each, and the objective that composes them."""
+"""The equations of the paper in order, one pure function each, and the objective that composes them.
+
+`present` (M,) is 0 for pairs that lack what a task asks with, else 1; None where none does. Such a pair is no query:
+its row does not count, and no photo is compared with it. Its photo stays in the gallery of the other queries.
+"""
 
 import math
 
@@ -13,6 +17,8 @@ E = math.e
 EPS = 1e-9
 # IRRA's guard against the logarithm of 0, for a photo of another person.
 SDM_EPS = 1e-8
+# Hides a query from the photos: the exponential of its logit is 0.
+HIDDEN = -1e4
 
 
 def similarity_logits(query_feats: Tensor, gallery_feats: Tensor, scale: Tensor) -> Tensor:
@@ -28,14 +34,14 @@ def query_to_gallery_loss(logits: Tensor) -> Tensor:
     return -_diagonal(log_softmax(logits))
 
 
-def gallery_to_query_loss(logits: Tensor) -> Tensor:
+def gallery_to_query_loss(logits: Tensor, present: Tensor | None = None) -> Tensor:
     """Eq. 2: the same from the gallery's side; logits (M, M) with rows queries, result (M,)."""
-    return query_to_gallery_loss(logits.T)
+    return query_to_gallery_loss(_from_gallery(logits, present))
 
 
-def pair_loss(logits: Tensor) -> Tensor:
+def pair_loss(logits: Tensor, present: Tensor | None = None) -> Tensor:
     """The per-pair term of Eq. 3, half of Eq. 1 plus half of Eq. 2; its mean is a task's loss. Result (M,)."""
-    return 0.5 * (query_to_gallery_loss(logits) + gallery_to_query_loss(logits))
+    return 0.5 * (query_to_gallery_loss(logits) + gallery_to_query_loss(logits, present))
 
 
 def same_person(persons: Tensor) -> Tensor:
@@ -43,27 +49,33 @@ def same_person(persons: Tensor) -> Tensor:
     return ops.equal(persons.expand_dims(1), persons.expand_dims(0)).astype(ms.float32)
 
 
-def identity_loss(logits: Tensor, same: Tensor) -> Tensor:
+def identity_loss(logits: Tensor, same: Tensor, present: Tensor | None = None) -> Tensor:
     """`pair_loss` with every pair of the person as a positive; `same` is `same_person`'s, (M, M), the result (M,).
 
     A row's target is uniform over its positives, the sum outside the logarithm, as in L_out of Khosla et al.
     (Supervised Contrastive Learning, NeurIPS 2020), here from one modality to the other.
     """
-    target = same / same.sum(-1, keepdims=True)
-    return -0.5 * ((target * log_softmax(logits)).sum(-1) + (target * log_softmax(logits.T)).sum(-1))
+    back = same if present is None else same * _shown(present)
+    target, back = same / same.sum(-1, keepdims=True), back / back.sum(-1, keepdims=True)
+    logs, back_logs = log_softmax(logits), log_softmax(_from_gallery(logits, present))
+    return -0.5 * ((target * logs).sum(-1) + (back * back_logs).sum(-1))
 
 
-def distribution_loss(logits: Tensor, same: Tensor) -> Tensor:
+def distribution_loss(logits: Tensor, same: Tensor, present: Tensor | None = None) -> Tensor:
     """Similarity distribution matching: KL(p_i || q_i + 1e-8), q_i uniform over the person's pairs; result (M,).
 
     SDM of IRRA (Jiang and Ye, CVPR 2023) adds up both directions; here each counts half, on the scale of Eq. 3.
     """
+    back = same if present is None else same * _shown(present)
+    return 0.5 * (_divergence(logits, same) + _divergence(_from_gallery(logits, present), back))
+
+
+def _divergence(logits: Tensor, same: Tensor) -> Tensor:
     count = same.sum(-1, keepdims=True)
     # log(1 / count + SDM_EPS) by log1p, for the reason that `log_softmax` gives.
     positive = ops.log1p(SDM_EPS * count) - ops.log1p(count - 1)
-    log_target = same * positive + (1 - same) * math.log(SDM_EPS)
-    forth, back = log_softmax(logits), log_softmax(logits.T)
-    return 0.5 * ((exp(forth) * (forth - log_target)).sum(-1) + (exp(back) * (back - log_target)).sum(-1))
+    log_target, found = same * positive + (1 - same) * math.log(SDM_EPS), log_softmax(logits)
+    return (exp(found) * (found - log_target)).sum(-1)
 
 
 def prediction_confidence(losses: Tensor) -> Tensor:
@@ -84,7 +96,7 @@ def modulated_loss(losses: Tensor, factor: Tensor, alpha: float, gamma: float) -
     return alpha * exp(gamma * ops.log1p(factor)) * losses
 
 
-def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
+def interaction_loss(text_logits: Tensor, sketch_logits: Tensor, present: Tensor | None = None) -> Tensor:
     """Eq. 10, L_c: align the sketch's similarity distribution Q_S with the text's, P_T; mean over queries.
 
     Eq. 10 is a cross-entropy, H(P_T, Q_S) = KL(P_T || Q_S) + H(P_T). Its target P_T is stopped (text teaches, as in the
@@ -92,13 +104,13 @@ def interaction_loss(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
     direction is aligned: logits are (M, M) from `similarity_logits`, rows captions or sketches, columns photos.
     """
     target = exp(log_softmax(ops.stop_gradient(text_logits)))
-    return -mean((target * log_softmax(sketch_logits)).sum(-1))
+    return -mean((target * log_softmax(sketch_logits)).sum(-1), present)
 
 
-def interaction_divergence(text_logits: Tensor, sketch_logits: Tensor) -> Tensor:
+def interaction_divergence(text_logits: Tensor, sketch_logits: Tensor, present: Tensor | None = None) -> Tensor:
     """Return KL(P_T || Q_S) in nats: L_c without the entropy of P_T, and without gradient."""
     log_target, log_found = (log_softmax(ops.stop_gradient(logits)) for logits in (text_logits, sketch_logits))
-    return mean((exp(log_target) * (log_target - log_found)).sum(-1))
+    return mean((exp(log_target) * (log_target - log_found)).sum(-1), present)
 
 
 def exp(x: Tensor) -> Tensor:
@@ -110,9 +122,14 @@ def exp(x: Tensor) -> Tensor:
     return ops.pow(E, x)
 
 
-def mean(x: Tensor) -> Tensor:
-    """Return the mean of x (M,); on Ascend, sum and division have newer kernels than MindSpore's mean."""
-    return x.sum() / x.shape[0]
+def mean(x: Tensor, present: Tensor | None = None) -> Tensor:
+    """Return the mean of x (M,), 0 where no pair is present.
+
+    On Ascend, sum and division have newer kernels than MindSpore's mean.
+    """
+    if present is None:
+        return x.sum() / x.shape[0]
+    return (x * present).sum() / ops.maximum(present.sum(), 1)
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -127,6 +144,16 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 def _normalize(feats: Tensor) -> Tensor:
     return feats / ops.sqrt((feats * feats).sum(-1, keepdims=True))
+
+
+def _from_gallery(logits: Tensor, present: Tensor | None) -> Tensor:
+    """Return logits with rows photos and columns queries, those of queries that are not present hidden."""
+    return logits.T if present is None else logits.T + HIDDEN * (1 - _shown(present))
+
+
+def _shown(present: Tensor) -> Tensor:
+    """Return 1 where a photo sees a query, (M, M): it sees those present, and its own, or its row would be empty."""
+    return ops.maximum(present.expand_dims(0), ops.eye(present.shape[0], present.shape[0], ms.float32))
 
 
 def _diagonal(square: Tensor) -> Tensor:
@@ -146,6 +173,7 @@ class Objective(nn.Cell):
             tuple(map(canonical, tasks)) for tasks in (config.tasks, config.modulated, config.aligned)
         )
         self.others = tuple(task for task in self.tasks if task not in TASKS)
+        self.places = {task: place for place, task in enumerate(self.tasks, len(self.others))}
         self.needs_persons = config.positives != "pair"
         self.interacts = config.interaction_weight > 0
         self.both = set(self.modulated) <= set(self.tasks)
@@ -167,40 +195,58 @@ class Objective(nn.Cell):
         """Compute the loss of one batch from un-normalised features (M, D), None where no task needs them.
 
         `scale` is exp(logit_scale); `persons` (M,) numbers the pairs' persons, if `needs_persons`; `others` are the
-        features of the tasks of that name. Returns the loss and its parts, all scalars, the parts in the order of
-        `part_names`: each task's own loss before any weight, mean confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c
-        (Eq. 10) with its divergence, and tau.
+        features of the tasks of that name, and then, if pairs lack what tasks ask with, `present` (M,) of each task of
+        `tasks`. Where two tasks meet, in Eq. 4-10, only pairs count that have what both ask with.
+
+        Returns the loss and its parts, all scalars, the parts in the order of `part_names`: each task's own loss before
+        any weight, mean confidences (Eq. 4-5), mean weights w (Eq. 6-7), L_c (Eq. 10) with its divergence, and tau.
         """
         queries = {"text": text, "sketch": sketch, "fusion": fused}
         for i in range(len(self.others)):
             queries[self.others[i]] = others[i]
         logits = {task: similarity_logits(queries[task], image, scale) for task in self.tasks}
         same = same_person(persons) if self.needs_persons else None
-        losses = {task: self._pair_losses(logits[task], same) for task in self.tasks}
-        parts = tuple(mean(losses[task]) for task in self.tasks)
+        present = {task: None for task in self.tasks}
+        if len(others) > len(self.others):
+            present = {task: others[self.places[task]] for task in self.tasks}
+        losses = {task: self._pair_losses(logits[task], same, present[task]) for task in self.tasks}
+        parts = tuple(mean(losses[task], present[task]) for task in self.tasks)
         if self.both:
-            losses, statistics = self._modulate(losses)
+            losses, statistics = self._modulate(losses, present)
             parts = parts + statistics
-        loss = mean(losses[self.tasks[0]])
+        loss = mean(losses[self.tasks[0]], present[self.tasks[0]])
         for task in self.tasks[1:]:
-            loss = loss + mean(losses[task])
+            loss = loss + mean(losses[task], present[task])
         if self.interacts:
             teacher, student = logits[self.aligned[0]], logits[self.aligned[1]]
-            interaction = interaction_loss(teacher, student)
+            both = self._both(present, self.aligned)
+            interaction = interaction_loss(teacher, student, both)
             loss = loss + self.config.interaction_weight * interaction
-            parts = (*parts, interaction, interaction_divergence(teacher, student))
+            parts = (*parts, interaction, interaction_divergence(teacher, student, both))
         return loss, (*parts, 1 / scale)
 
-    def _pair_losses(self, logits: Tensor, same: Tensor | None) -> Tensor:
+    def _pair_losses(self, logits: Tensor, same: Tensor | None, present: Tensor | None) -> Tensor:
         if not self.needs_persons:
-            return pair_loss(logits)
-        return identity_loss(logits, same) if self.config.positives == "identity" else distribution_loss(logits, same)
+            return pair_loss(logits, present)
+        if self.config.positives == "identity":
+            return identity_loss(logits, same, present)
+        return distribution_loss(logits, same, present)
 
-    def _modulate(self, losses: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    def _both(self, present: dict[str, Tensor | None], tasks: tuple[str, ...]) -> Tensor | None:
+        """Return which pairs have what both tasks ask with."""
+        one, other = present[tasks[0]], present[tasks[1]]
+        return None if one is None else one * other
+
+    def _modulate(
+        self, losses: dict[str, Tensor], present: dict[str, Tensor | None]
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         one, other = self.modulated
+        both = self._both(present, self.modulated)
         p_one, p_other = prediction_confidence(losses[one]), prediction_confidence(losses[other])
         w_one, w_other = modulation_factor(p_one, p_other), modulation_factor(p_other, p_one)
-        statistics = (mean(p_one), mean(p_other), mean(w_one), mean(w_other))
+        if both is not None:
+            w_one, w_other = w_one * both, w_other * both
+        statistics = (mean(p_one, present[one]), mean(p_other, present[other]), mean(w_one, both), mean(w_other, both))
         if not self.config.dynamic:
             return losses, statistics
         if self.config.detach_weights:

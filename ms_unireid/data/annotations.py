@@ -28,7 +28,10 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Pair:
-    """One training sample: a photo, pictures of each of the other modalities to draw one from, and a raw caption."""
+    """One training sample: a photo, pictures of each of the other modalities to draw one from, and a raw caption.
+
+    What a photo lacks is empty.
+    """
 
     person_id: int
     photo: Path
@@ -39,15 +42,10 @@ class Pair:
 def training_pairs(annotations: Sequence[Annotation], modalities: Sequence[str] = ("sketch",)) -> tuple[Pair, ...]:
     """Return one pair per caption, in the order of the annotations, with pictures of these modalities.
 
-    What a photo lacks no task may need: the photo stands in for a picture, and an empty text for a caption.
+    A photo without a caption makes one pair.
     """
     return tuple(
-        Pair(
-            entry.person_id,
-            entry.photo,
-            tuple(entry.pictures.get(name) or (entry.photo,) for name in modalities),
-            caption,
-        )
+        Pair(entry.person_id, entry.photo, tuple(entry.pictures.get(name, ()) for name in modalities), caption)
         for entry in annotations
         for caption in entry.captions or ("",)
     )

@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ms_unireid.config import Config, DataConfig
 from ms_unireid.data import orbench
-from ms_unireid.data.annotations import SPLITS, Annotation, parse_identity
+from ms_unireid.data.annotations import SPLITS, Annotation, Pair, parse_identity
 from ms_unireid.data.findings import DataFinding, count_defects, listed, raise_problem
 from ms_unireid.data.folders import count_by_folder, nearly
 from ms_unireid.data.pair_rows import PHOTO, Row, find_file, meaning, parse_row, read_rows
@@ -162,31 +164,31 @@ def examine(data: DataConfig) -> tuple[Pairs, list[DataFinding]]:
     return Pairs(folder, file, tuple(rows.values()), tuple(unread), drawn), [*findings]
 
 
-def complete(annotations: Sequence[Annotation], config: Config) -> tuple[tuple[Annotation, ...], str]:
-    """Return the training photos that have all that the objective's tasks ask with, and in words how many have not.
+def present(pairs: Sequence[Pair], config: Config) -> np.ndarray:
+    """Return which training pairs have all that each of the objective's tasks asks with, (pairs, tasks) bool.
 
-    DataError if no photo has it, or, where a task asks with text, a person has no caption at all.
+    DataError if a task has no pair, or, where a task asks with text, a person has no caption at all.
     """
-    needed = sorted({part for task in config.objective.tasks for part in modalities_of(task)})
-    found = [{name for name, there in {TEXT: a.captions, **a.pictures}.items() if there} for a in annotations]
-    lacking = {name: sum(name not in there for there in found) for name in needed}
-    whole = tuple(a for a, there in zip(annotations, found, strict=True) if there.issuperset(needed))
-    words = ", ".join(f"{name} {count:,}" for name, count in lacking.items() if count)
-    if not whole:
+    names, tasks = (TEXT, *config.data.modalities), config.objective.tasks
+    has = np.array([(pair.caption != "", *map(bool, pair.pictures)) for pair in pairs])
+    columns = [[names.index(part) for part in modalities_of(task)] for task in tasks]
+    found = np.stack([has[:, places].all(axis=1) for places in columns], axis=1)
+    for task, places, there in zip(tasks, columns, found.T, strict=True):
+        if not there.any():
+            words = ", ".join(f"{names[place]} {(~has[:, place]).sum():,}" for place in places)
+            raise DataError(
+                f"{config.data.root}: no training photo has all that the task {task} of objective.tasks asks with; of "
+                f"{len(pairs):,} pairs there lack {words}. Fix: add the columns, or change objective.tasks."
+            )
+    persons = np.array([pair.person_id for pair in pairs])
+    silent = np.setdiff1d(persons, persons[has[:, 0]])
+    if len(silent) and any(0 in places for places in columns):
+        first = pairs[int(np.flatnonzero(np.isin(persons, silent))[0])].photo
         raise DataError(
-            f"{config.data.root}: no training photo has all that objective.tasks asks with ({', '.join(needed)}); of "
-            f"{len(annotations):,} there lack {words}. Fix: add the columns, or change objective.tasks."
+            f"{config.data.root}: {len(silent):,} training persons have no caption; the first one's photo is {first}. "
+            "Fix: write at least one for each, or remove their rows."
         )
-    described = {a.person_id for a, there in zip(annotations, found, strict=True) if TEXT in there}
-    if TEXT in needed and (silent := [a for a in annotations if a.person_id not in described]):
-        persons = len({a.person_id for a in silent})
-        raise DataError(
-            f"{config.data.root}: {persons:,} training persons have no caption; the first one's photo is "
-            f"{silent[0].photo}. Fix: write at least one for each, or remove their rows."
-        )
-    left = len(annotations) - len(whole)
-    told = f"{left:,} of {len(annotations):,} training photos are left out, they lack what the tasks ask with: {words}"
-    return whole, told if left else ""
+    return found
 
 
 def _split_defects(rows: Collection[Row]) -> list[tuple[str, list[str], str, str]]:

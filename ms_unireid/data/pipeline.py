@@ -5,8 +5,9 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mindspore.dataset as ds
@@ -24,8 +25,9 @@ class TrainingSource:
 
     `batches` holds indices of `pairs`: `epoch_batches`, or this process's `shard` of them; `token_ids`, int32 (pairs,
     L), are those of each pair's caption. Seed, epoch and the pair's index decide the augmentation, not the number of
-    processes. `load` returns a picture's pixels at the transform's size; None decodes the file. `persons`, int32
-    (pairs,), come last in a batch; None leaves them out. Of several pictures of a modality one is drawn each time.
+    processes. `load` returns a picture's pixels at the transform's size; None decodes the file. `extras`, arrays with a
+    row for each pair, come last in a batch. Of several pictures of a modality one is drawn each time; the photo stands
+    in for a missing one.
     """
 
     def __init__(
@@ -38,13 +40,13 @@ class TrainingSource:
         epoch: int,
         processes: Processes = ALONE,
         load: PixelLoader | None = None,
-        persons: np.ndarray | None = None,
+        extras: Mapping[str, np.ndarray] = MappingProxyType({}),
     ):
         self.count = 1 + len(pairs[0].pictures)  # pictures of a pair
         names = (f"pictures_{place}" for place in range(self.count))
-        self.columns = (*names, "token_ids", *(() if persons is None else ("persons",)))
+        self.columns = (*names, "token_ids", *extras)
         self.pairs, self.batches = pairs, batches
-        self.transform, self.token_ids, self.persons = transform, token_ids, persons
+        self.transform, self.token_ids, self.extras = transform, token_ids, extras
         self.seed, self.epoch, self.processes = seed, epoch, processes
         self.load = load or functools.partial(load_pixels, image_size=transform.image_size)
 
@@ -57,14 +59,15 @@ class TrainingSource:
         pictures = [np.zeros((len(batch), 4, *self.transform.image_size), np.uint8) for _ in range(self.count)]
         for place, out in enumerate(zip(*pictures, strict=True)):
             self._pictures(batch, place, out)
-        return *pictures, self.token_ids[batch], *(() if self.persons is None else (self.persons[batch],))
+        return *pictures, self.token_ids[batch], *(of[batch] for of in self.extras.values())
 
     def _pictures(self, batch: np.ndarray, place: int, out: Sequence[np.ndarray]) -> None:
         number = int(batch[place])
         pair = self.pairs[number]
         # The place in the global batch tells repeats of one pair apart, which the `identity` sampler may draw.
         rng = np.random.default_rng((self.seed, self.epoch, number, self.processes.rank * len(batch) + place))
-        paths = [one[0] if len(one) == 1 else one[rng.integers(len(one))] for one in pair.pictures]
+        given = [one or (pair.photo,) for one in pair.pictures]
+        paths = [one[0] if len(one) == 1 else one[rng.integers(len(one))] for one in given]
         self.transform([self.load(path) for path in (pair.photo, *paths)], rng, out)
 
 

@@ -46,7 +46,7 @@ class TaskEncoders(nn.Cell):
 
 
 class FeatureObjective(nn.Cell):
-    """Computes the loss of a batch from the features of `modalities`, and its persons if the objective needs them.
+    """Computes the loss of a batch from the features of `modalities`, its persons if needed, and what is present.
 
     `gather` joins each process's features to those of all processes; None contrasts within the process.
     """
@@ -57,7 +57,7 @@ class FeatureObjective(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model, self.objective, self.gather = model, objective, gather
         self.gathers = gather is not None
-        self.needs_persons = objective.needs_persons
+        self.count, self.needs_persons = len(modalities), objective.needs_persons
         # The features of each task, pictures first: text stands behind them.
         self.places = {
             task: tuple(sorted(modalities.index(part) for part in modalities_of(task))) for task in objective.tasks
@@ -67,24 +67,28 @@ class FeatureObjective(nn.Cell):
     def construct(self, loss_scale: Tensor, *feats: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the loss times `loss_scale`, a scalar, and the loss itself followed by its parts.
 
-        The features are (B, D) float32; persons, if needed, come last, (B,) int32.
+        The features are (B, D) float32. Persons, if needed, come behind them, (B,) int32, and then, if pairs lack what
+        tasks ask with, 1 or 0 for each pair, (B,) float32 for each task.
         """
-        if self.gathers and self.needs_persons:
-            # As wide as a modality, for the one exchange; float32 is exact for 2^24 persons.
-            persons = ops.zeros_like(feats[0]) + feats[-1].astype(ms.float32).expand_dims(1)
-            feats = (*feats[:-1], persons)
+        extras = feats[self.count :]
         if self.gathers:
             # One exchange for all modalities: several could run in another order in another process.
-            feats = self.model.pick.parts(self.gather(ops.concat(feats, 1)), len(feats), 1)
+            blocks = feats[: self.count]
+            for one in extras:
+                # As wide as a modality, for the one exchange; float32 is exact for 2^24 persons.
+                blocks = (*blocks, ops.zeros_like(feats[0]) + one.astype(ms.float32).expand_dims(1))
+            feats, extras = self.model.pick.parts(self.gather(ops.concat(blocks, 1)), len(blocks), 1), ()
+            for block in feats[self.count :]:
+                extras = (*extras, ops.stop_gradient(block.max(axis=-1)))
         sketch, text, fused = self._query("sketch", feats), self._query("text", feats), self._query("fusion", feats)
         others = ()
         for task in self.others:
             others = (*others, self._query(task, feats))
         persons = None
         if self.needs_persons:
-            persons = ops.stop_gradient(feats[-1].max(axis=-1)) if self.gathers else feats[-1]
+            persons, extras = extras[0], extras[1:]
         scale = ops.exp(self.model.logit_scale)
-        loss, parts = self.objective(feats[0], sketch, text, fused, scale, persons, *others)
+        loss, parts = self.objective(feats[0], sketch, text, fused, scale, persons, *(others + extras))
         return loss * loss_scale, (loss, *parts)
 
     def _query(self, task: str, feats: tuple[Tensor, ...]) -> Tensor | None:
@@ -98,7 +102,7 @@ class FeatureObjective(nn.Cell):
 
 
 class NetworkWithObjective(nn.Cell):
-    """Computes the loss of a batch from its pictures, captions and, if the objective needs them, persons."""
+    """Computes the loss of a batch from its pictures and captions, and what else `FeatureObjective` takes."""
 
     def __init__(
         self,
@@ -116,8 +120,8 @@ class NetworkWithObjective(nn.Cell):
     def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return what `FeatureObjective` returns.
 
-        The inputs are photos and other pictures (B, 3, H, W), token_ids (B, L), the loss scale, and persons (B,) if
-        they are needed.
+        The inputs are photos and other pictures (B, 3, H, W), token_ids (B, L), the loss scale, and persons and what is
+        present as there.
         """
         feats = self.encoders(*inputs[: self.inputs])
         return self.feature_objective(inputs[self.inputs], *feats, *inputs[self.inputs + 1 :])

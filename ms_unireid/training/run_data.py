@@ -16,7 +16,7 @@ from ms_unireid.data import orbench
 from ms_unireid.data.annotations import Pair, training_pairs
 from ms_unireid.data.decoded_cache import pixel_loader
 from ms_unireid.data.evaluation_sets import EvaluationSet, from_annotations, load_evaluation_set
-from ms_unireid.data.pairs import CAPTIONED, Pairs, complete, read_captioned
+from ms_unireid.data.pairs import CAPTIONED, Pairs, present, read_captioned
 from ms_unireid.data.pipeline import TrainingSource, iterate
 from ms_unireid.data.samplers import epoch_batches, shard
 from ms_unireid.data.tokenizer import Pieces, Tokenizer
@@ -29,7 +29,7 @@ class RunData:
     """The checked annotations of every split that a run uses, and this process's part of the batches made from them.
 
     `splits` holds annotations by name; those in `reported` are evaluated, and `selection` chooses the best checkpoints.
-    `load` returns a picture's pixels.
+    `load` returns a picture's pixels. `extras` holds rows of the pairs, which a batch has behind its token ids.
 
     DataError if the data set is wrong or cannot fill a batch; ConfigError if it is not one to train on, or the
     selection split does not exist.
@@ -48,13 +48,19 @@ class RunData:
         self._given = {split: load_evaluation_set(data, split) for split in given}
         wanted = [split for split in dict.fromkeys(("train", *self.reported)) if split not in given]
         self.splits = read.checked_annotations(wanted, data.allow_identity_gaps)
-        trained, left_out = complete(self.splits["train"], config)
-        self._told = (*(read.notes() if isinstance(read, Pairs) else ()), left_out)
-        pairs = training_pairs(trained, data.modalities)
+        pairs = training_pairs(self.splits["train"], data.modalities)
+        there = present(pairs, config)
+        counts = zip(config.objective.tasks, there.sum(axis=0), strict=True)
+        told = f"of {len(pairs):,} training pairs, tasks have " + ", ".join(
+            f"{task} {count:,}" for task, count in counts
+        )
+        self._told = (*(read.notes() if isinstance(read, Pairs) else ()), "" if there.all() else told)
+        pairs, there = tuple(itertools.compress(pairs, there.any(axis=1))), there[there.any(axis=1)]
         self._pairs = _draw_once(pairs, config.train.seed) if data.draw_pictures == "once" else pairs
         self._person_ids = [pair.person_id for pair in self._pairs]
         persons = np.unique(self._person_ids, return_inverse=True)[1].astype(np.int32)
-        self._persons = None if config.objective.positives == "pair" else persons
+        self.extras = {} if config.objective.positives == "pair" else {"persons": persons}
+        self.extras |= {} if there.all() else {"present": there.astype(np.float32)}
         self._transform = TrainTransform(config.model.image_size, data.augment)
         self.load = pixel_loader(config.runtime, config.model.image_size, self._pictures())
         self._drawn: tuple[int, list] = (0, [])
@@ -156,7 +162,8 @@ class RunData:
     def epoch(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield this process's batches of an epoch, without the first `done`: photos, other pictures, token ids.
 
-        Persons (B,) int32, numbered from 0, come last if `objective.positives` needs them.
+        Persons (B,) int32, numbered from 0, come next if `objective.positives` needs them, and last, if pairs lack what
+        tasks ask with, 1 or 0 for each of `objective.tasks`, (B, tasks) float32.
         DataError if a picture cannot be read.
         """
         batches = self._shard(epoch)[done:]
@@ -169,7 +176,7 @@ class RunData:
             epoch,
             self.processes,
             self.load,
-            self._persons,
+            self.extras,
         )
         return iterate(source, self.config.runtime)
 
@@ -195,6 +202,6 @@ def _draw_once(pairs: Sequence[Pair], seed: int) -> tuple[Pair, ...]:
     """Draw one of the pictures of each modality of each pair."""
     rng = np.random.default_rng((seed, 0, 0, 0, 3))  # not the stream of any epoch
     return tuple(
-        dataclasses.replace(pair, pictures=tuple((paths[rng.integers(len(paths))],) for paths in pair.pictures))
+        dataclasses.replace(pair, pictures=tuple(of and (of[rng.integers(len(of))],) for of in pair.pictures))
         for pair in pairs
     )

@@ -76,7 +76,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         params = ParameterTuple(network.trained_parameters())
         super().__init__(network, Adam(params, train))
         self.part_names, self.params, self.positives = objective.part_names, params, config.objective.positives
-        self.pictures = config.data.modalities
+        self.pictures, self.tasks = config.data.modalities, len(config.objective.tasks)
         self.learning_rate, self.bias_factor = train.learning_rate, train.bias_lr_factor
         self.loss_scale = LossScale(runtime)
         self.value_names = ("loss", *self.part_names, "gradient_norm", *self.loss_scale.reported)
@@ -112,6 +112,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         learning_rate: float | None = None,
         bias_rate: float | None = None,
         persons: np.ndarray | Tensor | None = None,
+        present: np.ndarray | None = None,
     ) -> StepResult:
         """Take one step; nothing is read from the device.
 
@@ -121,9 +122,10 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         with other than one of `data.modalities`, `sketches` is a tuple of an array for each. Captions are (B, L) int32.
         Without a rate, `train.learning_rate` is taken; without one for biases, `train.bias_lr_factor` times the other.
         `persons`, (B,) int32 below 2^24, say which pairs show one person. Without them `objective.positives` other than
-        `pair` raises a ConfigError; `pair` ignores them.
+        `pair` raises a ConfigError; `pair` ignores them. `present`, (B, tasks) float32, has 0 where a pair lacks what a
+        task of `objective.tasks` asks with, else 1: such a pair does not count in the task's loss. None: all are whole.
         """
-        batch = self._on_device(images, sketches, token_ids, persons)
+        batch = self._on_device(images, sketches, token_ids, persons, present)
         rate = self.learning_rate if learning_rate is None else learning_rate
         rates = [Tensor(r, ms.float32) for r in (rate, self.bias_factor * rate if bias_rate is None else bias_rate)]
         if self.in_one_graph:
@@ -136,12 +138,13 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         sketches: np.ndarray | Tensor | Sequence,
         token_ids: np.ndarray | Tensor,
         persons: np.ndarray | Tensor | None = None,
+        present: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """Return the gradient of a batch's loss by parameter name, float32, and change nothing; arguments as in a step.
 
         It is the mean over processes, before clipping and weight decay.
         """
-        batch = self._on_device(images, sketches, token_ids, persons)
+        batch = self._on_device(images, sketches, token_ids, persons, present)
         values, grads = self.gradient(*batch) if self.in_one_graph else (self.gradient(*batch), ())
         _, grads, _ = self.update.reduce_gradients(*values, *grads)
         return {param.name: grad.asnumpy() for param, grad in zip(self.params, grads, strict=True)}
@@ -166,20 +169,25 @@ class TrainOneStepCell(nn.TrainOneStepCell):
             for param, value in zip(self.params, own, strict=True):
                 param.set_data(Tensor(value))
 
-    def _on_device(self, images: Any, sketches: Any, token_ids: Any, persons: Any) -> list[Tensor]:
-        """Put pictures, token ids and, where they are needed, persons on the device."""
+    def _on_device(self, images: Any, sketches: Any, token_ids: Any, persons: Any, present: Any) -> list[Tensor]:
+        """Put pictures, token ids and, where they are needed, persons and what is present on the device."""
         others = tuple(sketches) if isinstance(sketches, tuple | list) else (sketches,)
         if len(others) != len(self.pictures):
             raise ConfigError(
                 f"data.modalities={list(self.pictures)}: the step needs pictures of each, found {len(others)} arrays"
             )
-        batch = (images, *others, token_ids)
-        if self.positives == "pair":
-            return [to_device(one) for one in batch]
-        pairs, shape = len(images), getattr(persons, "shape", None)
-        if shape != (pairs,):
-            raise ConfigError(
-                f"objective.positives={self.positives}: the step needs the persons of its {pairs} pairs, found shape "
-                f"{shape}; pass persons=, a number for each pair, as RunData.epoch gives them last"
-            )
-        return [to_device(one) for one in (*batch, persons)]
+        batch, pairs = (images, *others, token_ids), len(images)
+        if self.positives != "pair":
+            if (shape := getattr(persons, "shape", None)) != (pairs,):
+                raise ConfigError(
+                    f"objective.positives={self.positives}: the step needs the persons of its {pairs} pairs, found "
+                    f"shape {shape}; pass persons=, a number for each pair, as RunData.epoch gives them"
+                )
+            batch = (*batch, persons)
+        if present is not None:
+            if (shape := np.shape(present)) != (pairs, self.tasks):
+                raise ConfigError(
+                    f"present= of shape {shape}: expected 0 or 1 for {pairs} pairs and {self.tasks} tasks"
+                )
+            batch = (*batch, *np.ascontiguousarray(np.asarray(present, np.float32).T))
+        return [to_device(one) for one in batch]

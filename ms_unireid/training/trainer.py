@@ -139,7 +139,8 @@ class Trainer:
             with self.profiler.step(self.global_step):
                 pictures = batch[1] if words == 2 else tuple(batch[1:words])
                 given = batch[0], pictures, batch[words], self.rates[at], self.bias_rates[at]
-                self.unread.append(self.step(*given, *batch[words + 1 :]).values)
+                extras = dict(zip(self.data.extras, batch[words + 1 :], strict=True))
+                self.unread.append(self.step(*given, **extras).values)
             pairs = len(batch[0]) * self.processes.size
             seen += pairs
             self.bar.update(pairs)

@@ -72,7 +72,7 @@ def test_a_spreadsheet_is_trained_on_evaluated_and_searched(own, tmp_path):
     run = tmp_path / "run"
     told = here("train.py", *arguments(folder, run))
     assert "people.csv: not read are the columns remark; data.modalities names pictures" in told
-    assert "12 of 36 training photos are left out, they lack what the tasks ask with: sketch 12" in told
+    assert "of 60 training pairs, tasks have text 60, sketch 48, fusion 48" in told
     assert json.loads((run / "results.json").read_text())
     table = here("evaluate.py", "--checkpoint", run / "last.ckpt", "--split", "test", UNCOMPILED)
     queries = {words[0]: int(words[-2]) for line in table.split("\n") if (words := line.split()) and "->R" in words[0]}
@@ -94,7 +94,7 @@ PENCIL = (
     "objective.interaction_weight=0",
 )
 REFUSED = [
-    ({}, PENCIL, r"no training photo has all that objective\.tasks asks with \(pencil, text\)"),
+    ({}, PENCIL, r"no training photo has all that the task pencil of objective\.tasks asks with; of 60 .* pencil 60"),
     ({"caption": "", "caption_2": ""}, (), "training persons have no caption; the first one's photo is"),
     ({"sketch": "drawn/none.png"}, (), "column sketch that do not exist"),
     ({"sketch": "../none.png"}, (), "line 2: the sketch's path '../none.png' leaves the sketch folder"),

@@ -11,7 +11,7 @@ from data.tri_factory import build, put_distinct, put_picture
 from ms_unireid.config import Config, ObjectiveConfig, load_config
 from ms_unireid.data.annotations import training_pairs
 from ms_unireid.data.evaluation_sets import load_evaluation_set
-from ms_unireid.data.pairs import complete, examine, read_captioned
+from ms_unireid.data.pairs import examine, present, read_captioned
 from ms_unireid.data.photo_sets import dataset_photos
 from ms_unireid.errors import DataError
 
@@ -136,25 +136,28 @@ def test_what_a_task_needs_decides_what_is_trained(tmp_path):
     rows[0]["sketch"] = None
     rows[1] |= {"caption": "", "caption_2": " "}
     make(tmp_path, rows)
-    (train,) = read_captioned(config(tmp_path).data).checked_annotations(["train"]).values()
 
-    def trained(*tasks: str, modalities: tuple[str, ...] = ("sketch",)) -> tuple[int, str]:
+    def trained(*tasks: str, modalities: tuple[str, ...] = ("sketch",)) -> list[list[bool]]:
+        (train,) = read_captioned(config(tmp_path).data).checked_annotations(["train"]).values()
         usual = config(tmp_path)
-        whole, told = complete(train, replace(usual, objective=ObjectiveConfig(tasks=tasks)))
-        return len(training_pairs(whole, modalities)), told
+        data, objective = replace(usual.data, modalities=modalities), ObjectiveConfig(tasks=tasks)
+        pairs = training_pairs(train, modalities)
+        return present(pairs, replace(usual, data=data, objective=objective)).T.tolist()
 
-    words = "of 4 training photos are left out, they lack what the tasks ask with:"
-    assert trained("text", "sketch") == trained("fusion") == (4, f"2 {words} sketch 1, text 1")
-    assert trained("text") == (6, f"1 {words} text 1")  # the photo stands in for the sketch that no task asks with
-    assert trained("sketch") == (5, f"1 {words} sketch 1")
-    with pytest.raises(DataError, match=r"no training photo has all .* \(pencil, text\); of 4 .* pencil 4, text 1"):
-        trained("text+pencil")
+    # The first photo has two captions and no sketch, the second a sketch and no caption.
+    text, sketch = [True, True, False, True, True, True, True], [False, False, True, True, True, True, True]
+    assert trained("text", "sketch") == [text, sketch]
+    assert trained("fusion", "text") == [[False, False, False, True, True, True, True], text]
+    words = (
+        r"no training photo has all that the task text\+pencil .*; of 7 pairs there lack text 1, pencil 7\. Fix: add"
+    )
+    with pytest.raises(DataError, match=words):
+        trained("text", "text+pencil", modalities=("pencil",))
     rows[0] |= {"caption": "", "caption_2": ""}
     make(tmp_path, rows)
-    (train,) = read_captioned(config(tmp_path).data).checked_annotations(["train"]).values()
     with pytest.raises(DataError, match=r"1 training persons have no caption; .*1_0\.jpg\. Fix: write at least one"):
         trained("text")
-    assert trained("sketch")[0] == 5
+    assert trained("sketch") == [[False, True, True, True, True, True]]
 
 
 def changed(place: int, **values: object) -> list[dict]:

@@ -43,6 +43,30 @@ def test_persons_come_last_if_they_are_needed(config):
             assert [people[person] for person in persons] == [run_data._pairs[row].person_id for row in rows]
 
 
+def test_batches_tell_what_pairs_lack(data, config, tmp_path):
+    """Every third photo has no sketch, and the first one nothing that a task asks with."""
+    folder = data / "CUHK-PEDES"
+    rows = json.loads((folder / "reid_raw.json").read_text())
+    for place, row in enumerate(rows):
+        row["sketch"] = f"imgs-sketch2/{row['file_path']}" if place % 3 else None
+    rows[0]["captions"] = []
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    section = replace(config.data, name="pairs", root=str(folder), annotations=str(tmp_path / "pairs.json"))
+    config = replace(config, data=section)
+    whole = RunData(config)
+    assert whole.notes()[1:] == ["of 71 training pairs, tasks have text 70, sketch 48, fusion 48"]
+    assert len(whole._pairs) == 70 and list(whole.extras) == ["present"]
+    for size in (1, 2):
+        for rank in range(size):
+            run_data = RunData(config, Processes(rank, size))
+            for chosen, (*_, present) in zip(run_data._shard(2)[3:], run_data.epoch(2, done=3), strict=True):
+                drawn = [bool(*run_data._pairs[row].pictures) for row in chosen]
+                np.testing.assert_array_equal(present, np.array([[1, one, one] for one in drawn], np.float32))
+    objective = replace(config.objective, tasks=("text",), dynamic=False, interaction_weight=0, positives="identity")
+    assert list(RunData(replace(config, objective=objective)).extras) == ["persons"]
+    assert list(RunData(replace(config, data=replace(section, draw_pictures="once"))).extras) == ["present"]
+
+
 def test_captions_change_with_the_epoch_only(config):
     """Without the first batches, and in one of two processes, an epoch has the captions that it has as a whole."""
     run_data = RunData(config)
