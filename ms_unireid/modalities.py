@@ -42,6 +42,11 @@ def canonical(task: str) -> str:
     return task_of(written_parts(task))
 
 
+def pictures_of(tasks: Iterable[str]) -> tuple[str, ...]:
+    """Return the modalities of pictures that tasks ask with, in their order."""
+    return _ordered({part for task in tasks for part in written_parts(task)} - {TEXT})
+
+
 def symbol(task: str) -> str:
     """Return a task as tables show it, such as T+S->R; `mean of N` for a mean over tasks of N modalities."""
     if task == PHOTO:

@@ -90,11 +90,38 @@ def of_model(model, stem: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
     return method(*map(Tensor, inputs.values())).asnumpy()
 
 
+@pytest.fixture(scope="module")
+def of_many(checkpoint, model) -> Path:
+    """Return a checkpoint of the same weights, trained for infrared and colour pencil, too."""
+    from ms_unireid.checkpoints.checkpoint import read_checkpoint, save_checkpoint
+
+    config = read_checkpoint(checkpoint).meta["config"]
+    data = config["data"] | {"modalities": ["infrared", "sketch", "pencil"]}
+    objective = config["objective"] | {"tasks": ["text", "sketch", "infrared+text", "pencil"]}
+    meta = {"config": config | {"data": data, "objective": objective}}
+    save_checkpoint(checkpoint.with_name("many.ckpt"), model.get_parameters(), meta)
+    return checkpoint.with_name("many.ckpt")
+
+
 def nothing_in(folder: Path) -> bool:
     return not list(folder.iterdir())
 
 
 # 1. What is exported.
+
+
+def test_fusion_takes_every_modality_of_the_model(of_many, model, tmp_path):
+    description = export(of_many, tmp_path / "out", "--formats", "onnx", "mindir")
+    names = ["sketch_feats", "pencil_feats", "infrared_feats", "text_feats"]
+    assert [name for name, one in description["inputs"].items() if one["file"] == "fusion"] == names
+    assert description["inputs"]["images"]["what"] == "photos and pictures of sketch, pencil, infrared alike"
+    assert description["outputs"]["fusion"].startswith("sketch_feats + pencil_feats + infrared_feats + text_feats, of")
+    feats = dict(zip(names, np.random.default_rng(1).standard_normal((4, 3, DIM), np.float32), strict=True))
+    two = feats | {"sketch_feats": 0 * feats["sketch_feats"], "infrared_feats": 0 * feats["infrared_feats"]}
+    for kind in ("onnx", "mindir"):
+        run = open_exported(tmp_path / "out" / f"fusion.{kind}")
+        np.testing.assert_allclose(run(feats)[0], sum(feats.values()), atol=1e-6)
+        np.testing.assert_array_equal(run(two)[0], feats["pencil_feats"] + feats["text_feats"])
 
 
 @pytest.mark.parametrize("kind", ["onnx", "mindir"])

@@ -21,6 +21,7 @@ from ms_unireid.data.pictures import load_picture
 from ms_unireid.data.tokenizer import VOCABULARY
 from ms_unireid.errors import ConfigError, ExportError, UserError
 from ms_unireid.files import replacing_folder, sha256, write_json
+from ms_unireid.modalities import pictures_of
 from ms_unireid.models.positions import model_grid
 
 _READABLE = 0o644
@@ -60,7 +61,7 @@ def export_checkpoint(
         load_picture(picture)
     opened = open_model(path, [*overrides, *_EXPORTED_FORM])
     samples = find_samples(opened.config, pictures)
-    parts = make_parts(opened.model, samples, options.normalized)
+    parts = make_parts(opened.model, samples, options.normalized, _pictures(opened))
     with replacing_folder(output) as folder:
         files = _write_all(folder, parts, opened, options, progress)
         shutil.copyfile(VOCABULARY, folder / VOCABULARY.name)
@@ -111,6 +112,11 @@ def _sizes(opened: OpenedModel) -> set[int]:
     """Return the sizes whose products are the lengths of the axes of the model's tensors."""
     config = opened.config.model
     return {size for p in opened.model.get_parameters() for size in p.shape} | {*config.image_size, *model_grid(config)}
+
+
+def _pictures(opened: OpenedModel) -> tuple[str, ...]:
+    """Return the modalities of pictures that the model was trained for, the paper's at least."""
+    return pictures_of(("sketch", *opened.config.objective.tasks))
 
 
 def _precision(part: Part, options: ExportOptions) -> str:
@@ -197,8 +203,12 @@ def _describe(
             "sha256": checkpoint_digest(path),
             "epoch": opened.meta.get("epoch"),
         },
-        "inputs": specification.describe_inputs(opened.config.model, opened.config.data.long_captions),
-        "outputs": specification.describe_outputs(outputs, options.normalized, model["feature_size"]),
+        "inputs": specification.describe_inputs(
+            opened.config.model, opened.config.data.long_captions, _pictures(opened)
+        ),
+        "outputs": specification.describe_outputs(
+            outputs, options.normalized, model["feature_size"], _pictures(opened)
+        ),
         "precision": options.precision,
         "files": files,
         "comparison": {

@@ -5,7 +5,7 @@ write the batch size into the file: the class token is added by padding instead 
 tokens are picked without slices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_unireid.apps.export.samples import Samples
+from ms_unireid.apps.export.specification import feature_names
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.models.unireid import UNIReID
 
@@ -34,7 +35,7 @@ class _Output(nn.Cell):
 
 
 class ExportedImageEncoder(nn.Cell):
-    """The encoder of photos and sketches; `normalized` adds the un-normalised features as a second output."""
+    """The encoder of photos and all other pictures; `normalized` adds the un-normalised features as a second output."""
 
     def __init__(self, model: UNIReID, normalized: bool = False):
         super().__init__(auto_prefix=False)
@@ -76,16 +77,16 @@ class ExportedTextEncoder(nn.Cell):
 
 
 class ExportedFusion(nn.Cell):
-    """The fusion of un-normalised sketch and text features."""
+    """The fusion of un-normalised features of the modalities that the model was trained for."""
 
     def __init__(self, model: UNIReID, normalized: bool = False):
         super().__init__(auto_prefix=False)
         self.model = model
         self.output = _Output(normalized)
 
-    def construct(self, sketch_feats: Tensor, text_feats: Tensor) -> Tensor:
-        """Fuse features (B, D) float32."""
-        return self.output(self.model.fuse(sketch_feats, text_feats))
+    def construct(self, *feats: Tensor) -> Tensor:
+        """Fuse features (B, D) float32; zeros stand for what a query does not ask with."""
+        return self.output(self.model.fuse(*feats))
 
 
 FEATS, NORMALIZED = "feats", "normalized_feats"
@@ -110,13 +111,15 @@ class Part:
     expected: tuple[np.ndarray, ...]
 
 
-def make_parts(model: UNIReID, samples: Samples, normalized: bool) -> tuple[Part, ...]:
-    """Build the three networks; fusion pairs each caption with a picture from the other half of the samples."""
+def make_parts(
+    model: UNIReID, samples: Samples, normalized: bool, pictures: Sequence[str] = ("sketch",)
+) -> tuple[Part, ...]:
+    """Build the three networks; fusion joins each caption with another picture of the samples for each modality."""
     images = model.encode_image(Tensor(samples.images)).asnumpy()
     texts = model.encode_text(Tensor(samples.token_ids)).asnumpy()
-    sketches = np.roll(images, len(images) // 2, 0)
-    fused = model.fuse(Tensor(sketches), Tensor(texts)).asnumpy()
-    fusion_inputs = {"sketch_feats": sketches, "text_feats": texts}
+    rolled = [np.roll(images, len(images) // 2 + place, 0) for place in range(len(pictures))]
+    fusion_inputs = dict(zip(feature_names(pictures), [*rolled, texts], strict=True))
+    fused = model.fuse(*map(Tensor, fusion_inputs.values())).asnumpy()
     return (
         _part("image_encoder", ExportedImageEncoder, model, {"images": samples.images}, images, normalized),
         _part("text_encoder", ExportedTextEncoder, model, {"token_ids": samples.token_ids}, texts, normalized),

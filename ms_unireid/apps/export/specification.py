@@ -1,6 +1,6 @@
 """The description of exported files: what a program must know about their inputs and outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from ms_unireid.apps.optional import versions
 from ms_unireid.config import ModelConfig
 from ms_unireid.data.tokenizer import VOCABULARY, VOCABULARY_SHA256, VOCABULARY_SIZE, Tokenizer
 from ms_unireid.data.transforms import MEAN, STD
+from ms_unireid.modalities import TEXT
 
 FILE_NAME = "input_specification.json"
 FORMAT_VERSION = 1
@@ -50,7 +51,12 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def describe_inputs(model: ModelConfig, long_captions: str) -> dict[str, Any]:
+def feature_names(pictures: Sequence[str]) -> list[str]:
+    """Return the names of the inputs of fusion, for modalities of pictures and text."""
+    return [f"{name}_feats" for name in (*pictures, TEXT)]
+
+
+def describe_inputs(model: ModelConfig, long_captions: str, pictures: Sequence[str]) -> dict[str, Any]:
     """Describe the inputs: pictures, token ids, with a rule of `DataConfig.long_captions`, and features."""
     height, width = model.image_size
     tokenizer = Tokenizer.of(model)
@@ -60,7 +66,7 @@ def describe_inputs(model: ModelConfig, long_captions: str) -> dict[str, Any]:
     return {
         "images": {
             "file": "image_encoder",
-            "what": "photos and sketches alike",
+            "what": f"photos and pictures of {', '.join(pictures)} alike",
             "dtype": "float32",
             "shape": ["batch", 3, height, width],
             "layout": "NCHW",
@@ -89,19 +95,25 @@ def describe_inputs(model: ModelConfig, long_captions: str) -> dict[str, Any]:
             "encoding": f"{first}CLIP's byte-pair encoding of the lower-cased caption, behind ftfy.fix_text, "
             "html.unescape twice, and white space collapsed to single spaces",
         },
-        "sketch_feats": {"file": "fusion", **feats, "what": "un-normalised features of image_encoder"},
-        "text_feats": {"file": "fusion", **feats, "what": "un-normalised features of text_encoder"},
+        **{
+            name: {"file": "fusion", **feats, "what": "un-normalised features of image_encoder"}
+            for name in feature_names(pictures)
+        },
+        f"{TEXT}_feats": {"file": "fusion", **feats, "what": "un-normalised features of text_encoder"},
     }
 
 
-def describe_outputs(outputs: Mapping[str, tuple[str, ...]], normalized: bool, dim: int) -> dict[str, Any]:
+def describe_outputs(
+    outputs: Mapping[str, tuple[str, ...]], normalized: bool, dim: int, pictures: Sequence[str]
+) -> dict[str, Any]:
     """Describe the outputs: names by file, in order, and width of the features."""
     return {
         "files": {file: list(names) for file, names in outputs.items()},
         "dtype": "float32",
         "shape": ["batch", dim],
         "normalised": normalized,
-        "fusion": "sketch_feats + text_feats, of un-normalised features, each with weight 1",
+        "fusion": f"{' + '.join(feature_names(pictures))}, of un-normalised features, each with weight 1; zeros for "
+        "what a query does not ask with",
         "ranking": "cosine similarity of query and photo: the dot product of features divided by their L2 norms",
     }
 
