@@ -145,7 +145,7 @@ def test_a_step_takes_what_is_present(memory, graph):
     again = np.where(HAS["sketch"][:4, None, None, None], sketches, photos)
     grads = [step.gradients(photos, drawn, token_ids, present=present) for drawn in (sketches, again)]
     assert parity.max_difference(*grads) == 0
-    whole = step.gradients(photos, sketches, token_ids)
+    whole = step.gradients(photos, sketches, token_ids, present=np.ones_like(present))
     assert parity.max_difference(whole, grads[0]) > 0
     for wrong in (present[:3], present[:, :2], present[0]):
         with pytest.raises(ConfigError, match="expected 0 or 1 for 4 pairs and 3 tasks"):

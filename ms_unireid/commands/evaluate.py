@@ -157,7 +157,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.errors:
         from ms_unireid.evaluation.error_analysis import analyse_errors
 
-        analyse_errors(evaluated.feats, evaluated.data, options.errors)
+        analyse_errors(evaluated.feats, evaluated.data, options.errors, tasks=evaluated.config.eval.tasks)
 
 
 def _check_open_set(options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +33,31 @@ GROUP_TITLES = ("task", "by", "group", "queries", "R1", "mAP")
 LENGTHS = (10, 20, 30, 40)
 
 
-def analyse_errors(feats: SplitFeatures, data: EvaluationSet, folder: Path, worst: int = 8) -> None:
-    """Write queries.csv, groups.md and worst_TASK.png to a folder; a query's source photo is left out.
+def analyse_errors(
+    feats: SplitFeatures, data: EvaluationSet, folder: Path, worst: int = 8, tasks: Sequence[str] | None = None
+) -> None:
+    """Write queries.csv, groups.md and worst_TASK.png to a folder, for `tasks` as `tasks_of` takes them.
 
-    The pictures show the `worst` queries of each task: those whose first match comes last. Errors as in `draw_lists`.
+    A query's source photo is left out. The pictures show the `worst` queries of each task: those whose first match
+    comes last. Of all tasks of a data set that gives its queries, which are many, they show the first of one, of two,
+    of three and of more modalities. Errors as in `draw_lists`.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     groups = []
-    for task in tasks_of(feats):
+    chosen = tasks_of(feats, tasks)
+    few = {len(modalities_of(task)): task for task in reversed(chosen)}.values()
+    drawn = few if feats.given and tasks is None else chosen
+    for task in chosen:
         made = make_queries(task, feats)
         queries, gallery = queries_and_gallery(made, feats, "exclude_source_photo")
         scores = score_queries(queries, gallery)
         writer.writerows(_records(task, made, scores, _first_results(queries, gallery), data))
         groups += _groups(task, made, scores, data)
-        last = np.lexsort((scores.AP, -scores.first_rank))[:worst]
-        draw_queries(feats, data, [(task, int(q)) for q in last], folder / f"worst_{task}.png", f"Worst {symbol(task)}")
+        if task in drawn:
+            last = [(task, int(query)) for query in np.lexsort((scores.AP, -scores.first_rank))[:worst]]
+            draw_queries(feats, data, last, folder / f"worst_{task}.png", f"Worst {symbol(task)}")
     write_text(folder / "queries.csv", file.getvalue())
     write_text(folder / "groups.md", format_table(GROUP_TITLES, groups, 3) + "\n")
 

@@ -1,6 +1,7 @@
 """Error analysis: its files agree with the metrics of the same features."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,22 @@ def test_the_worst_are_those_found_last(tmp_path, monkeypatch):
         order = sorted((r for r in rows if r["task"] == task), key=lambda r: (-int(r["first_rank"]), float(r["AP"])))
         assert drawn[task] == [int(row["query"]) for row in order[:4]]
         assert int(order[0]["first_rank"]) > 1
+
+
+def test_of_many_given_tasks_a_few_are_drawn(tmp_path):
+    feats = person_split(0)
+    both = make_queries("fusion", feats)
+    pairs = np.stack([both.captions, both.sketches], 1)
+    given = {"text": pairs[:, :1], "sketch": pairs[:, 1:], "fusion": pairs, "sketch+text": pairs[:, ::-1]}
+    feats = replace(feats, given=given)
+    data = data_of(feats, tmp_path / "pictures")
+    for folder, tasks, drawn in (("all", None, ["fusion", "text"]), ("few", ["sketch"], ["sketch"])):
+        analyse_errors(feats, data, tmp_path / folder, worst=2, tasks=tasks)
+        assert sorted(file.name for file in (tmp_path / folder).glob("*.png")) == [
+            f"worst_{task}.png" for task in drawn
+        ]
+        with (tmp_path / folder / "queries.csv").open(encoding="utf-8", newline="") as file:
+            assert {row["task"] for row in csv.DictReader(file)} == set(tasks or given)
 
 
 def asked_of(asked):
