@@ -50,6 +50,12 @@ class Thresholds:
         """Whether they are for the features that an index, with this `PhotoStore.about`, has."""
         return (self.checkpoint_sha256, self.model) == (about["checkpoint"]["sha256"], about["model"])
 
+    def misfit(self, about: Mapping[str, Any]) -> str:
+        """Say what is wrong where they do not fit."""
+        rules = [model.get("long_captions", "cut") for model in (self.model, about["model"])]
+        found = f" (data.long_captions={rules[0]}, the index has {rules[1]})" if rules[0] != rules[1] else ""
+        return f"the thresholds beside the checkpoint are of another one or of other settings{found}; {CALIBRATE}"
+
     def describe(self, task: str, photos: int) -> str:
         """Say what a threshold means for a search among some number of photos."""
         known, where = self.tasks[task]["photos"], escaped(f"{self.split} of {self.dataset}")

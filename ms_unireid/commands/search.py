@@ -105,6 +105,13 @@ def _add_query(query: argparse.ArgumentParser) -> None:
     query.add_argument("--text", action="append", default=[], help="a description; several are averaged")
     query.add_argument("--sketch", type=input_file, action="append", default=[], help="a picture; several are averaged")
     query.add_argument("--photo", type=input_file, action="append", default=[], help="a photo; several are averaged")
+    query.add_argument(
+        "--picture",
+        action="append",
+        default=[],
+        metavar="MODALITY=FILE",
+        help="a picture of another modality that the model was trained for, as pencil=drawn.png; repeatable",
+    )
     mark = "row or file of an indexed photo that the person looks {} like; repeatable"
     query.add_argument("--more", action="append", default=[], metavar="PHOTO", help=mark.format("more"))
     query.add_argument("--less", action="append", default=[], metavar="PHOTO", help=mark.format("less"))
@@ -112,7 +119,7 @@ def _add_query(query: argparse.ArgumentParser) -> None:
         "--weight",
         type=float,
         default=0.5,
-        help="weight of sketches and photos, 0 to 1; the text has the rest; 0.5 adds both features as the paper does",
+        help="weight of all pictures, 0 to 1; the text has the rest; 0.5 adds both features as the paper does",
     )
     query.add_argument(
         "--as-is", action="store_true", help="search sketches as they are: blank, light on dark, small, coloured"

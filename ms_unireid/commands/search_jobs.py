@@ -17,7 +17,7 @@ from ms_unireid.apps.search.handover import Entry, HandOver
 from ms_unireid.apps.search.manifest import present_about
 from ms_unireid.apps.search.places import absolute
 from ms_unireid.apps.search.pushing import Push, choose_effort, forget
-from ms_unireid.apps.search.queries import Query, make_query, read_queries, to_csv, to_json, to_table
+from ms_unireid.apps.search.queries import Query, make_query, parse_pictures, read_queries, to_csv, to_json, to_table
 from ms_unireid.apps.search.searcher import COMPILED, Searcher, check_pictures
 from ms_unireid.apps.search.shards import merge_indexes
 from ms_unireid.apps.synthetic.captions import write_caption
@@ -131,14 +131,17 @@ def _query(options: argparse.Namespace) -> None:
 def _queries(options: argparse.Namespace) -> list[Query]:
     if not options.queries:
         more, less = ([_mark(one) for one in given] for given in (options.more, options.less))
-        return [
-            make_query(
-                options.text, options.sketch, options.photo, options.weight, as_is=options.as_is, more=more, less=less
-            )
-        ]
-    if any((options.text, options.sketch, options.photo, options.more, options.less, options.weight != 0.5)):
+        how = {"more": more, "less": less, "as_is": options.as_is, "pictures": parse_pictures(options.picture)}
+        query = make_query(options.text, options.sketch, options.photo, options.weight, **how)
+        for picture in query.pictures:
+            if not picture.is_file():
+                raise QueryError(f"--picture {picture}: does not exist; give MODALITY=FILE")
+        return [query]
+    asked = (options.text, options.sketch, options.photo, options.picture, options.more, options.less)
+    if any((*asked, options.weight != 0.5)):
         raise ConfigError(
-            "--queries is a file of all queries; leave out --text, --sketch, --photo, --more, --less and --weight"
+            "--queries is a file of all queries; leave out --text, --sketch, --photo, --picture, --more, --less and "
+            "--weight"
         )
     return [dataclasses.replace(query, as_is=options.as_is) for query in _read_queries(options.queries)]
 
@@ -155,7 +158,7 @@ def _filter(options: argparse.Namespace) -> Filter:
 def _read_queries(path: Path) -> list[Query]:
     queries = read_queries(path)
     for query in queries:
-        for picture in query.sketches + query.photos:
+        for picture in query.pictures:
             if not picture.is_file():
                 raise QueryError(f"{path}: {query.name}: {picture}: does not exist; paths are relative to the file")
     return queries

@@ -35,6 +35,13 @@ def test_they_fit_the_features_of_one_checkpoint_and_its_settings():
     assert MADE.fits(about)
     assert not MADE.fits(about | {"checkpoint": {"sha256": "cd"}})
     assert not MADE.fits(about | {"model": {"image_size": [64, 16]}})
+    assert MADE.misfit(about | {"model": {"image_size": [64, 16]}}).startswith(
+        "the thresholds beside the checkpoint are of"
+    )
+    split = about | {"model": about["model"] | {"long_captions": "split"}}
+    assert not MADE.fits(split) and "(data.long_captions=cut, the index has split); make them again" in MADE.misfit(
+        split
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,13 @@ from commands.search_page import (
     opened,
     pull,
     search,
+    served,
     settle,
     violations,
 )
 from PIL import Image, ImageOps
 from playwright.sync_api import expect
+from tool_runner import run_tool
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -584,3 +586,33 @@ def test_twenty_users_get_their_own_results(site, browser, people):
 
 def test_it_leaves_no_files(site):
     assert os.listdir(site.folder) == []
+
+
+def test_a_model_of_more_modalities_has_a_button_for_each(browser, people, tmp_path):
+    from ms_unireid.checkpoints.checkpoint import open_model, save_checkpoint
+
+    model, _, meta = open_model(people / "model.ckpt")
+    objective = {"tasks": ["text", "sketch", "pencil", "thermal"]}
+    section = {"modalities": ["sketch", "pencil", "thermal"]}
+    config = {**meta["config"], "data": meta["config"]["data"] | section}
+    config["objective"] = meta["config"]["objective"] | objective
+    save_checkpoint(tmp_path / "many.ckpt", model.get_parameters(), meta | {"config": config})
+    arguments = ("index", "--photos", people / "gallery", "--checkpoint", tmp_path / "many.ckpt")
+    done = run_tool("search.py", *arguments, "--output", tmp_path / "index", "runtime.graph_mode=false")
+    assert done.returncode == 0, done.stderr
+    with served(tmp_path / "index", tmp_path / "site") as running:
+        page = opened(browser.new_context(locale="en-GB").new_page(), running.address + UNFOLDED)
+        upload(page, encoded(drawing("orange"), "PNG"), button="Upload a picture: pencil")
+        expect(uploads(page)).to_have_text([re.compile("Pencil 1")])
+        upload(page, encoded(drawing("orange", 2), "PNG"), button="Upload a picture: thermal")
+        expect(uploads(page)).to_have_count(2)
+        expect(page.get_by_role("button", name="Invert")).to_have_count(0)
+        search(page, "a person")
+        assert first(page) == "orange"
+        expect(page.locator(".status")).to_contain_text("for uploaded pencil × 1 + uploaded thermal × 1")
+        assert violations(page) == []
+        page.reload()
+        expect(uploads(page)).to_have_count(2)
+        press(page, "Remove pencil 1")
+        expect(uploads(page)).to_have_text([re.compile("Thermal 1")])
+        page.context.close()

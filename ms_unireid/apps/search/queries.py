@@ -5,9 +5,10 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
@@ -17,11 +18,13 @@ from ms_unireid.apps.search.places import path_of
 from ms_unireid.data.pictures import DECODE_ERRORS, describe, load_picture, to_rgb
 from ms_unireid.errors import DataError, QueryError, UserError, escaped, shown
 from ms_unireid.files import parse_json, read_text
+from ms_unireid.modalities import TEXT, is_picture_name
 
 _EXPECTED = {
     "text": "text, or a list of texts",
     "sketch": "a path, or a list of paths",
     "photo": "a path, or a list of paths",
+    "picture": "MODALITY=PATH, or a list of them",
     "weight": "a number from 0 to 1",
     "name": "text",
 }
@@ -31,20 +34,13 @@ COLUMNS = ("query", "rank", "score", "photo", "person", "row", "taken", "camera"
 NOT_HERE = "probably not here"
 _MAX_CHARACTERS = 100_000
 _MAX_BYTES, _MAX_QUERIES = 16 << 20, 100_000  # of a file of queries
-# (texts, sketches, photos): the task of a query with these.
-_TASKS = {
-    (True, False, False): "text",
-    (False, True, False): "sketch",
-    (True, True, False): "fusion",
-    (False, False, True): "photo",
-}
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # the wide ones count in East Asian spreadsheets
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query; several texts, sketches or photos show the same person and are averaged.
+    """One query; several texts, sketches, photos or pictures of another modality show the same person and are averaged.
 
     A photo is a picture, its file, or the row of an indexed photo. Marks are rows or paths of indexed photos.
     """
@@ -58,13 +54,14 @@ class Query:
     as_is: bool = False  # whether the sketches are searched without `prepare_sketch`
     more: tuple[int | Path, ...] = ()  # marks: the person looks more like these
     less: tuple[int | Path, ...] = ()  # and less like these
+    others: Mapping[str, tuple[Path | Image.Image, ...]] = field(default_factory=dict)  # by further modalities
 
     def __post_init__(self):
         if any(not any(c.isprintable() and c != " " for c in text) for text in self.texts):
             raise QueryError("the description is empty; describe the person, or leave the description out")
         if any(len(text) > _MAX_CHARACTERS for text in self.texts):
             raise QueryError(f"the description is longer than {_MAX_CHARACTERS} characters; shorten it")
-        pictures = self.sketches + self.photos
+        pictures = self.pictures
         if not self.texts and not pictures and not self.more:
             raise QueryError(
                 "nothing to search for; give a description, a sketch, a photo, or one that is more like it"
@@ -77,17 +74,23 @@ class Query:
             )
 
     @property
-    def task(self) -> str | None:
-        """The task that `Thresholds` may know; None if marks, a weight or a mixture with photos make it another one."""
-        given = tuple(map(bool, (self.texts, self.sketches, self.photos)))
-        return None if self.more or self.less or self.weight != 0.5 else _TASKS.get(given)
+    def pictures(self) -> tuple[Path | Image.Image | int, ...]:
+        """All pictures, whatever they are of."""
+        return self.sketches + self.photos + tuple(itertools.chain(*self.others.values()))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it asks with, photos apart."""
+        given = {TEXT: self.texts, "sketch": self.sketches, **self.others}
+        return tuple(name for name, some in given.items() if some)
 
     def __str__(self) -> str:
         parts = [f'"{" ".join(text.split())}"' for text in self.texts]
         parts += [f"sketch {_label(sketch)}" for sketch in self.sketches]
+        parts += [f"{name} {_label(picture)}" for name, given in self.others.items() for picture in given]
         parts += [f"photo {_label(photo)}" for photo in self.photos]
-        kind = "picture" if self.photos else "sketch"
-        weight = f" ({kind} weight {self.weight:g})" if self.texts and (self.sketches or self.photos) else ""
+        kind = "picture" if self.photos or self.others else "sketch"
+        weight = f" ({kind} weight {self.weight:g})" if self.texts and self.pictures else ""
         marks = [f"{word} like {_label(mark)}" for word in ("more", "less") for mark in getattr(self, word)]
         return ", ".join([*filter(None, [" + ".join(parts) + weight]), *marks])
 
@@ -122,15 +125,30 @@ def make_query(
     as_is: bool = False,
     more: int | Path | str | Sequence = (),
     less: int | Path | str | Sequence = (),
+    pictures: Mapping[str, Path | str | Image.Image | Sequence] = MappingProxyType({}),
 ) -> Query:
-    """Make a query; everything but its weight and name may be one or a sequence.
+    """Make a query; everything but its weight and name may be one or a sequence. `pictures` are those by modality.
 
     QueryError if it is empty, or its weight is not between 0 and 1 or has nothing to weigh.
     """
     texts = (text,) if isinstance(text, str) else tuple(text or ())
     plain = tuple(_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", one) for one in (*texts, name))
-    pictures, marks = (_as_tuple(sketch), _as_tuple(photo)), (_as_tuple(more), _as_tuple(less))
-    return Query(plain[:-1], *pictures, weight, plain[-1], include_self, as_is, *marks)
+    others = {name: found for name in pictures if (found := _as_tuple(pictures[name]))}
+    sketches, marks = _as_tuple(sketch) + others.pop("sketch", ()), (_as_tuple(more), _as_tuple(less))
+    return Query(plain[:-1], sketches, _as_tuple(photo), weight, plain[-1], include_self, as_is, *marks, others)
+
+
+def parse_pictures(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Return the paths by modality of texts MODALITY=PATH; a QueryError tells of another form."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not path or not is_picture_name(name):
+            raise QueryError(
+                f"picture {shown(text)}: expected {_EXPECTED['picture'].split(',')[0]}, as pencil=drawn.png"
+            )
+        found.setdefault(name, []).append(path)
+    return found
 
 
 def _as_tuple(given: Any) -> tuple[Path | Image.Image | int, ...]:
@@ -243,6 +261,7 @@ def to_json(
             "sketch": [_label(sketch) for sketch in query.sketches],
             "photo": _label(query.photos[0]) if query.photos else None,  # as earlier versions, with one photo at most
             "photos": [_label(photo) for photo in query.photos],
+            "pictures": {name: [_label(picture) for picture in given] for name, given in query.others.items()},
             "weight": query.weight,
             "more": [_label(mark) for mark in query.more],
             "less": [_label(mark) for mark in query.less],
@@ -327,12 +346,15 @@ def _query(line: int, values: Mapping[str, Any], folder: Path) -> Query:
         given = {key: value for key, value in values.items() if value is not None}
         for key, value in given.items():
             _check_field(key, value)
+        asked = given.get("picture", ())
+        pictures = parse_pictures([asked] if isinstance(asked, str) else asked)
         return make_query(
             text=given.get("text"),
             sketch=[folder / one for one in _as_tuple(given.get("sketch"))],
             photo=[folder / one for one in _as_tuple(given.get("photo"))],
             weight=given.get("weight", 0.5),
             name=given.get("name") or f"line {line}",
+            pictures={name: [folder / one for one in paths] for name, paths in pictures.items()},
         )
     except QueryError as error:
         raise QueryError(f"line {line}: {error}") from error
@@ -346,7 +368,7 @@ def _check_field(key: str, value: Any) -> None:
     if key == "weight":
         fits = isinstance(value, int | float) and not isinstance(value, bool)
     else:
-        listed = value if isinstance(value, list) and key in ("text", "sketch", "photo") else [value]
+        listed = value if isinstance(value, list) and key != "name" else [value]
         fits = all(isinstance(one, str) for one in listed)
     if not fits:
         raise QueryError(f"{key} {shown(value)}: expected {_EXPECTED[key]}")

@@ -67,14 +67,18 @@ def heat_picture(searcher: Searcher, photo: Path | Image.Image) -> Image.Image:
 def _ranked(searcher: Searcher, query: Query, hits: Sequence[Hit], heat_map: bool, told: dict[str, None]) -> RankedList:
     pictures = [searcher.read_sketch(query, sketch)[0] for sketch in query.sketches]
     pictures += [
-        _indexed(searcher, photo, told) if isinstance(photo, int) else read_query_picture(photo)
-        for photo in query.photos
+        _indexed(searcher, picture, told) if isinstance(picture, int) else read_query_picture(picture)
+        for picture in query.pictures[len(query.sketches) :]
     ]
     results = [
         Result(_indexed(searcher, hit.row, told, heat_map), f"{hit.rank}: {hit.score:.2f} {_label(hit)}")
         for hit in hits
     ]
-    given = {"T": query.texts, "S": query.sketches, "photo": query.photos, "marks": query.more + query.less}
+    given = {
+        **{name[0].upper(): True for name in query.modalities},
+        "photo": query.photos,
+        "marks": query.more + query.less,
+    }
     kinds = "+".join(kind for kind, some in given.items() if some)
     return RankedList(query.name or f"{kinds}->R", " / ".join(query.texts), _side_by_side(pictures), results)
 

@@ -1,8 +1,11 @@
 """Search of an index by text, sketches, photos and marks."""
 
+import functools
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +20,13 @@ from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_pi
 from ms_unireid.apps.search.sketches import prepare_sketch
 from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.checkpoints.formats.any_file import checkpoint_digest
-from ms_unireid.checkpoints.thresholds import CALIBRATE, Thresholds, read_thresholds
+from ms_unireid.checkpoints.thresholds import Thresholds, read_thresholds
 from ms_unireid.config import Config, config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, DataError, QueryError
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.installation import job_command
+from ms_unireid.modalities import PHOTO, TEXT, pictures_of, task_of
 from ms_unireid.runtime import load_mindspore
 
 if TYPE_CHECKING:  # MindSpore is imported after all that can be refused without it
@@ -43,6 +47,7 @@ class Searcher:
         index: What `open_store` opened, or its folder or address.
         approximate: Search a folder through the faiss index that `build_approximate` built.
         thresholds: Those of the model, to mark hits of persons who are probably not there.
+        modalities: Pictures that the model may be asked with, besides photos.
 
     Attributes:
         model: The model.
@@ -58,14 +63,16 @@ class Searcher:
         index: PhotoStore | str | Path,
         approximate: bool = False,
         thresholds: Thresholds | None = None,
+        modalities: Sequence[str] = ("sketch",),
     ):
-        self.model, self.thresholds = model, thresholds
+        self.model, self.thresholds, self.modalities = model, thresholds, tuple(modalities)
         self.index = _opened(index, approximate)
         self.config = _config_of(self.index)
         from ms_unireid.evaluation.encoder import Encoder
 
         self._encoder = Encoder(model, self.config)
         self._model_lock = threading.Lock()
+        self._checkpoint: Path | None = None
 
     @classmethod
     def open(
@@ -100,7 +107,15 @@ class Searcher:
         device = config.runtime.device
         if (load_mindspore().get_context("device_target") if device == "auto" else device) == "CPU":
             config = checkpoint.config([*made_by, UNCOMPILED, *overrides])
-        return cls(checkpoint.build(config), index, thresholds=thresholds)
+        modalities = pictures_of(("sketch", *config.objective.tasks))
+        searcher = cls(checkpoint.build(config), index, thresholds=thresholds, modalities=modalities)
+        searcher._checkpoint = path
+        return searcher
+
+    def renew_thresholds(self) -> None:
+        """Read the thresholds beside the checkpoint again; a UserError for damaged ones keeps the earlier."""
+        if self._checkpoint is not None:
+            self.thresholds = read_thresholds(self._checkpoint)
 
     def refresh(self) -> bool:
         """Open the index again if it has changed; return whether it had.
@@ -137,6 +152,7 @@ class Searcher:
         less: int | str | Path | Sequence = (),
         where: Filter | None = None,
         fold: float | None = None,
+        pictures: Mapping[str, str | Path | Image.Image | Sequence] = MappingProxyType({}),
     ) -> list[Hit]:
         """Find the photos that best match a description, sketches, photos, or all of them.
 
@@ -144,7 +160,7 @@ class Searcher:
             text: One description, or several of the same person, whose features are averaged.
             sketch: A picture or its file, or several.
             photo: A picture, its file, or the row of an indexed photo, or several.
-            weight: Weight of sketches and photos, 0 to 1; the text has the rest. 0.5 adds both features (Section 4.1).
+            weight: Weight of all pictures, 0 to 1; the text has the rest. 0.5 adds both features (Section 4.1).
             top_k: As in `search_all`.
             include_self: Whether an indexed photo that is searched by its row is among the results.
             as_is: Whether sketches are searched without `prepare_sketch`, even blank ones.
@@ -152,12 +168,15 @@ class Searcher:
             less: The same, less like.
             where: As in `search_all`.
             fold: As in `search_all`.
+            pictures: Pictures by modality, such as {"pencil": "drawn.png"}, each as `sketch`; the features of several
+                modalities are added.
 
         Raises:
             QueryError: If there is nothing to search for, a picture cannot be read, or a sketch is blank; or as in
                 `search_all`.
         """
-        query = make_query(text, sketch, photo, weight, include_self=include_self, as_is=as_is, more=more, less=less)
+        how = {"include_self": include_self, "as_is": as_is, "more": more, "less": less, "pictures": pictures}
+        query = make_query(text, sketch, photo, weight, **how)
         return self.search_all([query], top_k, where, fold)[0]
 
     def search_all(
@@ -210,20 +229,23 @@ class Searcher:
         """Encode a query as an un-normalised feature (D,) float32.
 
         A photo of the index has only a direction. Therefore every photo counts with the mean length of the query's
-        other features.
+        other features. It is averaged with the sketches.
 
-        QueryError if a picture cannot be read, or the index has no such photo.
+        QueryError if a picture cannot be read, the index has no such photo, or the model does not know a modality.
         """
         return self._encode(query, self.index)
 
     def _encode(self, query: Query, index: PhotoStore) -> np.ndarray:
+        self._check_modalities(query)
         texts = [self._encode_text(one) for one in query.texts]
-        pictures = [self._encode_picture(self.read_sketch(query, one)[0]) for one in query.sketches]
+        sketches = [self._encode_picture(self.read_sketch(query, one)[0]) for one in query.sketches]
+        others = [[self._encode_picture(one) for one in query.others[name]] for name in sorted(query.others)]
         if query.photos:
-            length = np.mean(np.linalg.norm([*texts, *pictures], axis=1)) if texts or pictures else 1
+            feats = [*texts, *sketches, *itertools.chain(*others)]
+            length = np.mean(np.linalg.norm(feats, axis=1)) if feats else 1
             photos = [_feature_at(index, one) if _is_row(one) else self._encode_picture(one) for one in query.photos]
-            pictures += list(length * normalize_rows(np.stack(photos)))
-        feature = _fuse(texts, pictures, query.weight)
+            sketches += list(length * normalize_rows(np.stack(photos)))
+        feature = _fuse(texts, [sketches, *others], query.weight)
         if not query.more and not query.less:
             return feature
         given = [[] if feature is None else [feature]]
@@ -240,18 +262,25 @@ class Searcher:
         told += [note for sketch in query.sketches for note in self.read_sketch(query, sketch)[1]]
         return told + self._threshold_notes(query) + self.index.notes
 
+    def _check_modalities(self, query: Query) -> None:
+        """Raise a QueryError if the model was not trained for a modality that a query asks with."""
+        if strange := [name for name in query.others if name not in self.modalities]:
+            known = ", ".join((TEXT, *self.modalities))
+            raise QueryError(f"picture {strange[0]}: the model was trained for {known}; ask with some of these")
+
     def _threshold(self, query: Query, photos: int) -> float | None:
-        known = self.thresholds is not None and query.task is not None and self.thresholds.fits(self.index.about)
-        return self.thresholds.threshold(query.task, photos) if known else None
+        task = _task(query)
+        known = self.thresholds is not None and task is not None and self.thresholds.fits(self.index.about)
+        return self.thresholds.threshold(task, photos) if known else None
 
     def _threshold_notes(self, query: Query) -> list[str]:
         if self.thresholds is None:
             return []
         if not self.thresholds.fits(self.index.about):
-            return [f"the thresholds beside the checkpoint are of another one or of other settings; {CALIBRATE}"]
+            return [self.thresholds.misfit(self.index.about)]
         if self._threshold(query, self.index.count) is None:
             return ["whether the person is here is not judged: there are no thresholds for such queries"]
-        return [self.thresholds.describe(query.task, self.index.count)]
+        return [self.thresholds.describe(_task(query), self.index.count)]
 
     def read_sketch(self, query: Query, sketch: Path | Image.Image) -> tuple[Image.Image, list[str]]:
         """Read a sketch of a query as it is searched, mode RGB, and say what `prepare_sketch` did to it.
@@ -292,9 +321,9 @@ class Searcher:
 
 def check_pictures(query: Query, about: Mapping[str, Any]) -> None:
     """Raise a QueryError if a picture of a query cannot be read, or a sketch is blank; `about` is that of the index."""
-    for photo in query.photos:
-        if not _is_row(photo):
-            read_query_picture(photo)
+    for picture in query.pictures[len(query.sketches) :]:
+        if not _is_row(picture):
+            read_query_picture(picture)
     for sketch in query.sketches:
         _read_sketch(query, sketch, tuple(model_settings(about)["model"]["image_size"]))
 
@@ -313,6 +342,13 @@ def _read_sketch(
     return picture, [f"{name}: {note}" for note in notes]
 
 
+def _task(query: Query) -> str | None:
+    """Return the task that `Thresholds` may know; None if marks, a weight or a mixture with photos make it another."""
+    given = (*query.modalities, *([PHOTO] if query.photos else []))
+    plain = given and not (query.more or query.less) and query.weight == 0.5
+    return task_of(given) if plain and (PHOTO not in given or len(given) == 1) else None
+
+
 def _is_row(photo: Path | Image.Image | int) -> bool:
     return isinstance(photo, int)
 
@@ -325,9 +361,11 @@ def _feature_at(index: PhotoStore, photo: int | Path) -> np.ndarray:
     return np.asarray(index.features_of([row])[0], np.float32)
 
 
-def _fuse(texts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], weight: float) -> np.ndarray | None:
-    """Return the weighted sum of the means of un-normalised features (D,); None without any."""
-    text, picture = (np.mean(feats, axis=0) if feats else None for feats in (texts, pictures))
+def _fuse(texts: Sequence[np.ndarray], pictures: Sequence[Sequence], weight: float) -> np.ndarray | None:
+    """Return the weighted sum of the means of un-normalised features (D,), pictures by modality; None without any."""
+    text = np.mean(texts, axis=0) if texts else None
+    means = [np.mean(feats, axis=0) for feats in pictures if feats]
+    picture = functools.reduce(np.add, means) if means else None
     if text is None or picture is None:
         return picture if text is None else text
     weight = np.float32(weight)

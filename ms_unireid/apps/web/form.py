@@ -11,6 +11,7 @@ from ms_unireid.apps.web.sketch_box import SketchBox
 from ms_unireid.apps.web.words import t
 from ms_unireid.apps.web.worker import SearchWorker
 from ms_unireid.errors import escaped
+from ms_unireid.modalities import PHOTO
 
 # Shift+Enter inserts a line break; Enter within an input method selects a word.
 _ENTER = "(e) => { if (!e.shiftKey && !e.isComposing) { e.preventDefault(); emit() } }"
@@ -50,12 +51,14 @@ class QueryForm:
     @property
     def query(self) -> PageQuery:
         """The query that the form holds; a QueryError tells of a time that is none."""
+        uploads = self.sketch.uploads
         return PageQuery(
             # A browser may send any JSON as the value of a field.
             text=self._text.value if isinstance(self._text.value, str) else "",
             strokes=self.sketch.strokes,
-            uploads=self.sketch.uploads,
-            photos=self.sketch.photos,
+            uploads=tuple(picture for kind, picture in uploads if kind == "sketch"),
+            photos=tuple(picture for kind, picture in uploads if kind == PHOTO),
+            others=tuple(one for one in uploads if one[0] not in ("sketch", PHOTO)),
             as_is=self.sketch.as_is,
             start=self._start,
             weight=self._weight.props["value"],
@@ -118,7 +121,7 @@ class QueryForm:
     def _update_weight(self) -> None:
         """Enable the weight if there are a description and a picture, and show its value."""
         weight, text = self._weight.props["value"], self._text.value
-        has_picture = self.sketch.strokes or self.sketch.uploads or self.sketch.photos or self._start
+        has_picture = self.sketch.strokes or self.sketch.uploads or self._start
         both = isinstance(text, str) and bool(text.strip()) and bool(has_picture)
         weights = t("Description {text}, pictures {pictures}").format(
             text=f"{1 - weight:.0%}", pictures=f"{weight:.0%}"

@@ -1,8 +1,9 @@
-"""Queries of the page: description, sketches, photos, marked photos and filters; and how an address carries them."""
+"""Queries of the page: description, pictures, marked photos and filters; and how an address carries them."""
 
 import os
 import re
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,7 @@ class PageQuery:
     strokes: tuple[Stroke, ...] = ()
     uploads: tuple[Image.Image, ...] = ()  # RGB sketches, prepared, at the size of the model's input
     photos: tuple[Image.Image, ...] = ()  # RGB
+    others: tuple[tuple[str, Image.Image], ...] = ()  # RGB pictures with their modalities
     as_is: bool = False  # whether the drawing is searched without `prepare_sketch`
     start: Found | None = None  # a found photo to search from
     more: tuple[Found, ...] = ()  # marked as like the person
@@ -54,8 +56,8 @@ class PageQuery:
 
     @property
     def own_pictures(self) -> tuple[Image.Image, ...]:
-        """Uploaded sketches and photos."""
-        return self.uploads + self.photos
+        """All uploads."""
+        return self.uploads + self.photos + tuple(picture for _, picture in self.others)
 
     @property
     def has_pictures(self) -> bool:
@@ -87,6 +89,8 @@ class PageQuery:
             (len(self.photos), t("uploaded photo"), t("{count} uploaded photos")),
         ):
             parts += [one if count == 1 else many.format(count=count)] * bool(count)
+        kinds = Counter(kind for kind, _ in self.others)
+        parts += [t("uploaded {name} × {count}").format(name=kind, count=count) for kind, count in kinds.items()]
         parts += [t("photo {name}").format(name=self.start.path.name)] if self.start else []
         text = " ".join(self.text.split())
         if text:

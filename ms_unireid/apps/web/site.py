@@ -61,6 +61,10 @@ def build_site(worker: SearchWorker, token: str | None = None, cases: Cases | No
         await client.connected()  # the tab is unknown before
         if not client.is_deleted:  # as it is after a request without a browser
             ui.run_javascript(f'document.documentElement.lang = "{page_language()}"')
+            try:
+                await worker.run(worker.searcher.renew_thresholds)
+            except UserError as error:
+                _log.warning("%s", escaped(str(error), 1000))
             await SearchPage(worker, photos, downloads, cases, pages.storage.tab).go(request.url.query)
 
     ui.run_with(site, title=TITLE, dark=None, language="en-GB", reconnect_timeout=30, tailwind=False)

@@ -13,6 +13,7 @@ from ms_unireid.apps.web.upload_button import UploadButton
 from ms_unireid.apps.web.upload_list import UploadList
 from ms_unireid.apps.web.words import t
 from ms_unireid.apps.web.worker import SearchWorker
+from ms_unireid.modalities import PHOTO
 
 _GUIDE = 768  # pixels of its longer side
 _SQUEEZED = 1.6  # at most, of a guide that is made to fill the sheet
@@ -60,20 +61,16 @@ class SketchBox:
         return self._drawing.strokes
 
     @property
-    def uploads(self) -> tuple[Image.Image, ...]:
-        """The uploaded sketches, prepared, at the size of the model's input."""
-        return self._uploads.sketches
-
-    @property
-    def photos(self) -> tuple[Image.Image, ...]:
-        """The uploaded photos at the size of the model's input."""
-        return self._uploads.photos
+    def uploads(self) -> tuple[tuple[str, Image.Image], ...]:
+        """As `UploadList.pictures`."""
+        return self._uploads.pictures
 
     def show(self, query: PageQuery) -> None:
         """Show the drawing and the uploads of an earlier query."""
         self._drawing.replace(query.strokes)
         self._draw()
-        self._uploads.show(query.uploads, query.photos)
+        sketches = (("sketch", picture) for picture in query.uploads)
+        self._uploads.show([*sketches, *((PHOTO, picture) for picture in query.photos), *query.others])
 
     def set_guide(self, picture: Image.Image | None) -> None:
         """Lay a picture under the sheet to draw over, or take it away; it is never searched.

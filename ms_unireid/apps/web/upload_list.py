@@ -1,7 +1,8 @@
-"""The pictures that were uploaded to search with: sketches and photos, each with its buttons."""
+"""The pictures that were uploaded to search with, sketches, photos and other modalities, each with its buttons."""
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from nicegui import ui
@@ -13,15 +14,16 @@ from ms_unireid.apps.web.upload_button import UploadButton
 from ms_unireid.apps.web.words import t
 from ms_unireid.apps.web.worker import SearchWorker
 from ms_unireid.errors import UserError
+from ms_unireid.modalities import PHOTO
 
 MAX_UPLOADS = 5
 
 
 class _Upload:
-    """An upload and its elements."""
+    """An upload of a modality, or a photo, and its elements."""
 
-    def __init__(self, original: Image.Image, is_photo: bool):
-        self.original, self.is_photo = original, is_photo
+    def __init__(self, original: Image.Image, kind: str):
+        self.original, self.kind, self.is_sketch = original, kind, kind == "sketch"
         self.box, self.is_inverted = WHOLE, False
         self.picture, self.notes = original, []  # as it is searched, and what was done to it
 
@@ -54,8 +56,11 @@ class UploadList:
         self._uploads: list[_Upload] = []
         self._turn = asyncio.Lock()  # for changes, which wait for the worker
         with ui.element("div").classes("files"):
-            add = UploadButton(t("Upload a sketch"), "upload_file", worker, self._add_sketch, on_problem)
-            UploadButton(t("Search with a photo"), "add_a_photo", worker, self._add_photo, on_problem)
+            add = UploadButton(t("Upload a sketch"), "upload_file", worker, self._adder("sketch"), on_problem)
+            UploadButton(t("Search with a photo"), "add_a_photo", worker, self._adder(PHOTO), on_problem)
+            for kind in worker.searcher.modalities[1:]:
+                text = t("Upload a picture: {name}").format(name=kind)
+                UploadButton(text, "upload_file", worker, self._adder(kind), on_problem)
         self._first_button = add.button
         with ui.element("div").props('aria-live="polite"'):
             self._list = ui.element("ul").classes("uploads")
@@ -65,35 +70,29 @@ class UploadList:
         self._update()
 
     @property
-    def sketches(self) -> tuple[Image.Image, ...]:
-        """The uploaded sketches, prepared, at the size of the model's input."""
-        return tuple(one.picture for one in self._uploads if not one.is_photo)
+    def pictures(self) -> tuple[tuple[str, Image.Image], ...]:
+        """The uploads with their modalities, or `photo`, at the size of the model's input; sketches are prepared."""
+        return tuple((one.kind, one.picture) for one in self._uploads)
 
-    @property
-    def photos(self) -> tuple[Image.Image, ...]:
-        """The uploaded photos at the size of the model's input."""
-        return tuple(one.picture for one in self._uploads if one.is_photo)
-
-    def show(self, sketches: tuple[Image.Image, ...], photos: tuple[Image.Image, ...]) -> None:
+    def show(self, pictures: Iterable[tuple[str, Image.Image]]) -> None:
         """Replace the uploads by those of an earlier query; the originals of those that are gone are gone too."""
         known = {id(one.picture): one for one in self._uploads}
         self._uploads.clear()
         self._list.clear()
-        for pictures, is_photo in ((sketches, False), (photos, True)):
-            for picture in pictures:
-                self._put(known.get(id(picture)) or _Upload(picture, is_photo))
+        for kind, picture in pictures:
+            self._put(known.get(id(picture)) or _Upload(picture, kind))
         self._refresh()
 
     async def prepare_again(self) -> None:
         """Prepare the sketches anew, or no longer."""
-        for upload in [one for one in self._uploads if not one.is_photo]:
+        for upload in [one for one in self._uploads if one.is_sketch]:
             await self._change(upload)
 
-    async def _add_sketch(self, original: Image.Image) -> None:
-        await self._change(_Upload(original, is_photo=False), is_new=True)
+    def _adder(self, kind: str) -> Callable[[Image.Image], Awaitable[None]]:
+        async def add(original: Image.Image) -> None:
+            await self._change(_Upload(original, kind), is_new=True)
 
-    async def _add_photo(self, original: Image.Image) -> None:
-        await self._change(_Upload(original, is_photo=True), is_new=True)
+        return add
 
     async def _change(
         self, upload: _Upload, box: Box | None = None, invert: bool = False, is_new: bool = False
@@ -105,7 +104,7 @@ class UploadList:
                 return
             box, is_inverted = box or upload.box, upload.is_inverted != invert
             try:
-                as_is = upload.is_photo or self._is_as_is()
+                as_is = not upload.is_sketch or self._is_as_is()
                 picture, notes = await self._worker.prepare(upload.changed(box, is_inverted), as_is)
             except UserError as error:
                 self._on_problem(t("The upload: {problem}.").format(problem=error))
@@ -126,7 +125,7 @@ class UploadList:
             with ui.element("div"):
                 upload.label = ui.label()
                 upload.buttons = {"Crop": _button(t("Crop"), lambda: self._crop(upload))}
-                if not upload.is_photo:
+                if upload.is_sketch:
                     upload.buttons["Invert"] = _button(t("Invert"), lambda: self._change(upload, invert=True))
                 upload.buttons["Remove"] = _button(t("Remove"), lambda: self._remove(upload))
 
@@ -149,11 +148,12 @@ class UploadList:
 
     def _update(self) -> None:
         """Show the pictures, names and notes."""
-        numbers, notes = {False: 0, True: 0}, []
+        numbers, notes = Counter(), []
+        words = {"sketch": t("sketch {name}"), PHOTO: t("photo {name}")}
         for upload in self._uploads:
-            numbers[upload.is_photo] += 1
-            kind = t("photo {name}") if upload.is_photo else t("sketch {name}")
-            name = upload.name = kind.format(name=numbers[upload.is_photo])
+            numbers[upload.kind] += 1
+            kind = words.get(upload.kind, f"{upload.kind} {{name}}")
+            name = upload.name = kind.format(name=numbers[upload.kind])
             upload.label.text = name.capitalize()
             upload.image.props["src"] = data_url(upload.picture, "PNG")
             upload.image.props["alt"] = t("{name} as it is searched").format(name=name)

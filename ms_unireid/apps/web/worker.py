@@ -96,6 +96,7 @@ class SearchWorker:
             as_is=True,  # the uploads have been prepared
             more=_rows(index, query.more),
             less=_rows(index, query.less),
+            pictures={kind: [picture for of, picture in query.others if of == kind] for kind, _ in query.others},
         )
         hits = self.searcher.search_all([asked], query.top_k, query.where or None, FOLD if query.fold else None)[0]
         count = index.passing_count(query.where) if query.where else index.count

@@ -198,3 +198,34 @@ def test_a_file_that_cannot_be_read(tmp_path):
     for path in (tmp_path / "absent.csv", tmp_path / "pipe.csv", tmp_path, Path("/dev/zero")):
         with pytest.raises(UserError, match="cannot be read"):
             read_queries(path)
+
+
+def test_pictures_of_other_modalities(tmp_path):
+    query = make_query("a man", "s.png", pictures={"pencil": "p.png", "sketch": ["t.png"], "infrared": []})
+    assert query.sketches == (Path("s.png"), Path("t.png")) and query.others == {"pencil": (Path("p.png"),)}
+    assert query.modalities == ("text", "sketch", "pencil") and len(query.pictures) == 3
+    assert str(query) == '"a man" + sketch s.png + sketch t.png + pencil p.png (picture weight 0.5)'
+    assert make_query(pictures={"pencil": "p.png"}).modalities == ("pencil",)
+    (tmp_path / "q.csv").write_text("text,picture\na man,infrared=i=1.png\n,pencil=p.png\n")
+    (tmp_path / "q.jsonl").write_text(
+        '{"picture": ["pencil=p.png", "pencil=q.png", "infrared=i.png", "sketch=s.png"]}\n'
+    )
+    (first, second), (third,) = read_queries(tmp_path / "q.csv"), read_queries(tmp_path / "q.jsonl")
+    assert (first.texts, first.others) == (("a man",), {"infrared": (tmp_path / "i=1.png",)})
+    assert second.others == {"pencil": (tmp_path / "p.png",)} and third.sketches == (tmp_path / "s.png",)
+    assert {name: len(given) for name, given in third.others.items()} == {"pencil": 2, "infrared": 1}
+    for wrong in (
+        '"p.png"',
+        '"=p.png"',
+        '"pencil="',
+        '["pencil=p.png", "text=p.png"]',
+        '"Pencil=p.png"',
+        '"photo=p.png"',
+    ):
+        (tmp_path / "q.jsonl").write_text(f'{{"picture": {wrong}}}\n')
+        with pytest.raises(QueryError, match=r"q\.jsonl: line 1: picture .*: expected MODALITY=PATH, as pencil=drawn"):
+            read_queries(tmp_path / "q.jsonl")
+    for wrong in ("3", '{"pencil": "p.png"}', "[null]"):
+        (tmp_path / "q.jsonl").write_text(f'{{"picture": {wrong}}}\n')
+        with pytest.raises(QueryError, match=r"picture .*: expected MODALITY=PATH, or a list of them"):
+            read_queries(tmp_path / "q.jsonl")

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -22,6 +23,7 @@ from ms_unireid.apps.search.rollout import attention_rollout
 from ms_unireid.apps.search.search_figure import draw_search, heat_picture
 from ms_unireid.apps.search.searcher import Searcher
 from ms_unireid.checkpoints.checkpoint import save_checkpoint
+from ms_unireid.checkpoints.thresholds import Thresholds, thresholds_file, write_thresholds
 from ms_unireid.config import load_config, to_dict
 from ms_unireid.data.pictures import FORMATS, load_picture
 from ms_unireid.data.transforms import evaluation_transform
@@ -489,3 +491,57 @@ def test_a_changed_index_is_opened_again(made, model, tmp_path):
     with pytest.raises(DataError, match="is not an index"):
         searcher.refresh()
     assert len(searcher.search(text=TEXTS[0])) == 9, "the earlier state is still searched"
+
+
+@pytest.fixture(scope="module")
+def many(made) -> Searcher:
+    """Return a searcher of a model that was trained for colour pencil and thermal pictures, too."""
+    trained = replace(
+        CONFIG,
+        data=replace(CONFIG.data, modalities=("sketch", "thermal", "pencil")),
+        objective=replace(CONFIG.objective, tasks=("text", "sketch", "pencil", "text+thermal")),
+    )
+    save_checkpoint(made / "many.ckpt", build_model(CONFIG.model, 1).get_parameters(), {"config": to_dict(trained)})
+    build_index(made / "many", [photo_source(made / "photos")], made / "many.ckpt", dtype="float32")
+    return Searcher.open(made / "many")
+
+
+def test_modalities_are_added(many, model, made):
+    assert many.modalities == ("sketch", "pencil", "thermal")
+    sketch, pencil, thermal, more = (photo(made, number) for number in (1, 4, 7, 2))
+    mean = (image_feature(model, thermal) + image_feature(model, more)) / 2
+    pictures = image_feature(model, sketch) + image_feature(model, pencil) + mean
+    query = 2 * 0.7 * pictures + 2 * 0.3 * text_feature(model, TEXTS[0])
+    given = {"pencil": str(pencil), "thermal": [thermal, more]}
+    found = many.search(TEXTS[0], sketch, weight=0.7, top_k=9, as_is=True, pictures=given)
+    assert_ranked(found, ranking(model, made, query))
+    alone = many.search(pictures={"pencil": pencil}, top_k=9)
+    assert_ranked(alone, ranking(model, made, image_feature(model, pencil)))
+
+
+def test_what_a_model_was_not_trained_for_is_refused(searcher, many, made):
+    with pytest.raises(QueryError, match="picture pencil: the model was trained for text, sketch; ask with some of"):
+        searcher.search(TEXTS[0], pictures={"pencil": photo(made, 1)})
+    with pytest.raises(QueryError, match="picture infrared: the model was trained for text, sketch, pencil, thermal;"):
+        many.search_all([make_query("a man"), make_query(pictures={"infrared": photo(made, 1)})])
+
+
+def test_a_query_of_modalities_is_drawn_and_has_thresholds(many, made, tmp_path):
+    task = {"threshold": 1.0, "per_doubling": 0.0, "photos": 9, "queries": 9}
+    about = many.index.about
+    facts = about["checkpoint"]["sha256"], about["model"], 0.05, "d", "val"
+    write_thresholds(made / "many.ckpt", Thresholds(*facts, {"text+pencil": task}))
+    many.renew_thresholds()
+    query = make_query(TEXTS[0], pictures={"pencil": photo(made, 3)})
+    (found,) = many.search_all([query])
+    assert found[0].threshold == 1.0 and "(text+pencil among 9 photos" in many.notes(query)[-1]
+    assert many.search(pictures={"thermal": photo(made, 3)})[0].threshold is None
+    assert draw_search(many, [query], [found], tmp_path / "f.png") == []
+    assert to_json([query], [found], [[]])[0]["pictures"] == {"pencil": [str(photo(made, 3))]}
+    thresholds_file(made / "many.ckpt").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        many.renew_thresholds()
+    assert many.search_all([query])[0][0].threshold == 1.0
+    thresholds_file(made / "many.ckpt").unlink()
+    many.renew_thresholds()
+    assert many.search_all([query])[0][0].threshold is None

@@ -64,6 +64,7 @@ def test_a_drawing_is_rendered_for_the_model():
         (PageQuery(uploads=(UPLOAD,)), "uploaded sketch"),
         (PageQuery(uploads=(UPLOAD, UPLOAD), photos=(UPLOAD,)), "2 uploaded sketches + uploaded photo"),
         (PageQuery(strokes=STROKES, photos=(UPLOAD,) * 3), "drawing + 3 uploaded photos"),
+        (PageQuery(others=(("pencil", UPLOAD), ("infrared", UPLOAD))), "uploaded pencil × 1 + uploaded infrared × 1"),
         (PageQuery("a man", strokes=STROKES, weight=0.25), "drawing (25%) + “a man”"),
         (PageQuery(start=FOUND), "photo 7.jpg"),
         (PageQuery("a man", start=FOUND, more=(FOUND,), less=(FOUND,)), "photo 7.jpg (50%) + “a man” + 2 marked"),
