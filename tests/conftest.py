@@ -24,6 +24,7 @@ FAST = (
     "test_",
     "apps/checks",
     "apps/paper",
+    "apps/search/test_photo_facts",
     "apps/synthetic",
     "checkpoints/formats",
     "commands/test_main",

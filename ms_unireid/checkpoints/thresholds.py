@@ -13,6 +13,7 @@ from ms_unireid.config import Config, to_dict
 from ms_unireid.errors import escaped
 from ms_unireid.files import read_json, write_json
 from ms_unireid.installation import job_command
+from ms_unireid.modalities import canonical
 
 CALIBRATE = f"make them again with {job_command('evaluate')} --open-set --calibrate"
 FAR_FROM = 10  # times as many photos as it was calibrated with, from which on a threshold is a guess
@@ -86,6 +87,8 @@ def read_thresholds(checkpoint: Path) -> Thresholds | None:
     if not file.exists():
         return None
     kept = read_json(file, _FORM, f"{CALIBRATE}, or remove it")
+    # A search knows the usual names; tasks whose queries are given, and earlier files, may have only others.
+    kept["tasks"] = {canonical(task): found for task, found in kept["tasks"].items()} | kept["tasks"]
     return Thresholds(**{key: kept[key] for key in _FORM})
 
 

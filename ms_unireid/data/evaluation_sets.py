@@ -36,22 +36,21 @@ class Pictures(NamedTuple):
     photos: np.ndarray | None = None  # (S,) index of the photo that each belongs to; None if they belong to persons
 
 
-@dataclass(frozen=True)
-class EvaluationSet:
-    """A gallery of N photos, and S sketches and C raw captions as queries."""
+@dataclass(frozen=True, kw_only=True)
+class Owners:
+    """Whose the N photos, S sketches and C captions of a split are, and the queries that its data set gives.
 
-    photos: tuple[Path, ...]
-    sketches: tuple[Path, ...]
-    captions: tuple[str, ...]
+    Captions and sketches belong to photos, as in the Tri data sets, where sketch i is that of photo i if nothing else
+    is said; or to persons, and then `caption_photos` is None.
+    """
+
     person_ids: np.ndarray  # (N,) of the photos
-    styles: tuple[str, ...]  # style, artist or sub-folder of each sketch
-    caption_photos: np.ndarray | None = None  # (C,), with sketch i of photo i; None if both belong to persons
+    caption_photos: np.ndarray | None = None  # (C,)
+    sketch_photos: np.ndarray | None = None  # (S,)
     caption_persons: np.ndarray | None = None  # (C,), computed if `caption_photos` is given
     sketch_persons: np.ndarray | None = None  # (S,), computed if `caption_photos` is given
     cameras: np.ndarray | None = None  # (N,) of the photos, None if not known
     trials: tuple[np.ndarray, ...] = ()  # the persons tested in each
-    sketch_photos: np.ndarray | None = None  # (S,) of each sketch, if sketch i is not that of photo i
-    others: Mapping[str, Pictures] = field(default_factory=dict)  # by modality
     # Where the data set gives its queries: by task, the indices (Q, M) of their parts, in the order of its name.
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -59,8 +58,19 @@ class EvaluationSet:
         if self.caption_photos is not None:
             object.__setattr__(self, "caption_persons", self.person_ids[self.caption_photos])
             if self.sketch_photos is None:
-                object.__setattr__(self, "sketch_photos", np.arange(len(self.sketches)))
+                object.__setattr__(self, "sketch_photos", np.arange(len(self.person_ids)))
             object.__setattr__(self, "sketch_persons", self.person_ids[self.sketch_photos])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet(Owners):
+    """A gallery of photos, and sketches and raw captions as queries."""
+
+    photos: tuple[Path, ...]
+    sketches: tuple[Path, ...]
+    captions: tuple[str, ...]
+    styles: tuple[str, ...]  # style, artist or sub-folder of each sketch
+    others: Mapping[str, Pictures] = field(default_factory=dict)  # by modality
 
 
 def load_evaluation_set(config: DataConfig, split: str) -> EvaluationSet:

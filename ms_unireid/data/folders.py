@@ -105,6 +105,13 @@ def nearly(missing: Sequence[str], present: Iterable[str]) -> list[str]:
     return [path for path in missing if _loose(path) in there]
 
 
+def renamed(missing: Sequence[str], present: Iterable[str], fix: str) -> str:
+    """Return how to repair missing files: first rename those that `nearly` finds."""
+    close = nearly(missing, present)
+    words = f"rename {len(close):,} that differ only in extension, letter case or Unicode form; "
+    return words * bool(close) + fix
+
+
 def _loose(path: str) -> str:
     return unicodedata.normalize("NFC", stem(path)).casefold()
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ms_unireid.data.annotations import Annotation, check_captions, parse_identity, parse_path
 from ms_unireid.data.findings import DataFinding, count_defects, raise_problem
-from ms_unireid.data.folders import count_by_folder, find_folder, is_system_file, nearly, read_entries
+from ms_unireid.data.folders import count_by_folder, find_folder, is_system_file, read_entries, renamed
 from ms_unireid.data.pictures import check_pictures, list_files
 from ms_unireid.errors import DataError, escaped, shown
 from ms_unireid.modalities import TEXT, modalities_of, written_parts, written_task
@@ -209,11 +209,8 @@ def find_pictures(
 
 def _missing(folder: Path, named: Sequence[str], present: Collection[str]) -> list[DataFinding]:
     missing = [path for path in dict.fromkeys(named) if path not in present]
-    fix = _UNPACK
-    if close := nearly(missing, present):
-        fix = f"rename {len(close):,} that differ only in extension, letter case or Unicode form; {fix}"
     words = f"missing pictures, by folder {count_by_folder(missing, list(dict.fromkeys(named)))}"
-    return [*count_defects("pictures", folder, ("problem", missing, words, fix))]
+    return [*count_defects("pictures", folder, ("problem", missing, words, renamed(missing, present, _UNPACK)))]
 
 
 def examine_test(folder: Path, modalities: Sequence[str]) -> tuple[QueryRows, list[DataFinding]]:

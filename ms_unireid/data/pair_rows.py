@@ -33,6 +33,11 @@ class Row:
     captions: tuple[str, ...]
     pictures: Mapping[str, tuple[str, ...]]  # by modality
 
+    @property
+    def files(self) -> dict[str, tuple[str, ...]]:
+        """The paths by column."""
+        return {PHOTO: (self.photo,), **self.pictures}
+
 
 def find_file(folder: Path, given: str | None) -> Path:
     """Return the given file, or the folder's: the only one of a known format, or of the name pairs.

@@ -16,7 +16,7 @@ from ms_unireid.config import Config, DataConfig
 from ms_unireid.data import orbench
 from ms_unireid.data.annotations import SPLITS, Annotation, Pair, parse_identity
 from ms_unireid.data.findings import DataFinding, count_defects, listed, raise_problem
-from ms_unireid.data.folders import count_by_folder, nearly
+from ms_unireid.data.folders import count_by_folder, renamed
 from ms_unireid.data.pair_rows import PHOTO, Row, find_file, meaning, parse_row, read_rows
 from ms_unireid.data.pictures import check_pictures, list_files
 from ms_unireid.data.tri_pedes import DATASETS, PHOTOS, TriPedes, check_splits, read_tri_pedes
@@ -55,27 +55,20 @@ class Pairs:
 
         DataError if the folder cannot be listed.
         """
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for row in self.rows:
+            for column, paths in row.files.items() if row.split in splits else ():
+                found[column].update(dict.fromkeys(paths))
         present, prefixes, findings = list_files(self.folder), {}, []
-        for column, names in self._files(splits).items():
+        for column, names in ((column, list(names)) for column, names in found.items()):
             prefix = max(("", f"{PHOTOS}/"), key=lambda start: sum(start + name in present for name in names))
             missing = [name for name in names if prefix + name not in present]
             words = f"files of the column {column} that do not exist, {count_by_folder(missing, names)}"
             fix = f"put them there; the paths are relative to data.root, or to {PHOTOS}/ in it"
-            if close := nearly(missing, present):
-                fix = f"rename {len(close):,} that differ only in extension, letter case or Unicode form; {fix}"
-            findings += count_defects("files", self.folder, ("problem", missing, words, fix))
+            check = ("problem", missing, words, renamed(missing, present, fix))
+            findings += count_defects("files", self.folder, check)
             prefixes[column] = prefix
         return prefixes, findings
-
-    def _files(self, splits: Collection[str]) -> dict[str, list[str]]:
-        """Return the paths of each column in some splits, each once."""
-        found: dict[str, dict[str, None]] = defaultdict(dict)
-        for row in self.rows:
-            if row.split in splits:
-                found[PHOTO][row.photo] = None
-                for name, paths in row.pictures.items():
-                    found[name].update(dict.fromkeys(paths))
-        return {column: list(names) for column, names in found.items()}
 
     def checked_annotations(
         self, splits: Sequence[str], allow_identity_gaps: bool = False
@@ -91,12 +84,12 @@ class Pairs:
         loaded: dict[str, list[Annotation]] = {split: [] for split in splits}
         for row in self.rows:
             if row.split in loaded:
-                photo = self.folder / (prefixes[PHOTO] + row.photo)
                 pictures = {
                     name: tuple(self.folder / (prefixes[name] + path) for path in paths)
-                    for name, paths in row.pictures.items()
+                    for name, paths in row.files.items()
                 }
-                loaded[row.split].append(Annotation(self.numbers[row.person], photo, pictures, row.captions))
+                (photo,), person = pictures.pop(PHOTO), self.numbers[row.person]
+                loaded[row.split].append(Annotation(person, photo, pictures, row.captions))
         every = (a for rows in loaded.values() for a in rows)
         check_pictures(path for a in every for paths in ((a.photo,), *a.pictures.values()) for path in paths)
         return {split: tuple(rows) for split, rows in loaded.items()}

@@ -5,6 +5,7 @@ at the next length that the device has a graph for: causality hides the padding.
 order, so each equals one of a single process.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from mindspore import Tensor
 
 from ms_unireid.config import Config
-from ms_unireid.data.evaluation_sets import EvaluationSet
+from ms_unireid.data.evaluation_sets import EvaluationSet, Owners
 from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import PixelLoader
@@ -113,15 +114,8 @@ class Encoder:
             photo=self.pictures(data.photos),
             sketch=self.pictures(data.sketches),
             text=distinct[[rows[caption] for caption in data.captions]] if rows else distinct,
-            person_ids=data.person_ids,
-            caption_photos=data.caption_photos,
-            caption_persons=data.caption_persons,
-            sketch_persons=data.sketch_persons,
-            cameras=data.cameras,
-            trials=data.trials,
-            sketch_photos=data.sketch_photos,
             others={name: Part(self.pictures(one.paths), one.persons, one.photos) for name, one in data.others.items()},
-            given=data.given,
+            **{owned.name: getattr(data, owned.name) for owned in dataclasses.fields(Owners)},
         )
 
     def _own_rows(self, count: int) -> slice:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ms_unireid.config import TASKS
+from ms_unireid.data.evaluation_sets import Owners
 from ms_unireid.evaluation.metrics import Gallery, Queries
 from ms_unireid.modalities import TEXT, canonical, modalities_of, task_of, written_parts
 
@@ -24,34 +25,13 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SplitFeatures:
-    """Un-normalised features of a split, each photo, sketch and caption once.
-
-    In the Tri data sets captions and sketches belong to photos: sketch i is drawn from photo i. In PKU-Sketch and
-    Market-Sketch-1K they belong to persons, and `caption_photos` is None.
-
-    `caption_persons` and `sketch_persons` are computed where `caption_photos` is given.
-    """
+class SplitFeatures(Owners):
+    """Un-normalised features of a split, each photo, sketch and caption once."""
 
     photo: np.ndarray  # (N, D)
     sketch: np.ndarray  # (S, D)
     text: np.ndarray  # (C, D)
-    person_ids: np.ndarray  # (N,) of the photos
-    caption_photos: np.ndarray | None = None  # (C,) index of each caption's photo
-    caption_persons: np.ndarray | None = None  # (C,)
-    sketch_persons: np.ndarray | None = None  # (S,)
-    cameras: np.ndarray | None = None  # (N,) of the photos, None if unknown
-    trials: tuple[np.ndarray, ...] = ()  # tested persons of each trial
-    sketch_photos: np.ndarray | None = None  # (S,) index of each sketch's photo, if it is not the sketch's own
     others: Mapping[str, Part] = field(default_factory=dict)  # further modalities
-    given: Mapping[str, np.ndarray] = field(default_factory=dict)  # see `EvaluationSet`
-
-    def __post_init__(self):
-        if self.caption_photos is not None:
-            object.__setattr__(self, "caption_persons", self.person_ids[self.caption_photos])
-            if self.sketch_photos is None:
-                object.__setattr__(self, "sketch_photos", np.arange(len(self.sketch)))
-            object.__setattr__(self, "sketch_persons", self.person_ids[self.sketch_photos])
 
     def part(self, modality: str) -> Part:
         """Return the features of a modality of queries; empty if the split has none."""
@@ -78,7 +58,7 @@ class SplitFeatures:
             cameras=None if self.cameras is None else self.cameras[photos],
             trials=(),
             others={
-                name: Part(part.feats[np.isin(part.persons, persons)], part.persons[np.isin(part.persons, persons)])
+                name: Part(*(rows[np.isin(part.persons, persons)] for rows in part[:2]))
                 for name, part in self.others.items()
             },
         )

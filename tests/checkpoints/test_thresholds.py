@@ -70,6 +70,11 @@ def test_what_a_later_version_adds_is_ignored(tmp_path):
     file = write_thresholds(tmp_path / "m.ckpt", MADE)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"more": 1}), encoding="utf-8")
     assert read_thresholds(tmp_path / "m.ckpt") == MADE
+    text, other = MADE.tasks["text"], MADE.tasks["text"] | {"threshold": 0.25}
+    tasks = {"pencil+sketch": text, "fusion": text, "sketch+text": other}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tasks": tasks}), encoding="utf-8")
+    found = read_thresholds(tmp_path / "m.ckpt")
+    assert found.threshold("sketch+pencil", 100) == found.threshold("fusion", 100) == text["threshold"]
     file.write_bytes(b"")
     with pytest.raises(UserError, match="is damaged"):
         read_thresholds(tmp_path / "m.ckpt")

@@ -73,7 +73,7 @@ class CheapFeatures:
         chance = np.random.default_rng(np.frombuffer(self.scale.asnumpy().tobytes(), np.uint32))
         count = len(data.photos)
         photo, sketch, text = chance.normal(size=(3, count, 8)).astype(np.float32)
-        return SplitFeatures(photo, sketch, text, data.person_ids, np.arange(count))
+        return SplitFeatures(photo, sketch, text, person_ids=data.person_ids, caption_photos=np.arange(count))
 
 
 def cheap_curves(log_file: Path, output: Path) -> None:

@@ -15,7 +15,7 @@ def tri_split(seed, photos=30, people=12, captions=50, cameras=None):
     owner = np.sort(rng.integers(0, photos, captions))
     text = base[owner] + rng.standard_normal((captions, 8))
     seen = None if cameras is None else rng.integers(0, cameras, photos)
-    return SplitFeatures(photo, sketch, text, person_ids, owner, cameras=seen)
+    return SplitFeatures(photo, sketch, text, person_ids=person_ids, caption_photos=owner, cameras=seen)
 
 
 def person_split(seed, people=8, sketches=3, captions=2, trials=0):
@@ -39,7 +39,7 @@ def person_split(seed, people=8, sketches=3, captions=2, trials=0):
         draw(photos),
         draw(drawn),
         draw(captioned) if captions else np.zeros((0, 8)),
-        names[photos],
+        person_ids=names[photos],
         caption_persons=names[captioned],
         sketch_persons=names[drawn],
         trials=tuple(names[rng.permutation(people)[: people // 2]] for _ in range(trials)),
@@ -117,6 +117,6 @@ def literal_trials(task, feats):
     for tested in feats.trials:
         photos = [g for g in range(len(feats.photo)) if feats.person_ids[g] in tested]
         queries = [query for query in literal_queries(task, feats) if query[1] in tested]
-        part = SplitFeatures(feats.photo[photos], feats.sketch[:0], feats.text[:0], feats.person_ids[photos], None)
+        part = SplitFeatures(feats.photo[photos], feats.sketch[:0], feats.text[:0], person_ids=feats.person_ids[photos])
         found.append(literal_scores([query[0] for query in queries], [query[1] for query in queries], part))
     return found

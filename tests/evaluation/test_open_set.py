@@ -82,7 +82,8 @@ def test_more_persons_need_a_higher_threshold():
         photo = rng.standard_normal((persons, 16))
         text = photo[:100] + rng.standard_normal((100, 16))
         feats = tri_split(0)
-        feats = type(feats)(photo, photo, text, np.arange(persons), np.arange(100))
+        owners = {"person_ids": np.arange(persons), "caption_photos": np.arange(100)}
+        feats = type(feats)(photo, photo, text, **owners)
         rows[persons] = evaluate_open_set(feats, [0.1])[0]
     small, large = rows[100], rows[800]
     assert (small["photos"], large["photos"]) == (99, 799)

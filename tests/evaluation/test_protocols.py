@@ -20,7 +20,8 @@ def hand_made():
     photo = np.eye(5, 8)
     sketch = np.array([photo[1], photo[2], photo[2], photo[3], photo[0] + photo[4]])
     text = np.array([photo[0] + 0.5 * photo[1], photo[2] + 0.5 * photo[0], photo[2], photo[3], photo[4], photo[3]])
-    return SplitFeatures(photo, sketch, text, np.array([7, 7, 8, 9, 9]), np.array([0, 1, 2, 3, 3, 4]))
+    persons, owners = np.array([7, 7, 8, 9, 9]), np.array([0, 1, 2, 3, 3, 4])
+    return SplitFeatures(photo, sketch, text, person_ids=persons, caption_photos=owners)
 
 
 def by_definition(task, protocol, feats):
@@ -74,7 +75,8 @@ def test_hand_made_split(task, protocol):
 
 def test_leaving_the_source_out_is_harder():
     feats = tri_split(5)
-    feats = SplitFeatures(feats.photo, feats.photo, feats.text, feats.person_ids, feats.caption_photos)
+    owners = {"person_ids": feats.person_ids, "caption_photos": feats.caption_photos}
+    feats = SplitFeatures(feats.photo, feats.photo, feats.text, **owners)
     full, excluded = (evaluate_row("sketch", protocol, feats) for protocol in ("full_gallery", "exclude_source_photo"))
     assert full.R1 == 100
     assert excluded.R1 < 100

@@ -36,10 +36,10 @@ def scan_pairs(folder: Path, file: Path | None) -> Scan:
     for row in pairs.rows:
         person = pairs.numbers[row.person]
         split = "" if pairs.drawn else row.split
-        files = {"photo": [prefixes[PHOTO] + row.photo]}
-        files |= {name: [prefixes[name] + path for path in paths] for name, paths in row.pictures.items()}
-        there = [(kind, folder / path) for kind, paths in files.items() for path in paths]
-        scan.pictures += (ListedPicture(path, kind, person, split) for kind, path in there if path.is_file())
+        for column, paths in row.files.items():
+            there = (folder / (prefixes[column] + path) for path in paths)
+            kind = "photo" if column == PHOTO else column
+            scan.pictures += (ListedPicture(path, kind, person, split) for path in there if path.is_file())
         scan.captions += ((person, caption) for caption in row.captions)
     scan.counts = _count(pairs)
     if pairs.rows and not pairs.drawn:

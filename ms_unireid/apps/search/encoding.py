@@ -9,11 +9,11 @@ import numpy as np
 
 from ms_unireid.apps.search.index_writer import Batch
 from ms_unireid.apps.search.manifest import Photo, Skipped
+from ms_unireid.apps.search.photo_facts import photo_facts
 from ms_unireid.apps.search.scanning import New
 from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.config import Config
 from ms_unireid.data import pictures as picture_files
-from ms_unireid.data.photo_facts import photo_facts
 from ms_unireid.data.pipeline import iterate
 from ms_unireid.data.transforms import resize
 from ms_unireid.distributed import broadcast_value, start

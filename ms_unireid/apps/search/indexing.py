@@ -10,6 +10,7 @@ from typing import Any
 
 from ms_unireid.apps.search.index_writer import Batch, IndexWriter
 from ms_unireid.apps.search.manifest import DTYPES, Photo, Skipped, Source, model_overrides, present_about
+from ms_unireid.apps.search.photo_facts import FACTS, photo_facts
 from ms_unireid.apps.search.places import absolute, path_of, real
 from ms_unireid.apps.search.ray_engine import Cluster, encode_on_ray
 from ms_unireid.apps.search.scanning import Changes, Listing, New, find_changes, is_same
@@ -20,7 +21,6 @@ from ms_unireid.checkpoints.thresholds import model_facts
 from ms_unireid.config import Config
 from ms_unireid.data import pairs
 from ms_unireid.data import pictures as picture_files
-from ms_unireid.data.photo_facts import FACTS, photo_facts
 from ms_unireid.data.photo_sets import dataset_photos, describe_left_out, folder_photos
 from ms_unireid.data.transforms import MEAN, STD
 from ms_unireid.errors import ConfigError, DataError, UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ms_unireid.apps.search.manifest import Photo, Skipped
-from ms_unireid.data.photo_facts import photo_facts
+from ms_unireid.apps.search.photo_facts import photo_facts
 from ms_unireid.data.pictures import describe
 from ms_unireid.files import open_regular, sha256, status_of
 from ms_unireid.remote import Status

@@ -26,8 +26,8 @@ from ms_unireid.apps.search import encoding, index_writer
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.index_writer import IndexWriter
 from ms_unireid.apps.search.manifest import MANIFEST, Manifest, model_overrides
+from ms_unireid.apps.search.photo_facts import FACTS
 from ms_unireid.config import config_from_dict, to_dict
-from ms_unireid.data.photo_facts import FACTS
 from ms_unireid.errors import ConfigError, DataError, UserError
 
 

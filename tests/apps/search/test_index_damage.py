@@ -18,8 +18,8 @@ from ms_unireid.apps.search.engines.exact import exact_search
 from ms_unireid.apps.search.engines.faiss import FAISS_ABOUT, FAISS_FILE, FaissIndex, build_approximate
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.manifest import FORMAT, MANIFEST, Manifest
+from ms_unireid.apps.search.photo_facts import FACTS
 from ms_unireid.apps.search.scanning import Listing, find_changes
-from ms_unireid.data.photo_facts import FACTS
 from ms_unireid.errors import ConfigError, DataError, QueryError, UserError
 
 FEATURES = "features.1.float16"

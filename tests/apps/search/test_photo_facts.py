@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from ms_unireid.data.photo_facts import Facts, photo_facts
+from ms_unireid.apps.search.photo_facts import Facts, photo_facts
 
 TAGS = ExifTags.Base
 
