@@ -43,8 +43,8 @@ def canonical(task: str) -> str:
 
 
 def pictures_of(tasks: Iterable[str]) -> tuple[str, ...]:
-    """Return the modalities of pictures that tasks ask with, in their order."""
-    return _ordered({part for task in tasks for part in written_parts(task)} - {TEXT})
+    """Return the pictures that a model of these tasks may be asked with, in their order; sketches in any case."""
+    return _ordered({"sketch", *(part for task in tasks for part in written_parts(task))} - {TEXT})
 
 
 def symbol(task: str) -> str:

@@ -125,7 +125,7 @@ def test_a_batch_that_a_task_has_no_pair_of(positives, pynative):
 
 
 @pytest.mark.parametrize("positives", ["pair", "identity"])
-def test_what_is_exchanged_between_processes_is_the_same(positives, pynative):
+def test_what_is_exchanged_between_processes_is_the_same(positives, mode):
     config = ObjectiveConfig(positives=positives)
     model, feats = build_model(parity.TINY), [Tensor(row) for row in correlated_feats(9)[:3]]
     extras = [Tensor(PERSONS)] if positives != "pair" else []

@@ -18,14 +18,16 @@ from ms_unireid.apps.search.manifest import present_about
 from ms_unireid.apps.search.places import absolute
 from ms_unireid.apps.search.pushing import Push, choose_effort, forget
 from ms_unireid.apps.search.queries import Query, make_query, parse_pictures, read_queries, to_csv, to_json, to_table
-from ms_unireid.apps.search.searcher import COMPILED, Searcher, check_pictures
+from ms_unireid.apps.search.searcher import COMPILED, Searcher, check_modalities, check_pictures
 from ms_unireid.apps.search.shards import merge_indexes
 from ms_unireid.apps.synthetic.captions import write_caption
 from ms_unireid.apps.synthetic.person import draw_people
+from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.data.photo_sets import describe_left_out
 from ms_unireid.errors import ConfigError, QueryError, escaped
 from ms_unireid.files import replacing, write_json, write_text
+from ms_unireid.modalities import pictures_of
 from ms_unireid.runtime import check_packages
 
 _WORTH_COMPILING = 64  # queries, from which on compiling the model is faster: see Searcher.open
@@ -87,9 +89,13 @@ def _query(options: argparse.Namespace) -> None:
         raise ConfigError("--heat-map needs a picture to be drawn in; add --figure FILE")
     queries, where = _queries(options), _filter(options)
     index = open_store(options.index, options.approximate)  # before MindSpore is imported, which takes seconds
-    index.checkpoint(options.checkpoint)
+    model = index.checkpoint(options.checkpoint)
     if where:
         index.chosen(where)
+    if any(query.others for query in queries):
+        known = pictures_of(open_source(model).config().objective.tasks)
+        for query in queries:
+            check_modalities(query, known)
     compiled = [COMPILED] * (len(queries) >= _WORTH_COMPILING)
     if not compiled:
         for query in queries:

@@ -36,6 +36,8 @@ WRONG = (
     ((*QUERY, "--sketch", "no.png"), "--sketch no.png: no such file"),
     ((*QUERY, "--sketch", "photos"), "--sketch photos: is a folder"),
     ((*QUERY[:4], "--photo", "no.png"), "--photo no.png: no such file"),
+    ((*QUERY, "--picture", "p.png"), "picture 'p.png': expected MODALITY=PATH"),
+    ((*QUERY, "--picture", "pencil=no.png"), "--picture no.png: does not exist"),
     ((*QUERY, "--weight", "0.7"), "weight 0.7: .*give both"),
     ((*QUERY, "--weight", "x"), "--weight invalid float value"),
     ((*QUERY, "--figure", "x.svg"), "--figure x.svg: expected a name that ends in .png"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,28 @@ def test_photos_marks_filters_and_folding(photos, checkpoint, tmp_path, capsys):
     ):
         with pytest.raises(QueryError, match=message):
             query("--text", "a man", *arguments)
+
+
+def test_pictures_of_the_modalities_that_the_model_was_trained_for(photos, checkpoint, tmp_path, capsys):
+    from ms_unireid.checkpoints.checkpoint import open_model, save_checkpoint
+
+    model, config, _ = open_model(checkpoint)
+    objective = replace(config.objective, tasks=("text", "sketch", "thermal"))
+    config = replace(config, data=replace(config.data, modalities=("sketch", "thermal")), objective=objective)
+    save_checkpoint(tmp_path / "many.ckpt", model.get_parameters(), {"config": to_dict(config)})
+    index, photo = tmp_path / "index", photos / "003.png"
+    call("index", "--photos", photos, "--checkpoint", tmp_path / "many.ckpt", "--output", index)
+    (tmp_path / "q.csv").write_text("name,text,picture\nfirst,a man,thermal=photos/003.png\n")
+    capsys.readouterr()
+    call("query", "--index", index, "--text", "a man", "--picture", f"thermal={photo}", "--json", tmp_path / "q.json")
+    (one,) = json.loads((tmp_path / "q.json").read_text())
+    assert one["pictures"] == {"thermal": [str(photo)]} and one["sketch"] == []
+    assert capsys.readouterr().out.startswith(f'"a man" + thermal {photo} (picture weight 0.5)')
+    call("query", "--index", index, "--queries", tmp_path / "q.csv", "--json", tmp_path / "q.json")
+    (listed,) = json.loads((tmp_path / "q.json").read_text())
+    assert listed["hits"] == one["hits"] and listed["name"] == "first"
+    with pytest.raises(QueryError, match="picture pencil: the model was trained for text, sketch, thermal; ask with"):
+        call("query", "--index", index, "--picture", f"pencil={photo}")
 
 
 def test_photos_are_handed_over(photos, checkpoint, tmp_path, capsys):

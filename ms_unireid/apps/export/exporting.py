@@ -115,8 +115,7 @@ def _sizes(opened: OpenedModel) -> set[int]:
 
 
 def _pictures(opened: OpenedModel) -> tuple[str, ...]:
-    """Return the modalities of pictures that the model was trained for, the paper's at least."""
-    return pictures_of(("sketch", *opened.config.objective.tasks))
+    return pictures_of(opened.config.objective.tasks)
 
 
 def _precision(part: Part, options: ExportOptions) -> str:

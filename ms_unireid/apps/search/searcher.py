@@ -107,7 +107,7 @@ class Searcher:
         device = config.runtime.device
         if (load_mindspore().get_context("device_target") if device == "auto" else device) == "CPU":
             config = checkpoint.config([*made_by, UNCOMPILED, *overrides])
-        modalities = pictures_of(("sketch", *config.objective.tasks))
+        modalities = pictures_of(config.objective.tasks)
         searcher = cls(checkpoint.build(config), index, thresholds=thresholds, modalities=modalities)
         searcher._checkpoint = path
         return searcher
@@ -236,7 +236,7 @@ class Searcher:
         return self._encode(query, self.index)
 
     def _encode(self, query: Query, index: PhotoStore) -> np.ndarray:
-        self._check_modalities(query)
+        check_modalities(query, self.modalities)
         texts = [self._encode_text(one) for one in query.texts]
         sketches = [self._encode_picture(self.read_sketch(query, one)[0]) for one in query.sketches]
         others = [[self._encode_picture(one) for one in query.others[name]] for name in sorted(query.others)]
@@ -261,12 +261,6 @@ class Searcher:
         told = [note for text in query.texts for note in self._encoder.tokenizer.notes(text)]
         told += [note for sketch in query.sketches for note in self.read_sketch(query, sketch)[1]]
         return told + self._threshold_notes(query) + self.index.notes
-
-    def _check_modalities(self, query: Query) -> None:
-        """Raise a QueryError if the model was not trained for a modality that a query asks with."""
-        if strange := [name for name in query.others if name not in self.modalities]:
-            known = ", ".join((TEXT, *self.modalities))
-            raise QueryError(f"picture {strange[0]}: the model was trained for {known}; ask with some of these")
 
     def _threshold(self, query: Query, photos: int) -> float | None:
         task = _task(query)
@@ -317,6 +311,13 @@ class Searcher:
     def _encode_text(self, text: str) -> np.ndarray:
         with self._model_lock:
             return self._encoder.caption(text)
+
+
+def check_modalities(query: Query, known: Sequence[str]) -> None:
+    """Raise a QueryError if a query asks with pictures of a modality that the model was not trained for."""
+    if strange := [name for name in query.others if name not in known]:
+        names = ", ".join((TEXT, *known))
+        raise QueryError(f"picture {strange[0]}: the model was trained for {names}; ask with some of these")
 
 
 def check_pictures(query: Query, about: Mapping[str, Any]) -> None:
