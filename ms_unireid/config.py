@@ -18,6 +18,7 @@ from ms_unireid.config_schema import (
     ARCHITECTURES,
     CONTEXT_LENGTH,
     GALLERY_RULES,
+    PRECISIONS,
     PROTOCOLS,
     STRETCHED_LENGTH,
     TASKS,
@@ -417,6 +418,12 @@ def _runtime_rules(config: Config) -> _Rules:
     yield config.runtime.initial_loss_scale >= 1, "runtime.initial_loss_scale", "must be at least 1"
     compiles = config.runtime.graph_mode or config.runtime.jit_level == "auto"
     yield compiles, "runtime.jit_level", "is a level of compilation: leave it at auto, or set runtime.graph_mode=true"
+    runtime = config.runtime
+    rule = f"must be {' or '.join(PRECISIONS[runtime.encoder])} with runtime.encoder={runtime.encoder}"
+    rule += "; int8 goes with onnxruntime" if runtime.precision == "int8" else ""
+    yield runtime.precision in PRECISIONS[runtime.encoder], "runtime.precision", rule
+    on_cpu = runtime.encoder == "mindspore" or runtime.device in ("auto", "CPU")
+    yield on_cpu, "runtime.encoder", f"is {runtime.encoder} only on a CPU: leave it out, or set runtime.device=CPU"
     yield config.runtime.device_id >= 0, "runtime.device_id", "must not be negative"
 
 

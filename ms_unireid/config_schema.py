@@ -52,6 +52,8 @@ ARCHITECTURES = {
 TASKS = ("text", "sketch", "fusion")
 # Evaluation protocols by name; see ms_unireid.evaluation.protocols.
 GALLERY_RULES = ("exclude_source_photo", "full_gallery", "camera_aware")
+# The precisions of each encoder, as `RuntimeConfig` describes them.
+PRECISIONS = {"mindspore": ("fp32", "mixed", "bf16"), "openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "int8")}
 PROTOCOLS = (*GALLERY_RULES, "multi_query", "missing_modality", "ten_trials", "orbench")
 
 
@@ -306,9 +308,11 @@ class RuntimeConfig:
         jit_level: MindSpore's level of compilation: `O0` launches operation by operation; `O1` fuses operations where
             the device has fusions, which a CPU has not; `O2` gives whole graphs to Ascend's graph engine and exists
             there only. `auto` leaves the choice to MindSpore. Levels may differ in rounding.
+        encoder: Who encodes for index, search and evaluation: MindSpore, or on a CPU OpenVINO or onnxruntime, from an
+            export of the checkpoint that is made once. Training takes MindSpore.
         precision: `fp32`; `mixed`: matrix products and attention in float16, with a loss scale; `bf16`: the same in
-            bfloat16, without one, on Ascend and GPU. Weights, their update, normalisations and everything after the
-            features stay float32.
+            bfloat16, without one, on Ascend, GPU and processors with AMX; `int8` with onnxruntime alone. Weights, their
+            update, normalisations and everything after the features stay float32.
         loss_scale: With mixed precision: `dynamic` doubles the scale after `loss_scale_window` steps without an
             overflow and halves it at an overflow; `static` keeps it.
         initial_loss_scale: Scale of the first step.
@@ -331,7 +335,8 @@ class RuntimeConfig:
     device_id: int = resumable(0)
     graph_mode: bool = resumable(True)
     jit_level: Literal["auto", "O0", "O1", "O2"] = "auto"
-    precision: Literal["fp32", "mixed", "bf16"] = "fp32"
+    encoder: Literal["mindspore", "openvino", "onnxruntime"] = resumable("mindspore")
+    precision: Literal["fp32", "mixed", "bf16", "int8"] = "fp32"
     loss_scale: Literal["dynamic", "static"] = "dynamic"
     initial_loss_scale: float = 65536.0
     loss_scale_window: int = 2000

@@ -191,10 +191,36 @@ def test_operations_that_the_device_lacks_are_refused_at_the_start(monkeypatch, 
 
     config = RuntimeConfig(device=device, **values)
     monkeypatch.setattr(ms, "get_context", lambda name: device if name == "device_target" else 0)
+    monkeypatch.setattr(runtime, "bfloat16_products", frozenset)
     for start in (runtime.prepare, lambda config: build_model(Config().model, runtime=config)):
         with pytest.raises(ConfigError, match=expected):
             start(config)
     runtime.check_operations(RuntimeConfig(**values), "Ascend")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "allowed"),
+    [
+        ("flags : fpu avx512_bf16 amx_bf16", "multiplies in bfloat16 on this processor (amx_bf16, avx512_bf16)", True),
+        ("flags : fpu avx512_bf16", "has no effect on this processor (avx512_bf16)", False),
+        ("flags : fpu avx2", "has no effect on this processor (no bfloat16 products)", False),
+    ],
+)
+def test_bfloat16_on_a_cpu_needs_amx(monkeypatch, tmp_path, words, expected, allowed):
+    (tmp_path / "cpuinfo").write_text(words, encoding="utf-8")
+    monkeypatch.setattr(runtime, "_CPUINFO", tmp_path / "cpuinfo")
+    assert runtime.describe("CPU")["bfloat16"] == f"ONEDNN_DEFAULT_FPMATH_MODE=BF16 {expected}"
+    config = RuntimeConfig(device="CPU", precision="bf16")
+    if allowed:
+        monkeypatch.delenv("ONEDNN_DEFAULT_FPMATH_MODE", raising=False)
+        runtime.check_operations(config, "CPU")
+        monkeypatch.setattr(runtime, "load_mindspore", lambda: 1 / 0)  # nothing is computed here
+        with pytest.raises(ZeroDivisionError):
+            runtime.prepare(config)
+        assert os.environ.pop("ONEDNN_DEFAULT_FPMATH_MODE") == "BF16"
+    else:
+        with pytest.raises(ConfigError, match="nothing makes MindSpore multiply in bfloat16 on this processor"):
+            runtime.check_operations(config, "CPU")
 
 
 @pytest.mark.parametrize(("deterministic", "state"), [(True, "ON"), (False, "OFF")])
@@ -218,7 +244,8 @@ def test_environment_of_a_run(installed, monkeypatch):
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
     described = runtime.describe("CPU")
     assert described.keys() == {
-        "python", "platform", "device", "jit_level", "cpu_count", "packages", "variables", "git_revision", "command"
+        "python", "platform", "device", "jit_level", "cpu_count", "packages", "variables", "bfloat16", "git_revision",
+        "command",
     }  # fmt: skip
     assert described["variables"]["ONEDNN_DEFAULT_FPMATH_MODE"] == "BF16"
     assert described["device"] == "CPU" and described["python"] == platform.python_version()

@@ -20,6 +20,7 @@ BETWEEN_APPS = {
     ("web", "search"),
     ("sketch", "optional"),
     ("search", "optional"),
+    ("search", "export"),
     ("export", "optional"),
     ("web", "optional"),
     ("web", "sketch"),

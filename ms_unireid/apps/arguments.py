@@ -20,6 +20,24 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument (\S+): ", r"\1 ", message))
 
 
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Add who encodes, and how: `runtime.encoder` and `runtime.precision`."""
+    parser.add_argument(
+        "--encoder", choices=("mindspore", "openvino", "onnxruntime"), help="who encodes (default mindspore)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        help="of its matrix products (default fp32); int8 for onnxruntime",
+    )
+
+
+def encoder_overrides(options: argparse.Namespace) -> list[str]:
+    """Return what `add_encoder` read as `section.key=value` strings."""
+    given = {"encoder": options.encoder, "precision": options.precision}
+    return [f"runtime.{key}={value}" for key, value in given.items() if value]
+
+
 def checkpoint(text: str) -> Path:
     """Return the path of a checkpoint, a file or a folder; if there is none, it raises a CheckpointError."""
     if not os.path.exists(text):

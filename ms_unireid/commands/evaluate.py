@@ -5,7 +5,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ms_unireid.apps.arguments import JSON, Parser, at_least, checkpoint, output_file, output_folder
+from ms_unireid.apps.arguments import (
+    JSON,
+    Parser,
+    add_encoder,
+    at_least,
+    checkpoint,
+    encoder_overrides,
+    output_file,
+    output_folder,
+)
 from ms_unireid.commands.progress import progress_bar
 from ms_unireid.config_schema import PROTOCOLS
 from ms_unireid.errors import ConfigError
@@ -49,6 +58,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking")
     _add_open_set(parser)
+    add_encoder(parser)
     parser.add_argument("--json", type=output_file(*JSON), help="write the rows as JSON")
     parser.add_argument(
         "--markdown", type=output_file(".md", ".markdown", ".txt", ""), help="write the rows as a Markdown table"
@@ -113,10 +123,12 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError("--figure and --errors are for one checkpoint on one data set; give one of each")
     if options.queries and (not options.figure or options.protocol == "missing_modality"):
         raise ConfigError("--queries is the number of sketches in a figure of ranked lists; add --figure FILE")
+    overrides = [*encoder_overrides(options), *options.overrides]
     if options.config:
-        load_config(options.config, options.overrides)
+        load_config(options.config, overrides)
     parse_targets(options.target, Config())
     check_packages()
+    from ms_unireid.apps.export.cache import open_checked_model
     from ms_unireid.evaluation.checkpoint_evaluation import evaluate_checkpoints
     from ms_unireid.evaluation.evaluator import to_json, to_markdown, to_table
     from ms_unireid.evaluation.open_set import to_table as open_set_table
@@ -130,9 +142,10 @@ def main(arguments: Sequence[str]) -> None:
             protocol=options.protocol,
             reranked=options.rerank,
             files=options.config,
-            overrides=options.overrides,
+            overrides=overrides,
             progress=show,
             rates=options.false_alarms or [] if options.open_set else None,
+            exported=open_checked_model,
         ):
             rows += to_json(evaluated.results) if single else evaluated.rows()
             open_set += [({} if single else evaluated.about) | row for row in evaluated.open_set]

@@ -11,6 +11,7 @@ from pathlib import Path
 from ms_unireid.apps.arguments import (
     JSON,
     Parser,
+    add_encoder,
     at_least,
     checkpoint,
     input_file,
@@ -57,6 +58,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     index.add_argument("--to", type=parse_address, metavar="URI", help="push the index into Milvus, too; see `push`")
     index.add_argument("--dtype", choices=DTYPES, help="type of the stored features (default float16)")
     index.add_argument("--config", type=Path, action="append", help="file or name; default: the checkpoint's own")
+    add_encoder(index)
     index.add_argument("--engine", choices=("ray",), help="who encodes; default: this process, or those of msrun")
     index.add_argument("--address", help="with --engine ray: HOST:PORT of a cluster; default: this machine")
     index.add_argument("--workers", type=at_least(1), help="with --engine ray: most workers; default: as many as fit")
@@ -139,6 +141,7 @@ def _add_query(query: argparse.ArgumentParser) -> None:
     )
     query.add_argument("--top-k", type=at_least(1), default=10, help="photos per query")
     query.add_argument("--approximate", action="store_true", help="search the approximate index")
+    add_encoder(query)
     query.add_argument("--checkpoint", type=checkpoint, help="the model's file, if it has been moved")
     query.add_argument("--json", type=output_file(*JSON), help="write the ranked lists as JSON")
     query.add_argument("--csv", type=output_file(".csv", ".txt", ""), help="write the ranked lists as CSV")

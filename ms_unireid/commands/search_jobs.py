@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_unireid.apps.arguments import encoder_overrides
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
 from ms_unireid.apps.search.engines.milvus_client import reach
 from ms_unireid.apps.search.engines.opening import open_store
@@ -61,7 +62,7 @@ def _index(options: argparse.Namespace) -> None:
             dtype=options.dtype,
             removed=options.remove,
             files=options.config,
-            overrides=options.overrides,
+            overrides=[*encoder_overrides(options), *options.overrides],
             progress=lambda step, *counts: {"compared": compared, "encoded": encoded}[step](*counts),
             shard=options.shard,
             cluster=Cluster(options.address, options.workers) if options.engine else None,
@@ -100,7 +101,7 @@ def _query(options: argparse.Namespace) -> None:
     if not compiled:
         for query in queries:
             check_pictures(query, index.about)
-    searcher = Searcher.open(index, options.checkpoint, [*compiled, *options.overrides])
+    searcher = Searcher.open(index, options.checkpoint, [*compiled, *encoder_overrides(options), *options.overrides])
     found = searcher.search_all(queries, options.top_k, where, options.fold)
     notes = [searcher.notes(query) for query in queries]
     lines = [

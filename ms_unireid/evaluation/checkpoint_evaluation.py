@@ -55,7 +55,8 @@ class Evaluated:
 class CheckpointEvaluator:
     """Evaluates one checkpoint; arguments and errors as in `open_model`.
 
-    `progress` is called with (done, total) batches of a split. `config` is the config in effect.
+    `progress` is called with (done, total) batches of a split. `exported` opens the model for another encoder than
+    MindSpore, given checkpoint, config and the photos that it will encode. `config` is the config in effect.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class CheckpointEvaluator:
         files: Sequence[Path] | None = None,
         overrides: Sequence[str] = (),
         progress: Callable[[int, int], None] | None = None,
+        exported: Callable[[Path, Config, Sequence[Path]], Any] | None = None,
     ):
-        self.path = path
+        self.path, self._exported, self._photos = path, exported, ()
         self.checkpoint = read_checkpoint(path)
         self.config = self.checkpoint.config(overrides, files)
         self.progress = progress
@@ -97,6 +99,7 @@ class CheckpointEvaluator:
         check_protocol(protocol, loaded)
         if rates is not None:
             check_open_set(loaded, rates)
+        self._photos = loaded.photos
         size = self.config.eval.batch_size
         captions = self.encoder.tokenizer.pieces(list(set(loaded.captions))).token_ids
         rows = (captions, loaded.photos, loaded.sketches, *(one.paths for one in loaded.others.values()))
@@ -110,7 +113,10 @@ class CheckpointEvaluator:
     @functools.cached_property
     def encoder(self) -> "Encoder":
         """The encoder; the model is built at first use."""
-        model = self.checkpoint.build(self.config)
+        if self._exported and self.config.runtime.encoder != "mindspore":
+            model = self._exported(self.path, self.config, self._photos)
+        else:
+            model = self.checkpoint.build(self.config)
         from ms_unireid.evaluation.encoder import Encoder
 
         return Encoder(model, self.config, self._advance if self.progress else None)
@@ -131,6 +137,7 @@ def evaluate_checkpoints(
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     rates: Sequence[float] | None = None,
+    exported: Callable[[Path, Config, Sequence[Path]], Any] | None = None,
 ) -> Iterator[Evaluated]:
     """Evaluate each checkpoint on each data set; arguments are those of `CheckpointEvaluator` and its `evaluate`.
 
@@ -142,7 +149,7 @@ def evaluate_checkpoints(
         open_source(path)
     load = functools.cache(load_evaluation_set)  # reads each data set once, for all checkpoints
     for number, path in enumerate(checkpoints):
-        evaluator = CheckpointEvaluator(path, files, overrides, progress)
+        evaluator = CheckpointEvaluator(path, files, overrides, progress, exported)
         data = parse_targets(targets, evaluator.config) or [evaluator.config.data]
         if number == 0:
             for one in data[1:]:

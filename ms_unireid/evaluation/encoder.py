@@ -8,21 +8,20 @@ order, so each equals one of a single process.
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mindspore import Tensor
 
 from ms_unireid.config import Config
 from ms_unireid.data.evaluation_sets import EvaluationSet, Owners
-from ms_unireid.data.pipeline import PictureSource, iterate
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import PixelLoader
-from ms_unireid.distributed import all_gather_rows
+from ms_unireid.evaluation.exported_model import ExportedModel
 from ms_unireid.evaluation.queries import Part, SplitFeatures
-from ms_unireid.models.encoders import ImageEncoder, TextEncoder
-from ms_unireid.models.unireid import UNIReID
-from ms_unireid.models.vision import to_device
 from ms_unireid.runtime import ALONE, Processes
+
+if TYPE_CHECKING:
+    from ms_unireid.models.unireid import UNIReID
 
 
 def caption_batches(token_ids: np.ndarray, size: int, lengths: Sequence[int]) -> list[tuple[np.ndarray, int]]:
@@ -44,7 +43,7 @@ def _cut_length(token_ids: np.ndarray, lengths: Sequence[int]) -> int:
 
 
 class Encoder:
-    """Encodes pictures and captions with a model; keep one per model, because it compiles at first use.
+    """Encodes pictures and captions with a model, in MindSpore or exported; keep one: it compiles at first use.
 
     The processes share the work: each calls the same methods with the same arguments. `progress` is called with (done,
     total) batches of this process, equally often in every process, so that it may communicate. `load` returns a
@@ -53,7 +52,7 @@ class Encoder:
 
     def __init__(
         self,
-        model: UNIReID,
+        model: "UNIReID | ExportedModel",
         config: Config,
         progress: Callable[[int, int], None] | None = None,
         processes: Processes = ALONE,
@@ -61,24 +60,31 @@ class Encoder:
     ):
         self.config, self.progress, self.processes, self.load = config, progress, processes, load
         self.model = model
-        self.image_encoder, self.text_encoder = ImageEncoder(model), TextEncoder(model)
-        self.text_lengths = self.text_encoder.lengths
+        if isinstance(model, ExportedModel):
+            self.image_encoder, self.text_encoder, self.text_lengths = model.images, model.captions, (model.length,)
+        else:
+            from ms_unireid.models.encoders import ImageEncoder, TextEncoder
+
+            self.image_encoder, self.text_encoder = ImageEncoder(model), TextEncoder(model)
+            self.text_lengths = self.text_encoder.lengths
         self.tokenizer = Tokenizer.of(config.model, config.data.long_captions)
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
         """Encode pictures (B, 3, H, W), float32 normalised or uint8 pixels; un-normalised features (B, D) float32."""
-        return self.image_encoder(to_device(images)).asnumpy()
+        return self._run(self.image_encoder, images)
 
     def tokens(self, token_ids: np.ndarray) -> np.ndarray:
         """Encode one batch of token ids (B, L) int32; un-normalised features (B, D) float32."""
         length = _cut_length(token_ids, self.text_lengths)
-        return self.text_encoder(Tensor(token_ids[:, :length])).asnumpy()
+        return self._run(self.text_encoder, token_ids[:, :length])
 
     def pictures(self, paths: Sequence[Path]) -> np.ndarray:
         """Encode photos or sketches; un-normalised features (N, D) float32 in the order given.
 
         DataError if a picture cannot be read.
         """
+        from ms_unireid.data.pipeline import PictureSource, iterate
+
         own = paths[self._own_rows(len(paths))]
         source = PictureSource(own, self.config.eval.batch_size, self.config.model.image_size, self.load)
         batches = (batch for (batch,) in iterate(source, self.config.runtime)) if own else iter(())
@@ -124,7 +130,14 @@ class Encoder:
         batches = self.processes.block(-(-count // size))
         return slice(batches.start * size, batches.stop * size)
 
-    def _encode(self, encoder: ImageEncoder | TextEncoder, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
+    def _run(self, encoder: Callable[[Any], Any], batch: np.ndarray) -> np.ndarray:
+        if isinstance(self.model, ExportedModel):
+            return encoder(batch)
+        from ms_unireid.models.vision import to_device
+
+        return encoder(to_device(batch)).asnumpy()
+
+    def _encode(self, encoder: Callable[[Any], Any], batches: Iterator[np.ndarray], count: int) -> np.ndarray:
         size = self.config.eval.batch_size
         # The last processes may have fewer batches or none; their missing rows come last and are cut off.
         rounds = -(-count // (size * self.processes.size))
@@ -132,7 +145,11 @@ class Encoder:
         for done in range(rounds):
             batch = next(batches, None)
             if batch is not None:
-                feats[done * size : (done + 1) * size] = encoder(to_device(batch)).asnumpy()
+                feats[done * size : (done + 1) * size] = self._run(encoder, batch)
             if self.progress:
                 self.progress(done + 1, rounds)
-        return all_gather_rows(feats, self.processes)[:count]
+        if self.processes.size > 1:
+            from ms_unireid.distributed import all_gather_rows
+
+            feats = all_gather_rows(feats, self.processes)
+        return feats[:count]

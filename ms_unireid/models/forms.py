@@ -201,7 +201,9 @@ class Operations:
         check_operations(runtime, device)
         if form == "auto":
             form = _AUTO.get(device, "plain")
-        return cls(form, runtime.precision, runtime.recompute)
+        # On a CPU oneDNN rounds the matrices of float32 products by itself, see `runtime.prepare`.
+        precision = "fp32" if device == "CPU" and runtime.precision == "bf16" else runtime.precision
+        return cls(form, precision, runtime.recompute)
 
     def make(self, kind: type[nn.Cell], *arguments: Any) -> nn.Cell:
         """Build an operation in the chosen form; `kind` is its plain form."""

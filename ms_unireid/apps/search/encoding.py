@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ms_unireid.apps.export.cache import open_exported_model, plain_config
 from ms_unireid.apps.search.index_writer import Batch
 from ms_unireid.apps.search.manifest import Photo, Skipped
 from ms_unireid.apps.search.photo_facts import photo_facts
@@ -26,9 +27,11 @@ from ms_unireid.runtime import prepare
 
 def open_encoder(checkpoint: Path, config: Config) -> Encoder:
     """Open the model of a checkpoint, in every process of msrun."""
-    prepare(config.runtime)
+    exported = config.runtime.encoder != "mindspore"
+    prepare((plain_config(config) if exported else config).runtime)
     processes = start()  # msrun's scheduler stays there, without the weights
-    return Encoder(read_checkpoint(checkpoint).build(config), config, processes=processes)
+    model = open_exported_model(checkpoint, config) if exported else read_checkpoint(checkpoint).build(config)
+    return Encoder(model, config, processes=processes)
 
 
 def encode_together(

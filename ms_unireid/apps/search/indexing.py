@@ -8,8 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ms_unireid.apps.export.cache import CHECKED, open_checked_model
 from ms_unireid.apps.search.index_writer import Batch, IndexWriter
-from ms_unireid.apps.search.manifest import DTYPES, Photo, Skipped, Source, model_overrides, present_about
+from ms_unireid.apps.search.manifest import (
+    DEFAULT_ENCODER,
+    DTYPES,
+    Photo,
+    Skipped,
+    Source,
+    encoder_overrides,
+    model_overrides,
+    present_about,
+)
 from ms_unireid.apps.search.photo_facts import FACTS, photo_facts
 from ms_unireid.apps.search.places import absolute, path_of, real
 from ms_unireid.apps.search.ray_engine import Cluster, encode_on_ray
@@ -51,10 +61,16 @@ class IndexReport:
 
 def describe_model(checkpoint: Path, config: Config, dtype: str, shard: Shard = ALL) -> dict[str, Any]:
     """Describe how an index is made; its features are comparable with others only if all but the shard is the same."""
+    made = f"{config.runtime.encoder} {config.runtime.precision}"
     return {
         "checkpoint": {"path": str(checkpoint.resolve()), "sha256": checkpoint_digest(checkpoint)},
         "model": model_facts(config),
-        "preprocessing": {"filter": "PIL bilinear", "mean": MEAN.tolist(), "std": STD.tolist()},
+        "preprocessing": {
+            "filter": "PIL bilinear",
+            "mean": MEAN.tolist(),
+            "std": STD.tolist(),
+            **({} if made == DEFAULT_ENCODER else {"encoder": made}),
+        },
         "reader": picture_files.READER,
         "facts": FACTS,
         "dtype": dtype,
@@ -106,16 +122,16 @@ def build_index(
         ConfigError: If a new index has no checkpoint or no photos, or the index has another shard.
         UserError: As `update_index`; or if the checkpoint cannot be used.
     """
-    about = present_about(folder, can_make=checkpoint is not None and bool(sources))
+    about = present = present_about(folder, can_make=checkpoint is not None and bool(sources))
     if about is not None:
         checkpoint = checkpoint or Path(about["checkpoint"]["path"])
         dtype = dtype or about["dtype"]
-        overrides = [*model_overrides(about), *overrides]
-        present = shard_of(about["shard"]) if "shard" in about else ALL
-        if shard not in (None, present):
-            has = f"has shard {present}" if "shard" in about else "has the photos of all shards"
+        overrides = [*model_overrides(about), *encoder_overrides(about), *overrides]
+        own = shard_of(about["shard"]) if "shard" in about else ALL
+        if shard not in (None, own):
+            has = f"has shard {own}" if "shard" in about else "has the photos of all shards"
             raise ConfigError(f"{folder}: {has}, not {shard}; choose another --output")
-        shard = present
+        shard = own
     config = open_source(read_tensor_file(checkpoint)).config(overrides, files)
     describe = functools.partial(describe_model, checkpoint, config, dtype or DTYPES[0], shard or ALL)
     if cluster is not None:
@@ -131,7 +147,17 @@ def build_index(
                 pass
             return None
         about = describe()
+    if config.runtime.encoder != "mindspore" and present is None:
+        encode = functools.partial(_checked, encode, checkpoint, config)
     return update_index(folder, about, encode, sources, removed, progress)
+
+
+def _checked(
+    encode: Encode, checkpoint: Path, config: Config, folders: Mapping[int, Path], new: Sequence[New]
+) -> Generator[Batch, None, None]:
+    """Encode the photos of a new index, whose first ones are compared with MindSpore's features before."""
+    open_checked_model(checkpoint, config, [folders[source] / name for source, name, _ in new[:CHECKED]])
+    yield from encode(folders, new)
 
 
 def update_index(

@@ -23,6 +23,7 @@ from ms_unireid.files import check_form, open_regular, replacing
 from ms_unireid.installation import job_command
 
 DTYPES = ("float16", "float32")
+DEFAULT_ENCODER = "mindspore fp32"  # and its precision; an index does not name them
 MANIFEST = "manifest.sqlite"
 FORMAT = 3
 _WITHOUT_CHECKSUMS, _WITHOUT_FACTS = 1, 2  # the formats of earlier versions, which are still read
@@ -360,6 +361,12 @@ def model_overrides(about: dict[str, Any]) -> list[str]:
     """Return the `section.key=value` strings that build the model of an index from its checkpoint."""
     settings = model_settings(about).items()
     return [f"{name}.{key}={json.dumps(value)}" for name, section in settings for key, value in section.items()]
+
+
+def encoder_overrides(about: dict[str, Any]) -> list[str]:
+    """Return the `section.key=value` strings of the encoder and the precision that made an index."""
+    encoder, precision = about["preprocessing"].get("encoder", DEFAULT_ENCODER).split()
+    return [f"runtime.encoder={encoder}", f"runtime.precision={precision}"]
 
 
 def read_features(folder: Path, about: dict[str, Any], count: int) -> np.ndarray:

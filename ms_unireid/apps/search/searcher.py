@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ms_unireid.apps.export.cache import open_exported_model, plain_config
 from ms_unireid.apps.search.engines.opening import open_store
 from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import Card, fold_ranking
-from ms_unireid.apps.search.manifest import model_overrides, model_settings
+from ms_unireid.apps.search.manifest import DEFAULT_ENCODER, encoder_overrides, model_overrides, model_settings
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
 from ms_unireid.apps.search.sketches import prepare_sketch
 from ms_unireid.checkpoints.checkpoint import read_checkpoint
@@ -24,6 +25,7 @@ from ms_unireid.checkpoints.thresholds import Thresholds, read_thresholds
 from ms_unireid.config import Config, config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
 from ms_unireid.errors import CheckpointError, DataError, QueryError
+from ms_unireid.evaluation.exported_model import ExportedModel, has_bfloat16
 from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.installation import job_command
 from ms_unireid.modalities import PHOTO, TEXT, pictures_of, task_of
@@ -43,7 +45,7 @@ class Searcher:
     """Finds photos of an index; safe to call from several threads.
 
     Args:
-        model: The model that made the index.
+        model: The model that made the index, in MindSpore or exported.
         index: What `open_store` opened, or its folder or address.
         approximate: Search a folder through the faiss index that `build_approximate` built.
         thresholds: Those of the model, to mark hits of persons who are probably not there.
@@ -59,7 +61,7 @@ class Searcher:
 
     def __init__(
         self,
-        model: "UNIReID",
+        model: "UNIReID | ExportedModel",
         index: PhotoStore | str | Path,
         approximate: bool = False,
         thresholds: Thresholds | None = None,
@@ -102,8 +104,10 @@ class Searcher:
         _config_of(index)
         path = _find_checkpoint(index, checkpoint)
         thresholds = read_thresholds(path)
-        checkpoint, made_by = read_checkpoint(path), model_overrides(index.about)
+        checkpoint, made_by = read_checkpoint(path), [*model_overrides(index.about), *_encoder_of(index)]
         config = checkpoint.config([*made_by, *overrides])
+        if config.runtime.encoder != "mindspore":
+            return cls(open_exported_model(path, config), index, thresholds=thresholds)
         device = config.runtime.device
         if (load_mindspore().get_context("device_target") if device == "auto" else device) == "CPU":
             config = checkpoint.config([*made_by, UNCOMPILED, *overrides])
@@ -260,7 +264,14 @@ class Searcher:
         """
         told = [note for text in query.texts for note in self._encoder.tokenizer.notes(text)]
         told += [note for sketch in query.sketches for note in self.read_sketch(query, sketch)[1]]
-        return told + self._threshold_notes(query) + self.index.notes
+        return told + self._encoder_notes() + self._threshold_notes(query) + self.index.notes
+
+    def _encoder_notes(self) -> list[str]:
+        """Tell that the photos were encoded otherwise than this query is."""
+        model = self.model
+        own = f"{model.encoder} {model.precision}" if isinstance(model, ExportedModel) else DEFAULT_ENCODER
+        made_by = self.index.about["preprocessing"].get("encoder", DEFAULT_ENCODER)
+        return [] if own == made_by else [f"the index was made with {made_by}, the query is encoded with {own}"]
 
     def _threshold(self, query: Query, photos: int) -> float | None:
         task = _task(query)
@@ -293,12 +304,20 @@ class Searcher:
             QueryError: If the picture cannot be read.
         """
         pixels = self._pixels(picture)
-        from mindspore import Tensor
-
-        from ms_unireid.apps.search.rollout import attention_rollout
-
         with self._model_lock:
-            return attention_rollout(self.model.base_model.visual, Tensor(pixels[None]))[0]
+            from mindspore import Tensor
+
+            from ms_unireid.apps.search.rollout import attention_rollout
+
+            return attention_rollout(self._plain_model.base_model.visual, Tensor(pixels[None]))[0]
+
+    @functools.cached_property
+    def _plain_model(self) -> "UNIReID":
+        """The model in MindSpore, whose attention an exported one does not give."""
+        if not isinstance(self.model, ExportedModel):
+            return self.model
+        checkpoint = read_checkpoint(self.model.checkpoint)
+        return checkpoint.build(plain_config(checkpoint.config(model_overrides(self.index.about))))
 
     def _pixels(self, picture: Path | Image.Image) -> np.ndarray:
         return evaluation_transform(read_query_picture(picture), self.config.model.image_size)
@@ -412,6 +431,17 @@ def _config_of(index: PhotoStore) -> Config:
             "make the index anew"
         )
     return config
+
+
+def _encoder_of(index: PhotoStore) -> list[str]:
+    """Return the overrides of the exported encoder that made an index; MindSpore's precision is the device's own."""
+    overrides = encoder_overrides(index.about)
+    if "runtime.encoder=mindspore" in overrides:
+        return []
+    if "runtime.precision=bf16" in overrides and not has_bfloat16():
+        # Another processor made the index; the features differ by no more than `LEAST_COSINE` allows.
+        return ["runtime.encoder=openvino", "runtime.precision=fp32"]
+    return overrides
 
 
 def _find_checkpoint(index: PhotoStore, given: str | Path | None) -> Path:

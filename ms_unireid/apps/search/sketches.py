@@ -4,8 +4,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # loads scipy.ndimage at its first use
 from PIL import Image, ImageOps
-from scipy import ndimage
 
 from ms_unireid.errors import QueryError
 
@@ -77,7 +77,7 @@ def prepare_sketch(picture: Image.Image, image_size: tuple[int, int]) -> tuple[I
 
 def _look(picture: Image.Image) -> _Look:
     """Look for dark lines and, if the edge is dark, for light ones; return the look with the evener ground."""
-    pixels = ndimage.gaussian_filter(np.asarray(_at_most(picture, _LOOK), np.float32), (0.7, 0.7, 0))
+    pixels = scipy.ndimage.gaussian_filter(np.asarray(_at_most(picture, _LOOK), np.float32), (0.7, 0.7, 0))
     looks = [_look_at(pixels, False)]
     if looks[0].ground.mean() < _DARK:
         looks.append(_look_at(255 - pixels, True))
@@ -112,7 +112,7 @@ def _edge(strip: np.ndarray) -> np.ndarray:
     length = strip.shape[1]
     pieces = np.array_split(np.arange(length), min(_PIECES, length))
     medians = [np.percentile(strip[:, piece], 90, axis=(0, 1)) for piece in pieces]
-    smooth = ndimage.median_filter(medians, (5, 1), mode="nearest")
+    smooth = scipy.ndimage.median_filter(medians, (5, 1), mode="nearest")
     centres = [piece.mean() for piece in pieces]
     return np.stack([np.interp(np.arange(length), centres, channel) for channel in smooth.T], axis=1)
 
@@ -158,10 +158,10 @@ def _has_many_colours(look: _Look) -> bool:
 def _box_of_lines(contrast: np.ndarray, faintest: float) -> Box | None:
     """Return the box around the lines, without dots and frames; None if there is no line."""
     mask = contrast > faintest
-    labels, _ = ndimage.label(ndimage.binary_dilation(mask, iterations=2))
+    labels, _ = scipy.ndimage.label(scipy.ndimage.binary_dilation(mask, iterations=2))
     edge = math.ceil(_EDGE * min(mask.shape)) if min(mask.shape) > 2 else 0
     inside = np.unique((labels * mask)[edge : mask.shape[0] - edge, edge : mask.shape[1] - edge])
-    places = ndimage.find_objects(labels)
+    places = scipy.ndimage.find_objects(labels)
     parts = {n: mask[places[n - 1]] & (labels[places[n - 1]] == n) for n in inside[inside > 0]}
     lengths = {n: (max(part.shape) - 4) / max(mask.shape) for n, part in parts.items() if not _is_frame(part, mask)}
     lines = np.isin(labels, [n for n, length in lengths.items() if length >= _SPECK]) & mask
