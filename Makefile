@@ -20,10 +20,11 @@ TEST_WORKERS ?= 2
 FUZZ_MINUTES ?= 20
 FUZZ_SEED ?= 0
 PY := $(VENV)/bin/python
-PIP := -m pip install --quiet
+# Modules are compiled when they are first imported: most never are.
+PIP := -m pip install --quiet --no-compile
 PYTEST := -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
-.PHONY: demo demo-model app check test test-sketch dry-run fuzz browser parity test-mindnlp lint clean
+.PHONY: demo demo-model app check test test-sketch dry-run fuzz browser distribution-browser parity test-mindnlp lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output $(PEOPLE) --train-identities 3000 --train-photos 2 --workers 2
@@ -56,24 +57,24 @@ demo-model: $(VENV)/core
 check: lint
 	$(PY) $(PYTEST) -m 'not slow and not full_size and not exhaustive'
 
-test: lint browser test-sketch
+# Environments and browser come side by side.
+test:
+	$(MAKE) -j3 browser $(VENV)/test $(SKETCH_VENV)/ready
+	$(MAKE) lint test-sketch
 	$(PY) $(PYTEST)
 
 test-sketch: $(SKETCH_VENV)/ready
 	$(SKETCH_VENV)/bin/python -m pytest tests/with_mediapipe
 
 # For the tests of the search page: an installed browser, or the distribution's, or Playwright's own.
-browser: $(VENV)/test
-	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
-		command -v $$name > /dev/null && exit 0; \
-	done; \
-	if [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
-			&& exit 0; \
-		deps=--with-deps; \
-	fi; \
-	$(PY) -m playwright install $$deps chromium \
+A_BROWSER := [ -n "$$(which chromium chromium-browser google-chrome google-chrome-stable 2> /dev/null)" ]
+browser: distribution-browser $(VENV)/test
+	@$(A_BROWSER) || $(PY) -m playwright install $$([ "$$(id -u)" != 0 ] || echo --with-deps) chromium \
 		|| { echo "no browser for the tests of the search page; install chromium or Google Chrome" >&2; exit 1; }
+
+distribution-browser:
+	@$(A_BROWSER) || [ "$$(id -u)" != 0 ] || { apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || true
 
 dry-run: $(VENV)/core
 	mkdir -p runs
@@ -97,10 +98,11 @@ $(VENV)/core: requirements.txt constraints.txt
 	$(PY) $(PIP) -c constraints.txt -r requirements.txt
 	touch $@
 
-# The extras of the same name.
-$(VENV)/app $(VENV)/test: pyproject.toml $(VENV)/core
+# The core and the extra of the same name.
+$(VENV)/app $(VENV)/test: pyproject.toml requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
 	$(PY) $(PIP) -c constraints.txt -e '.[$(@F)]'
-	touch $@
+	touch $(VENV)/core $@
 
 $(MINDNLP_VENV)/ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(MINDNLP_VENV)

@@ -128,8 +128,10 @@ class AscendPick(Pick):
     def first(self, x: Tensor) -> Tensor:
         """Return the first token of each sequence of x (B, L, D), (B, D)."""
         batch, length, width = x.shape
-        rows = ops.arange(0, batch * length, length)
-        return mint.nn.functional.embedding(rows, x.reshape(batch * length, width))
+        return mint.nn.functional.embedding(self._starts(batch, length), x.reshape(batch * length, width))
+
+    def _starts(self, batch: int, length: int) -> Tensor:
+        return ops.arange(0, batch * length, length)
 
     def prefix(self, x: Tensor, length: int) -> Tensor:
         """Return the first `length` rows of x."""

@@ -1,7 +1,7 @@
 """The CLIP dual encoder without its logit scale."""
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from ms_unireid.config import ModelConfig
 from ms_unireid.models.forms import Operations
@@ -49,11 +49,12 @@ class CLIP(nn.Cell):
         L is anything from the longest caption up to the context length: the feature is read at the end-of-text token,
         and causality hides the padding behind it.
         """
-        batch, length = token_ids.shape
-        x = self.transformer(self.embed(token_ids))
+        return self.read(self.transformer(self.embed(token_ids)), token_ids)
+
+    def read(self, x: Tensor, token_ids: Tensor) -> Tensor:
+        """Turn the last block's input (B, L, width) for token_ids (B, L) into features (B, D)."""
         eot_index = self.eot_index(token_ids)
-        rows = ops.arange(0, batch * length, length) + eot_index
-        return self.pool(self.pick(x.reshape(batch * length, -1), rows), x, eot_index)
+        return self.pool(self.pick.token(x, eot_index), x, eot_index)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Embed token_ids (B, L) int32, with positions, as the input of the first block: (B, L, width)."""

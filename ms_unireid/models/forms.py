@@ -142,7 +142,7 @@ class FastAttentionCore(AttentionCore):
         dk = self.transposed_mix(dscores, q)
         dv = self.transposed_mix(weights, dmixed_by_head)
         pieces = (*self._heads_of(dq), *self._heads_of(dk), *self._heads_of(dv))
-        return (ops.Concat(-1)(pieces).reshape(qkv.shape),)
+        return (ops.Concat(-1)(pieces).reshape(*dmixed.shape[:2], -1),)
 
     def _by_head(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, length, width = qkv.shape

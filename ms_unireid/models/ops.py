@@ -178,7 +178,7 @@ class Pick(nn.Cell):
 
     def __init__(self, precision: str = "fp32"):
         super().__init__()
-        self.argmax = ops.Argmax(-1)
+        self.argmax, self.range = ops.Argmax(-1), ops.Range()
 
     def construct(self, table: Tensor, rows: Tensor) -> Tensor:
         """Look up rows (...) int32 of a table (N, D), (..., D)."""
@@ -187,6 +187,14 @@ class Pick(nn.Cell):
     def first(self, x: Tensor) -> Tensor:
         """Return the first token of each sequence of x (B, L, D), (B, D)."""
         return x[:, 0]
+
+    def token(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return the token at `index`, (B,) int32, of each sequence of x (B, L, D), (B, D)."""
+        batch, length, width = x.shape
+        return self.construct(x.reshape(batch * length, width), self._starts(batch, length) + index)
+
+    def _starts(self, batch: int, length: int) -> Tensor:
+        return self.range(0, batch * length, length)  # `ops.arange` takes a second to compile
 
     def prefix(self, x: Tensor, length: int) -> Tensor:
         """Return the first `length` rows of x."""

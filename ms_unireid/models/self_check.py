@@ -159,7 +159,7 @@ class _Step(nn.Cell):
 
     def construct(self, pictures: Tensor, token_ids: Tensor, rate: Tensor) -> tuple:
         (_, feats), grads = self.gradient(pictures, token_ids)
-        grads = tuple([grad / self.scale for grad in grads])
+        grads = ops.Map()(ops.partial(ops.mul, 1 / self.scale), grads)
         return ops.depend(feats, self.adam(grads, rate, rate)), grads
 
 

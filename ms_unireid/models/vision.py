@@ -98,8 +98,7 @@ class VisionTransformer(nn.Cell):
 
     def construct(self, images: Tensor) -> Tensor:
         """Encode images as `embed` takes them as un-normalised features (B, D)."""
-        x = self.transformer(self.embed(images))
-        return self.pool(self.pick.first(x), x)
+        return self.read(self.transformer(self.embed(images)))
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed images as the first block's input: class token and patches, (B, 1 + patches, width).
@@ -109,6 +108,10 @@ class VisionTransformer(nn.Cell):
         patches = self.conv1(self.normalized(images))
         first = ops.tile(self.class_embedding.reshape(1, 1, -1), (images.shape[0], 1, 1))
         return self.ln_pre(ops.concat((first, patches), 1) + self.positional_embedding)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Turn the last block's input (B, 1 + patches, width) into features (B, D)."""
+        return self.pool(self.pick.first(x), x)
 
     def pool(self, token: Tensor, x: Tensor) -> Tensor:
         """Turn the last block's input (B, 1 + patches, width) and its class tokens (B, width) into features (B, D)."""

@@ -160,14 +160,11 @@ class _AddedGradient(nn.Cell):
 
     def __init__(self, gradient: nn.Cell, sums: Sequence[Parameter]):
         super().__init__(auto_prefix=False)
-        self.gradient, self.sums, self.add_to = gradient, ParameterTuple(sums), adding()
+        self.gradient, self.sums, self.add_to, self.map = gradient, ParameterTuple(sums), adding(), ops.Map()
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         values, grads = self.gradient(*inputs)
-        done = True
-        for i in range(len(self.sums)):
-            done = ops.depend(done, self.add_to(self.sums[i], grads[i]))
-        return ops.depend(values, done)
+        return ops.depend(values, self.map(self.add_to, self.sums, grads))
 
 
 class _PartGradient(BatchGradient):
@@ -176,7 +173,7 @@ class _PartGradient(BatchGradient):
     def construct(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         share, count = inputs[-1], self.network.inputs
         (_, values), grads = self.value_and_grad(*inputs[:count], self.scale.value * share, *inputs[count:-1])
-        return tuple([share * value for value in values]), grads
+        return ops.Map()(ops.partial(ops.mul, share), values), grads
 
 
 class SplitGradient:
@@ -187,7 +184,7 @@ class SplitGradient:
         self.sums = params.clone(prefix="summed", init="zeros")
         self.add_gradient = _AddedGradient(_PartGradient(network, params, scale), self.sums)
 
-    def __call__(self, *batch: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *batch: Tensor) -> tuple[tuple[Tensor, ...], tuple[()]]:
         """Return (loss, *parts), weighted by pairs, and leave the gradients of loss * loss scale in `sums`."""
         _clear(self.sums)
         count = len(batch[0])
@@ -198,7 +195,7 @@ class SplitGradient:
             values = self.add_gradient(*part, Tensor(size / count, ms.float32))
             totals = values if totals is None else [a + b for a, b in zip(totals, values, strict=True)]
             start += size
-        return tuple(totals)
+        return tuple(totals), ()
 
 
 class _FeatureGradient(nn.Cell):
@@ -235,12 +232,15 @@ class _Projected(nn.Cell):
         return total
 
 
-class _ProjectedGradient(nn.Cell):
+class ProjectedGradient(nn.Cell):
+    """The gradient that features' gradients give the parameters of the cell that encodes them."""
+
     def __init__(self, encoders: nn.Cell, params: ParameterTuple):
         super().__init__(auto_prefix=False)
         self.value_and_grad = ms.value_and_grad(_Projected(encoders), None, params)
 
     def construct(self, *inputs: Tensor) -> tuple:
+        """Take the encoder's inputs and the features' gradients; return their product and the gradients."""
         return self.value_and_grad(*inputs)
 
 
@@ -259,10 +259,10 @@ class CachedGradient:
         towers = [p for p in params if p.name != "logit_scale"]
         self.scale_sums = [by_name[p.name] for p in logit_scale]
         self.feature_gradient = _FeatureGradient(network, logit_scale, scale)
-        gradient = _ProjectedGradient(network.encoders, ParameterTuple(towers))
+        gradient = ProjectedGradient(network.encoders, ParameterTuple(towers))
         self.add_gradient = _AddedGradient(gradient, [by_name[p.name] for p in towers])
 
-    def __call__(self, *batch: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *batch: Tensor) -> tuple[tuple[Tensor, ...], tuple[()]]:
         """Return (loss, *parts) and leave the gradients of loss * loss scale in `sums`."""
         _clear(self.sums)
         starts = range(0, len(batch[0]), self.chunk)
@@ -275,4 +275,4 @@ class CachedGradient:
             total.set_data(grad)
         for start, chunk in zip(starts, chunks, strict=True):
             self.add_gradient(*chunk, *[g[start : start + self.chunk] for g in feature_grads])
-        return values
+        return values, ()

@@ -1,7 +1,7 @@
 """Learning rates with the authors' factors for biases and their schedule, and what turns gradients into an update."""
 
 from mindcv.scheduler.dynamic_lr import cosine_decay_lr, linear_lr
-from mindspore import ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_unireid.adam import Adam, adding, choose
 from ms_unireid.config import Config, TrainConfig
@@ -39,7 +39,7 @@ class ReduceGradients(nn.Cell):
 
     Tensors are separate arguments, because MindSpore compiles again for each new tuple: `count` values (loss, *parts),
     and the gradients unless `sums` holds them. `mean` averages over processes. `fast` squares by matrix products, which
-    takes a third of the time on a CPU.
+    takes a third of the time on a CPU. `Map` compiles in a third of a loop's time, here and below.
     """
 
     def __init__(self, count: int, scale: LossScale, mean: nn.Cell | None, sums: ParameterTuple | None, fast: bool):
@@ -48,7 +48,7 @@ class ReduceGradients(nn.Cell):
         self.sums, self.reads_sums = sums, sums is not None
         self.count, self.scale, self.scaled = count, scale, scale.active
         self.mean, self.averages = mean, mean is not None
-        self.fast, self.product = fast, ops.MatMul(transpose_b=True)
+        self.fast, self.product, self.map = fast, ops.MatMul(transpose_b=True), ops.Map()
 
     def construct(self, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
         """Take values and gradients; return both, and the gradients' global norm: finite only if all of them are."""
@@ -57,18 +57,15 @@ class ReduceGradients(nn.Cell):
             tensors = self.mean(*values, *grads)
             values, grads = tensors[: self.count], tensors[self.count :]
         if self.scaled:
-            grads = tuple([grad / self.scale.value for grad in grads])
-        total = self._square(grads[0])
-        for i in range(1, len(grads)):
-            total = total + self._square(grads[i])
-        return values, grads, ops.sqrt(total)
+            grads = self.map(ops.partial(ops.mul, 1 / self.scale.value), grads)
+        return values, grads, ops.sqrt(ops.concat(self.map(self._square, grads)).sum())
 
     def _square(self, grad: Tensor) -> Tensor:
-        """Return the sum of a gradient's squares, a scalar."""
+        """Return the sum of a gradient's squares, (1,)."""
         if not self.fast:
-            return (grad * grad).sum()
+            return (grad * grad).sum().reshape(1)
         row = grad.reshape(1, -1)
-        return self.product(row, row).reshape(())
+        return self.product(row, row).reshape(1)
 
 
 class MovingAverage(nn.Cell):
@@ -80,15 +77,15 @@ class MovingAverage(nn.Cell):
     def __init__(self, params: ParameterTuple, decay: float):
         super().__init__(auto_prefix=False)
         self.params, self.decay = params, decay
-        self.averages, self.add_to = params.clone(prefix="average"), adding()
+        self.averages, self.add_to, self.map = params.clone(prefix="average"), adding(), ops.Map()
 
     def construct(self, done: bool, finite: Tensor | None = None) -> bool:
         """Move the average towards the weights, unless `finite` is false; `done` makes the graph update them first."""
         share = 1 - self.decay if finite is None else choose(finite, 1 - self.decay, 0.0)
-        for i in range(len(self.params)):
-            difference = ops.depend(self.params[i], done) - self.averages[i]
-            done = ops.depend(done, self.add_to(self.averages[i], share * difference))
-        return done
+        return ops.depend(done, self.map(ops.partial(self._move, done, share), self.params, self.averages))
+
+    def _move(self, done: bool, share: Tensor | float, param: Parameter, average: Parameter) -> Parameter:
+        return self.add_to(average, share * (ops.depend(param, done) - average))
 
 
 class Update(nn.Cell):
@@ -103,7 +100,7 @@ class Update(nn.Cell):
         self.reduce_gradients, self.optimizer, self.clip_norm = reduce_gradients, optimizer, config.clip_norm
         self.scale, self.scaled = reduce_gradients.scale, reduce_gradients.scaled
         self.average = None if config.ema_decay is None else MovingAverage(optimizer.params, config.ema_decay)
-        self.averages = self.average is not None
+        self.averages, self.map = self.average is not None, ops.Map()
 
     def construct(self, learning_rate: Tensor, bias_rate: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Update the weights by what `ReduceGradients` takes, at two rates.
@@ -115,13 +112,17 @@ class Update(nn.Cell):
         if self.scaled:
             finite = ops.isfinite(norm)
             size = choose(finite, norm, 1.0)
-            grads = tuple([ops.where(finite, grad, ops.zeros_like(grad)) for grad in grads])
+            grads = self.map(ops.partial(_only_if, finite), grads)
         if self.clip_norm is not None:
             factor = ops.minimum(self.clip_norm / (size + _EPS), Tensor(1.0))
-            grads = tuple([grad * factor for grad in grads])
+            grads = self.map(ops.partial(ops.mul, factor), grads)
         done = self.optimizer(grads, learning_rate, bias_rate, finite)
         if self.averages:
             done = self.average(done, finite)
         scale = self.scale(finite) if self.scaled else ()
         reported = [value.reshape(1) for value in (*values, ops.depend(norm, done), *scale)]
         return values[0], ops.concat(reported)
+
+
+def _only_if(finite: Tensor, grad: Tensor) -> Tensor:
+    return ops.where(finite, grad, ops.zeros_like(grad))

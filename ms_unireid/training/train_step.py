@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from ms_unireid.adam import Adam
-from ms_unireid.config import Config, TrainConfig
+from ms_unireid.config import Config
 from ms_unireid.distributed import GatherWithGradient, MeanOverProcesses
 from ms_unireid.errors import ConfigError
 from ms_unireid.losses import Objective
@@ -20,6 +20,7 @@ from ms_unireid.runtime import ALONE, Processes
 from ms_unireid.training.gradient import BatchGradient, CachedGradient, NetworkWithObjective, SplitGradient
 from ms_unireid.training.loss_scale import LossScale
 from ms_unireid.training.optimizer import ReduceGradients, Update
+from ms_unireid.training.piecewise import PiecewiseGradient
 
 
 class StepResult(NamedTuple):
@@ -57,8 +58,8 @@ class StepResult(NamedTuple):
 class TrainOneStepCell(nn.TrainOneStepCell):
     """Trains a model, built by `build_model` with `config.runtime`, step by step.
 
-    A step is one graph unless memory options need several. Each of the processes takes its part of every batch. A model
-    that was built for another precision or form of the operations raises a ConfigError.
+    A step is one graph on devices; on a CPU, and with memory options, it is several. Each of the processes takes its
+    part of every batch. A model that was built for another precision or form of the operations raises a ConfigError.
     """
 
     def __init__(self, model: UNIReID, config: Config, processes: Processes = ALONE):
@@ -80,23 +81,26 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         self.learning_rate, self.bias_factor = train.learning_rate, train.bias_lr_factor
         self.loss_scale = LossScale(runtime)
         self.value_names = ("loss", *self.part_names, "gradient_norm", *self.loss_scale.reported)
-        self.gradient, sums = self._make_gradient(train)
+        self.gradient, sums = self._make_gradient(config)
         count = 1 + len(self.part_names)
         shapes = [*[()] * count, *(param.shape for param in params)]
         mean = MeanOverProcesses(shapes, processes) if processes.size > 1 else None
         reduce_gradients = ReduceGradients(count, self.loss_scale, mean, sums, wanted.form == "fast")
         self.update = Update(reduce_gradients, self.optimizer, train)
         self.averages = self.update.average.averages if self.update.averages else ()
-        self.in_one_graph = sums is None
+        self.in_one_graph = isinstance(self.gradient, BatchGradient)
 
-    def _make_gradient(self, train: TrainConfig) -> tuple[Any, ParameterTuple | None]:
+    def _make_gradient(self, config: Config) -> tuple[Any, ParameterTuple | None]:
         """Return the gradient that the config selects, and the parameters that sum it up, if any."""
+        parts, train, form = (self.network, self.params, self.loss_scale), config.train, self.network.model.operations
         if train.accumulation_steps > 1:
-            gradient = SplitGradient(self.network, self.params, self.loss_scale, train.accumulation_steps)
+            gradient = SplitGradient(*parts, train.accumulation_steps)
         elif train.cache_chunk is not None:
-            gradient = CachedGradient(self.network, self.params, self.loss_scale, train.cache_chunk)
+            gradient = CachedGradient(*parts, train.cache_chunk)
+        elif form.form == "fast" and not form.recompute and config.model.activation == "quick_gelu":
+            return PiecewiseGradient(*parts), None
         else:
-            return BatchGradient(self.network, self.params, self.loss_scale), None
+            return BatchGradient(*parts), None
         return gradient, gradient.sums
 
     def construct(self, learning_rate: Tensor, bias_rate: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +134,8 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         rates = [Tensor(r, ms.float32) for r in (rate, self.bias_factor * rate if bias_rate is None else bias_rate)]
         if self.in_one_graph:
             return StepResult(*super().__call__(*rates, *batch), self.value_names)
-        return StepResult(*self.update(*rates, *self.gradient(*batch)), self.value_names)
+        values, grads = self.gradient(*batch)
+        return StepResult(*self.update(*rates, *values, *grads), self.value_names)
 
     def gradients(
         self,
@@ -145,7 +150,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         It is the mean over processes, before clipping and weight decay.
         """
         batch = self._on_device(images, sketches, token_ids, persons, present)
-        values, grads = self.gradient(*batch) if self.in_one_graph else (self.gradient(*batch), ())
+        values, grads = self.gradient(*batch)
         _, grads, _ = self.update.reduce_gradients(*values, *grads)
         return {param.name: grad.asnumpy() for param, grad in zip(self.params, grads, strict=True)}
 
