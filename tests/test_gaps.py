@@ -1,4 +1,7 @@
-"""Pairs that lack what a task asks with: the loss against plain loops, its gradients, and the batches of such data."""
+"""Pairs that lack what a task asks with: the loss against plain loops, its gradients, and a training step.
+
+Costs 20 seconds, most of it compilation.
+"""
 
 import mindspore as ms
 import numpy as np
@@ -124,6 +127,7 @@ def test_a_batch_that_a_task_has_no_pair_of(positives, pynative):
     assert not grads["sketch"].any() and all(np.isfinite(grad).all() for grad in grads.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positives", ["pair", "identity"])
 def test_what_is_exchanged_between_processes_is_the_same(positives, mode):
     config = ObjectiveConfig(positives=positives)
@@ -137,6 +141,7 @@ def test_what_is_exchanged_between_processes_is_the_same(positives, mode):
     assert [float(one.asnumpy()) for one in alone[1]] == [float(one.asnumpy()) for one in joined[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [{}, {"cache_chunk": 2}])
 def test_a_step_takes_what_is_present(memory, graph):
     config = Config(model=parity.TINY, data=DataConfig(), train=TrainConfig(**memory))
