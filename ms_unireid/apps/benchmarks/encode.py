@@ -4,6 +4,10 @@ python tools/benchmark.py encode --root FOLDER --rounds 5 --json encode.json
 """
 
 import argparse
+import contextlib
+import functools
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,12 @@ WORKS = {
     "text": "the split's captions, ours cut behind their ends, PyTorch's padded to the context length",
 }
 WARM_UPS = {"image": WARM_UP, "text": 0}  # a split of captions is many batches
+BESIDE = {
+    "pytorch_bf16": "encode-pytorch-bf16",
+    "openvino": "encode-openvino",
+    "openvino_bf16": "encode-openvino-bf16",
+    "onnxruntime_int8": "encode-onnxruntime-int8",
+}
 EVALUATION = "the split's evaluation from reading to scores, compilation included"
 
 
@@ -51,6 +61,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=at_least(1), default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
     )
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        choices=tuple(BESIDE),
+        default=[],
+        help="who else encodes the pictures, beside ours and PyTorch in float32",
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
 
 
@@ -58,9 +75,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Encode with both sides alternately, then evaluate."""
     arguments = [options.threads, f"data.root={options.root}", *options.overrides]
     runs: dict[str, dict[str, list[Run]]] = {}
-    with Standby("encode-ours", *arguments) as ours, Standby("encode-pytorch", *arguments) as theirs:
+    with contextlib.ExitStack() as stack:
+        sides = {
+            name: stack.enter_context(Standby(job, *arguments))
+            for name, job in {"ours": "encode-ours", "pytorch": "encode-pytorch", **BESIDE}.items()
+            if name in ("ours", "pytorch", *options.beside)
+        }
         for work, warm_up in WARM_UPS.items():
-            first, runs[work] = work_in_turns({"ours": ours, "pytorch": theirs}, work, warm_up, options.rounds)
+            taking = sides if work == "image" else {name: sides[name] for name in ("ours", "pytorch")}
+            first, runs[work] = work_in_turns(taking, work, warm_up, options.rounds)
             runs[work]["first"] = [first["ours"]]
     jobs = {side: (f"evaluate-split-{side}", *arguments) for side in ("ours", "pytorch")}
     runs["evaluation"] = in_turns(jobs, options.evaluations, "evaluation")
@@ -78,6 +101,7 @@ def _row(runs: dict[str, list[Run]]) -> dict[str, Any]:
         "rounds": len(runs["ours"]),
         "ratio": ratio(runs["ours"], runs["pytorch"]),
         "cpu_ratio": ratio(runs["ours"], runs["pytorch"], "cpu_seconds"),
+        "beside": {name: ratio(found, runs["pytorch"]) for name, found in runs.items() if name in BESIDE},
         "seconds": {name: figure(found) for name, found in runs.items()},
     }
 
@@ -87,6 +111,7 @@ def to_text(result: dict[str, Any]) -> str:
     lines = [f"{result['what']}; median [min..max], ours / PyTorch's"]
     for row in result["rows"]:
         lines.append(f"{row['work']}: {spread(row['ratio'])}, in CPU time {spread(row['cpu_ratio'])}")
+        lines += [f"  {name} / PyTorch's: {spread(values)}" for name, values in row.get("beside", {}).items()]
         seconds = ", ".join(f"{name} {spread(values)}" for name, values in row["seconds"].items())
         lines.append(f"  seconds over {row['rounds']} rounds: {seconds}")
     return "\n".join(lines)
@@ -117,15 +142,39 @@ def evaluate_ours(_: str, *overrides: str) -> Run:
     return measured(lambda: evaluate_features(encoder.encode(data)))
 
 
-def encode_pytorch(threads: str, *overrides: str) -> Run:
-    """Wait for requests to encode with PyTorch."""
+def encode_exported(encoder: str, precision: str, threads: str, *overrides: str) -> Run:
+    """Wait for requests to encode pictures with an export of the model."""
+    from ms_unireid.apps.export.cache import open_exported_model
+    from ms_unireid.checkpoints.checkpoint import save_checkpoint
+    from ms_unireid.config import to_dict
+    from ms_unireid.models.unireid import build_model
+
+    plain, _ = _load(overrides)
+    config = load_config(None, [*overrides, f"runtime.encoder={encoder}", f"runtime.precision={precision}"])
+    os.environ["OMP_NUM_THREADS"] = threads
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        file, pictures = Path(folder) / "model.ckpt", _pictures(config)
+        save_checkpoint(file, build_model(plain.model).get_parameters(), {"config": to_dict(plain)})
+        model = open_exported_model(file, config)
+        model.images(pictures)  # reads the file
+    return stand_by({"image": lambda: model.images(pictures)})
+
+
+def encode_pytorch(threads: str, *overrides: str, bfloat16: bool = False) -> Run:
+    """Wait for requests to encode with PyTorch, in bfloat16 by its autocast."""
     import torch
 
     config, data = _load(overrides)
     model, pictures = _their_model(threads, config), torch.from_numpy(_pictures(config))
     token_ids = Tokenizer.of(config.model)(list(dict.fromkeys(data.captions)))
     visual = torch.no_grad()(model.base_model.visual)
-    return stand_by({"image": lambda: visual(pictures), "text": lambda: _their_texts(model, token_ids, config)})
+
+    def encode_image() -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            return visual(pictures)
+
+    return stand_by({"image": encode_image, "text": lambda: _their_texts(model, token_ids, config)})
 
 
 def _their_model(threads: str, config: Config) -> Any:
@@ -200,6 +249,10 @@ def _their_scores(similarity: Any, persons: Any, gallery: Any, leaves_out: bool)
 JOBS = {
     "encode-ours": encode_ours,
     "encode-pytorch": encode_pytorch,
+    "encode-pytorch-bf16": functools.partial(encode_pytorch, bfloat16=True),
+    "encode-openvino": functools.partial(encode_exported, "openvino", "fp32"),
+    "encode-openvino-bf16": functools.partial(encode_exported, "openvino", "bf16"),
+    "encode-onnxruntime-int8": functools.partial(encode_exported, "onnxruntime", "int8"),
     "evaluate-split-ours": evaluate_ours,
     "evaluate-split-pytorch": evaluate_pytorch,
 }

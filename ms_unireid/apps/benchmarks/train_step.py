@@ -5,6 +5,7 @@ python tools/benchmark.py train-step --batch 8 --rounds 5 --json train_step.json
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,17 @@ TUNED = {
     "MALLOC_TOP_PAD_": str(GIB // 4),
     "MALLOC_ARENA_MAX": "1",
 }
-BASELINES = {"pytorch": {}, "pytorch_tuned": TUNED}
-WORDS = {"pytorch": "PyTorch as installed", "pytorch_tuned": f"PyTorch with {TUNED}"}
+# A job and its environment; the first two are measured if none is named.
+BASELINES = {
+    "pytorch": ("step-pytorch", {}),
+    "pytorch_tuned": ("step-pytorch", TUNED),
+    "pytorch_bf16": ("step-pytorch-bf16", {}),
+}
+WORDS = {
+    "pytorch": "PyTorch as installed",
+    "pytorch_tuned": f"PyTorch with {TUNED}",
+    "pytorch_bf16": "PyTorch's autocast to bfloat16",
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--warm-up", type=at_least(0), default=WARM_UP, help="unmeasured rounds before the measured ones"
     )
-    parser.add_argument("--baselines", nargs="+", choices=tuple(BASELINES), default=list(BASELINES))
+    parser.add_argument("--baselines", nargs="+", choices=tuple(BASELINES), default=list(BASELINES)[:2])
     parser.add_argument(
         "--threads", type=at_least(1), default=2, help="threads of PyTorch; MindSpore uses all cores it may run on"
     )
@@ -47,7 +57,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         sides = {"ours": Standby("step-ours", options.threads, *arguments)}
         for name in options.baselines:
-            sides[name] = Standby("step-pytorch", options.threads, *arguments, environment=BASELINES[name])
+            job, environment = BASELINES[name]
+            sides[name] = Standby(job, options.threads, *arguments, environment=environment)
         for side in sides.values():
             stack.enter_context(side)
         first, runs = work_in_turns(sides, "step", options.warm_up, options.rounds)
@@ -109,8 +120,8 @@ def step_ours(_: str, *overrides: str) -> Run:
     return stand_by({"step": make_step(*overrides)})
 
 
-def step_pytorch(threads: str, *overrides: str) -> Run:
-    """Wait for requests to take PyTorch's step."""
+def step_pytorch(threads: str, *overrides: str, bfloat16: bool = False) -> Run:
+    """Wait for requests to take PyTorch's step; in bfloat16 its encoders and objective are under autocast."""
     import torch
 
     from ms_unireid.apps.benchmarks.torch_unireid import UNIReID, make_optimizer, to_torch
@@ -122,7 +133,8 @@ def step_pytorch(threads: str, *overrides: str) -> Run:
 
     def step() -> None:
         optimizer.zero_grad()
-        loss = model(*batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = model(*batch)
         loss.backward()
         optimizer.step()
         loss.item()
@@ -130,4 +142,8 @@ def step_pytorch(threads: str, *overrides: str) -> Run:
     return stand_by({"step": step})
 
 
-JOBS = {"step-ours": step_ours, "step-pytorch": step_pytorch}
+JOBS = {
+    "step-ours": step_ours,
+    "step-pytorch": step_pytorch,
+    "step-pytorch-bf16": functools.partial(step_pytorch, bfloat16=True),
+}

@@ -30,6 +30,7 @@ from ms_unireid.installation import (
     SATURATED,
     child_command,
 )
+from ms_unireid.runtime import FPMATH_MODE, describe_bfloat16
 
 if TYPE_CHECKING:
     from ms_unireid.config import Config
@@ -61,6 +62,8 @@ def examine(
     yield from check_conflicts()
     counts, findings = check_devices(config, limit, outputs)
     yield from check_environment(_used_device(config, counts))
+    if _used_device(config, counts) == "CPU":
+        yield check_bfloat16()
     yield from findings
     memory: dict[str, int] = {}
     for device in (name for name in machine_child.DEVICES if counts.get(name)):
@@ -85,6 +88,13 @@ def check_environment(device: str) -> Iterator[Finding]:
         saturated = os.environ.get(OVERFLOW_MODE) == SATURATED
         detail = "overflows would be hidden: runtime.precision=mixed is refused" if saturated else INFINITE
         yield Finding(OVERFLOW_MODE, "warning" if saturated else "ok", detail, "unset it" if saturated else "")
+
+
+def check_bfloat16() -> Finding:
+    """Say whether oneDNN's variable has an effect on this processor; a warning if it is set without one."""
+    found = describe_bfloat16()
+    idle = FPMATH_MODE in os.environ and "no effect" in found
+    return Finding(FPMATH_MODE, "warning" if idle else "ok", found, "unset it" if idle else "")
 
 
 def _check_pipeline(device: str, value: str) -> Finding:

@@ -106,13 +106,14 @@ class Searcher:
         thresholds = read_thresholds(path)
         checkpoint, made_by = read_checkpoint(path), [*model_overrides(index.about), *_encoder_of(index)]
         config = checkpoint.config([*made_by, *overrides])
+        modalities, device = pictures_of(config.objective.tasks), config.runtime.device
         if config.runtime.encoder != "mindspore":
-            return cls(open_exported_model(path, config), index, thresholds=thresholds)
-        device = config.runtime.device
-        if (load_mindspore().get_context("device_target") if device == "auto" else device) == "CPU":
-            config = checkpoint.config([*made_by, UNCOMPILED, *overrides])
-        modalities = pictures_of(config.objective.tasks)
-        searcher = cls(checkpoint.build(config), index, thresholds=thresholds, modalities=modalities)
+            model = open_exported_model(path, config)
+        else:
+            if (load_mindspore().get_context("device_target") if device == "auto" else device) == "CPU":
+                config = checkpoint.config([*made_by, UNCOMPILED, *overrides])
+            model = checkpoint.build(config)
+        searcher = cls(model, index, thresholds=thresholds, modalities=modalities)
         searcher._checkpoint = path
         return searcher
 

@@ -8,6 +8,8 @@ import pytest
 from evaluation.cases import RULES, assert_same, exact_similarity, literal_scores, random_case
 from tool_runner import ROOT, load_tool, run_tool
 
+from ms_unireid.apps.benchmarks import evaluation
+from ms_unireid.apps.benchmarks import input as reading
 from ms_unireid.config import AugmentConfig
 from ms_unireid.data.pictures import load_picture
 from ms_unireid.data.tokenizer import Tokenizer
@@ -22,16 +24,16 @@ def tool():
 
 
 @pytest.mark.parametrize("rules", [rules for rules in RULES if "camera" not in rules])
-def test_the_loop_is_the_definition(tool, rules):
+def test_the_loop_is_the_definition(rules):
     queries, gallery, keep = random_case(0, 60, 40, rules=rules)
     similarity = exact_similarity(queries, gallery)
     expected = literal_scores(similarity, queries, gallery, keep)
-    for precision in (tool.evaluation.one_by_one, tool.evaluation.at_once):
-        assert_same(tool.evaluation.loop_scores(similarity, queries, gallery, precision, "stable"), expected)
+    for precision in (evaluation.one_by_one, evaluation.at_once):
+        assert_same(evaluation.loop_scores(similarity, queries, gallery, precision, "stable"), expected)
 
 
-def test_features_are_neither_too_easy_nor_too_hard(tool):
-    feats = tool.evaluation.make_features(tool.evaluation.SIZES["rstp"])
+def test_features_are_neither_too_easy_nor_too_hard():
+    feats = evaluation.make_features(evaluation.SIZES["rstp"])
     person_ids, sources = feats["person_ids"], feats["sources"]
     for left_out in (None, sources):
         queries = Queries(feats["queries"], person_ids[sources], left_out)
@@ -39,8 +41,8 @@ def test_features_are_neither_too_easy_nor_too_hard(tool):
 
 
 def test_a_small_measurement(tool, tmp_path, monkeypatch, capsys):
-    small = tool.evaluation.Size(queries=700, photos=40, persons=12)
-    monkeypatch.setitem(tool.evaluation.SIZES, "rstp", small)
+    small = evaluation.Size(queries=700, photos=40, persons=12)
+    monkeypatch.setitem(evaluation.SIZES, "rstp", small)
     tool.main(["evaluation", "--sizes", "rstp", "--rounds", "1", "--json", str(tmp_path / "out.json")])
     result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert [row["rule"] for row in result["rows"]] == ["full_gallery", "exclude_source_photo"]
@@ -53,10 +55,10 @@ def test_a_small_measurement(tool, tmp_path, monkeypatch, capsys):
     assert "rstp exclude_source_photo: 700 x 40" in capsys.readouterr().out
 
 
-def test_only_a_block_of_a_large_size_is_looped(tool):
-    large, all_of = tool.evaluation.SIZES["icfg"], tool.evaluation.SIZES["cuhk"]
-    assert tool.evaluation._looped(all_of.queries, all_of.photos) == slice(0, all_of.queries)
-    part = tool.evaluation._looped(large.queries, large.photos)
+def test_only_a_block_of_a_large_size_is_looped():
+    large, all_of = evaluation.SIZES["icfg"], evaluation.SIZES["cuhk"]
+    assert evaluation._looped(all_of.queries, all_of.photos) == slice(0, all_of.queries)
+    part = evaluation._looped(large.queries, large.photos)
     assert part.start % 512 == 0 and len(np.arange(large.queries)[part]) == 512
 
 
@@ -83,17 +85,17 @@ def test_precisions_of_a_tiny_model(tool, data, tmp_path, capsys):
 
 
 @pytest.fixture
-def small_input(tool, monkeypatch):
+def small_input(monkeypatch):
     """Small pictures and batches, and every job in this process."""
 
     def here(job, *arguments):
-        return tool.JOBS[job](*map(str, arguments))
+        return reading.JOBS[job](*map(str, arguments))
 
     for owner in ("ms_unireid.apps.benchmarks.runs", "ms_unireid.apps.benchmarks.input"):
         monkeypatch.setattr(f"{owner}.alone", here)
-    monkeypatch.setattr(tool.input, "SIZE", (48, 16))
-    monkeypatch.setattr(tool.input, "BATCH", 4)
-    monkeypatch.setattr(tool.input, "_has_torch", lambda: False)  # its processes would be forked from this one
+    monkeypatch.setattr(reading, "SIZE", (48, 16))
+    monkeypatch.setattr(reading, "BATCH", 4)
+    monkeypatch.setattr(reading, "_has_torch", lambda: False)  # its processes would be forked from this one
 
 
 def test_a_small_measurement_of_the_input(tool, small_input, data, tmp_path, capsys):
@@ -112,22 +114,22 @@ def test_a_small_measurement_of_the_input(tool, small_input, data, tmp_path, cap
         seconds = result["epoch_seconds"][name]["median"]
         assert seconds * result["pairs_per_second"][name]["median"] == pytest.approx(68126)
     assert len(result["step_with_input_to_constant_batch"]) == 4
-    assert tool.input._estimate(2e-3, 1e-3, 2) == pytest.approx(16 / 2e-3)  # twice as fast: nothing runs alone
-    assert tool.input._estimate(2e-3, 2e-3, 2) == pytest.approx(1 / 2e-3)
+    assert reading._estimate(2e-3, 1e-3, 2) == pytest.approx(16 / 2e-3)  # twice as fast: nothing runs alone
+    assert reading._estimate(2e-3, 2e-3, 2) == pytest.approx(1 / 2e-3)
     assert "pictures checked: 10, 0 differ from PIL's" in capsys.readouterr().out
 
 
-def test_different_pixels_are_reported(tool, small_input, data, tmp_path, monkeypatch):
-    resized = tool.input._resized
-    monkeypatch.setattr(tool.input, "_resized", lambda path: resized(path).point(lambda level: level ^ 1))
-    found = tool.input.check(str(data), "10", "1", str(tmp_path))
+def test_different_pixels_are_reported(small_input, data, tmp_path, monkeypatch):
+    resized = reading._resized
+    monkeypatch.setattr(reading, "_resized", lambda path: resized(path).point(lambda level: level ^ 1))
+    found = reading.check(str(data), "10", "1", str(tmp_path))
     assert (found["different_pictures"], found["different_batches"]) == (found["pictures"], 0)
 
 
-def test_the_loop_gives_the_pictures_of_evaluation_where_nothing_is_drawn(tool, small_input, data, monkeypatch):
-    monkeypatch.setattr(tool.input, "AUGMENT", AugmentConfig(flip=0, pad=0, erase=0))
-    pairs = tool.input._pairs(str(data), "3")
-    samples = tool.input._Samples(pairs)
+def test_the_loop_gives_the_pictures_of_evaluation_where_nothing_is_drawn(small_input, data, monkeypatch):
+    monkeypatch.setattr(reading, "AUGMENT", AugmentConfig(flip=0, pad=0, erase=0))
+    pairs = reading._pairs(str(data), "3")
+    samples = reading._Samples(pairs)
     for number, pair in enumerate(pairs):
         photo, sketch, token_ids = samples[number]
         for path, pixels in ((pair.photo, photo), (pair.pictures[0][0], sketch)):

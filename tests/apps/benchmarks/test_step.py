@@ -10,6 +10,7 @@ import torch
 from mindspore import Tensor
 from tool_runner import TINY, load_tool
 
+from ms_unireid.apps.benchmarks import encode, products, train_step
 from ms_unireid.config import Config
 from ms_unireid.evaluation.evaluator import evaluate_features
 from ms_unireid.models.unireid import build_model
@@ -25,7 +26,7 @@ def tool():
 
 
 @pytest.fixture
-def twins(tool):
+def twins():
     """PyTorch's side of the benchmark and ours with the same weights."""
     from ms_unireid.apps.benchmarks import torch_unireid
 
@@ -35,11 +36,11 @@ def twins(tool):
     return theirs, ours
 
 
-def test_both_steps_are_the_same(tool, twins, pynative):
+def test_both_steps_are_the_same(twins, pynative):
     from ms_unireid.apps.benchmarks import torch_unireid
 
     theirs, ours = twins
-    batch = tool.train_step.make_batch(replace(CONFIG, data=replace(CONFIG.data, batch_size=6)))
+    batch = train_step.make_batch(replace(CONFIG, data=replace(CONFIG.data, batch_size=6)))
     optimizer = torch_unireid.make_optimizer(theirs, CONFIG)
     loss = theirs(*torch_unireid.to_torch(batch))
     loss.backward()
@@ -49,26 +50,26 @@ def test_both_steps_are_the_same(tool, twins, pynative):
     assert parity.max_difference(parity.parameters(ours), parity.parameters(theirs)) < 1e-6
 
 
-def test_both_encoders_are_the_same(tool, twins, pynative):
+def test_both_encoders_are_the_same(twins, pynative):
     theirs, ours = twins
     images, _, token_ids = parity.numpy_batch(CONFIG.model, 5, 4)
     with torch.no_grad():
         image, text = (
             theirs.base_model.visual(torch.from_numpy(images)),
-            tool.encode._their_texts(theirs, token_ids, CONFIG),
+            encode._their_texts(theirs, token_ids, CONFIG),
         )
     np.testing.assert_allclose(ours.encode_image(Tensor(images)).asnumpy(), image, atol=1e-5)
     np.testing.assert_allclose(ours.encode_text(Tensor(token_ids)).asnumpy(), text, atol=1e-5)
 
 
-def test_both_evaluations_are_the_same(tool, data, pynative):
+def test_both_evaluations_are_the_same(data, pynative):
     overrides = (*UNCOMPILED, f"data.root={data}")
-    config, evaluated = tool.encode._load(overrides)
-    theirs = tool.encode._their_model("1", config)
-    encoder = tool.encode.random_encoder(config)
+    config, evaluated = encode._load(overrides)
+    theirs = encode._their_model("1", config)
+    encoder = encode.random_encoder(config)
     parity.copy_weights(theirs, encoder.model)
     results = evaluate_features(encoder.encode(evaluated)).values()
-    plain = tool.encode._evaluate_plainly(theirs, config, evaluated)
+    plain = encode._evaluate_plainly(theirs, config, evaluated)
     assert len(results) == len(plain) == 4
     for ours, row in zip(results, plain, strict=True):
         assert {name: pytest.approx(getattr(ours, name), abs=0.01) for name in row} == row
@@ -76,7 +77,7 @@ def test_both_evaluations_are_the_same(tool, data, pynative):
 
 def test_small_measurements(tool, data, tmp_path, capsys, monkeypatch):
     out, given = tmp_path / "out.json", ["--batch", "4", "--rounds", "2", "--threads", "1", "--warm-up", "0"]
-    monkeypatch.setitem(tool.encode.WARM_UPS, "image", 0)
+    monkeypatch.setitem(encode.WARM_UPS, "image", 0)
     tool.main(["train-step", *given, "--json", str(out), *UNCOMPILED])
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["ratio"].keys() == {"pytorch", "pytorch_tuned"} and result["rounds"] == 2
@@ -84,13 +85,15 @@ def test_small_measurements(tool, data, tmp_path, capsys, monkeypatch):
     assert result["ratio"]["pytorch"]["min"] <= 1.5 * ours / theirs <= 2.25 * result["ratio"]["pytorch"]["max"]
     assert "peak memory, ours / PyTorch as installed: " in capsys.readouterr().out
     arguments = ["--root", str(data), "--rounds", "1", "--evaluations", "1", "--threads", "1", "--json", str(out)]
-    tool.main(["encode", *arguments, *UNCOMPILED])
+    beside = ["--beside", "pytorch_bf16", "openvino", "onnxruntime_int8"]
+    tool.main(["encode", *arguments, *UNCOMPILED, *beside])
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert rows[0]["beside"].keys() == set(beside[1:]) and not rows[1]["beside"]
     assert len(rows) == 3 and all(row["ratio"]["median"] > 0 for row in rows)
     assert "padded to the context length" in capsys.readouterr().out
 
 
-def test_a_side_that_fails_is_reported(tool):
+def test_a_side_that_fails_is_reported():
     from ms_unireid.apps.benchmarks.runs import Standby
 
     with (
@@ -100,13 +103,13 @@ def test_a_side_that_fails_is_reported(tool):
         side.work("step")
 
 
-def test_products_are_the_same_on_both_sides(tool, graph, monkeypatch):
-    monkeypatch.setattr(tool.products, "TOKENS", 3)
-    monkeypatch.setattr(tool.products, "MAPS", {"c_fc": (4, 6)})
-    monkeypatch.setattr(tool.products, "stand_by", lambda works: {name: work()[0] for name, work in works.items()})
-    ours, theirs = tool.products.multiply_ours("1", "2"), tool.products.multiply_pytorch("1", "2")
-    x, weight = tool.products._operands("2", "c_fc forward")
-    gradient, _ = tool.products._operands("2", "c_fc to the input")
+def test_products_are_the_same_on_both_sides(graph, monkeypatch):
+    monkeypatch.setattr(products, "TOKENS", 3)
+    monkeypatch.setattr(products, "MAPS", {"c_fc": (4, 6)})
+    monkeypatch.setattr(products, "stand_by", lambda works: {name: work()[0] for name, work in works.items()})
+    ours, theirs = products.multiply_ours("1", "2"), products.multiply_pytorch("1", "2")
+    x, weight = products._operands("2", "c_fc forward")
+    gradient, _ = products._operands("2", "c_fc to the input")
     expected = {"forward": x @ weight.T, "to the input": gradient @ weight, "to the weight": gradient.T @ x}
     for form, product in expected.items():
         np.testing.assert_allclose(ours[f"c_fc {form}"], product, atol=1e-4)
