@@ -7,6 +7,7 @@
 # make test-sketch   part of it: the tests that need MediaPipe, in an environment of their own
 # make dry-run       set-up, steps and encoders compiled for Ascend without one, and a table of what they use: minutes
 # make fuzz          set-up, thousands of damaged files and settings: up to FUZZ_MINUTES (20)
+# make benchmark     set-up, every kind of work at three sizes, and what became slower since the last time: 15 minutes
 # make parity        set-up, the long parity tests on the full-size ViT-B/16
 # make test-mindnlp  the tests of the bridge to MindNLP, in an environment of their own (4 GB)
 PYTHON ?= python3
@@ -24,7 +25,7 @@ PY := $(VENV)/bin/python
 PIP := -m pip install --quiet --no-compile
 PYTEST := -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
-.PHONY: demo demo-model app check test test-sketch dry-run fuzz browser distribution-browser parity test-mindnlp lint clean
+.PHONY: demo demo-model app check test test-sketch dry-run fuzz benchmark browser distribution-browser parity test-mindnlp lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output $(PEOPLE) --train-identities 3000 --train-photos 2 --workers 2
@@ -82,6 +83,10 @@ dry-run: $(VENV)/core
 
 fuzz: $(VENV)/test
 	FUZZ_MINUTES=$(FUZZ_MINUTES) $(PY) $(PYTEST) tests/fuzz --hypothesis-seed=$(FUZZ_SEED)
+
+# A changed configuration or machine is not compared.
+benchmark: $(VENV)/core
+	$(PY) tools/benchmark.py standing --last runs/benchmark.json --json runs/benchmark.json
 
 parity: $(VENV)/test
 	$(PY) -m pytest -m exhaustive

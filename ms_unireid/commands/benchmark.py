@@ -1,6 +1,6 @@
 """Measure speed and memory against PyTorch or a simple implementation; both run alternately in separate processes.
 
-Each sub-command is a module of ``apps.benchmarks``. `memory` and `sketches` have no baseline.
+Each sub-command is a module of ``apps.benchmarks``. `memory`, `sketches` and `standing` have no baseline.
 """
 
 import argparse
@@ -28,6 +28,7 @@ COMMANDS = (
     "search",
     "sharing",
     "sketches",
+    "standing",
     "train-step",
 )
 _FOLDER = Path(benchmarks.__file__).parent

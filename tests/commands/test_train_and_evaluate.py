@@ -202,7 +202,7 @@ def test_a_stopped_run_resumes_as_if_never_stopped(finished, data, tmp_path, cap
 
 def test_a_run_stopped_and_killed_again_and_again_ends_as_an_uninterrupted_one(data, tmp_path):
     """Stopped at an evaluation, then killed; with other workers, which change nothing either."""
-    run, options = tmp_path / "run", (UNCOMPILED, "train.checkpoint_every=4")
+    run, options = tmp_path / "run", (UNCOMPILED, "train.checkpoint_every=4", "train.epochs=2")
     train_here(data, tmp_path / "straight", *options)
     arguments = train_arguments(data, run, *options, "runtime.workers=1", "runtime.prefetch=1")
     assert_stopped(stop_at(STEPS, signal.SIGTERM, run, arguments), signal.SIGTERM, run)
