@@ -31,6 +31,7 @@ NEEDS_MINDSPORE = {
     "adam", "distributed", "losses", "models", "data.pipeline",
     "checkpoints.conversion_check", "evaluation.encoder", "training.gradient",
     "training.loss_scale", "training.optimizer", "training.train_step", "training.trainer", "training.run_data",
+    "training.batch_figure",
     "apps.benchmarks", "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.encoding",
     "apps.search.rollout", "apps.web",
 }  # fmt: skip
@@ -39,6 +40,9 @@ MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")
 SHIPPED_FOLDERS = (PACKAGE, "tools", "configs", "docs")
 SHIPPED_FILES = (
     "README.md",
+    "README_CN.md",
+    "SECURITY.md",
+    "CITATION.cff",
     "CHANGELOG.md",
     "Makefile",
     "pyproject.toml",

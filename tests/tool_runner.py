@@ -54,7 +54,7 @@ JOBS = {
     "train.py": "train", "evaluate.py": "evaluate", "convert_checkpoint.py": "convert", "verify_dataset.py": "verify",
     "reproduce_tables.py": "reproduce", "build_sketches.py": "sketches", "make_synthetic.py": "synthetic",
     "search.py": "search", "app.py": "app", "export_model.py": "export", "doctor.py": "doctor",
-    "benchmark.py": "benchmark",
+    "benchmark.py": "benchmark", "show_batch.py": "show_batch",
 }  # fmt: skip
 
 

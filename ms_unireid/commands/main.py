@@ -19,6 +19,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 _LONGEST_LINE = 4000
 JOBS = {
     "train": "train a UNIReID, with evaluations during training",
+    "show-batch": "draw a batch as the network sees it",
     "evaluate": "evaluate checkpoints by the paper's protocols",
     "convert": "convert a checkpoint from or to PyTorch",
     "reproduce": "train and evaluate what a table of the paper needs",
@@ -62,7 +63,7 @@ def run(job: str) -> None:
     try:
         _check_arguments(sys.argv[1:])
         try:
-            importlib.import_module(f"ms_unireid.commands.{job}").main(sys.argv[1:])
+            importlib.import_module(f"ms_unireid.commands.{job.replace('-', '_')}").main(sys.argv[1:])
         finally:
             _end_progress_bars()
             _tell(noise)

@@ -61,14 +61,18 @@ class TrainingSource:
             self._pictures(batch, place, out)
         return *pictures, self.token_ids[batch], *(of[batch] for of in self.extras.values())
 
-    def _pictures(self, batch: np.ndarray, place: int, out: Sequence[np.ndarray]) -> None:
+    def drawn(self, batch: np.ndarray, place: int) -> tuple[list[Path], np.random.Generator]:
+        """Return the pictures of a pair of a batch, the photo first, and what decides their augmentation."""
         number = int(batch[place])
         pair = self.pairs[number]
         # The place in the global batch tells repeats of one pair apart, which the `identity` sampler may draw.
         rng = np.random.default_rng((self.seed, self.epoch, number, self.processes.rank * len(batch) + place))
         given = [one or (pair.photo,) for one in pair.pictures]
-        paths = [one[0] if len(one) == 1 else one[rng.integers(len(one))] for one in given]
-        self.transform([self.load(path) for path in (pair.photo, *paths)], rng, out)
+        return [pair.photo, *(one[0] if len(one) == 1 else one[rng.integers(len(one))] for one in given)], rng
+
+    def _pictures(self, batch: np.ndarray, place: int, out: Sequence[np.ndarray]) -> None:
+        paths, rng = self.drawn(batch, place)
+        self.transform([self.load(path) for path in paths], rng, out)
 
 
 class PictureSource:

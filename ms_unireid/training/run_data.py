@@ -166,10 +166,13 @@ class RunData:
         tasks ask with, 1 or 0 for each of `objective.tasks`, (B, tasks) float32.
         DataError if a picture cannot be read.
         """
-        batches = self._shard(epoch)[done:]
-        source = TrainingSource(
+        return iterate(self.source(epoch, done), self.config.runtime)
+
+    def source(self, epoch: int, done: int = 0) -> TrainingSource:
+        """Return the batches of `epoch` by index, each made when it is asked for."""
+        return TrainingSource(
             self._pairs,
-            batches,
+            self._shard(epoch)[done:],
             self._transform,
             self._token_ids(epoch),
             self.config.train.seed,
@@ -178,7 +181,6 @@ class RunData:
             self.load,
             self.extras,
         )
-        return iterate(source, self.config.runtime)
 
     def describe_batch(self, epoch: int, number: int) -> list[dict[str, str]]:
         """Name the pairs of a batch (1-based) of an epoch, those of all processes."""
