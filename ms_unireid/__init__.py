@@ -8,7 +8,7 @@ import importlib
 import os
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # On a CPU a compiled step otherwise spins a core while its kernels run; `runtime.keep_pipeline` undoes it elsewhere.
 os.environ.setdefault("MS_DEV_RUNTIME_CONF", "graph_pipeline:false")
