@@ -19,7 +19,7 @@ from ms_unireid.config import Config, RuntimeConfig, TrainConfig
 from ms_unireid.data.transforms import normalize
 from ms_unireid.errors import CheckpointError, ConfigError
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 CONFIG = Config(model=parity.TINY, train=TrainConfig(learning_rate=1e-3, eps=1e-8))
 
 
@@ -85,13 +85,12 @@ def test_a_model_of_another_precision_is_refused():
 
 
 def snippets() -> list[str]:
-    """Return the README's Python examples."""
-    section = README.read_text(encoding="utf-8").partition("## In Python")[2].partition("\n## ")[0]
-    return re.findall(r"```python\n(.*?)```", section, re.S)
+    """Return the Python examples of the page."""
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
 
 
-def test_the_readmes_loop_and_its_model_run(tmp_path, monkeypatch, capfd, graph):
-    """The README's code unchanged, on a small data set and a tiny model."""
+def test_the_pages_loop_and_its_model_run(tmp_path, monkeypatch, capfd, graph):
+    """The page's code unchanged, on a small data set and a tiny model."""
     monkeypatch.chdir(tmp_path)
     generate_tri_dataset(Path("FOLDER"), SyntheticConfig(4, 2, 2, photos_per_identity=2, captions_per_photo=1))
     tiny = [f"{key}={value}" for key, value in {"architecture": "tiny", "image_size": [32, 16]}.items()]
@@ -107,7 +106,7 @@ def test_the_readmes_loop_and_its_model_run(tmp_path, monkeypatch, capfd, graph)
     assert parity.max_difference(weights_of(names["model"]), before) > 0
     out = capfd.readouterr().out
     assert out.count("'loss_fusion'") == 2 and out.count("loss is") == 2
-    compile(search, "README.md", "exec")
+    compile(search, "python.md", "exec")
 
 
 class Recorded(ms.Callback):
@@ -122,7 +121,7 @@ class Recorded(ms.Callback):
 
 
 def test_a_users_loop_and_mindspores_model_take_the_same_steps(mode):
-    """Both as the README shows them; the rate is the config's."""
+    """Both as docs/python.md shows them; the rate is the config's."""
     own = mu.TrainOneStepCell(mu.build_model(CONFIG.model), CONFIG)
     own.set_train()
     losses = [float(own(*batch(number)).loss) for number in range(3)]

@@ -1,0 +1,94 @@
+"""The documentation: both READMEs agree, what is linked exists, and the version is one."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tool_runner import ROOT
+
+import ms_unireid
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+CELL_END = re.compile(r"(?<!\\)\|")
+CHINESE = [ROOT / "README_CN.md", *(ROOT / "docs").glob("*.zh.md")]
+
+
+def english_of(page: Path) -> Path:
+    return page.with_name(page.name.replace("_CN.md", ".md").replace(".zh.md", ".md"))
+
+
+def blocks(text: str) -> list[str]:
+    """Return the fenced blocks without comments, whose language is the page's."""
+    fenced = re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.M | re.S)
+    return [re.sub(r"[ \t]*(?<!\S)#.*", "", block) for block in fenced]
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+
+
+def targets(text: str) -> list[str]:
+    """Return where links and pictures lead, in order."""
+    found = re.findall(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"", without_blocks(text))
+    return ["".join(pair) for pair in found]
+
+
+def shape(text: str) -> list[str]:
+    """Return what both languages must have alike beside blocks: levels of headings, rows of tables and their cells."""
+    kinds = []
+    fenced = False
+    for line in text.splitlines():
+        fenced ^= line.lstrip().startswith("```")
+        if fenced:
+            continue
+        if found := re.match(r"#+ ", line):
+            kinds.append(found[0])
+        elif line.startswith("|"):
+            kinds.append(f"row of {len(CELL_END.findall(line)) - 1}")
+    return kinds
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    text = without_blocks(page.read_text(encoding="utf-8"))
+    titles = [re.sub(r"[`*]|\]\([^)]*\)|\[", "", title) for title in re.findall(r"^#+ (.+)$", text, re.M)]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
+def test_a_chinese_page_says_what_the_english_one_says(page):
+    chinese, english = (file.read_text(encoding="utf-8") for file in (page, english_of(page)))
+    assert shape(chinese) == shape(english)
+    assert blocks(chinese) == blocks(english)
+    plain = [target.replace(".zh.md", ".md") for target in targets(chinese)]
+    swapped = {"README.md": "README_CN.md"} if page.name == "README_CN.md" else {}
+    assert sorted(swapped.get(target, target) for target in plain) == sorted(targets(english))
+    assert re.search("[\u4e00-\u9fff]", chinese)
+
+
+def test_the_comparison_of_languages_sees_what_differs():
+    assert shape("# a\n\n|a|b|\n") == ["# ", "row of 2"] != shape("## a\n\n|a|b|\n")
+    assert blocks("```\nmake x  # one\n```\n") == blocks("```\nmake x  # 一\n```\n") != blocks("```\nmake y\n```\n")
+    assert targets("[a](b.md) ![c](d.png)") == ["b.md", "d.png"]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in targets(page.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(english_of(file)) | anchors(file), f"{page.name}: {target}"
+
+
+def test_the_version_is_one():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[1]
+    assert cited["version"] == newest == ms_unireid.__version__
