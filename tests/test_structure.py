@@ -29,7 +29,7 @@ BETWEEN_APPS = {
 }
 NEEDS_MINDSPORE = {
     "adam", "distributed", "losses", "models", "data.pipeline",
-    "checkpoints.conversion_check", "evaluation.encoder", "training.gradient",
+    "checkpoints.conversion_check", "evaluation.encoder", "training.gradient", "training.piecewise",
     "training.loss_scale", "training.optimizer", "training.train_step", "training.trainer", "training.run_data",
     "training.batch_figure",
     "apps.benchmarks", "apps.export.exporting", "apps.export.parts", "apps.paper.reproduce", "apps.search.encoding",
