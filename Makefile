@@ -8,6 +8,7 @@
 # make dry-run       set-up, steps and encoders compiled for Ascend without one, and a table of what they use: minutes
 # make fuzz          set-up, thousands of damaged files and settings: up to FUZZ_MINUTES (20)
 # make benchmark     set-up, every kind of work at three sizes, and what became slower since the last time: 15 minutes
+# make docs          set-up, the documentation as a site with search, site/index.html, in English and Chinese
 # make parity        set-up, the long parity tests on the full-size ViT-B/16
 # make test-mindnlp  the tests of the bridge to MindNLP, in an environment of their own (4 GB)
 PYTHON ?= python3
@@ -25,7 +26,7 @@ PY := $(VENV)/bin/python
 PIP := -m pip install --quiet --no-compile
 PYTEST := -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
-.PHONY: demo demo-model app check test test-sketch dry-run fuzz benchmark browser distribution-browser parity test-mindnlp lint clean
+.PHONY: demo demo-model app check test test-sketch dry-run fuzz benchmark browser distribution-browser docs parity test-mindnlp lint clean
 
 demo: $(VENV)/core
 	$(PY) tools/make_synthetic.py --output $(PEOPLE) --train-identities 3000 --train-photos 2 --workers 2
@@ -88,6 +89,10 @@ fuzz: $(VENV)/test
 benchmark: $(VENV)/core
 	$(PY) tools/benchmark.py standing --last runs/benchmark.json --json runs/benchmark.json
 
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "read it: $(PY) -m http.server --directory site --bind 127.0.0.1 8000"
+
 parity: $(VENV)/test
 	$(PY) -m pytest -m exhaustive
 
@@ -104,7 +109,7 @@ $(VENV)/core: requirements.txt constraints.txt
 	touch $@
 
 # The core and the extra of the same name.
-$(VENV)/app $(VENV)/test: pyproject.toml requirements.txt constraints.txt
+$(VENV)/app $(VENV)/docs $(VENV)/test: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) $(PIP) -c constraints.txt -e '.[$(@F)]'
 	touch $(VENV)/core $@
@@ -120,4 +125,4 @@ $(SKETCH_VENV)/ready: requirements-sketch.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(MINDNLP_VENV) $(SKETCH_VENV) $(RUN) $(PEOPLE) data/synthetic data/app runs/app
+	rm -rf $(VENV) $(MINDNLP_VENV) $(SKETCH_VENV) $(RUN) $(PEOPLE) data/synthetic data/app runs/app site

@@ -1,6 +1,10 @@
 """The documentation: both READMEs agree, what is linked exists, and the version is one."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +75,29 @@ def test_the_comparison_of_languages_sees_what_differs():
     assert shape("# a\n\n|a|b|\n") == ["# ", "row of 2"] != shape("## a\n\n|a|b|\n")
     assert blocks("```\nmake x  # one\n```\n") == blocks("```\nmake x  # 一\n```\n") != blocks("```\nmake y\n```\n")
     assert targets("[a](b.md) ![c](d.png)") == ["b.md", "d.png"]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_network_and_loads_nothing_from_elsewhere(tmp_path):
+    """Strictly: a broken link, anchor or docstring fails. Costs 15 seconds."""
+    blocked = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | blocked | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    built = {file.relative_to(tmp_path / "site").as_posix(): file for file in (tmp_path / "site").rglob("*.html")}
+    pages = {page.relative_to(ROOT / "docs").stem for page in (ROOT / "docs").glob("*.md") if ".zh." not in page.name}
+    assert {f"{folder}{name}.html" for folder in ("", "zh/") for name in pages} <= built.keys()
+    for name, file in built.items():
+        text = file.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]*\bsrc=\"?([^\" >]+)", text)
+        loaded += re.findall(r"<link[^>]*\brel=\"?(?:stylesheet|preconnect|icon)[^>]*\bhref=\"?([^\" >]+)", text)
+        assert loaded and not [found for found in loaded if found.startswith(("http:", "https:", "//"))], name
+    assert "第一次训练" in built["zh/first_training.html"].read_text(encoding="utf-8")
+    assert "encode_image" in built["reference.html"].read_text(encoding="utf-8")
+    index = json.loads((tmp_path / "site" / "search" / "search_index.json").read_text(encoding="utf-8"))
+    assert {"first_search.html", "zh/first_search.html"} <= {entry["location"] for entry in index["docs"]}
 
 
 def test_the_readme_is_short():

@@ -159,7 +159,19 @@ def test_the_constraints_name_one_fitting_version_of_each_requirement(python):
         *lines("requirements.txt"),
         *(
             wish
-            for name in ("app", "onnx", "openvino", "heic", "faiss", "milvus", "ray", "remote", "tensorboard", "test")
+            for name in (
+                "app",
+                "docs",
+                "onnx",
+                "openvino",
+                "heic",
+                "faiss",
+                "milvus",
+                "ray",
+                "remote",
+                "tensorboard",
+                "test",
+            )
             for wish in extras()[name]
         ),
     ]
