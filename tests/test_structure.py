@@ -37,7 +37,7 @@ NEEDS_MINDSPORE = {
 }  # fmt: skip
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt)/")
-SHIPPED_FOLDERS = (PACKAGE, "tools", "configs", "docs")
+SHIPPED_FOLDERS = (PACKAGE, "tools", "tutorials", "configs", "docs")
 SHIPPED_FILES = (
     "README.md",
     "README_CN.md",
