@@ -19,7 +19,8 @@ from ms_unireid.apps.search.manifest import present_about
 from ms_unireid.apps.search.places import absolute
 from ms_unireid.apps.search.pushing import Push, choose_effort, forget
 from ms_unireid.apps.search.queries import Query, make_query, parse_pictures, read_queries, to_csv, to_json, to_table
-from ms_unireid.apps.search.searcher import COMPILED, Searcher, check_modalities, check_pictures
+from ms_unireid.apps.search.query_checks import check_modalities, check_pictures
+from ms_unireid.apps.search.searcher import COMPILED, Searcher
 from ms_unireid.apps.search.shards import merge_indexes
 from ms_unireid.apps.synthetic.captions import write_caption
 from ms_unireid.apps.synthetic.person import draw_people

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.full_size
     ("save", "name", "image_size"),
     [
         (save_archive, "ViT-B-16.pt", (224, 224)),
-        (save_huggingface_folder, "folder", (224, 224)),
-        (save_unireid, "x.pth", (384, 128)),
+        pytest.param(save_huggingface_folder, "folder", (224, 224), marks=pytest.mark.exhaustive),
+        pytest.param(save_unireid, "x.pth", (384, 128), marks=pytest.mark.exhaustive),
     ],
 )
 def test_features_after_a_conversion(tmp_path, pynative, save, name, image_size):

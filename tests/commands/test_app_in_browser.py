@@ -563,6 +563,7 @@ _UPLOAD_ADDRESS = """() => {
 # 4. Many at once.
 
 
+@pytest.mark.exhaustive
 def test_twenty_users_get_their_own_results(site, browser, people):
     from ms_unireid.apps.search.searcher import Searcher
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -16,19 +16,17 @@ from ms_unireid.apps.search.engines.opening import open_store
 from ms_unireid.apps.search.engines.store import PhotoStore
 from ms_unireid.apps.search.filters import Filter
 from ms_unireid.apps.search.folding import Card, fold_ranking
-from ms_unireid.apps.search.manifest import DEFAULT_ENCODER, encoder_overrides, model_overrides, model_settings
+from ms_unireid.apps.search.index_model import config_of, encoder_of, find_checkpoint
+from ms_unireid.apps.search.manifest import DEFAULT_ENCODER, model_overrides
 from ms_unireid.apps.search.queries import Hit, Query, make_query, read_query_picture
-from ms_unireid.apps.search.sketches import prepare_sketch
+from ms_unireid.apps.search.query_checks import check_modalities, read_sketch, task_of_query
 from ms_unireid.checkpoints.checkpoint import read_checkpoint
-from ms_unireid.checkpoints.formats.any_file import checkpoint_digest
 from ms_unireid.checkpoints.thresholds import Thresholds, read_thresholds
-from ms_unireid.config import Config, config_from_dict
 from ms_unireid.data.transforms import evaluation_transform
-from ms_unireid.errors import CheckpointError, DataError, QueryError
-from ms_unireid.evaluation.exported_model import ExportedModel, has_bfloat16
+from ms_unireid.errors import DataError, QueryError
+from ms_unireid.evaluation.exported_model import ExportedModel
 from ms_unireid.evaluation.similarity import normalize_rows
-from ms_unireid.installation import job_command
-from ms_unireid.modalities import PHOTO, TEXT, pictures_of, task_of
+from ms_unireid.modalities import pictures_of
 from ms_unireid.runtime import load_mindspore
 
 if TYPE_CHECKING:  # MindSpore is imported after all that can be refused without it
@@ -69,7 +67,7 @@ class Searcher:
     ):
         self.model, self.thresholds, self.modalities = model, thresholds, tuple(modalities)
         self.index = _opened(index, approximate)
-        self.config = _config_of(self.index)
+        self.config = config_of(self.index)
         from ms_unireid.evaluation.encoder import Encoder
 
         self._encoder = Encoder(model, self.config)
@@ -101,10 +99,10 @@ class Searcher:
             UserError: If the thresholds beside the checkpoint are damaged.
         """
         index = _opened(index, approximate)
-        _config_of(index)
-        path = _find_checkpoint(index, checkpoint)
+        config_of(index)
+        path = find_checkpoint(index, checkpoint)
         thresholds = read_thresholds(path)
-        checkpoint, made_by = read_checkpoint(path), [*model_overrides(index.about), *_encoder_of(index)]
+        checkpoint, made_by = read_checkpoint(path), [*model_overrides(index.about), *encoder_of(index)]
         config = checkpoint.config([*made_by, *overrides])
         modalities, device = pictures_of(config.objective.tasks), config.runtime.device
         if config.runtime.encoder != "mindspore":
@@ -131,7 +129,7 @@ class Searcher:
         if not self.has_changed():
             return False
         old, index = self.index.about, self.index.reopened()
-        _config_of(index)
+        config_of(index)
         if any(index.about[key] != old[key] for key in ("checkpoint", "model", "preprocessing")):
             raise DataError(f"{index.place}: another model has made it; start again")
         self.index = index
@@ -215,7 +213,7 @@ class Searcher:
         if not queries:
             return []
         feats = np.stack([self._encode(query, index) for query in queries])
-        own = [frozenset(() if one.include_self else filter(_is_row, one.photos)) for one in queries]
+        own = [frozenset(p for p in one.photos if isinstance(p, int) and not one.include_self) for one in queries]
         if fold is None:
             found = zip(*index.search(feats, min(top_k + max(map(len, own)), count), where), strict=True)
             lists = [_ranked(*one, left_out, top_k) for one, left_out in zip(found, own, strict=True)]
@@ -248,7 +246,9 @@ class Searcher:
         if query.photos:
             feats = [*texts, *sketches, *itertools.chain(*others)]
             length = np.mean(np.linalg.norm(feats, axis=1)) if feats else 1
-            photos = [_feature_at(index, one) if _is_row(one) else self._encode_picture(one) for one in query.photos]
+            photos = [
+                _feature_at(index, one) if isinstance(one, int) else self._encode_picture(one) for one in query.photos
+            ]
             sketches += list(length * normalize_rows(np.stack(photos)))
         feature = _fuse(texts, [sketches, *others], query.weight)
         if not query.more and not query.less:
@@ -275,7 +275,7 @@ class Searcher:
         return [] if own == made_by else [f"the index was made with {made_by}, the query is encoded with {own}"]
 
     def _threshold(self, query: Query, photos: int) -> float | None:
-        task = _task(query)
+        task = task_of_query(query)
         known = self.thresholds is not None and task is not None and self.thresholds.fits(self.index.about)
         return self.thresholds.threshold(task, photos) if known else None
 
@@ -286,14 +286,14 @@ class Searcher:
             return [self.thresholds.misfit(self.index.about)]
         if self._threshold(query, self.index.count) is None:
             return ["whether the person is here is not judged: there are no thresholds for such queries"]
-        return [self.thresholds.describe(_task(query), self.index.count)]
+        return [self.thresholds.describe(task_of_query(query), self.index.count)]
 
     def read_sketch(self, query: Query, sketch: Path | Image.Image) -> tuple[Image.Image, list[str]]:
         """Read a sketch of a query as it is searched, mode RGB, and say what `prepare_sketch` did to it.
 
         QueryError if it cannot be read, or is blank.
         """
-        return _read_sketch(query, sketch, self.config.model.image_size)
+        return read_sketch(query, sketch, self.config.model.image_size)
 
     def heat_map(self, picture: Path | Image.Image) -> np.ndarray:
         """Compute which patches of a picture the model attends to, by `attention_rollout`.
@@ -331,47 +331,6 @@ class Searcher:
     def _encode_text(self, text: str) -> np.ndarray:
         with self._model_lock:
             return self._encoder.caption(text)
-
-
-def check_modalities(query: Query, known: Sequence[str]) -> None:
-    """Raise a QueryError if a query asks with pictures of a modality that the model was not trained for."""
-    if strange := [name for name in query.others if name not in known]:
-        names = ", ".join((TEXT, *known))
-        raise QueryError(f"picture {strange[0]}: the model was trained for {names}; ask with some of these")
-
-
-def check_pictures(query: Query, about: Mapping[str, Any]) -> None:
-    """Raise a QueryError if a picture of a query cannot be read, or a sketch is blank; `about` is that of the index."""
-    for picture in query.pictures[len(query.sketches) :]:
-        if not _is_row(picture):
-            read_query_picture(picture)
-    for sketch in query.sketches:
-        _read_sketch(query, sketch, tuple(model_settings(about)["model"]["image_size"]))
-
-
-def _read_sketch(
-    query: Query, sketch: Path | Image.Image, image_size: tuple[int, int]
-) -> tuple[Image.Image, list[str]]:
-    picture = read_query_picture(sketch)
-    if query.as_is:
-        return picture, []
-    name = str(sketch) if isinstance(sketch, Path) else "the sketch"
-    try:
-        picture, notes = prepare_sketch(picture, image_size)
-    except QueryError as error:
-        raise QueryError(f"{name}: {error}") from error
-    return picture, [f"{name}: {note}" for note in notes]
-
-
-def _task(query: Query) -> str | None:
-    """Return the task that `Thresholds` may know; None if marks, a weight or a mixture with photos make it another."""
-    given = (*query.modalities, *([PHOTO] if query.photos else []))
-    plain = given and not (query.more or query.less) and query.weight == 0.5
-    return task_of(given) if plain and (PHOTO not in given or len(given) == 1) else None
-
-
-def _is_row(photo: Path | Image.Image | int) -> bool:
-    return isinstance(photo, int)
 
 
 def _feature_at(index: PhotoStore, photo: int | Path) -> np.ndarray:
@@ -416,41 +375,3 @@ def _hit(index: PhotoStore, rank: int, row: int, score: float, same: Sequence[in
 
 def _opened(index: PhotoStore | str | Path, approximate: bool) -> PhotoStore:
     return index if isinstance(index, PhotoStore) else open_store(index, approximate)
-
-
-def _config_of(index: PhotoStore) -> Config:
-    """Return the config of the model that made an index, which must have photos."""
-    if not index.count:
-        raise DataError(
-            f"{index.place}: has no photos ({index.unreadable} skipped, {index.about['left']} left to read); "
-            f"add some with {job_command('search')} index --output {index.place} --photos DIR"
-        )
-    config = config_from_dict(model_settings(index.about), index.place)
-    if config.model.sizes.embed_dim != index.dim:
-        raise DataError(
-            f"{index.place}: has features of length {index.dim}, but its model makes {config.model.sizes.embed_dim}; "
-            "make the index anew"
-        )
-    return config
-
-
-def _encoder_of(index: PhotoStore) -> list[str]:
-    """Return the overrides of the exported encoder that made an index; MindSpore's precision is the device's own."""
-    overrides = encoder_overrides(index.about)
-    if "runtime.encoder=mindspore" in overrides:
-        return []
-    if "runtime.precision=bf16" in overrides and not has_bfloat16():
-        # Another processor made the index; the features differ by no more than `LEAST_COSINE` allows.
-        return ["runtime.encoder=openvino", "runtime.precision=fp32"]
-    return overrides
-
-
-def _find_checkpoint(index: PhotoStore, given: str | Path | None) -> Path:
-    """Return the checkpoint that made an index, checked by its digest."""
-    path, made_by = index.checkpoint(given), index.about["checkpoint"]
-    if checkpoint_digest(path) != made_by["sha256"]:
-        raise CheckpointError(
-            f"{path}: is not the checkpoint that made {index.place} (sha256 {made_by['sha256'][:12]}...); "
-            "give that one, or make another index with this one"
-        )
-    return path
