@@ -277,7 +277,11 @@ def test_only_products_are_half(form, products, pynative):
 # Steps that sum gradients up share what follows the sums, and a step takes long where it is not compiled.
 @pytest.mark.parametrize(
     ("mode", "options"),
-    [("graph", {"ema_decay": 0.9}), ("pynative", {"ema_decay": 0.9}), pytest.param("graph", {"cache_chunk": 4}, marks=pytest.mark.exhaustive)],
+    [
+        ("graph", {"ema_decay": 0.9}),
+        ("pynative", {"ema_decay": 0.9}),
+        pytest.param("graph", {"cache_chunk": 4}, marks=pytest.mark.exhaustive),
+    ],
     indirect=["mode"],
     ids=str,
 )
