@@ -22,14 +22,16 @@ def english_of(page: Path) -> Path:
     return page.with_name(page.name.replace("_CN.md", ".md").replace(".zh.md", ".md"))
 
 
+FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.M | re.S)
+
+
 def blocks(text: str) -> list[str]:
     """Return the fenced blocks without comments, whose language is the page's."""
-    fenced = re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.M | re.S)
-    return [re.sub(r"[ \t]*(?<!\S)#.*", "", block) for block in fenced]
+    return [re.sub(r"[ \t]*(?<!\S)#.*", "", block) for _, block in FENCED.findall(text)]
 
 
 def without_blocks(text: str) -> str:
-    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+    return FENCED.sub("", text)
 
 
 def targets(text: str) -> list[str]:
