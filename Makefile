@@ -90,7 +90,7 @@ benchmark: $(VENV)/core
 	$(PY) tools/benchmark.py standing --last runs/benchmark.json --json runs/benchmark.json
 
 docs: $(VENV)/docs
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 	@echo "read it: $(PY) -m http.server --directory site --bind 127.0.0.1 8000"
 
 parity: $(VENV)/test
