@@ -12,6 +12,7 @@ import yaml
 from tool_runner import ROOT
 
 import ms_unireid
+from ms_unireid.commands.main import JOBS
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CELL_END = re.compile(r"(?<!\\)\|")
@@ -114,6 +115,25 @@ def test_the_site_builds_without_a_network_and_loads_nothing_from_elsewhere(tmp_
     assert "encode_image" in built["reference.html"].read_text(encoding="utf-8")
     index = json.loads((tmp_path / "site" / "search" / "search_index.json").read_text(encoding="utf-8"))
     assert {"first_search.html", "zh/first_search.html"} <= {entry["location"] for entry in index["docs"]}
+
+
+def test_the_table_of_jobs_has_all_jobs():
+    rows = re.findall(
+        r"^\|[^|]*\| `([\w-]+)` \| `(\w+\.py)` \|", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.M
+    )
+    assert {job for job, _ in rows} == set(JOBS)
+    assert {tool for _, tool in rows} == {path.name for path in (ROOT / "tools").glob("[a-z]*.py")}
+
+
+def test_how_it_works_names_functions_that_exist():
+    text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    files = re.findall(r"`([\w/]+\.py)`", "\n".join(rows))
+    code = "".join((ROOT / "ms_unireid" / file).read_text(encoding="utf-8") for file in files)
+    code += (ROOT / "ms_unireid/models/unireid.py").read_text(encoding="utf-8")
+    names = [name.rpartition(".")[2] for name in re.findall(r"`([A-Za-z_.]+)`", "\n".join(rows)) if ".py" not in name]
+    assert len(files) > 6 and len(names) > 15
+    assert not [name for name in names if not re.search(rf"(?:def|class) {name}\b", code)]
 
 
 def test_the_readme_is_short():
