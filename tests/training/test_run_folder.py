@@ -90,7 +90,7 @@ def test_the_same_config_and_resumable_keys_continue(folder):
         "eval.missing_shares=[0.5]",
         "eval.multi_query_photos=1",
     ]
-    overrides += ["runtime.decoded_cache=pixels", "train.profile_steps=[3, 4]"]
+    overrides += ["runtime.decoded_cache=pixels", "train.profile_steps=[3, 4]", "runtime.encoder=mindspore"]
     assert resumable_keys() == {text.partition("=")[0] for text in overrides}
     assert folder.check_resumable(load_config(folder.config_file, overrides)) == {}
 
