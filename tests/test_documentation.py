@@ -115,6 +115,8 @@ def test_the_site_builds_without_a_network_and_loads_nothing_from_elsewhere(tmp_
     assert "encode_image" in built["reference.html"].read_text(encoding="utf-8")
     index = json.loads((tmp_path / "site" / "search" / "search_index.json").read_text(encoding="utf-8"))
     assert {"first_search.html", "zh/first_search.html"} <= {entry["location"] for entry in index["docs"]}
+    # Without it a Chinese sentence is one word to the search.
+    assert [part for part in re.split(index["config"]["separator"], "草图 a_man") if part] == ["草", "图", "a", "man"]
 
 
 def test_the_table_of_jobs_has_all_jobs():
