@@ -56,6 +56,12 @@ def shape(text: str) -> list[str]:
     return kinds
 
 
+def numbers(text: str) -> list[list[str]]:
+    """Return the numbers of each row of the tables; sentences have them in another order."""
+    rows = (line for line in text.splitlines() if line.startswith("|"))
+    return [sorted(re.findall(r"\d+(?:\.\d+)*", row)) for row in rows]
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub and the site make them."""
     text = without_blocks(page.read_text(encoding="utf-8"))
@@ -67,7 +73,7 @@ def anchors(page: Path) -> set[str]:
 def test_a_chinese_page_says_what_the_english_one_says(page):
     chinese, english = (file.read_text(encoding="utf-8") for file in (page, english_of(page)))
     assert shape(chinese) == shape(english)
-    assert blocks(chinese) == blocks(english)
+    assert blocks(chinese) == blocks(english) and numbers(chinese) == numbers(english)
     plain = [target.replace(".zh.md", ".md") for target in targets(chinese)]
     swapped = {"README.md": "README_CN.md"} if page.name == "README_CN.md" else {}
     assert sorted(swapped.get(target, target) for target in plain) == sorted(targets(english))
