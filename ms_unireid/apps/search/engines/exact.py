@@ -14,6 +14,8 @@ SEARCH_ROWS = 1 << 15
 SEARCH_QUERIES = 32
 # A query is split into two float16 vectors, the second scaled by this factor, and so keeps float32 precision.
 _FINE_SCALE = np.float32(2048)
+# Products of equal float32 rows may differ by this, since a BLAS rounds by a row's place.
+_ROUNDING = np.float32(1e-6)
 
 
 def exact_search(
@@ -42,8 +44,15 @@ def _search(
 
     def search_chunk(start: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = slice(start, start + step) if among is None else among[start : start + step]
-        similarity = multiply(features[chosen])
-        rows, scores = _top_k(similarity, np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape), k)
+        block = features[chosen]
+        similarity = multiply(block)
+        again = None
+        if block.dtype == np.float32:
+
+            def again(query: int, rows: np.ndarray) -> np.ndarray:
+                return (block[rows] * queries[query]).sum(axis=1)
+
+        rows, scores = _top_k(similarity, np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape), k, again)
         return (rows + start if among is None else chosen[rows]), scores
 
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -54,16 +63,23 @@ def _search(
     return _top_k(scores, rows, k)
 
 
-def _top_k(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Select the k best of scores (Q, M) with their rows (Q, M), best first, ties by row."""
+def _top_k(
+    scores: np.ndarray, rows: np.ndarray, k: int, again: Callable[[int, np.ndarray], np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Select the k best of scores (Q, M) with their rows (Q, M), best first, ties by row.
+
+    `again` computes the scores of a query's candidates once more, alike for equal rows.
+    """
     k = min(k, scores.shape[1])
     if k < scores.shape[1]:
-        threshold = np.partition(scores, -k, axis=1)[:, -k]  # several rows may have exactly this score
+        least = np.partition(scores, -k, axis=1)[:, -k]  # several rows may have exactly this score
+        least = least - _ROUNDING if again else least
     top_rows, top_scores = np.empty((len(scores), k), np.int64), np.empty((len(scores), k), np.float32)
     for query, (row_scores, numbers) in enumerate(zip(scores, rows, strict=True)):
-        candidates = np.flatnonzero(row_scores >= threshold[query]) if k < scores.shape[1] else np.arange(k)
-        order = candidates[np.lexsort((numbers[candidates], -row_scores[candidates]))[:k]]
-        top_rows[query], top_scores[query] = numbers[order], row_scores[order]
+        found = np.flatnonzero(row_scores >= least[query]) if k < scores.shape[1] else np.arange(k)
+        values = again(query, found) if again else row_scores[found]
+        order = np.lexsort((numbers[found], -values))[:k]
+        top_rows[query], top_scores[query] = numbers[found[order]], values[order]
     return top_rows, top_scores
 
 
