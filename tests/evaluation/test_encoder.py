@@ -73,7 +73,7 @@ def test_every_caption_is_in_a_batch_that_holds_it(count, lengths):
 def test_processes_share_whole_batches(model, whole, pynative, monkeypatch):
     """The blocks that the processes encode, joined in rank order, are the whole."""
     shares = []
-    monkeypatch.setattr("ms_unireid.evaluation.encoder.all_gather_rows", lambda feats, _: shares.append(feats) or feats)
+    monkeypatch.setattr("ms_unireid.distributed.all_gather_rows", lambda feats, _: shares.append(feats) or feats)
     count = len(caption_batches(Tokenizer(40)(CAPTIONS), 4, range(16, 78)))
     for rank in range(2):
         extractor = Encoder(model, CONFIG, processes=Processes(rank, 2))
