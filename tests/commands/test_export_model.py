@@ -114,7 +114,7 @@ def test_fusion_takes_every_modality_of_the_model(of_many, model, tmp_path):
     description = export(of_many, tmp_path / "out", "--formats", "onnx", "mindir")
     names = ["sketch_feats", "pencil_feats", "infrared_feats", "text_feats"]
     assert [name for name, one in description["inputs"].items() if one["file"] == "fusion"] == names
-    assert description["inputs"]["images"]["what"] == "photos and pictures of sketch, pencil, infrared alike"
+    assert description["inputs"]["images"]["what"] == "photos and sketches, pencil, infrared alike"
     assert description["outputs"]["fusion"].startswith("sketch_feats + pencil_feats + infrared_feats + text_feats, of")
     feats = dict(zip(names, np.random.default_rng(1).standard_normal((4, 3, DIM), np.float32), strict=True))
     two = feats | {"sketch_feats": 0 * feats["sketch_feats"], "infrared_feats": 0 * feats["infrared_feats"]}

@@ -66,7 +66,7 @@ def describe_inputs(model: ModelConfig, long_captions: str, pictures: Sequence[s
     return {
         "images": {
             "file": "image_encoder",
-            "what": f"photos and pictures of {', '.join(pictures)} alike",
+            "what": f"photos and {', '.join(('sketches', *pictures[1:]))} alike",
             "dtype": "float32",
             "shape": ["batch", 3, height, width],
             "layout": "NCHW",
@@ -112,8 +112,8 @@ def describe_outputs(
         "dtype": "float32",
         "shape": ["batch", dim],
         "normalised": normalized,
-        "fusion": f"{' + '.join(feature_names(pictures))}, of un-normalised features, each with weight 1; zeros for "
-        "what a query does not ask with",
+        "fusion": f"{' + '.join(feature_names(pictures))}, of un-normalised features, each with weight 1"
+        + "; zeros for what a query does not ask with" * (len(pictures) > 1),
         "ranking": "cosine similarity of query and photo: the dot product of features divided by their L2 norms",
     }
 
