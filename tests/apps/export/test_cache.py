@@ -232,7 +232,7 @@ def test_an_index_in_bfloat16_is_searched_where_there_is_none(made, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(exported_model, "has_bfloat16", lambda: True)
         make(made, index, *chosen("openvino", "bf16"))
-    monkeypatch.setattr("ms_unireid.apps.search.searcher.has_bfloat16", lambda: False)
+    monkeypatch.setattr("ms_unireid.apps.search.index_model.has_bfloat16", lambda: False)
     searcher = Searcher.open(index)
     assert searcher.model.precision == "fp32" and len(searcher.search(text="a man", top_k=3)) == 3
     assert searcher._encoder_notes() == [
