@@ -147,7 +147,9 @@ def test_either_spelling_is_the_same_task():
     np.testing.assert_array_equal(made.feats, again.feats)
 
 
-@pytest.mark.parametrize("memory", [{}, {"cache_chunk": 2}, {"accumulation_steps": 2}])
+@pytest.mark.parametrize(
+    "memory", [{}, {"cache_chunk": 2}, pytest.param({"accumulation_steps": 2}, marks=pytest.mark.exhaustive)]
+)
 def test_a_step_takes_a_picture_of_each_modality(memory, graph):
     train = TrainConfig(learning_rate=1e-3, eps=1e-8, **memory)
     config = Config(model=parity.TINY, data=DataConfig(modalities=PICTURES), objective=MANY, train=train)

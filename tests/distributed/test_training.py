@@ -28,7 +28,10 @@ def alone(data, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("options", [(), ("train.cache_chunk=2",)], ids=["whole", "cached"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param((), id="whole"), pytest.param(("train.cache_chunk=2",), id="cached", marks=pytest.mark.exhaustive)],
+)
 def test_two_processes_equal_one(data, alone, tmp_path, options):
     options = (*options, f"runtime.decoded_cache={tmp_path / 'decoded'}")
     launched = launch(

@@ -120,6 +120,7 @@ class Recorded(ms.Callback):
         self.losses.append(float(run_context.original_args().net_outputs.loss))
 
 
+@pytest.mark.parametrize("mode", [pytest.param("graph", marks=pytest.mark.exhaustive), "pynative"], indirect=True)
 def test_a_users_loop_and_mindspores_model_take_the_same_steps(mode):
     """Both as docs/python.md shows them; the rate is the config's."""
     own = mu.TrainOneStepCell(mu.build_model(CONFIG.model), CONFIG)

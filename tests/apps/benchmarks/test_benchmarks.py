@@ -62,6 +62,7 @@ def test_only_a_block_of_a_large_size_is_looped():
     assert part.start % 512 == 0 and len(np.arange(large.queries)[part]) == 512
 
 
+@pytest.mark.exhaustive
 def test_precisions_of_a_tiny_model(tool, data, tmp_path, capsys):
     from ms_unireid.checkpoints.checkpoint import save_checkpoint
     from ms_unireid.config import load_config, to_dict

@@ -356,7 +356,9 @@ def consistent(index: Path) -> None:
             np.testing.assert_allclose(found.features[row], expected(path), atol=1e-3)
 
 
-@pytest.mark.parametrize("what", ["made", "changed", "of an earlier version"])
+@pytest.mark.parametrize(
+    "what", ["made", "changed", pytest.param("of an earlier version", marks=pytest.mark.exhaustive)]
+)
 def test_killed_at_any_moment(what, tmp_path, monkeypatch):
     """After a kill at any statement, flush or removal the index is consistent, and the next run completes it."""
     # A forked process must not use libraries with threads.
