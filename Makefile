@@ -3,7 +3,7 @@
 #                    them on http://127.0.0.1:8080; MODEL=runs/demo/best_average.ckpt takes another model
 # make demo-model    makes that model again: set-up, more synthetic people, an hour of training; see docs/results.md
 # make check         set-up, lint, the fast tests: two minutes
-# make test          set-up, lint, the whole test suite: half an hour
+# make test          set-up, lint, the test suite: 25 minutes
 # make test-sketch   part of it: the tests that need MediaPipe, in an environment of their own
 # make dry-run       set-up, steps and encoders compiled for Ascend without one, and a table of what they use: minutes
 # make fuzz          set-up, thousands of damaged files and settings: up to FUZZ_MINUTES (20)

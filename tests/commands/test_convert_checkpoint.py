@@ -186,6 +186,7 @@ def test_evaluating_a_unireid_checkpoint_of_the_authors(data, tmp_path, capsys, 
     assert all(0 <= row["R1"] <= 100 for row in rows)
 
 
+@pytest.mark.exhaustive
 def test_fine_tuning_from_a_converted_checkpoint(data, tmp_path):
     save_unireid(tmp_path / "x.pth", clip_state(SQUARE))
     load_tool(TOOL).main([str(tmp_path / "x.pth"), str(tmp_path / "x.ckpt"), "--image-size", "32", "16"])

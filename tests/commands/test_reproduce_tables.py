@@ -28,6 +28,7 @@ def arguments(data: Path, output: Path) -> list[str]:
     ]
 
 
+@pytest.mark.exhaustive
 def test_a_killed_table_resumes(data, tmp_path, capsys):
     asked = arguments(data, tmp_path)
     started = subprocess.Popen(

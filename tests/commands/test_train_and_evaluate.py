@@ -191,6 +191,7 @@ def assert_stopped(done, number: signal.Signals, run: Path) -> None:
     assert len(log_lines(run, "step")) < 3 * STEPS
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_resumes_as_if_never_stopped(finished, data, tmp_path, capsys):
     """Within an epoch, and compiled."""
     run = tmp_path / "run"

@@ -196,6 +196,7 @@ def scores_of(file: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))["best"]["average"]["splits"]
 
 
+@pytest.mark.exhaustive
 def test_the_tool_trains_each_seed_as_a_separate_run(data, tmp_path, capsys):
     short = ("train.epochs=1", "eval.splits=[val]", "runtime.graph_mode=false")
     arguments = train_arguments(data, tmp_path / "out", *short, "train.seeds=[1,2]")
