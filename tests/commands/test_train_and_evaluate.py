@@ -423,6 +423,7 @@ def test_single_tasks_and_samplers(data, tmp_path, tasks, sampling):
     assert rows.keys() == {"test", "val"} and all(len(r) == 4 for r in rows.values())
 
 
+@pytest.mark.exhaustive
 def test_the_rate_can_change_at_every_step_and_two_steps_are_profiled(data, tmp_path):
     options = ("train.epochs=2", "train.warmup_steps=3", "eval.splits=[test]", "train.profile_steps=[2, 3]")
     train_here(data, tmp_path / "run", *options)

@@ -279,7 +279,7 @@ def test_only_products_are_half(form, products, pynative):
     ("mode", "options"),
     [
         ("graph", {"ema_decay": 0.9}),
-        ("pynative", {"ema_decay": 0.9}),
+        pytest.param("pynative", {"ema_decay": 0.9}, marks=pytest.mark.exhaustive),
         pytest.param("graph", {"cache_chunk": 4}, marks=pytest.mark.exhaustive),
     ],
     indirect=["mode"],
