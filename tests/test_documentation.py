@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from tool_runner import ROOT
 
 import ms_unireid
@@ -142,6 +144,15 @@ def test_how_it_works_names_functions_that_exist():
     names = [name.rpartition(".")[2] for name in re.findall(r"`([A-Za-z_.]+)`", "\n".join(rows)) if ".py" not in name]
     assert len(files) > 6 and len(names) > 15
     assert not [name for name in names if not re.search(rf"(?:def|class) {name}\b", code)]
+
+
+def test_the_picture_of_the_data_sets_has_the_size_that_its_script_draws(tmp_path):
+    script = ROOT / "docs/pictures/datasets.py"
+    shutil.copy(script, tmp_path)
+    python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    subprocess.run([sys.executable, tmp_path / script.name], env=os.environ | {"PYTHONPATH": python_path}, check=True)
+    with Image.open(tmp_path / "datasets.png") as drawn, Image.open(script.with_suffix(".png")) as shown:
+        assert drawn.size == shown.size
 
 
 def test_the_readme_is_short():
