@@ -27,7 +27,7 @@ NEEDS = {
     "weights that others published": r"ViT-B-16\.pt|average_best\.pth|checkpoints|mindnlp:.*",
     "a run of the user": r"runs/(?!short/|slower/|detached/).*\.ckpt|runs/cuhk|RUN|[AB]\.ckpt|CKPT",
     "an accelerator, or several processes": r"configs/devices/(ascend|gpu)\.yaml|runtime.device=Ascend|msrun",
-    "an hour, or a quiet machine": r"--seeds|configs/synthetic/modalities\.yaml|.*benchmark\.py",
+    "an hour, or a quiet machine": r"--seeds|configs/synthetic/modalities\.yaml|memory|precision",
     "minutes, in tests/commands/test_doctor.py and tests/apps/checks": r".*doctor\.py",
     "a server, a cluster or a browser": r".*app\.py|http:.*|ray",
 }
@@ -37,6 +37,7 @@ SMALLER = {
     "evaluate.py": ["runtime.graph_mode=false"],
     "search.py": ["runtime.graph_mode=false"],
     "show_batch.py": ["data.batch_size=4"],
+    "benchmark.py": ["--photos=1000", "--rounds=1"],
 }
 STANDS_FOR = {"...": "smoke", "FILE": "file.json", "N": "2", "URI": "photos.db"}
 TOOL = re.compile(r"tools/(\w+\.py)")

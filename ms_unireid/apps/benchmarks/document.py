@@ -13,7 +13,8 @@ from ms_unireid.errors import ConfigError, DataError
 
 _HEAD = """# Performance
 
-Written by `tools/benchmark.py document` from the files in `docs/measurements`, which the commands below wrote.
+With this page you see how long the work takes and how much memory, beside PyTorch or a simple implementation. It is
+written by `tools/benchmark.py document` from the files in `docs/measurements`, which the commands below wrote.
 Each call measures ours and a baseline alternately. A ratio compares two runs of the same round and is given as median
 [min..max]. Seconds hold only for the machine named with them.
 """
