@@ -155,6 +155,11 @@ def test_the_picture_of_the_data_sets_has_the_size_that_its_script_draws(tmp_pat
         assert drawn.size == shown.size
 
 
+def test_every_page_shows_a_command_before_its_first_section():
+    for page in (ROOT / "docs").glob("*.md"):
+        assert FENCED.search(page.read_text(encoding="utf-8").partition("\n## ")[0]), page.name
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 

@@ -32,7 +32,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=checkpoint,
         required=True,
         action="append",
-        help="a .ckpt of a run folder; repeatable",
+        help="a .ckpt of a run folder, or any other file of a complete model; repeatable",
     )
     parser.add_argument(
         "--config",
