@@ -58,7 +58,7 @@ def main(*arguments: str) -> None:
     folder = file.with_name("exported")
     made = export_checkpoint(ours, folder, ExportOptions(("mindir",), redo=True), overrides=data)
     for name, facts in made["files"].items():
-        print(f"{folder / name}: {facts['bytes'] / 2**20:.1f} MiB, off by {facts['largest_difference']:.1e} at most")
+        print(f"{folder / name}: {facts['bytes'] / 2**10:,.0f} KiB, off by {facts['largest_difference']:.1e} at most")
 
 
 if __name__ == "__main__":
