@@ -94,8 +94,8 @@ class DecodedStore:
             row, checksum = found
             return row < len(pixels) and zlib.crc32(pixels[row]) == checksum
 
-        with ThreadPoolExecutor(threads) as pool:
-            checks = pool.map(sound, known.values())
+        # Closed first, the checks cancel what an interruption leaves.
+        with ThreadPoolExecutor(threads) as pool, contextlib.closing(pool.map(sound, known.values())) as checks:
             bar = tqdm(checks, "checking decoded pictures", len(known), unit="picture", delay=2, dynamic_ncols=True)
             rows = {path: row for (path, (row, _)), good in zip(known.items(), bar, strict=True) if good}
         return Found(pixels, rows, len(known) - len(rows))

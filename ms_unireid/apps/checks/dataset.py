@@ -5,6 +5,7 @@ So libjpeg-turbo decodes JPEGs here, with its warnings as errors; it finds 506 o
 same number of blocks. The decoders release Python's lock, so threads are as fast as processes.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -238,8 +239,14 @@ def check_all(
         raise EnvironmentProblem(f"simplejpeg is not installed; install it with: {INSTALL_CORE}")
     unique = list(dict.fromkeys(paths))
     found: dict[Path, _CheckedPicture] = {}
-    with ThreadPoolExecutor(workers or min(2 * (os.cpu_count() or 1), _MOST_THREADS)) as pool:
-        for chunk in pool.map(lambda part: [(path, _check(path, quick)) for path in part], _chunks(unique)):
+    # Closed first, the results cancel what an interruption leaves; the pool alone would wait for all of it.
+    with (
+        ThreadPoolExecutor(workers or min(2 * (os.cpu_count() or 1), _MOST_THREADS)) as pool,
+        contextlib.closing(
+            pool.map(lambda part: [(path, _check(path, quick)) for path in part], _chunks(unique))
+        ) as chunks,
+    ):
+        for chunk in chunks:
             found.update(chunk)
             progress(len(found), len(unique))
     return found
