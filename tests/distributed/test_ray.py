@@ -49,8 +49,8 @@ def arguments(place: Path, output: str, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> str:
-    """Start a cluster of one worker as users do; return its address."""
+def cluster() -> Iterator[tuple[str, int]]:
+    """Start a cluster of one worker as users do; yield its address and process."""
     address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         options = "--head --num-cpus=1 --include-dashboard=false --object-store-memory=100000000 --disable-usage-stats"
@@ -63,7 +63,7 @@ def cluster() -> str:
             stderr=subprocess.DEVNULL,
         )
         wait(lambda: Path(folder, "ray_current_cluster").exists())
-        yield address
+        yield address, head.pid
         head.terminate()
         head.wait(LIMIT)
 
@@ -97,36 +97,37 @@ def check_same(place: Path, output: str) -> None:
     assert other.features.tobytes() == one.features.tobytes()
 
 
-def test_killed_workers_change_nothing(place, monkeypatch, capfd):
-    """Ray on the cores of this machine; all workers are killed once the second batch is written."""
+@pytest.mark.parametrize("where", ["cluster", pytest.param("here", marks=pytest.mark.exhaustive)])
+def test_killed_workers_change_nothing(place, cluster, where, monkeypatch, capfd):
+    """In a cluster, or on the cores of this machine; all workers are killed once the second batch is written."""
+    address, head = cluster
+    add = arguments(place, where, "--engine", "ray", *(["--address", address] if where == "cluster" else []))
     append, written = IndexWriter.append, []
 
     def kill(self, photos, *rest):
         append(self, photos, *rest)
         written.append(photos)
         if len(written) == 2:
-            for worker in workers(os.getpid()):
+            for worker in workers(head if where == "cluster" else os.getpid()):
                 worker.kill()
 
     monkeypatch.setattr(IndexWriter, "append", kill)
-    load_tool("search.py").main(arguments(place, "killed", "--engine", "ray"))
-    check_same(place, "killed")
+    load_tool("search.py").main(add)
+    check_same(place, where)
     out, err = capfd.readouterr()
     assert json.loads(out[out.index("{\n") :])["encoded"] == COUNT - 2
     # Ray's own words about the lost workers are not there.
     assert "worker" not in f"{out}{err}".lower()
 
 
-def test_a_cluster_by_its_address(place, cluster, monkeypatch):
-    add = arguments(place, "cluster", "--engine", "ray", "--address", cluster, "--workers", "1")
+def test_a_cluster_that_does_not_fit_is_told(place, cluster, monkeypatch):
+    ray = ("--engine", "ray", "--address", cluster[0], "--workers", "1")
     with pytest.raises(EnvironmentProblem, match="offers no NPU"):
-        load_tool("search.py").main([*add, "runtime.device=Ascend"])
+        load_tool("search.py").main(arguments(place, "without", *ray, "runtime.device=Ascend"))
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"another file on .* of every machine"):
         patch.setattr(indexing, "checkpoint_digest", lambda path: "0" * 64)
-        load_tool("search.py").main([*map(lambda one: one.replace("cluster", "other"), add)])
+        load_tool("search.py").main(arguments(place, "other", *ray))
     assert PhotoIndex(place / "other").state["left"] == COUNT
-    load_tool("search.py").main(add)
-    check_same(place, "cluster")
 
 
 def test_a_stop_ends_everything_and_the_next_run_goes_on(place):
