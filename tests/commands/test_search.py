@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -46,7 +47,8 @@ def call(*arguments: object) -> None:
     load_tool("search.py").main([str(one) for one in arguments])
 
 
-def test_a_folder_is_indexed_and_searched(photos, checkpoint, tmp_path):
+def test_a_folder_is_indexed_and_searched(photos, checkpoint, tmp_path, capsys):
+    """By the compiled model; test_start.py queries with it."""
     (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff no picture")
     index = tmp_path / "index"
     new = ("--photos", photos, "--checkpoint", checkpoint, "--output", index, "runtime.graph_mode=true")
@@ -55,14 +57,14 @@ def test_a_folder_is_indexed_and_searched(photos, checkpoint, tmp_path):
     summary = json.loads(done.stdout)
     assert (summary["photos"], summary["encoded"]) == (12, 12)
     assert list(summary["skipped"]) == [str(photos / "bad.jpg")] and "encoded" in done.stderr
+    assert not re.search("MS_|WARNING|deprecated", done.stderr)
     outputs = {kind: tmp_path / f"found.{kind}" for kind in ("json", "csv", "png")}
-    done = run_tool(
-        "search.py", "query", "--index", index, "--text", "a man 🧍 in red", "--sketch", photos / "003.png",
+    call(
+        "query", "--index", index, "--text", "a man 🧍 in red", "--sketch", photos / "003.png",
         "--weight", 1, "--top-k", 3, "--json", outputs["json"], "--csv", outputs["csv"],
-        "--figure", outputs["png"], "--heat-map", "runtime.graph_mode=true",
+        "--figure", outputs["png"], "--heat-map",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     assert "a man 🧍 in red" in lines[0] and len(lines) == 4 and str(photos / "003.png") in lines[1]
     (found,) = json.loads(outputs["json"].read_text())
     assert found["hits"][0]["photo"] == str(photos / "003.png") and found["hits"][0]["score"] > 0.999
@@ -234,12 +236,12 @@ def test_shards_are_merged_into_the_index_of_one_run(photos, checkpoint, tmp_pat
     assert found[0] == found[1] and len(found[0]) == 10
 
 
-def test_a_killed_run_continues(checkpoint, tmp_path):
+def test_a_killed_run_continues(checkpoint, tmp_path, capsys):
     """After SIGKILL between two batches, the next run encodes only the rest."""
-    photos, index, compiled = tmp_path / "photos", tmp_path / "index", ("runtime.graph_mode=true", "eval.batch_size=4")
-    put_photos(photos, range(300))
+    photos, index, count, few = tmp_path / "photos", tmp_path / "index", 200, "eval.batch_size=4"
+    put_photos(photos, range(count))
     started = subprocess.Popen(
-        command("search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", index, *compiled),
+        command("search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", index, few),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -253,10 +255,11 @@ def test_a_killed_run_continues(checkpoint, tmp_path):
     assert started.wait() == -signal.SIGKILL
     stopped = PhotoIndex(index)
     before = stopped.count
-    assert 0 < before < 300 and stopped.state == {"whole": False, "photos": before, "skipped": 0, "left": 300 - before}
-    done = run_tool("search.py", "index", "--output", index, *compiled)
-    summary = json.loads(done.stdout)
-    assert (summary["photos"], summary["kept"], summary["encoded"]) == (300, before, 300 - before)
+    left = count - before
+    assert 0 < before < count and stopped.state == {"whole": False, "photos": before, "skipped": 0, "left": left}
+    call("index", "--output", index, few)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["photos"], summary["kept"], summary["encoded"]) == (count, before, left)
     assert sorted(PhotoIndex(index).photos) == sorted(photos.iterdir())
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from apps.search.index_factory import put_photo, put_photos, update
-from tool_runner import ROOT, run_tool
+from tool_runner import ROOT, load_tool, run_tool
 
 from ms_unireid.apps.checks.dataset_layout import KINDS
 from ms_unireid.apps.export import specification
@@ -106,8 +106,9 @@ def test_the_answer_to_a_query_stands_alone_and_is_that_of_the_compiled_model(tm
     photos, index = tmp_path / "photos", tmp_path / "index"
     put_photos(photos, range(2))
     model = ROOT / "models" / "synthetic.safetensors"
+    make = ("index", "--photos", photos, "--checkpoint", model, "--output", index, "runtime.graph_mode=false")
+    load_tool("search.py").main(list(map(str, make)))
     for command in (
-        ("index", "--photos", photos, "--checkpoint", model, "--output", index, "eval.batch_size=2"),
         ("query", "--index", index, "--text", "a man", "--json", tmp_path / "plain.json"),
         ("query", "--index", index, "--text", "a man", "--json", tmp_path / "compiled.json", "runtime.graph_mode=true"),
     ):

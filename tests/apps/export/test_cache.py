@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from apps.search.index_factory import put_photos
 
-from ms_unireid.apps.export import cache
+from ms_unireid.apps.export import cache, exporting
 from ms_unireid.apps.export.cache import check_on_photos, open_exported_model
 from ms_unireid.apps.search.indexing import build_index, photo_source
 from ms_unireid.apps.search.manifest import present_about
@@ -39,8 +39,16 @@ def save(path: Path, seed: int) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled():
+    """Do not compile what exports are compared with, which takes half of the time; test_export_model.py does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "_EXPORTED_FORM", (*exporting._EXPORTED_FORM, "runtime.graph_mode=false"))
+        yield
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def made(uncompiled, tmp_path_factory) -> Path:
     """Return a folder with a checkpoint, photos, and the cache with an export in float32."""
     folder = tmp_path_factory.mktemp("exported")
     save(folder / "model.ckpt", 1)
