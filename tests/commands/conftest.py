@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tool_runner import run_tool
+from tool_runner import load_tool
 
 
 @pytest.fixture(scope="session")
@@ -14,21 +14,19 @@ def people(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("people")
     checkpoint = make_checkpoint(folder / "model.ckpt")
     photos = put_gallery(folder / "gallery")
-    done = run_tool(
-        "search.py", "index", "--photos", photos, "--checkpoint", checkpoint, "--output", folder / "index",
-        "runtime.graph_mode=false",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    made = ("index", "--photos", photos, "--checkpoint", checkpoint, "--output", folder / "index")
+    load_tool("search.py").main([*map(str, made), "runtime.graph_mode=false"])
     return folder
 
 
 @pytest.fixture(scope="module")
 def site(people, tmp_path_factory):
-    """Serve the page."""
+    """Serve the page, by a model that is not compiled."""
     from commands.search_page import served
 
     folder = tmp_path_factory.mktemp("site")
-    with served(people / "index", folder / "here", "--cases", folder / "cases") as running:
+    arguments = ("--cases", folder / "cases", "runtime.graph_mode=false")
+    with served(people / "index", folder / "here", *arguments, attentive=True) as running:
         yield running
 
 
@@ -44,18 +42,25 @@ def browser(site):
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """Return what all tabs share: the browser keeps the page's scripts."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, locale="en-GB")
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(site, browser):
+def page(site, context):
     """Return a new user's page; it must not load anything from other hosts or report errors."""
     from commands.search_page import UNFOLDED, opened
 
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, locale="en-GB")
     page = context.new_page()
     requested, errors = [], []
     page.on("request", lambda request: requested.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield opened(page, site.address + UNFOLDED)
-    context.close()
+    page.close()
     assert {
         url for url in requested if not url.startswith((site.address, "data:", "blob:", "ws" + site.address[4:]))
     } == set()

@@ -12,7 +12,7 @@ from pathlib import Path
 from apps.search.shape_people import PEOPLE
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Error, Page, Playwright, expect
-from tool_runner import LIMIT, command
+from tool_runner import LIMIT, ROOT, command
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # A container has no sandbox and little shared memory.
@@ -36,13 +36,27 @@ class Served:
     process: subprocess.Popen
 
 
+# Starts the page as its tool does; it looks for a newer index each second, so that tests do not wait for it.
+_ATTENTIVE = (
+    "import sys; sys.path.insert(0, {root!r})\n"
+    "from ms_unireid.apps.web import page\n"
+    "page._LOOK_AGAIN = 1.0\n"
+    "from ms_unireid.commands.main import run\n"
+    "run('app')"
+)
+
+
 @contextlib.contextmanager
-def served(index: Path, folder: Path, *arguments: str, **environment: str) -> Iterator[Served]:
+def served(
+    index: Path, folder: Path, *arguments: object, attentive: bool = False, **environment: str
+) -> Iterator[Served]:
     """Start the page, wait until it is ready, and stop it with SIGINT; it must not log errors."""
     folder.mkdir()
     log_file = folder.parent / f"{folder.name}.txt"
     with log_file.open("w", encoding="utf-8") as log:
         line = command("app.py", "--index", index, "--port=0", *arguments)
+        if attentive:
+            line[1:2] = ["-c", _ATTENTIVE.format(root=str(ROOT))]
         process = subprocess.Popen(
             line, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | environment
         )
@@ -124,6 +138,8 @@ def names(page: Page) -> list[str]:
 
 # With its checks beyond the standards; only the strictest contrast is left out.
 _AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice", "experimental"]}
+# All that the scheme changes are colours.
+_COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 
 
 def settle(page: Page) -> None:
@@ -133,9 +149,22 @@ def settle(page: Page) -> None:
 
 def violations(page: Page) -> list[str]:
     """Return what axe-core finds, and what has no name; elements that move or fade are shown at their end."""
+    return _found(page, _AXE) + page.evaluate(_NAMELESS)
+
+
+def violations_in_both_schemes(page: Page) -> list[str]:
+    """Return what `violations` finds in the light scheme, and where colours are too near in the dark one."""
+    found = violations(page)
+    page.emulate_media(color_scheme="dark")
+    found += [f"dark: {one}" for one in _found(page, _COLOURS)]
+    page.emulate_media(color_scheme="light")
+    return found
+
+
+def _found(page: Page, options: dict) -> list[str]:
     settle(page)
-    found = Axe().run(page, options=_AXE).response["violations"]
-    return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]] + page.evaluate(_NAMELESS)
+    found = Axe().run(page, options=options).response["violations"]
+    return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]]
 
 
 # What takes the focus but has no role of its own, or no name.
