@@ -17,6 +17,7 @@ from ms_unireid.evaluation.metrics import METRICS
 from ms_unireid.evaluation.queries import make_queries
 
 MODEL = ROOT / "models" / "synthetic.safetensors"
+UNCOMPILED = "runtime.graph_mode=false"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,8 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(world) -> Evaluated:
-    return CheckpointEvaluator(MODEL, overrides=[f"data.root={world}", "runtime.device=CPU"]).evaluate("test")
+    overrides = [f"data.root={world}", "runtime.device=CPU", UNCOMPILED]
+    return CheckpointEvaluator(MODEL, overrides=overrides).evaluate("test")
 
 
 def test_the_file_says_where_it_comes_from_and_what_it_reaches():
@@ -59,7 +61,8 @@ def test_a_missing_modality_costs_accuracy_step_by_step(evaluated):
 
 
 def test_an_index_finds_what_evaluation_finds(world, evaluated, tmp_path):
-    build_index(tmp_path / "index", [dataset_source("cuhk_pedes", world, "test")], MODEL, dtype="float32")
+    sources = [dataset_source("cuhk_pedes", world, "test")]
+    build_index(tmp_path / "index", sources, MODEL, dtype="float32", overrides=[UNCOMPILED])
     searcher, data = Searcher.open(tmp_path / "index"), evaluated.data
     fused = make_queries("fusion", evaluated.feats)
     for row in range(0, len(fused.feats), 29):

@@ -26,6 +26,11 @@ def arguments(root, output="sketches", *others):
             "--background-option", f"folder={root / 'masks'}", *others]  # fmt: skip
 
 
+def call(*arguments: object) -> None:
+    """Call the tool's main in this process."""
+    load_tool("build_sketches.py").main([str(one) for one in arguments])
+
+
 @pytest.fixture
 def root(tmp_path):
     photo_folder(tmp_path, 24)
@@ -33,7 +38,7 @@ def root(tmp_path):
 
 
 def test_a_killed_and_resumed_run_ends_with_the_same_bytes(root):
-    assert run_tool("build_sketches.py", *arguments(root, "straight", "--variations=2", "--workers=1")).returncode == 0
+    call(*arguments(root, "straight", "--variations=2", "--workers=1"))
     line = command("build_sketches.py", *arguments(root, "killed", "--variations=2", "--workers=2"))
     for wanted in (1, 30):  # files on disk at which to kill
         started = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -117,26 +122,26 @@ def test_a_read_only_folder_is_reported(root):
     assert done.returncode == 2 and "cannot be written" in done.stderr.splitlines()[-1]
 
 
-def test_a_data_set_without_sketches_becomes_one_to_train_on(data, tmp_path):
+def test_a_data_set_without_sketches_becomes_one_to_train_on(data, tmp_path, capsys):
     """Draw, merge, train and evaluate, starting from the photos and captions of the synthetic data set."""
     source, root = data / "CUHK-PEDES", tmp_path / "CUHK-PEDES"
     root.mkdir()
     (root / "reid_raw.json").write_bytes((source / "reid_raw.json").read_bytes())
     (root / "imgs").symlink_to(source / "imgs")
     given = ["--dataset", "cuhk_pedes", "--root", tmp_path, "--background", "none"]
-    done = run_tool("build_sketches.py", *given, "--style", "lines", "--workers=1")
-    assert done.returncode == 0, done.stderr
+    call(*given, "--style", "lines", "--workers=1")
     test = read_tri_pedes("cuhk_pedes", tmp_path).annotations(["test"])["test"]
     assert len(test) == 12 and all(a.pictures["sketch"][0].is_relative_to(root / "imgs-sketch2") for a in test)
-    done = run_tool("build_sketches.py", *given, "--merge", tmp_path / "merged")
-    assert json.loads(done.stdout)["identities"] == 20, done.stderr
+    capsys.readouterr()
+    call(*given, "--merge", tmp_path / "merged")
+    assert json.loads(capsys.readouterr().out)["identities"] == 20
     run = tmp_path / "run"
     load_tool("train.py").main(train_arguments(tmp_path, run, *TEST_ONLY))
     report = ["--evaluate", "--checkpoint", run / "last.ckpt", "--reference", source / "imgs-sketch2"]
-    done = run_tool("build_sketches.py", *given, *report, "--json", tmp_path / "out.json")
-    assert done.returncode == 0, done.stderr
+    capsys.readouterr()
+    call(*given, *report, "--json", tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found == json.loads(done.stdout)
+    assert found == json.loads(capsys.readouterr().out)
     assert found["sketches"] == 60 and found["photos_without_sketch"] == 0 and found["outside_mask_percent"] is None
     assert found["reference"]["sketches"] == 60 and found["reference"]["stroke_width_distance"] > 0
     rows = {row["protocol"]: row for row in found["retrieval"]}
@@ -146,17 +151,19 @@ def test_a_data_set_without_sketches_becomes_one_to_train_on(data, tmp_path):
     assert rows["exclude_source_photo"] == same
 
 
-def test_preview_and_a_folder_with_a_name_pattern(tmp_path):
+def test_preview_and_a_folder_with_a_name_pattern(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     for name in ("1_a.png", "1_b.jpg", "2_a.png", ".hidden.png", "notes.txt"):
         person().save(tmp_path / "photos" / name, format="PNG")
     given = ["--photos", tmp_path / "photos", "--background", "none"]
-    done = run_tool("build_sketches.py", *given, "--preview", tmp_path / "sheet.png")
-    assert done.returncode == 0 and Image.open(tmp_path / "sheet.png").size == (3 * 134, 3 * 390 + 16)
+    call(*given, "--preview", tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").size == (3 * 134, 3 * 390 + 16)
     given += ["--output", tmp_path / "sketches", "--workers=1"]
-    assert json.loads(run_tool("build_sketches.py", *given).stdout)["drawn"] == 3
-    done = run_tool("build_sketches.py", *given, "--identity-pattern", r"^(\d+)_", "--merge", tmp_path / "merged")
-    assert json.loads(done.stdout)["identities"] == 2
+    capsys.readouterr()
+    call(*given)
+    assert json.loads(capsys.readouterr().out)["drawn"] == 3
+    call(*given, "--identity-pattern", r"^(\d+)_", "--merge", tmp_path / "merged")
+    assert json.loads(capsys.readouterr().out)["identities"] == 2
     one, two = (np.asarray(Image.open(tmp_path / "merged" / f"1_{letter}.png")) for letter in "ab")
     assert (one == two).all()
 

@@ -15,6 +15,7 @@ from tool_runner import CONFIGS, TINY, TOOLS, load_tool, run_tool, train_argumen
 
 from ms_unireid.checkpoints.recognition import open_source
 from ms_unireid.config import ModelConfig
+from ms_unireid.errors import UserError
 
 TOOL = "convert_checkpoint.py"
 # The command-line tests' model, as its square original and as the authors' code would save it.
@@ -124,10 +125,18 @@ def bad_input(what, tmp_path):
 )
 def test_refusals_on_the_command_line(tmp_path, what, extra, words):
     path = bad_input(what, tmp_path)
-    done = run_tool(TOOL, path, tmp_path / "out.ckpt", *extra)
-    assert done.returncode == 2 and done.stdout == ""
-    (error,) = done.stderr.splitlines()
-    assert error.startswith("error: ") and str(tmp_path) in error and words in error
+    arguments = (path, tmp_path / "out.ckpt", *extra)
+    if what in ("malicious", "pipe", "names"):
+        done = run_tool(TOOL, *arguments)
+        assert done.returncode == 2 and done.stdout == ""
+        (error,) = done.stderr.splitlines()
+        assert error.startswith("error: ")
+    else:
+        with pytest.raises(UserError) as told:
+            load_tool(TOOL).main(list(map(str, arguments)))
+        error = str(told.value)
+        assert "\n" not in error
+    assert str(tmp_path) in error and words in error
     assert {p.name for p in tmp_path.iterdir()} <= {"x.pth"}
 
 
@@ -143,9 +152,11 @@ def test_refusals_on_the_command_line(tmp_path, what, extra, words):
         ),
     ],
 )
-def test_one_source_is_needed(tmp_path, arguments, words):
-    done = run_tool(TOOL, *arguments, cwd=tmp_path)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+def test_one_source_is_needed(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as told:
+        load_tool(TOOL).main(arguments)
+    assert words in str(told.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -180,6 +191,7 @@ def test_evaluating_a_unireid_checkpoint_of_the_authors(data, tmp_path, capsys, 
     capsys.readouterr()
     out = tmp_path / "rows.json"
     arguments = ["--checkpoint", path, "--config", CONFIGS / "base.yaml", "--json", out, f"data.root={data}", *TINY]
+    arguments.append("runtime.graph_mode=false")
     load_tool("evaluate.py").main([str(argument) for argument in arguments])
     rows = json.loads(out.read_text())["rows"]
     assert [(row["task"], row["protocol"]) for row in rows] == PROTOCOLS

@@ -9,7 +9,7 @@ import pytest
 from tool_runner import CONFIGS, TINY, TOOLS, load_tool, run_tool
 
 from ms_unireid.apps.checks import dry_run
-from ms_unireid.errors import ConfigError
+from ms_unireid.errors import ConfigError, UserError
 
 
 def test_this_installation_trains_and_the_data_are_found(data, tmp_path):
@@ -70,9 +70,9 @@ def test_the_table_of_a_dry_run_is_archived(monkeypatch, tmp_path, capsys):
         (["--markdown", "table.md"], "--variant, --stand-ins and --markdown are of the dry run; add --dry-run"),
     ],
 )
-def test_wrong_arguments_of_the_dry_run_are_told(arguments, message, tmp_path):
-    done = run_tool("doctor.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 2 and done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {message}")
+def test_wrong_arguments_of_the_dry_run_are_told(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as told:
+        load_tool("doctor.py").main(arguments)
+    assert str(told.value).startswith(message) and "\n" not in str(told.value)
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,6 @@ from commands.search_page import (
     names,
     opened,
     search,
-    served,
     violations,
     violations_in_both_schemes,
 )
@@ -26,7 +25,7 @@ from playwright.sync_api import expect
 from tool_runner import load_tool
 
 from ms_unireid.apps.search.engines.embedded import PhotoIndex
-from ms_unireid.checkpoints.thresholds import Thresholds, write_thresholds
+from ms_unireid.checkpoints.thresholds import Thresholds, thresholds_file, write_thresholds
 
 
 def status(page):
@@ -429,16 +428,14 @@ def test_the_address_and_photos_are_guarded(site, page):
     assert page.request.get(f"{site.address}/photo/99?kind=full").status == 404
 
 
-def test_the_page_says_who_is_probably_not_here(people, browser, tmp_path):
-    """No description reaches this threshold."""
-    shutil.copy(people / "model.ckpt", tmp_path / "model.ckpt")
+def test_the_page_says_who_is_probably_not_here(page, site, people, browser):
+    """No description reaches this threshold; a page takes up thresholds when it is opened."""
     about = PhotoIndex(people / "index").about
     kept = {"text": {"threshold": 1.0, "per_doubling": 0.0, "photos": 16, "queries": 99}}
     thresholds = Thresholds(about["checkpoint"]["sha256"], about["model"], 0.05, "people", "val", kept)
-    write_thresholds(tmp_path / "model.ckpt", thresholds)
-    arguments = ("--checkpoint", tmp_path / "model.ckpt", "runtime.graph_mode=false")
-    with served(people / "index", tmp_path / "here", *arguments) as site:
-        page = opened(browser.new_page(locale="en-GB"), site.address + UNFOLDED)
+    write_thresholds(people / "model.ckpt", thresholds)
+    try:
+        opened(page, site.address + UNFOLDED)
         search(page, caption("red"))
         expect(page.locator(".card").first).to_contain_text("probably not here")
         expect(page.locator(".doubtful")).to_have_count(len(names(page)))
@@ -450,9 +447,10 @@ def test_the_page_says_who_is_probably_not_here(people, browser, tmp_path):
         page.keyboard.press("Escape")
         photos = json.loads(handed_over(page, "JSON"))["photos"]
         assert {photo["probably_not_here"] for photo in photos} == {True}
-        page.close()
-        page = browser.new_page(locale="zh-CN")
-        page.goto(f"{site.address}/?q={caption('red')}")
-        expect(page.locator(".doubtful").first).to_have_text("很可能不在其中")
-        expect(page.locator(".status")).to_contain_text("此人很可能不在其中")
-        page.close()
+        chinese = browser.new_page(locale="zh-CN")
+        chinese.goto(f"{site.address}/?q={caption('red')}")
+        expect(chinese.locator(".doubtful").first).to_have_text("很可能不在其中")
+        expect(chinese.locator(".status")).to_contain_text("此人很可能不在其中")
+        chinese.close()
+    finally:
+        thresholds_file(people / "model.ckpt").unlink()

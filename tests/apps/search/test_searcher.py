@@ -1,6 +1,7 @@
 """Search with a real tiny model, compared with rankings computed from its features."""
 
 import contextlib
+import functools
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -82,11 +83,13 @@ def photo(made: Path, number: int) -> Path:
     return made / "photos" / f"{number:03d}.png"
 
 
+@functools.cache
 def image_feature(model: UNIReID, path: Path) -> np.ndarray:
     pixels = evaluation_transform(load_picture(path), CONFIG.model.image_size)
     return model.encode_image(Tensor(pixels[None])).asnumpy()[0]
 
 
+@functools.cache
 def text_feature(model: UNIReID, text: str) -> np.ndarray:
     return model.encode_text(Tensor(mu.Tokenizer(24)([text]))).asnumpy()[0]
 
