@@ -8,6 +8,7 @@ import torch
 from mindspore import Parameter, Tensor, nn
 
 from ms_unireid.config import ModelConfig, ObjectiveConfig
+from ms_unireid.config_schema import Architecture, TowerSize
 from reference import model as reference_model
 
 # Beside MindSpore's threads torch's second one waits more than it works: tiny steps take a hundred times longer.
@@ -15,6 +16,8 @@ torch.set_num_threads(1)
 
 TINY = ModelConfig(architecture="tiny", image_size=(32, 16), context_length=12)
 FULL_SIZE = ModelConfig()
+# With three of its twelve blocks: the first, the last, and one between.
+FULL_WIDTH = ModelConfig(architecture=Architecture(TowerSize(768, 3, 12), TowerSize(512, 3, 8), 16, 512))
 
 # Of the towers' operations, `runtime.fused_ops`.
 FORMS = ("plain", "fast")

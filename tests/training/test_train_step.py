@@ -231,14 +231,14 @@ def test_zero_rate_changes_nothing(start, full_step, graph):
     assert not changed(values[1], start)
 
 
-# The whole ViT-B/16, in batches of two pairs.
+# Of the widths of ViT-B/16, and `make parity` the whole of it, in batches of two pairs.
 
 
 @pytest.fixture(scope="module")
-def full_size():
+def full_size(request):
     """Return torch's model, ours with the same weights, and these weights."""
     torch.set_num_threads(2)
-    theirs, ours = parity.reference_for(parity.FULL_SIZE, 3), build_model(parity.FULL_SIZE)
+    theirs, ours = parity.reference_for(request.param, 3), build_model(request.param)
     start = parity.parameters(theirs)
     parity.load_values(ours, start)
     yield theirs, ours, start
@@ -246,25 +246,42 @@ def full_size():
     gc.collect()
 
 
-@pytest.mark.full_size
-def test_full_size_step(full_size, graph):
-    """The first moment after one step is a tenth of the gradient with its decay."""
+WIDE, WHOLE = (
+    pytest.mark.parametrize("full_size", [pytest.param(model, id=name)], indirect=True)
+    for name, model in (("three blocks", parity.FULL_WIDTH), ("whole", parity.FULL_SIZE))
+)
+
+
+def assert_same_step(full_size, config):
+    """Compare a step; the first moment after it is a tenth of the gradient with its decay."""
     theirs, ours, start = full_size
     parity.load_values(ours, start)
-    expected_loss, expected = reference_gradients(theirs, batch(1, parity.FULL_SIZE, 2), "Full")
-    _, values = reference_run(start, Config(), 1, 2)
-    step_cell = TrainOneStepCell(ours, Config())
-    history, found = our_run(step_cell, start, 1e-5, 1, parity.FULL_SIZE, 2)
+    expected_loss, expected = reference_gradients(theirs, batch(1, config.model, 2), "Full")
+    _, values = reference_run(start, config, 1, 2)
+    step_cell = TrainOneStepCell(ours, config)
+    history, found = our_run(step_cell, start, 1e-5, 1, config.model, 2)
     assert history[0] == pytest.approx(expected_loss, rel=1e-5)
     assert parity.max_difference(found[1], values[1]) < 1e-6
     decays = zip(step_cell.params, step_cell.optimizer.exp_avg, step_cell.optimizer.decays, strict=True)
     gradients = {p.name: moment.asnumpy() * 10 - decay * start[p.name] for p, moment, decay in decays}
-    assert len(gradients) == 302
     difference, name = parity.gradient_difference(gradients, expected)
     assert difference < 2e-4, name
+    return len(gradients)
+
+
+@WIDE
+def test_step_of_full_width(full_size, graph):
+    assert_same_step(full_size, Config(model=parity.FULL_WIDTH))
 
 
 @pytest.mark.exhaustive
+@WHOLE
+def test_full_size_step(full_size, graph):
+    assert assert_same_step(full_size, Config()) == 302
+
+
+@pytest.mark.exhaustive
+@WHOLE
 @pytest.mark.parametrize("row", parity.ROWS)
 def test_full_size_gradients(row, full_size, pynative):
     """Four pairs: with two, the random features are so alike that the temperature's gradient cancels."""
@@ -277,6 +294,7 @@ def test_full_size_gradients(row, full_size, pynative):
 
 
 @pytest.mark.exhaustive
+@WHOLE
 def test_full_size_runs_side_by_side(full_size, graph):
     _, ours, start = full_size
     step_cell = TrainOneStepCell(ours, Config())
