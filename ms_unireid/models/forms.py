@@ -6,6 +6,7 @@ every element while the graph lives. A fast form sums and broadcasts over rows b
 split and concatenation, and computes cheap values again instead of keeping them.
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,9 +207,18 @@ class Operations:
         return cls(form, precision, runtime.recompute)
 
     def make(self, kind: type[nn.Cell], *arguments: Any) -> nn.Cell:
-        """Build an operation in the chosen form; `kind` is its plain form."""
-        return _FORMS[self.form].get(kind, kind)(*arguments, precision=self.precision)
+        """Return an operation in the chosen form; `kind` is its plain form. One without arguments is shared."""
+        chosen = _FORMS[self.form].get(kind, kind)
+        if arguments:
+            return chosen(*arguments, precision=self.precision)
+        return _shared(chosen, self.precision, self.recompute)
 
     def matmul(self) -> MatMul:
         """Build the product of two matrices."""
-        return MatMul(precision=self.precision)
+        return _shared(MatMul, self.precision, self.recompute)
+
+
+@functools.cache
+def _shared(kind: type[nn.Cell], precision: str, recompute: bool) -> nn.Cell:
+    """Build one cell for all places: MindSpore reads the code of every cell anew, a quarter of a step's compilation."""
+    return kind(precision=precision)

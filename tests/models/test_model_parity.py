@@ -150,14 +150,14 @@ def test_fixed_temperature_is_not_trained():
     assert "logit_scale" not in {p.name for p in net.trainable_params()}
 
 
-@pytest.mark.full_size
-def test_full_size_features(zeros, pynative):
-    """Both forms; test_full_size_step compiles the model."""
-    theirs = parity.reference_for(parity.FULL_SIZE, 3)
-    batch = parity.numpy_batch(parity.FULL_SIZE, 5, 2)
+@pytest.mark.parametrize("model", [parity.FULL_WIDTH, pytest.param(parity.FULL_SIZE, marks=pytest.mark.exhaustive)])
+def test_features_of_the_full_width(model, zeros, pynative):
+    """Both forms, with three blocks or twelve; a step of the same compiles the model."""
+    theirs = parity.reference_for(model, 3)
+    batch = parity.numpy_batch(model, 5, 2)
     expected, _ = reference_features(theirs, batch)
     for form in parity.FORMS:
-        ours = UNIReID(parity.FULL_SIZE, 1, Operations(form))
+        ours = UNIReID(model, 1, Operations(form))
         parity.copy_weights(theirs, ours)
         assert parity.max_difference(our_features(ours, batch)[0], expected) < 1e-4
         del ours
