@@ -142,8 +142,17 @@ def test_what_is_exchanged_between_processes_is_the_same(positives, mode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory", [{}, {"cache_chunk": 2}])
-def test_a_step_takes_what_is_present(memory, graph):
+@pytest.mark.parametrize(
+    ("mode", "memory"),
+    [
+        ("graph", {}),
+        ("pynative", {"cache_chunk": 2}),
+        pytest.param("graph", {"cache_chunk": 2}, marks=pytest.mark.exhaustive),
+    ],
+    indirect=["mode"],
+    ids=str,
+)
+def test_a_step_takes_what_is_present(mode, memory):
     config = Config(model=parity.TINY, data=DataConfig(), train=TrainConfig(**memory))
     photos, sketches, token_ids = parity.numpy_batch(parity.TINY, 1, 4)
     step, present = TrainOneStepCell(build_model(config.model), config), PRESENT[:4]

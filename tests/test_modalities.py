@@ -148,18 +148,27 @@ def test_either_spelling_is_the_same_task():
 
 
 @pytest.mark.parametrize(
-    "memory", [{}, {"cache_chunk": 2}, pytest.param({"accumulation_steps": 2}, marks=pytest.mark.exhaustive)]
+    ("mode", "memory"),
+    [
+        ("graph", {}),
+        ("pynative", {"cache_chunk": 2}),
+        pytest.param("graph", {"cache_chunk": 2}, marks=pytest.mark.exhaustive),
+        pytest.param("graph", {"accumulation_steps": 2}, marks=pytest.mark.exhaustive),
+    ],
+    indirect=["mode"],
+    ids=str,
 )
-def test_a_step_takes_a_picture_of_each_modality(memory, graph):
+def test_a_step_takes_a_picture_of_each_modality(mode, memory):
     train = TrainConfig(learning_rate=1e-3, eps=1e-8, **memory)
     config = Config(model=parity.TINY, data=DataConfig(modalities=PICTURES), objective=MANY, train=train)
     photos, sketches, token_ids = parity.numpy_batch(parity.TINY, 1, 4)
     pictures = (sketches, *(parity.numpy_batch(parity.TINY, seed, 4)[1] for seed in (2, 3)))
     step = TrainOneStepCell(build_model(config.model), config)
     before = {p.name: p.asnumpy().copy() for p in step.network.model.get_parameters()}
+    values = step(photos, pictures, token_ids).read()
+    ms.set_context(mode=ms.PYNATIVE_MODE)
     plain = NetworkWithObjective(build_model(config.model), Objective(MANY), pictures=PICTURES)
     expected = plain(*map(Tensor, (photos, *pictures, token_ids)), Tensor(1.0, ms.float32))[0]
-    values = step(photos, pictures, token_ids).read()
     if "accumulation_steps" not in memory:  # which contrasts the halves of the batch only
         assert values["loss"] == pytest.approx(float(expected.asnumpy()), rel=1e-5)
     assert parity.max_difference(before, {p.name: p.asnumpy() for p in step.network.model.get_parameters()}) > 0

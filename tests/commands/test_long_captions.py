@@ -31,7 +31,7 @@ def here(tool: str, *arguments: object) -> None:
 def trained(data: Path, run: Path, *overrides: str) -> tuple[Path, str]:
     """Train for an epoch; return the run's folder and what was said on stderr."""
     said = io.StringIO()
-    brief = ("train.epochs=1", "train.log_every=100", UNCOMPILED, "eval.splits=[val]", *overrides)
+    brief = ("train.epochs=1", "data.batch_size=24", UNCOMPILED, "eval.splits=[val]", *overrides)
     with contextlib.redirect_stderr(said):
         here("train.py", *train_arguments(data, run, *brief))
     return run, said.getvalue()

@@ -89,7 +89,8 @@ def snippets() -> list[str]:
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
 
 
-def test_the_pages_loop_and_its_model_run(tmp_path, monkeypatch, capfd, graph):
+@pytest.mark.parametrize("mode", [pytest.param("graph", marks=pytest.mark.exhaustive), "pynative"], indirect=True)
+def test_the_pages_loop_and_its_model_run(tmp_path, monkeypatch, capfd, mode):
     """The page's code unchanged, on a small data set and a tiny model."""
     monkeypatch.chdir(tmp_path)
     generate_tri_dataset(Path("FOLDER"), SyntheticConfig(4, 2, 2, photos_per_identity=2, captions_per_photo=1))

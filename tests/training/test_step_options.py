@@ -161,7 +161,7 @@ def test_a_step_without_the_persons_it_needs(persons):
 
 
 def test_a_cached_step_compiled(plain, graph):
-    _, values = run(make(cache_chunk=4))
+    _, values = run(make(cache_chunk=3))
     assert parity.max_difference(values, plain[1]) < 1e-6
 
 
