@@ -1,5 +1,6 @@
 """Fixtures for all tests, the execution mode, the slice of real data, and the distribution of tests to workers."""
 
+import gc
 import json
 import os
 import sys
@@ -52,6 +53,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: _turn(str(item.path.relative_to(TESTS))))
+
+
+def pytest_collection_finish():
+    """Keep what is there: MindSpore collects garbage whenever it compiles, and half a second of it would be the tests."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
