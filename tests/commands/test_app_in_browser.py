@@ -360,7 +360,7 @@ def test_an_upload_is_prepared_unless_it_is_to_stay(page):
 
 
 def test_the_latest_query_is_answered(page):
-    for _ in range(3):
+    for _ in range(2):
         for text in (caption("red"), caption("blue"), "", caption("grey"), caption("green")):
             description(page).fill(text)
             description(page).press("Enter", no_wait_after=True)
@@ -469,9 +469,9 @@ PART = b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../../a.p
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
-@pytest.mark.parametrize(
-    ("body", "headers"),
-    [
+def test_an_upload_is_a_form_with_one_file(site, page):
+    address = page.evaluate(_UPLOAD_ADDRESS)
+    for body, headers in (
         (PART * 2 + b"--x--\r\n", FORM),
         (PART * 30 + b"--x--\r\n", FORM),
         (PART.replace(b"filename", b"file") + b"--x--\r\n", FORM),
@@ -479,11 +479,9 @@ FORM = {"Content-Type": "multipart/form-data; boundary=x"}
         (PART[:40], FORM),
         (sketched(), {"Content-Type": "image/png"}),
         (b"a=1", {"Content-Type": "application/x-www-form-urlencoded"}),
-    ],
-)
-def test_an_upload_is_a_form_with_one_file(site, page, body, headers):
-    assert ask(site, "POST", page.evaluate(_UPLOAD_ADDRESS), body, **headers)[0] == 400
-    expect(uploads(page)).to_have_count(0)
+    ):
+        assert ask(site, "POST", address, body, **headers)[0] == 400, body[:100]
+        expect(uploads(page)).to_have_count(0)
 
 
 def test_a_tab_sends_one_upload_at_a_time(site, page):

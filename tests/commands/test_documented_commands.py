@@ -16,6 +16,7 @@ from test_documentation import CHINESE, FENCED, PAGES, without_blocks
 from test_installation import extras
 from tool_runner import ROOT, TINY, load_tool
 
+from ms_unireid.apps.export import exporting
 from ms_unireid.commands.main import JOBS
 from ms_unireid.config import load_config
 
@@ -146,6 +147,8 @@ def demo(tmp_path_factory) -> Path:
 def test_a_command_runs_on_the_demo(command, demo, monkeypatch, capfd):
     """In the order of the pages: a command may need what an earlier one has made."""
     monkeypatch.chdir(demo)
+    # What exports are compared with is compiled in test_export_model.py.
+    monkeypatch.setattr(exporting, "_EXPORTED_FORM", (*exporting._EXPORTED_FORM, "runtime.graph_mode=false"))
     tool, *arguments = command
     overrides = [place for place, word in enumerate(arguments, 1) if re.match(r"\w+\.\w+=", word)]
     place = max(overrides, default=len(arguments))  # overrides stand together

@@ -29,6 +29,7 @@ from ms_unireid.errors import UserError, escaped
 
 _STYLE, _SCRIPT = (Path(__file__).with_name(f"page.{suffix}") for suffix in ("css", "js"))
 _DAY = 24 * 60 * 60  # seconds
+_PATIENCE = 60  # seconds for the first answer to a tab; behind NiceGUI's 3 a busy machine sends an error page instead
 _GONE = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 360"><rect width="120" height="360" fill="#e5e7eb"/>'
     '<text x="60" y="184" text-anchor="middle" font-family="sans-serif" font-size="14" fill="#4b5563">photo gone</text>'
@@ -52,7 +53,7 @@ def build_site(worker: SearchWorker, token: str | None = None, cases: Cases | No
     photos, downloads = Photos(worker.searcher), Downloads(site)
     _serve_photos(site, worker, photos)
 
-    @ui.page("/", title=TITLE)
+    @ui.page("/", title=TITLE, response_timeout=_PATIENCE)
     async def page(request: Request) -> None:
         ui.add_css(_STYLE)
         ui.add_body_html(f"<script>{_SCRIPT.read_text(encoding='utf-8')}</script>")
