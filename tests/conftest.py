@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Keep what is there: MindSpore collects garbage whenever it compiles, and half a second of it would be the tests."""
+    """Keep what is there: MindSpore collects garbage whenever it compiles; half a second of it would be the tests."""
     gc.freeze()
 
 
