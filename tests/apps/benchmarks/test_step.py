@@ -85,7 +85,7 @@ def test_small_measurements(tool, data, tmp_path, capsys, monkeypatch):
     assert result["ratio"]["pytorch"]["min"] <= 1.5 * ours / theirs <= 2.25 * result["ratio"]["pytorch"]["max"]
     assert "peak memory, ours / PyTorch as installed: " in capsys.readouterr().out
     arguments = ["--root", str(data), "--rounds", "1", "--evaluations", "1", "--threads", "1", "--json", str(out)]
-    beside = ["--beside", "pytorch_bf16", "openvino", "onnxruntime_int8"]
+    beside = ["--beside", "pytorch_bf16", "onnxruntime_int8"]
     tool.main(["encode", *arguments, *UNCOMPILED, *beside])
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert rows[0]["beside"].keys() == set(beside[1:]) and not rows[1]["beside"]
