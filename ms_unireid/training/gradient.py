@@ -1,6 +1,7 @@
 """The network with its objective, and three ways to compute a batch's gradient: whole, by parts, or by chunks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -155,16 +156,28 @@ def _clear(sums: ParameterTuple) -> None:
         total.set_data(ops.zeros_like(total))
 
 
+class AddToSums(nn.Cell):
+    """Adds gradients to sums, in their order."""
+
+    def __init__(self, sums: Sequence[Parameter]):
+        super().__init__(auto_prefix=False)
+        self.sums, self.add_to, self.map = ParameterTuple(sums), adding(), ops.Map()
+
+    def construct(self, *grads: Tensor) -> tuple[Tensor, ...]:
+        """Return the sums."""
+        return self.map(self.add_to, self.sums, grads)
+
+
 class _AddedGradient(nn.Cell):
     """Adds gradients to sums within the graph that computes them; returns what else it computes."""
 
     def __init__(self, gradient: nn.Cell, sums: Sequence[Parameter]):
         super().__init__(auto_prefix=False)
-        self.gradient, self.sums, self.add_to, self.map = gradient, ParameterTuple(sums), adding(), ops.Map()
+        self.gradient, self.add = gradient, AddToSums(sums)
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         values, grads = self.gradient(*inputs)
-        return ops.depend(values, self.map(self.add_to, self.sums, grads))
+        return ops.depend(values, self.add(*grads))
 
 
 class _PartGradient(BatchGradient):
@@ -233,11 +246,14 @@ class _Projected(nn.Cell):
 
 
 class ProjectedGradient(nn.Cell):
-    """The gradient that features' gradients give the parameters of the cell that encodes them."""
+    """The gradient that features' gradients give the parameters of the cell that encodes them.
 
-    def __init__(self, encoders: nn.Cell, params: ParameterTuple):
+    With `places`, of the encoder's inputs, it is a tuple: theirs, then that of the parameters.
+    """
+
+    def __init__(self, encoders: nn.Cell, params: ParameterTuple, places: int | tuple[int, ...] | None = None):
         super().__init__(auto_prefix=False)
-        self.value_and_grad = ms.value_and_grad(_Projected(encoders), None, params)
+        self.value_and_grad = ms.value_and_grad(_Projected(encoders), places, params)
 
     def construct(self, *inputs: Tensor) -> tuple:
         """Take the encoder's inputs and the features' gradients; return their product and the gradients."""
@@ -248,19 +264,33 @@ class CachedGradient:
     """The gradient of a batch, encoded `chunk` pairs at a time; equal to `BatchGradient`'s up to rounding.
 
     The features of all chunks are encoded without a gradient; the whole batch's loss gives the gradient of each
-    feature; then each chunk is encoded again and takes its share back through the towers.
+    feature; then each chunk is encoded again and takes its share back through the towers. `pieces` makes what does
+    both from the network, the towers' parameters and their sums; None: a graph each.
     """
 
-    def __init__(self, network: NetworkWithObjective, params: ParameterTuple, scale: LossScale, chunk: int):
-        self.chunk, self.encoders = chunk, network.encoders
+    def __init__(
+        self,
+        network: NetworkWithObjective,
+        params: ParameterTuple,
+        scale: LossScale,
+        chunk: int,
+        pieces: Callable[..., Any] | None = None,
+    ):
+        self.chunk = chunk
         self.sums = params.clone(prefix="summed", init="zeros")
         by_name = {p.name: total for p, total in zip(params, self.sums, strict=True)}
         logit_scale = [p for p in params if p.name == "logit_scale"]
         towers = [p for p in params if p.name != "logit_scale"]
         self.scale_sums = [by_name[p.name] for p in logit_scale]
         self.feature_gradient = _FeatureGradient(network, logit_scale, scale)
-        gradient = ProjectedGradient(network.encoders, ParameterTuple(towers))
-        self.add_gradient = _AddedGradient(gradient, [by_name[p.name] for p in towers])
+        tower_sums = [by_name[p.name] for p in towers]
+        if pieces is None:
+            self.encoders = network.encoders
+            gradient = ProjectedGradient(network.encoders, ParameterTuple(towers))
+            self.add_gradient = _AddedGradient(gradient, tower_sums)
+        else:
+            self.encoders = pieces(network, towers, tower_sums)
+            self.add_gradient = self.encoders.add_gradient
 
     def __call__(self, *batch: Tensor) -> tuple[tuple[Tensor, ...], tuple[()]]:
         """Return (loss, *parts) and leave the gradients of loss * loss scale in `sums`."""

@@ -20,7 +20,7 @@ from ms_unireid.runtime import ALONE, Processes
 from ms_unireid.training.gradient import BatchGradient, CachedGradient, NetworkWithObjective, SplitGradient
 from ms_unireid.training.loss_scale import LossScale
 from ms_unireid.training.optimizer import ReduceGradients, Update
-from ms_unireid.training.piecewise import PiecewiseGradient
+from ms_unireid.training.piecewise import PiecewiseEncoders, PiecewiseGradient
 
 
 class StepResult(NamedTuple):
@@ -93,11 +93,12 @@ class TrainOneStepCell(nn.TrainOneStepCell):
     def _make_gradient(self, config: Config) -> tuple[Any, ParameterTuple | None]:
         """Return the gradient that the config selects, and the parameters that sum it up, if any."""
         parts, train, form = (self.network, self.params, self.loss_scale), config.train, self.network.model.operations
+        in_pieces = form.form == "fast" and not form.recompute and config.model.activation == "quick_gelu"
         if train.accumulation_steps > 1:
             gradient = SplitGradient(*parts, train.accumulation_steps)
         elif train.cache_chunk is not None:
-            gradient = CachedGradient(*parts, train.cache_chunk)
-        elif form.form == "fast" and not form.recompute and config.model.activation == "quick_gelu":
+            gradient = CachedGradient(*parts, train.cache_chunk, PiecewiseEncoders if in_pieces else None)
+        elif in_pieces:
             return PiecewiseGradient(*parts), None
         else:
             return BatchGradient(*parts), None
