@@ -1,15 +1,15 @@
 # make demo          set-up, synthetic Tri data, train a small UNIReID, evaluate, table and ranked-list picture
 # make app           set-up, an index of 400 drawn photos by the trained model of the repository, and the page to search
 #                    them on http://127.0.0.1:8080; MODEL=runs/demo/best_average.ckpt takes another model
-# make demo-model    makes that model again: set-up, more synthetic people, an hour of training; see docs/results.md
+# make demo-model    makes that model again: set-up, more synthetic people, 83 minutes of training; see docs/results.md
 # make check         set-up, lint, the fast tests: two minutes
-# make test          set-up, lint, the test suite: 25 minutes
+# make test          set-up, lint, the test suite: 20 minutes
 # make test-sketch   part of it: the tests that need MediaPipe, in an environment of their own
 # make dry-run       set-up, steps and encoders compiled for Ascend without one, and a table of what they use: minutes
 # make fuzz          set-up, thousands of damaged files and settings: up to FUZZ_MINUTES (20)
 # make benchmark     set-up, every kind of work at three sizes, and what became slower since the last time: 15 minutes
 # make docs          set-up, the documentation as a site with search, site/index.html, in English and Chinese
-# make parity        set-up, the long parity tests on the full-size ViT-B/16
+# make parity        set-up, the long parity tests on the full-size ViT-B/16, and repetitions in other forms
 # make test-mindnlp  the tests of the bridge to MindNLP, in an environment of their own (4 GB)
 PYTHON ?= python3
 VENV ?= .venv
