@@ -21,16 +21,21 @@ Each call measures ours and a baseline alternately. A ratio compares two runs of
 
 
 def document(files: Sequence[Path], commands: Mapping[str, ModuleType], notes: str = "") -> str:
-    """Format measurements as Markdown, after `notes` that explain them; each file is named COMMAND.json.
+    """Format measurements as Markdown; each file is named COMMAND.json.
+
+    `notes` come first; what stands below `## COMMAND` in them comes below the command's figures.
 
     Raises:
         ConfigError: If a file is not named after a command.
         DataError: If a file is not a measurement of its command.
     """
-    return "\n".join([_HEAD, *([notes] if notes else []), *(_section(file, commands) for file in sorted(files))])
+    first, *others = notes.split("\n## ")
+    explained = dict(other.split("\n\n", 1) for other in others)
+    sections = [_section(file, commands, explained) for file in sorted(files)]
+    return "\n".join([_HEAD, *([f"{first.strip()}\n"] if first else []), *sections])
 
 
-def _section(file: Path, commands: Mapping[str, ModuleType]) -> str:
+def _section(file: Path, commands: Mapping[str, ModuleType], explained: Mapping[str, str]) -> str:
     name = file.name.split(".")[0]
     if name not in commands:
         raise ConfigError(f"{file}: name the file after its command, for example {next(iter(commands))}.json")
@@ -41,11 +46,12 @@ def _section(file: Path, commands: Mapping[str, ModuleType]) -> str:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{file}: not a measurement of {name} ({error!r}); measure again with --json") from error
     about = module.__doc__.splitlines()[0]
-    return f"## {name}\n\n{about}\n\n{_as_markdown(text)}\n\n{_machine(result['machine'])}\n"
+    paragraphs = (f"## {name}", about, _as_markdown(text), explained.get(name, "").strip(), _machine(result["machine"]))
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
 def _as_markdown(text: str) -> str:
-    return text if text.startswith("|") else f"```\n{text}\n```"
+    return text if "\n|" in text else f"```\n{text}\n```"
 
 
 def _machine(machine: dict[str, Any]) -> str:

@@ -21,11 +21,17 @@ from ms_unireid.apps.benchmarks.runs import (
     Standby,
     figure,
     in_turns,
+    limit,
+    machine,
     measured,
+    number,
+    picture_operations,
     random_encoder,
     ratio,
     spread,
     stand_by,
+    table,
+    tower_operations,
     work_in_turns,
 )
 from ms_unireid.config import Config, load_config
@@ -33,10 +39,10 @@ from ms_unireid.data.evaluation_sets import EvaluationSet, load_evaluation_set
 from ms_unireid.data.pictures import load_picture
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import evaluation_transform
-from ms_unireid.runtime import describe
 
+_PICTURES = 16
 WORKS = {
-    "image": "encode_image of 16 pictures",
+    "image": f"encode_image of {_PICTURES} pictures",
     "text": "the split's captions, ours cut behind their ends, PyTorch's padded to the context length",
 }
 WARM_UPS = {"image": WARM_UP, "text": 0}  # a split of captions is many batches
@@ -84,16 +90,29 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for work, warm_up in WARM_UPS.items():
             taking = sides if work == "image" else {name: sides[name] for name in ("ours", "pytorch")}
             first, runs[work] = work_in_turns(taking, work, warm_up, options.rounds)
-            runs[work]["first"] = [first["ours"]]
+            runs[work]["ours, the first"] = [first["ours"]]
     jobs = {side: (f"evaluate-split-{side}", *arguments) for side in ("ours", "pytorch")}
     runs["evaluation"] = in_turns(jobs, options.evaluations, "evaluation")
-    rows = {**WORKS, "evaluation": EVALUATION}
+    rows, counts = {**WORKS, "evaluation": EVALUATION}, _operations(*_load(arguments[1:]))
     return {
         "what": f"encoders and PyTorch's, {' '.join(map(str, arguments[2:])) or 'ViT-B/16 at 384x128'}",
         "threads": options.threads,
-        "rows": [{"work": words, **_row(runs[name])} for name, words in rows.items() if runs[name]["ours"]],
-        "machine": describe("CPU"),
+        "rows": [
+            {"work": words, "operations": counts[name], **_row(runs[name])}
+            for name, words in rows.items()
+            if runs[name]["ours"]
+        ],
+        "machine": machine(),
     }
+
+
+def _operations(config: Config, data: EvaluationSet) -> dict[str, int]:
+    """Count what the products of each work multiply and add; a caption ends with its last token."""
+    picture, text = picture_operations(config.model), config.model.sizes.text
+    lengths = Tokenizer.of(config.model)(list(dict.fromkeys(data.captions))).argmax(1) + 1
+    captions = sum(tower_operations(text, int(length)) for length in lengths)
+    pictures = len({*data.photos, *data.sketches})
+    return {"image": _PICTURES * picture, "text": captions, "evaluation": pictures * picture + captions}
 
 
 def _row(runs: dict[str, list[Run]]) -> dict[str, Any]:
@@ -108,13 +127,16 @@ def _row(runs: dict[str, list[Run]]) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; median [min..max], ours / PyTorch's"]
+    rows = []
     for row in result["rows"]:
-        lines.append(f"{row['work']}: {spread(row['ratio'])}, in CPU time {spread(row['cpu_ratio'])}")
-        lines += [f"  {name} / PyTorch's: {spread(values)}" for name, values in row.get("beside", {}).items()]
-        seconds = ", ".join(f"{name} {spread(values)}" for name, values in row["seconds"].items())
-        lines.append(f"  seconds over {row['rounds']} rounds: {seconds}")
-    return "\n".join(lines)
+        ratios = {"ours": row["ratio"], **row["beside"]}
+        for name, seconds in row["seconds"].items():
+            kind = "bfloat16" if name.endswith("bf16") else "float32"
+            least = number(limit(result, row["operations"], kind=kind))
+            rows.append((row["work"], name, spread(seconds), spread(ratios[name]) if name in ratios else "", least))
+    headers = ("work", "side", "seconds", "/ PyTorch's", "limit, s")
+    rounds = " and ".join(str(row["rounds"]) for row in result["rows"])
+    return f"{result['what']}; {rounds} rounds, median [min..max]\n\n{table(rows, *headers)}"
 
 
 def _load(overrides: tuple[str, ...]) -> tuple[Config, EvaluationSet]:
@@ -123,7 +145,7 @@ def _load(overrides: tuple[str, ...]) -> tuple[Config, EvaluationSet]:
 
 
 def _pictures(config: Config) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal((16, 3, *config.model.image_size), dtype=np.float32)
+    return np.random.default_rng(1).standard_normal((_PICTURES, 3, *config.model.image_size), dtype=np.float32)
 
 
 def encode_ours(_: str, *overrides: str) -> Run:

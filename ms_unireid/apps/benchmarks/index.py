@@ -14,9 +14,22 @@ from PIL import Image
 from tqdm import tqdm
 
 from ms_unireid.apps.arguments import at_least
-from ms_unireid.apps.benchmarks.runs import MIB, Run, figure, in_turns, measured, random_encoder, ratio, spread, summary
+from ms_unireid.apps.benchmarks.runs import (
+    MIB,
+    Run,
+    figure,
+    in_turns,
+    limit,
+    machine,
+    measured,
+    picture_operations,
+    random_encoder,
+    ratio,
+    spread,
+    summary,
+    table,
+)
 from ms_unireid.config import load_config
-from ms_unireid.runtime import describe
 
 # Height and width, typical of the three data sets.
 PHOTO_SIZE = (400, 160)
@@ -39,24 +52,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "what": f"{options.photos} JPEG photos of {PHOTO_SIZE[1]}x{PHOTO_SIZE[0]} into an index",
         "config": list(options.overrides),
+        "operations": picture_operations(load_config(None, options.overrides).model),
         "rounds": options.rounds,
         "photos_per_second": {
             name: summary([options.photos / run["seconds"] for run in done]) for name, done in runs.items()
         },
         "throughput_of_the_bare_model": ratio(runs["bare"], runs["ours"]),
         "peak_bytes": {name: figure(done, "peak_bytes") for name, done in runs.items()},
-        "machine": describe("CPU"),
+        "machine": machine(),
     }
 
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds, median [min..max]"]
-    for name, speed in result["photos_per_second"].items():
-        peak = result["peak_bytes"][name]["median"] / MIB
-        lines.append(f"{name}: {spread(speed)} photos a second, {peak:.0f} MiB at the peak")
-    share = spread(result["throughput_of_the_bare_model"])
-    return "\n".join([*lines, f"throughput, as a share of the bare model's: {share}"])
+    shares = {"ours": spread(result["throughput_of_the_bare_model"]), "bare": ""}
+    most = f"{1 / limit(result, result['operations']):.1f}"
+    rows = [
+        (name, spread(speed), shares[name], f"{result['peak_bytes'][name]['median'] / MIB:,.0f}", most)
+        for name, speed in result["photos_per_second"].items()
+    ]
+    return f"{result['what']}; {result['rounds']} rounds, median [min..max]\n\n" + table(
+        rows, "way", "photos a second", "share of the bare model's", "peak MiB", "limit, photos a second"
+    )
 
 
 def make_photos(folder: Path, count: int) -> Path:

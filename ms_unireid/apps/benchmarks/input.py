@@ -10,6 +10,7 @@ py-spy record --gil --rate 500 --format raw --output FILE -- \
 """
 
 import argparse
+import math
 import os
 import tempfile
 import time
@@ -21,13 +22,24 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ms_unireid.apps.arguments import at_least, input_folder
-from ms_unireid.apps.benchmarks.runs import Run, alone, figure, in_turns, measured, ratio, spread, summary
+from ms_unireid.apps.benchmarks.runs import (
+    Run,
+    alone,
+    figure,
+    in_turns,
+    limit,
+    machine,
+    measured,
+    ratio,
+    spread,
+    summary,
+    table,
+)
 from ms_unireid.config import AugmentConfig, RuntimeConfig
 from ms_unireid.data.annotations import Pair
 from ms_unireid.data.decoded_cache import pixel_loader
 from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import erase_rectangle, normalize
-from ms_unireid.runtime import describe
 
 GIB = 1 << 30
 SIZE, BATCH, SEED = (384, 128), 64, 1
@@ -112,7 +124,7 @@ def _measure(root: Path, cache: Path, options: argparse.Namespace) -> dict[str, 
             "fill_seconds": EPOCH_PICTURES * filled["seconds"] / filled["pictures"],
         },
         "pixels": checked,
-        "machine": describe("CPU"),
+        "machine": machine(),
     }
 
 
@@ -127,27 +139,38 @@ def _estimate(single: float, together: float, workers: int) -> float:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds, median [min..max]"]
-    lines += [f"{name}: {what}" for name, what in result["baselines"].items()]
-    for name, speed in result["pairs_per_second"].items():
-        line = f"{name}: {spread(speed)} pairs per second"
-        if name in result["times_as_fast_as_the_loop"]:
-            line += f", {spread(result['times_as_fast_as_the_loop'][name])} times as fast as the loop"
-        if name in result["cpu_milliseconds_per_pair"]:
-            line += f", {spread(result['cpu_milliseconds_per_pair'][name])} ms of CPU a pair"
-        lines += [f"{line}; {EPOCH_PAIRS} pairs: {spread(result['epoch_seconds'][name])} s"]
-    for name, speed in result[f"estimated_pairs_per_second_of_{CORES}_cores"].items():
-        lines += [
-            f"{name}, {CORES} cores, an estimate by Amdahl's law from these figures: {speed:.0f} pairs per second"
-        ]
-    lines += [f"turning a caption into tokens, once a run: {result['caption_milliseconds']:.3f} ms of CPU"]
-    for name, values in result["step_with_input_to_constant_batch"].items():
-        lines += [f"step ({name}) with input / with a constant batch: {spread(values)}"]
+    # A pair is two pictures, read as bytes and written as float32.
+    most = f"{1 / limit(result, moved=2 * 3 * math.prod(SIZE) * (1 + 4)):,.0f}"
+    faster, spent = result["times_as_fast_as_the_loop"], result["cpu_milliseconds_per_pair"]
+    rows = [
+        (
+            result["baselines"].get(name, name),
+            spread(speed),
+            spread(faster[name]) if name in faster else "",
+            spread(spent[name]) if name in spent else "",
+            spread(result["epoch_seconds"][name]),
+            most,
+        )
+        for name, speed in result["pairs_per_second"].items()
+    ]
+    rows += [
+        (f"{name}, {CORES} cores, an estimate by Amdahl's law", f"{speed:.0f}", "", "", "", "")
+        for name, speed in result[f"estimated_pairs_per_second_of_{CORES}_cores"].items()
+    ]
+    steps = result["step_with_input_to_constant_batch"].items()
     cache, pixels = result["cache"], result["pixels"]
-    lines += [f"cache of {EPOCH_PICTURES} pictures: {cache['gib']:.2f} GiB, filled in {cache['fill_seconds']:.0f} s"]
-    differing = f"{pixels['different_pictures']:.0f} differ from PIL's"
-    lines += [f"pictures checked: {pixels['pictures']:.0f}, {differing}; batches: {pixels['different_batches']:.0f}"]
-    return "\n".join(lines)
+    times = ("times as fast as the loop", "ms of CPU a pair", f"seconds for {EPOCH_PAIRS:,} pairs")
+    return "\n\n".join(
+        [
+            f"{result['what']}; {result['rounds']} rounds, median [min..max]",
+            table(rows, "way", "pairs a second", *times, "limit, pairs a second"),
+            table([(name, spread(values)) for name, values in steps], "step", "with input / with a constant batch"),
+            f"The cache of {EPOCH_PICTURES:,} pictures takes {cache['gib']:.2f} GiB and {cache['fill_seconds']:.0f} s; "
+            f"a caption's tokens {result['caption_milliseconds']:.3f} ms of CPU, once a run. "
+            f"Pictures checked: {pixels['pictures']:.0f}, {pixels['different_pictures']:.0f} differ from PIL's; "
+            f"batches that differ: {pixels['different_batches']:.0f}.",
+        ]
+    )
 
 
 def _draw_data(root: Path, pairs: int) -> Path:

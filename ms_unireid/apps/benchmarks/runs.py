@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import resource
 import statistics
@@ -12,10 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
 from tqdm import tqdm
 
-from ms_unireid.config import Config
+from ms_unireid.config import Config, ModelConfig
+from ms_unireid.config_schema import TowerSize
 from ms_unireid.installation import child_command
+from ms_unireid.runtime import describe
 
 MIB = 1 << 20
 # MindSpore runs each kernel five times on one core and five times on two, and then keeps the faster way.
@@ -151,6 +155,50 @@ def random_encoder(config: Config) -> Any:
     return Encoder(build_model(config.model, 1, config.runtime), config)
 
 
+def rates() -> Run:
+    """Measure the most that the machine does in a second: see `products.rates`."""
+    return alone("rates", "-")
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine, and measure its rates."""
+    return {**describe("CPU"), "rates": rates()}
+
+
+def limit(result: Mapping[str, Any], operations: float = 0, moved: float = 0, kind: str = "float32") -> float:
+    """Return the least seconds that the machine of a result needs to multiply and add, and to move bytes."""
+    rates = result["machine"]["rates"]
+    return max(operations / rates[kind], moved / rates["copy"])
+
+
+def tower_operations(tower: TowerSize, tokens: int) -> int:
+    """Count what the matrix products of a transformer multiply and add for one sequence."""
+    return tower.layers * tokens * (24 * tower.width**2 + 4 * tower.width * tokens)
+
+
+def picture_operations(model: ModelConfig) -> int:
+    """Count them for one picture, its patches included."""
+    sizes = model.sizes
+    patches = math.prod((side - sizes.patch_size) // model.patch_stride + 1 for side in model.image_size)
+    return tower_operations(sizes.vision, 1 + patches) + 6 * patches * sizes.patch_size**2 * sizes.vision.width
+
+
+def pair_operations(model: ModelConfig) -> int:
+    """Count them for a step's pair: photo, sketch and caption, forward and twice as many backward."""
+    return 3 * (2 * picture_operations(model) + tower_operations(model.sizes.text, model.context_length))
+
+
+def table(rows: Sequence[Sequence[object]], *headers: str) -> str:
+    """Format rows as a table of Markdown."""
+    return tabulate(rows, headers, "pipe", disable_numparse=True)
+
+
 def spread(values: Mapping[str, float]) -> str:
     """Format a `summary` as median [min..max]."""
-    return f"{values['median']:.2f} [{values['min']:.2f}..{values['max']:.2f}]"
+    median, least, most = (number(values[name]) for name in ("median", "min", "max"))
+    return f"{median} [{least}..{most}]"
+
+
+def number(value: float) -> str:
+    """Format with two decimals; below 0.1 with two digits."""
+    return f"{value:.2g}" if 0 < value < 0.1 else f"{value:.2f}"

@@ -12,10 +12,21 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_unireid.apps.arguments import at_least
-from ms_unireid.apps.benchmarks.runs import MIB, Run, figure, in_turns, measured, ratio, spread
+from ms_unireid.apps.benchmarks.runs import (
+    MIB,
+    Run,
+    figure,
+    in_turns,
+    limit,
+    machine,
+    measured,
+    number,
+    ratio,
+    spread,
+    table,
+)
 from ms_unireid.apps.search.engines.exact import exact_search
 from ms_unireid.evaluation.similarity import normalize_rows
-from ms_unireid.runtime import describe
 
 DIM, TOP = 512, 10
 ROWS_AT_ONCE = 10_000
@@ -41,25 +52,30 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     answers = {tuple(tuple(run.pop("rows")) for run in done) for done in runs.values()}
     return {
         "what": f"top {TOP} of one query among {options.photos} x {DIM} float16 features, memory-mapped",
+        "photos": options.photos,
         "baselines": BASELINES,
         "rounds": options.rounds,
         "same_answer": len(answers) == 1,
         "seconds": {name: figure(done) for name, done in runs.items()},
         "peak_bytes": {name: figure(done, "peak_bytes") for name, done in runs.items()},
         "times_as_fast": {name: ratio(runs[name], runs["ours"]) for name in BASELINES},
-        "machine": describe("CPU"),
+        "machine": machine(),
     }
 
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds, median [min..max]"]
+    ways = {"ours": "ours", **result["baselines"]}
+    least = number(limit(result, moved=result["photos"] * DIM * 2))
+    rows = []
     for name, seconds in result["seconds"].items():
-        peak = result["peak_bytes"][name]["median"] / MIB
-        lines.append(f"{name}: {spread(seconds)} s, {peak:.0f} MiB resident at the peak")
-    for name, values in result["times_as_fast"].items():
-        lines.append(f"times as fast as {name} ({result['baselines'][name]}): {spread(values)}")
-    return "\n".join([*lines, f"the same answer from all: {'yes' if result['same_answer'] else 'NO'}"])
+        peak, faster = result["peak_bytes"][name]["median"] / MIB, result["times_as_fast"].get(name)
+        rows.append((ways[name], spread(seconds), faster and spread(faster), f"{peak:,.0f}", least))
+    return (
+        f"{result['what']}; {result['rounds']} rounds, median [min..max]; "
+        f"the same answer from all: {'yes' if result['same_answer'] else 'NO'}\n\n"
+        + table(rows, "way", "seconds", "ours is as many times as fast", "peak MiB", "limit, s")
+    )
 
 
 def make_features(file: Path, photos: int) -> None:

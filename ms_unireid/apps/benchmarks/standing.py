@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 from tqdm import tqdm
 
 from ms_unireid.apps.arguments import at_least
@@ -24,19 +23,24 @@ from ms_unireid.apps.benchmarks.runs import (
     Run,
     Standby,
     alone,
+    limit,
+    machine,
+    number,
+    pair_operations,
+    picture_operations,
     random_encoder,
     spread,
     stand_by,
     summary,
+    table,
 )
 from ms_unireid.checkpoints.clip_names import clip_shapes
 from ms_unireid.checkpoints.formats.dtypes import dtype_of
 from ms_unireid.checkpoints.formats.safetensors_file import write_safetensors
 from ms_unireid.checkpoints.formats.tensor_file import Entry
-from ms_unireid.config import load_config
+from ms_unireid.config import ModelConfig, load_config
 from ms_unireid.config_schema import ARCHITECTURES
 from ms_unireid.files import read_json
-from ms_unireid.runtime import describe
 
 _QUERIES = 1000
 _TRAINED = 512  # pairs
@@ -54,11 +58,16 @@ _RESULT = {
 
 @dataclass(frozen=True)
 class Work:
-    """A kind of work; `runs` prepares it in a folder for a size and returns what measures it once."""
+    """A kind of work.
+
+    `runs` prepares it in a folder for a size and returns what measures it once; `needs` counts, for a size and a model,
+    what is multiplied and added and the bytes that are moved, at least.
+    """
 
     unit: str
     sizes: tuple[int, ...]
     runs: Callable[[Path, int, list[str], contextlib.ExitStack], Callable[[], Run]]
+    needs: Callable[[int, ModelConfig], tuple[float, float]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +88,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "what": f"every kind of work, {options.rounds} rounds",
         "config": list(options.overrides),
         "works": works,
-        "machine": describe("CPU"),
+        "machine": machine(),
     }
     return result | {"compared": compare(result, last) if last else None}
 
@@ -87,15 +96,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
     rows = [
-        (name, f"{row['size']:,} {work['unit']}", spread(row["seconds"]), f"{row['peak_bytes'] / MIB:,.0f}")
+        (
+            name,
+            f"{row['size']:,} {work['unit']}",
+            spread(row["seconds"]),
+            number(limit(result, row["operations"], row["moved"])),
+            f"{row['peak_bytes'] / MIB:,.0f}",
+        )
         for name, work in result["works"].items()
         for row in work["rows"]
     ]
-    table = tabulate(rows, ("work", "size", "seconds", "peak MiB"), "pipe", disable_numparse=True)
-    growth = [f"{name}: size^{work['growth']:.2f}" for name, work in result["works"].items()]
+    measured = table(rows, "work", "size", "seconds", "limit, s", "peak MiB")
+    growth = [f"{name} size^{work['growth']:.2f}" for name, work in result["works"].items()]
     compared = result["compared"] or {"note": "nothing to compare with", "slower": []}
     slower = [f"- {line}" for line in compared["slower"]] or ["- nothing became slower"] * (compared["note"] == "")
-    return "\n".join([table, "", f"Growth of the time: {', '.join(growth)}.", compared["note"], *slower]).rstrip()
+    return "\n".join([measured, "", f"Growth of the time: {', '.join(growth)}.", compared["note"], *slower]).rstrip()
 
 
 def compare(now: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
@@ -127,9 +142,11 @@ def _measure(name: str, rounds: int, overrides: list[str]) -> dict[str, Any]:
         for _ in tqdm(range(rounds), desc=name, unit="round"):
             for size, run in ways.items():
                 runs[size].append(run())
+    model = load_config(None, overrides).model
     rows = [
         {
             "size": size,
+            **dict(zip(("operations", "moved"), work.needs(size, model), strict=True)),
             "seconds": summary([run["seconds"] for run in found]),
             "peak_bytes": max(run["peak_bytes"] for run in found),
         }
@@ -201,15 +218,29 @@ def _random_entries(architecture: str) -> Iterator[Entry]:
         yield Entry.of(name, values)
 
 
+_INPUT = _TRAINED * 2 * 3 * math.prod(input.SIZE) * (1 + 4)  # bytes of pixels read, and float32 written
 _MODELS = {15: "small", 285: "ViT-B/16", 813: "ViT-L/14"}
 _CORES = os.cpu_count() or 1
 WORKS = {
-    "search": Work("photos", (10_000, 1_000_000, 10_000_000), _search),
-    "index": Work("photos", (16, 48, 144), _index),
-    "evaluation": Work("photos", (1000, 4000, 20_000), _evaluate),
-    "input": Work("workers", tuple(sorted({1, max(1, _CORES // 2), _CORES})), _load),
-    "step": Work("pairs", (2, 4, 8), _standing("step-ours", "data.batch_size")),
-    "encode": Work("pictures", (4, 8, 16), _standing("standing-encode", "eval.batch_size")),
-    "conversion": Work("MiB", tuple(_MODELS), _convert),
+    "search": Work("photos", (10_000, 1_000_000, 10_000_000), _search, lambda photos, _: (0, photos * search.DIM * 2)),
+    "index": Work("photos", (16, 48, 144), _index, lambda photos, model: (photos * picture_operations(model), 0)),
+    "evaluation": Work(
+        "photos", (1000, 4000, 20_000), _evaluate, lambda photos, _: (2 * _QUERIES * photos * evaluation.DIM, 0)
+    ),
+    "input": Work("workers", tuple(sorted({1, max(1, _CORES // 2), _CORES})), _load, lambda *_: (0, _INPUT)),
+    "step": Work(
+        "pairs",
+        (2, 4, 8),
+        _standing("step-ours", "data.batch_size"),
+        lambda pairs, model: (pairs * pair_operations(model), 0),
+    ),
+    "encode": Work(
+        "pictures",
+        (4, 8, 16),
+        _standing("standing-encode", "eval.batch_size"),
+        lambda pictures, model: (pictures * picture_operations(model), 0),
+    ),
+    # Half-precision values are read, and written in float32.
+    "conversion": Work("MiB", tuple(_MODELS), _convert, lambda mebibytes, _: (0, 3 * mebibytes * MIB)),
 }
 JOBS = {"standing-encode": _encode}

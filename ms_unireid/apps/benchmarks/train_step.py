@@ -12,9 +12,21 @@ from typing import Any
 import numpy as np
 
 from ms_unireid.apps.arguments import at_least
-from ms_unireid.apps.benchmarks.runs import WARM_UP, Run, Standby, figure, ratio, spread, stand_by, work_in_turns
+from ms_unireid.apps.benchmarks.runs import (
+    WARM_UP,
+    Run,
+    Standby,
+    figure,
+    limit,
+    machine,
+    pair_operations,
+    ratio,
+    spread,
+    stand_by,
+    table,
+    work_in_turns,
+)
 from ms_unireid.config import Config, load_config
-from ms_unireid.runtime import describe
 
 GIB = 1 << 30
 # By default glibc returns large blocks to the system after each use and clears them again.
@@ -64,6 +76,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         first, runs = work_in_turns(sides, "step", options.warm_up, options.rounds)
     return {
         "what": f"a training step of {options.batch} pairs, {' '.join(arguments)}",
+        "operations": options.batch * pair_operations(load_config(None, arguments).model),
         "baselines": {name: WORDS[name] for name in options.baselines},
         "rounds": options.rounds,
         "warm_up": options.warm_up,
@@ -73,23 +86,27 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": {name: figure(found) for name, found in runs.items()},
         "first_step_seconds": {name: run["seconds"] for name, run in first.items()},
         "peak_gib": {name: max(run["peak_bytes"] for run in found) / GIB for name, found in runs.items()},
-        "machine": describe("CPU"),
+        "machine": machine(),
     }
 
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    lines = [f"{result['what']}; {result['rounds']} rounds after {result['warm_up']}, median [min..max]"]
-    for name, words in result["baselines"].items():
-        time, cpu = (spread(result[kind][name]) for kind in ("ratio", "cpu_ratio"))
-        lines.append(f"time, ours / {words}: {time}, in CPU time {cpu}")
+    peaks, words = result["peak_gib"], {"ours": "ours", **result["baselines"]}
+    rows = []
     for name, seconds in result["seconds"].items():
-        first, peak = result["first_step_seconds"][name], result["peak_gib"][name]
-        lines.append(f"{name}: {spread(seconds)} s, the first {first:.1f} s, peak {peak:.2f} GiB")
-    for name, words in result["baselines"].items():
-        peaks = result["peak_gib"]
-        lines.append(f"peak memory, ours / {words}: {peaks['ours'] / peaks[name]:.2f}")
-    return "\n".join(lines)
+        ratios = [""] * 3
+        if name != "ours":
+            ratios = [*(spread(result[kind][name]) for kind in ("ratio", "cpu_ratio"))]
+            ratios.append(f"{peaks['ours'] / peaks[name]:.2f}")
+        kind = "bfloat16" if name.endswith("bf16") else "float32"
+        least = f"{limit(result, result['operations'], kind=kind):.1f}"
+        first = f"{result['first_step_seconds'][name]:.1f}"
+        rows.append((words[name], spread(seconds), first, f"{peaks[name]:.2f}", *ratios, least))
+    ratios = ("ours / it", "in CPU time", "in memory")
+    return f"{result['what']}; {result['rounds']} rounds after {result['warm_up']}, median [min..max]\n\n" + table(
+        rows, "side", "seconds", "the first", "peak GiB", *ratios, "limit, s"
+    )
 
 
 def make_batch(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -117,7 +117,7 @@ def test_a_small_measurement_of_the_input(tool, small_input, data, tmp_path, cap
     assert len(result["step_with_input_to_constant_batch"]) == 4
     assert reading._estimate(2e-3, 1e-3, 2) == pytest.approx(16 / 2e-3)  # twice as fast: nothing runs alone
     assert reading._estimate(2e-3, 2e-3, 2) == pytest.approx(1 / 2e-3)
-    assert "pictures checked: 10, 0 differ from PIL's" in capsys.readouterr().out
+    assert "Pictures checked: 10, 0 differ from PIL's" in capsys.readouterr().out
 
 
 def test_different_pixels_are_reported(small_input, data, tmp_path, monkeypatch):
@@ -166,6 +166,16 @@ def test_the_performance_notes_are_those_of_the_measurements(tool, tmp_path):
     notes = ROOT / "docs" / "measurements" / "notes.md"
     tool.main(["document", *map(str, files), "--notes", str(notes), "--output", str(tmp_path / "performance.md")])
     assert (tmp_path / "performance.md").read_text("utf-8") == (ROOT / "docs" / "performance.md").read_text("utf-8")
+
+
+def test_a_paragraph_comes_below_the_figures_of_its_command(tool, tmp_path):
+    search = ROOT / "docs" / "measurements" / "search.json"
+    (tmp_path / "notes.md").write_text("Of all.\n\n## search\n\nOf the search.\n\n## index\n\nOf the index.\n")
+    out = tmp_path / "out.md"
+    tool.main(["document", str(search), "--notes", str(tmp_path / "notes.md"), "--output", str(out)])
+    text = out.read_text(encoding="utf-8")
+    assert text.index("Of all.") < text.index("## search") < text.index("| ours") < text.index("Of the search.")
+    assert "Of the index." not in text
 
 
 def test_a_file_that_is_not_a_measurement(tool, tmp_path):

@@ -10,8 +10,8 @@ import torch
 from mindspore import Tensor
 from tool_runner import TINY, load_tool
 
-from ms_unireid.apps.benchmarks import encode, products, train_step
-from ms_unireid.config import Config
+from ms_unireid.apps.benchmarks import encode, products, runs, train_step
+from ms_unireid.config import Config, ModelConfig
 from ms_unireid.evaluation.evaluator import evaluate_features
 from ms_unireid.models.unireid import build_model
 from ms_unireid.training.train_step import TrainOneStepCell
@@ -83,7 +83,7 @@ def test_small_measurements(tool, data, tmp_path, capsys, monkeypatch):
     assert result["ratio"].keys() == {"pytorch", "pytorch_tuned"} and result["rounds"] == 2
     ours, theirs = (result["seconds"][name]["median"] for name in ("ours", "pytorch"))
     assert result["ratio"]["pytorch"]["min"] <= 1.5 * ours / theirs <= 2.25 * result["ratio"]["pytorch"]["max"]
-    assert "peak memory, ours / PyTorch as installed: " in capsys.readouterr().out
+    assert "| PyTorch as installed" in capsys.readouterr().out
     arguments = ["--root", str(data), "--rounds", "1", "--evaluations", "1", "--threads", "1", "--json", str(out)]
     beside = ["--beside", "pytorch_bf16", "onnxruntime_int8"]
     tool.main(["encode", *arguments, *UNCOMPILED, *beside])
@@ -101,6 +101,26 @@ def test_a_side_that_fails_is_reported():
         pytest.raises(RuntimeError, match="ended with code"),
     ):
         side.work("step")
+
+
+def test_what_the_towers_multiply_and_add():
+    """By the convention of two operations for a multiplication and an addition, CLIP's ViT-B/16 takes 35 GFLOPs."""
+    model = ModelConfig(image_size=(224, 224))
+    assert runs.picture_operations(model) == pytest.approx(35.1e9, rel=0.01)
+    assert runs.tower_operations(model.sizes.text, 77) == pytest.approx(6e9, rel=0.02)
+
+
+def test_the_limit_is_that_of_the_slower_rate():
+    result = {"machine": {"rates": {"float32": 100.0, "bfloat16": 200.0, "copy": 10.0}}}
+    assert runs.limit(result, 500) == 5 and runs.limit(result, 500, kind="bfloat16") == 2.5
+    assert runs.limit(result, 500, 80) == 8
+
+
+def test_rates_of_a_machine(graph, monkeypatch):
+    monkeypatch.setattr(products, "SIDE", 32)
+    monkeypatch.setattr(products, "COPIED", 1 << 16)
+    found = products.rates("-")
+    assert found.keys() == {"float32", "bfloat16", "copy"} and all(1e6 < rate < 1e14 for rate in found.values())
 
 
 def test_products_are_the_same_on_both_sides(graph, monkeypatch):
