@@ -70,7 +70,7 @@ def test_two_works_twice(tmp_path, monkeypatch, capsys):
             row["seconds"] = dict.fromkeys(row["seconds"], 1e-9)
     file.write_text(json.dumps(kept), encoding="utf-8")
     load_tool("benchmark.py").main(arguments)
-    assert capsys.readouterr().out.count("before 0.00") == 4
+    assert capsys.readouterr().out.count("before 1e-09") == 4
 
 
 def test_a_last_result_that_is_none(tmp_path):
