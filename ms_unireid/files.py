@@ -194,6 +194,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def cache_folder() -> Path:
+    """Return where this user's processes keep what can be made again: in XDG_CACHE_HOME, by default ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ms_unireid"
+
+
 def locked(file: Path, waiting: str | None = None) -> BinaryIO:
     """Lock a plain file, made if missing, until it is closed or the process ends; only the first holder goes on.
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 OLDEST_MINDSPORE, FIRST_UNSUPPORTED_MINDSPORE = (2, 7), (2, 11)
 # oneDNN multiplies MindSpore's matrices on a CPU. With this variable it takes bfloat16 where the processor has AMX;
-# with AVX512-BF16 alone it was measured to change nothing.
-FPMATH_MODE, AMX = "ONEDNN_DEFAULT_FPMATH_MODE", "amx_bf16"
+# with AVX512-BF16 alone it was measured to change nothing: see models/bfloat16.py.
+FPMATH_MODE, AMX, AVX512 = "ONEDNN_DEFAULT_FPMATH_MODE", "amx_bf16", "avx512_bf16"
 _CPUINFO = Path("/proc/cpuinfo")
 _LAUNCHED_BY_MSRUN = "MS_ROLE"  # a variable that msrun sets in its processes
 # These variables change speed or numbers; see docs/hardware.md.
@@ -153,12 +153,17 @@ def keep_pipeline(device: str) -> None:
 
 def check_operations(config: "RuntimeConfig", device: str) -> None:
     """Raise a ConfigError if the device has no kernels for the config's precision or form of the operations."""
-    if config.precision == "bf16" and device == "CPU" and AMX not in bfloat16_products():
-        others = ", and --encoder openvino encodes in bfloat16" if bfloat16_products() else ""
-        raise ConfigError(
-            "runtime.precision=bf16 needs Ascend or a GPU, or AMX: nothing makes MindSpore multiply in bfloat16 on "
-            f"this processor; set runtime.precision=fp32 ({FPMATH_MODE}=BF16 has no effect here{others})"
-        )
+    if config.precision == "bf16" and device == "CPU":
+        if not bfloat16_products():
+            raise ConfigError(
+                "runtime.precision=bf16 needs Ascend, a GPU, or a processor with AMX or AVX512-BF16; set "
+                f"runtime.precision=fp32 ({FPMATH_MODE}=BF16 has no effect on this processor)"
+            )
+        if config.fused_ops == "plain" and AMX not in bfloat16_products():
+            raise ConfigError(
+                "runtime.precision=bf16 has no plain form on this processor: set runtime.fused_ops=auto, or "
+                "runtime.precision=fp32"
+            )
     if config.fused_ops == "ascend" and device != "Ascend":
         raise ConfigError(
             f"runtime.fused_ops=ascend needs Ascend: its kernels do not exist on a {device}; set runtime.fused_ops=auto"
@@ -171,14 +176,16 @@ def bfloat16_products() -> frozenset[str]:
         words = _CPUINFO.read_text(encoding="utf-8").split()
     except OSError:
         return frozenset()
-    return frozenset(words) & {AMX, "avx512_bf16"}
+    return frozenset(words) & {AMX, AVX512}
 
 
 def describe_bfloat16() -> str:
-    """Say whether oneDNN's variable makes MindSpore multiply in bfloat16 on this processor."""
+    """Say what multiplies in bfloat16 on this processor: oneDNN with its variable, our own operator, or nothing."""
     found = bfloat16_products()
     effect = "multiplies in bfloat16" if AMX in found else "has no effect"
-    return f"{FPMATH_MODE}=BF16 {effect} on this processor ({', '.join(sorted(found)) or 'no bfloat16 products'})"
+    ours = "; runtime.precision=bf16 takes an operator of ours" if found == {AVX512} else ""
+    known = ", ".join(sorted(found)) or "no bfloat16 products"
+    return f"{FPMATH_MODE}=BF16 {effect} on this processor ({known}){ours}"
 
 
 def describe(device: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ split and concatenation, and computes cheap values again instead of keeping them
 """
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,10 @@ from mindspore.ops.auto_generate import SigmoidGrad
 
 from ms_unireid.config import RuntimeConfig
 from ms_unireid.models import ascend
+from ms_unireid.models.bfloat16 import RoundedMatMul
 from ms_unireid.models.ops import (
     LAYER_NORM_EPS,
+    ROUNDED,
     SLOPE,
     Affine,
     AttentionCore,
@@ -26,7 +29,7 @@ from ms_unireid.models.ops import (
     Normalize,
     QuickGELUAffine,
 )
-from ms_unireid.runtime import check_operations, keep_pipeline
+from ms_unireid.runtime import AMX, bfloat16_products, check_operations, keep_pipeline
 
 # oneDNN multiplies fastest by a matrix that is given transposed. From about this many rows on, transposing it pays.
 _MANY_ROWS = 1024
@@ -47,8 +50,14 @@ class FastAffine(Affine):
 
     def __init__(self, precision: str = "fp32"):
         super().__init__(precision)
-        self.plainly, self.by_transpose = MatMul(precision=precision), MatMul(transpose_b=True, precision=precision)
-        self.to_weight = MatMul(transpose_a=True, precision=precision)
+        if precision == ROUNDED:
+            self.many_rows = math.inf  # it packs its matrices itself
+            self.product = self.by_transpose = RoundedMatMul(transpose_b=True)
+            self.plainly, self.to_weight = RoundedMatMul(), RoundedMatMul(transpose_a=True)
+        else:
+            self.many_rows = _MANY_ROWS
+            self.plainly, self.by_transpose = MatMul(precision=precision), MatMul(transpose_b=True, precision=precision)
+            self.to_weight = MatMul(transpose_a=True, precision=precision)
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of x, weight and bias."""
@@ -56,7 +65,7 @@ class FastAffine(Affine):
 
     def to_input(self, dout: Tensor, weight: Tensor) -> Tensor:
         """Multiply dout (rows, out) by weight (out, in)."""
-        if dout.shape[0] < _MANY_ROWS:
+        if dout.shape[0] < self.many_rows:
             return self.plainly(dout, weight)
         return self.by_transpose(dout, weight.transpose(1, 0))
 
@@ -79,7 +88,7 @@ class FastQuickGELUAffine(QuickGELUAffine):
         return self.affine.to_input(dout, weight) * slope, self._to_weight(x * gate, dout), _row_sums(dout)
 
     def _to_weight(self, active: Tensor, dout: Tensor) -> Tensor:
-        if dout.shape[0] < _MANY_ROWS:
+        if dout.shape[0] < self.affine.many_rows:
             return self.affine.to_weight(dout, active)
         return self.affine.to_weight(active, dout).transpose(1, 0)  # the direct product takes twice as long
 
@@ -190,7 +199,7 @@ class Operations:
     """How a model's operations are built; weights, normalisations, softmax, residual sums and features are float32."""
 
     form: str = "plain"  # or `fast` or `ascend`
-    precision: str = "fp32"  # of the matrix products, as `runtime.precision`
+    precision: str = "fp32"  # of the matrix products, one of `ops.PRODUCTS`
     recompute: bool = False  # compute the blocks' activations again in the backward pass instead of keeping them
     checked: str | None = field(default=None, compare=False)  # what `self_check` found; None if it was not asked
 
@@ -202,8 +211,10 @@ class Operations:
         check_operations(runtime, device)
         if form == "auto":
             form = _AUTO.get(device, "plain")
-        # On a CPU oneDNN rounds the matrices of float32 products by itself, see `runtime.prepare`.
-        precision = "fp32" if device == "CPU" and runtime.precision == "bf16" else runtime.precision
+        precision = runtime.precision
+        if device == "CPU" and precision == "bf16":
+            # With AMX oneDNN rounds the matrices of float32 products by itself, see `runtime.prepare`.
+            precision = "fp32" if AMX in bfloat16_products() else ROUNDED
         return cls(form, precision, runtime.recompute)
 
     def make(self, kind: type[nn.Cell], *arguments: Any) -> nn.Cell:

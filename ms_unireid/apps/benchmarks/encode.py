@@ -47,6 +47,7 @@ WORKS = {
 }
 WARM_UPS = {"image": WARM_UP, "text": 0}  # a split of captions is many batches
 BESIDE = {
+    "ours_bf16": "encode-ours-bf16",
     "pytorch_bf16": "encode-pytorch-bf16",
     "openvino": "encode-openvino",
     "openvino_bf16": "encode-openvino-bf16",
@@ -148,9 +149,9 @@ def _pictures(config: Config) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((_PICTURES, 3, *config.model.image_size), dtype=np.float32)
 
 
-def encode_ours(_: str, *overrides: str) -> Run:
+def encode_ours(precision: str, _: str, *overrides: str) -> Run:
     """Wait for requests to encode with this project."""
-    config, data = _load(overrides)
+    config, data = _load((*overrides, f"runtime.precision={precision}"))
     encoder, pictures, captions = random_encoder(config), _pictures(config), list(dict.fromkeys(data.captions))
     return stand_by({"image": lambda: encoder.pixels(pictures), "text": lambda: encoder.captions(captions)})
 
@@ -269,7 +270,8 @@ def _their_scores(similarity: Any, persons: Any, gallery: Any, leaves_out: bool)
 
 
 JOBS = {
-    "encode-ours": encode_ours,
+    "encode-ours": functools.partial(encode_ours, "fp32"),
+    "encode-ours-bf16": functools.partial(encode_ours, "bf16"),
     "encode-pytorch": encode_pytorch,
     "encode-pytorch-bf16": functools.partial(encode_pytorch, bfloat16=True),
     "encode-openvino": functools.partial(encode_exported, "openvino", "fp32"),

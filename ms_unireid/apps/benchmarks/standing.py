@@ -174,7 +174,8 @@ def _search(folder: Path, photos: int, _: list[str], __: contextlib.ExitStack) -
 
 def _index(folder: Path, photos: int, overrides: list[str], _: contextlib.ExitStack) -> Callable[[], Run]:
     made = index.make_photos(folder / f"{photos}", photos)
-    return lambda: alone("index-ours", made, photos, *overrides)
+    # As on a CPU, see configs/devices/cpu.yaml: a batch of the default size takes as long as all the photos.
+    return lambda: alone("index-ours", made, photos, "eval.batch_size=16", *overrides)
 
 
 def _load(folder: Path, workers: int, _: list[str], __: contextlib.ExitStack) -> Callable[[], Run]:

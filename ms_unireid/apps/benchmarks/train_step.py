@@ -41,11 +41,13 @@ BASELINES = {
     "pytorch": ("step-pytorch", {}),
     "pytorch_tuned": ("step-pytorch", TUNED),
     "pytorch_bf16": ("step-pytorch-bf16", {}),
+    "ours_bf16": ("step-ours-bf16", {}),
 }
 WORDS = {
     "pytorch": "PyTorch as installed",
     "pytorch_tuned": f"PyTorch with {TUNED}",
     "pytorch_bf16": "PyTorch's autocast to bfloat16",
+    "ours_bf16": "ours, runtime.precision=bf16",
 }
 
 
@@ -132,9 +134,9 @@ def make_step(*overrides: str) -> Callable[[], Any]:
     return lambda: step(*batch, config.train.learning_rate).gradient_norm
 
 
-def step_ours(_: str, *overrides: str) -> Run:
+def step_ours(precision: str, _: str, *overrides: str) -> Run:
     """Wait for requests to take a step of this project."""
-    return stand_by({"step": make_step(*overrides)})
+    return stand_by({"step": make_step(*overrides, f"runtime.precision={precision}")})
 
 
 def step_pytorch(threads: str, *overrides: str, bfloat16: bool = False) -> Run:
@@ -160,7 +162,8 @@ def step_pytorch(threads: str, *overrides: str, bfloat16: bool = False) -> Run:
 
 
 JOBS = {
-    "step-ours": step_ours,
+    "step-ours": functools.partial(step_ours, "fp32"),
+    "step-ours-bf16": functools.partial(step_ours, "bf16"),
     "step-pytorch": step_pytorch,
     "step-pytorch-bf16": functools.partial(step_pytorch, bfloat16=True),
 }

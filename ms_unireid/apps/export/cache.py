@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from ms_unireid.data.transforms import load_pixels
 from ms_unireid.errors import DataError, UserError
 from ms_unireid.evaluation.exported_model import ExportedModel
 from ms_unireid.evaluation.similarity import normalize_rows
-from ms_unireid.files import locked, read_json, sha256
+from ms_unireid.files import cache_folder, locked, read_json, sha256
 
 CHECKED = 8  # photos
 # The least cosine of a photo's features with MindSpore's in float32.
@@ -39,7 +38,8 @@ def open_exported_model(checkpoint: Path, config: Config) -> ExportedModel:
     model = ExportedModel(Path(), checkpoint, encoder, precision, config.model.context_length)
     written, digest = "int8" if precision == "int8" else "float32", checkpoint_digest(checkpoint)
     made = json.dumps([model_facts(config), written, __version__], sort_keys=True)
-    model.folder = cache_folder() / f"{digest[:16]}-{hashlib.sha256(made.encode()).hexdigest()[:8]}"
+    made = f"{digest[:16]}-{hashlib.sha256(made.encode()).hexdigest()[:8]}"
+    model.folder = cache_folder() / "exported" / made
     if not _is_whole(model.folder, digest):
         waiting = f"waiting for another process that exports {checkpoint}"
         with locked(model.folder.with_suffix(".lock"), waiting):
@@ -53,11 +53,6 @@ def open_checked_model(checkpoint: Path, config: Config, photos: Sequence[Path])
     model = open_exported_model(checkpoint, config)
     check_on_photos(model, config, photos)
     return model
-
-
-def cache_folder() -> Path:
-    """Return where exported models are kept: in XDG_CACHE_HOME, by default ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ms_unireid" / "exported"
 
 
 def check_on_photos(model: ExportedModel, config: Config, photos: Sequence[Path]) -> float | None:
