@@ -151,7 +151,7 @@ def _pictures(config: Config) -> np.ndarray:
 
 def encode_ours(precision: str, _: str, *overrides: str) -> Run:
     """Wait for requests to encode with this project."""
-    config, data = _load((*overrides, f"runtime.precision={precision}"))
+    config, data = _load((f"runtime.precision={precision}", *overrides))
     encoder, pictures, captions = random_encoder(config), _pictures(config), list(dict.fromkeys(data.captions))
     return stand_by({"image": lambda: encoder.pixels(pictures), "text": lambda: encoder.captions(captions)})
 

@@ -136,7 +136,7 @@ def make_step(*overrides: str) -> Callable[[], Any]:
 
 def step_ours(precision: str, _: str, *overrides: str) -> Run:
     """Wait for requests to take a step of this project."""
-    return stand_by({"step": make_step(*overrides, f"runtime.precision={precision}")})
+    return stand_by({"step": make_step(f"runtime.precision={precision}", *overrides)})
 
 
 def step_pytorch(threads: str, *overrides: str, bfloat16: bool = False) -> Run:
