@@ -311,8 +311,8 @@ class RuntimeConfig:
         encoder: Who encodes for index, search and evaluation: MindSpore, or on a CPU OpenVINO or onnxruntime, from an
             export of the checkpoint that is made once. Training takes MindSpore.
         precision: `fp32`; `mixed`: matrix products and attention in float16, with a loss scale; `bf16`: the same in
-            bfloat16, without one, on Ascend, GPU and processors with AMX; `int8` with onnxruntime alone. Weights, their
-            update, normalisations and everything after the features stay float32.
+            bfloat16, without one, on Ascend, GPU and processors with AMX or AVX512-BF16; `int8` with onnxruntime alone.
+            Weights, their update, normalisations and everything after the features stay float32.
         loss_scale: With mixed precision: `dynamic` doubles the scale after `loss_scale_window` steps without an
             overflow and halves it at an overflow; `static` keeps it.
         initial_loss_scale: Scale of the first step.

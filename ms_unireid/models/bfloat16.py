@@ -15,13 +15,12 @@ from pathlib import Path
 from mindspore import Tensor, nn, ops
 
 from ms_unireid.errors import EnvironmentProblem
-from ms_unireid.files import cache_folder, replacing
+from ms_unireid.files import cache_folder, locked, replacing
 from ms_unireid.runtime import AVX512, bfloat16_products
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
-_FLAGS = ("-O3", "-std=c++17", "-march=native", "-shared", "-fPIC", "-pthread")
-
-
+_TARGET, _FLAGS = "-march=native", ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
+_FIX = "install g++ 10 or newer (CXX names another compiler), or set runtime.precision=fp32"
 _FLOAT32 = (
     ops.CustomRegOp()
     .input(0, "a")
@@ -55,23 +54,26 @@ def library() -> Path:
 
     EnvironmentProblem if there is no compiler that knows the processor; UserError if the cache cannot be written.
     """
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    fix = "install g++ 10 or newer (CXX names another compiler), or set runtime.precision=fp32"
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
     if shutil.which(compiler[0]) is None:
-        raise EnvironmentProblem(f"runtime.precision=bf16 needs a C++ compiler on this processor: {fix}")
-    # `native` means another processor on another machine that shares the folder.
-    known = subprocess.run([*compiler, "-march=native", "-E", "-dM", "-x", "c++", os.devnull], capture_output=True)
-    if AVX512 in bfloat16_products() and b"__AVX512BF16__" not in known.stdout:
-        raise EnvironmentProblem(f"{compiler[0]} does not know this processor's AVX512-BF16: {fix}")
-    digest = hashlib.sha256(_SOURCE.read_bytes() + known.stdout).hexdigest()[:16]
-    file = cache_folder() / f"bfloat16-{digest}.so"
+        raise EnvironmentProblem(f"runtime.precision=bf16 needs a C++ compiler on this processor: {_FIX}")
+    # What the compiler knows of the processor: others may share the folder.
+    known = subprocess.run([*compiler, _TARGET, "-E", "-dM", "-x", "c++", os.devnull], capture_output=True).stdout
+    if AVX512 in bfloat16_products() and b"__AVX512BF16__" not in known:
+        raise EnvironmentProblem(f"{compiler[0]} does not know this processor's AVX512-BF16: {_FIX}")
+    file = cache_folder() / f"bfloat16-{hashlib.sha256(_SOURCE.read_bytes() + known).hexdigest()[:16]}.so"
     if not file.exists():
-        # Beside other processes that compile it too.
-        with tempfile.TemporaryDirectory() as folder, replacing(file) as to:
-            made = Path(folder) / file.name
-            command = [*compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise EnvironmentProblem(f"{compiler[0]} cannot compile {_SOURCE} ({done.stderr.strip()[:200]}); {fix}")
-            shutil.copy(made, to)
+        with locked(file.with_suffix(".lock"), "waiting for another process that compiles the products in bfloat16"):
+            if not file.exists():
+                _build(compiler, file)
     return file
+
+
+def _build(compiler: list[str], file: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, replacing(file) as to:
+        made = str(Path(folder) / file.name)
+        done = subprocess.run([*compiler, _TARGET, *_FLAGS, str(_SOURCE), "-o", made], capture_output=True, text=True)
+        if done.returncode:
+            error = " ".join(done.stderr.split())[:200]
+            raise EnvironmentProblem(f"{compiler[0]} cannot compile {_SOURCE} ({error}); {_FIX}")
+        shutil.copy(made, to)
