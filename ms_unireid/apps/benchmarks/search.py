@@ -31,8 +31,8 @@ from ms_unireid.evaluation.similarity import normalize_rows
 DIM, TOP = 512, 10
 ROWS_AT_ONCE = 10_000
 BASELINES = {
-    "numpy": "features from disk to float32, times the query, sorted: one product over all",
-    "numpy_in_memory": "the same with the features held as float32, which takes twice their size on disk",
+    "numpy": "numpy, from disk to float32, one product",
+    "numpy_in_memory": "numpy, float32 in memory, one product",
 }
 
 
@@ -53,7 +53,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "what": f"top {TOP} of one query among {options.photos} x {DIM} float16 features, memory-mapped",
         "photos": options.photos,
-        "baselines": BASELINES,
         "rounds": options.rounds,
         "same_answer": len(answers) == 1,
         "seconds": {name: figure(done) for name, done in runs.items()},
@@ -65,12 +64,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    ways = {"ours": "ours", **result["baselines"]}
     least = number(limit(result, moved=result["photos"] * DIM * 2))
     rows = []
     for name, seconds in result["seconds"].items():
         peak, faster = result["peak_bytes"][name]["median"] / MIB, result["times_as_fast"].get(name)
-        rows.append((ways[name], spread(seconds), faster and spread(faster), f"{peak:,.0f}", least))
+        rows.append((BASELINES.get(name, name), spread(seconds), faster and spread(faster), f"{peak:,.0f}", least))
     return (
         f"{result['what']}; {result['rounds']} rounds, median [min..max]; "
         f"the same answer from all: {'yes' if result['same_answer'] else 'NO'}\n\n"

@@ -45,7 +45,7 @@ BASELINES = {
 }
 WORDS = {
     "pytorch": "PyTorch as installed",
-    "pytorch_tuned": f"PyTorch with {TUNED}",
+    "pytorch_tuned": "PyTorch, glibc keeping its memory",
     "pytorch_bf16": "PyTorch's autocast to bfloat16",
     "ours_bf16": "ours, runtime.precision=bf16",
 }
@@ -79,7 +79,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "what": f"a training step of {options.batch} pairs, {' '.join(arguments)}",
         "operations": options.batch * pair_operations(load_config(None, arguments).model),
-        "baselines": {name: WORDS[name] for name in options.baselines},
         "rounds": options.rounds,
         "warm_up": options.warm_up,
         "threads": options.threads,
@@ -94,7 +93,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def to_text(result: dict[str, Any]) -> str:
     """Format the measurements as text."""
-    peaks, words = result["peak_gib"], {"ours": "ours", **result["baselines"]}
+    peaks = result["peak_gib"]
     rows = []
     for name, seconds in result["seconds"].items():
         ratios = [""] * 3
@@ -104,7 +103,7 @@ def to_text(result: dict[str, Any]) -> str:
         kind = "bfloat16" if name.endswith("bf16") else "float32"
         least = f"{limit(result, result['operations'], kind=kind):.1f}"
         first = f"{result['first_step_seconds'][name]:.1f}"
-        rows.append((words[name], spread(seconds), first, f"{peaks[name]:.2f}", *ratios, least))
+        rows.append((WORDS.get(name, name), spread(seconds), first, f"{peaks[name]:.2f}", *ratios, least))
     ratios = ("ours / it", "in CPU time", "in memory")
     return f"{result['what']}; {result['rounds']} rounds after {result['warm_up']}, median [min..max]\n\n" + table(
         rows, "side", "seconds", "the first", "peak GiB", *ratios, "limit, s"
