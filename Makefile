@@ -3,7 +3,7 @@
 #                    them on http://127.0.0.1:8080; MODEL=runs/demo/best_average.ckpt takes another model
 # make demo-model    makes that model again: set-up, more synthetic people, 83 minutes of training; see docs/results.md
 # make check         set-up, lint, the fast tests: two minutes
-# make test          set-up, lint, the test suite: 20 minutes
+# make test          set-up, lint, the test suite: 15 minutes
 # make test-sketch   part of it: the tests that need MediaPipe, in an environment of their own
 # make dry-run       set-up, steps and encoders compiled for Ascend without one, and a table of what they use: minutes
 # make fuzz          set-up, thousands of damaged files and settings: up to FUZZ_MINUTES (20)
@@ -18,7 +18,8 @@ SKETCH_VENV ?= .venv-sketch
 RUN ?= runs/demo
 PEOPLE := data/demo
 MODEL ?= models/synthetic.safetensors
-TEST_WORKERS ?= 2
+# One more than the cores of a small machine: a tenth of the time is spent waiting for other processes.
+TEST_WORKERS ?= 3
 FUZZ_MINUTES ?= 20
 FUZZ_SEED ?= 0
 PY := $(VENV)/bin/python
@@ -26,6 +27,8 @@ PY := $(VENV)/bin/python
 # anew starts three times as slowly.
 PIP := -m pip install --quiet --no-compile
 export PYTHONDONTWRITEBYTECODE :=
+# Of glibc: more small blocks that wait for their next use; a compilation in MindSpore makes millions.
+TUNED := GLIBC_TUNABLES=glibc.malloc.tcache_count=60000:glibc.malloc.tcache_max=4096:glibc.malloc.mxfast=0
 PYTEST := -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
 .PHONY: demo demo-model app check test test-sketch dry-run fuzz benchmark browser distribution-browser docs parity test-mindnlp lint clean
@@ -59,13 +62,13 @@ demo-model: $(VENV)/core
 		--about runs/demo_model/environment.json --about runs/demo_model/test.json
 
 check: lint
-	$(PY) $(PYTEST) -m 'not slow and not full_size and not exhaustive'
+	$(TUNED) $(PY) $(PYTEST) -m 'not slow and not full_size and not exhaustive'
 
 # Environments and browser come side by side.
 test:
 	$(MAKE) -j3 browser $(VENV)/test $(SKETCH_VENV)/ready
 	$(MAKE) lint test-sketch
-	$(PY) $(PYTEST)
+	$(TUNED) $(PY) $(PYTEST)
 
 test-sketch: $(SKETCH_VENV)/ready
 	$(SKETCH_VENV)/bin/python -m pytest tests/with_mediapipe

@@ -21,9 +21,9 @@ Each call measures ours and a baseline alternately. A ratio compares two runs of
 
 
 def document(files: Sequence[Path], commands: Mapping[str, ModuleType], notes: str = "") -> str:
-    """Format measurements as Markdown; each file is named COMMAND.json.
+    """Format measurements as Markdown; each file is named COMMAND.json or COMMAND.WORD.json.
 
-    `notes` come first; what stands below `## COMMAND` in them comes below the command's figures.
+    `notes` come first; what stands below a file's name in them, `## COMMAND`, comes below its figures.
 
     Raises:
         ConfigError: If a file is not named after a command.
@@ -31,7 +31,7 @@ def document(files: Sequence[Path], commands: Mapping[str, ModuleType], notes: s
     """
     first, *others = notes.split("\n## ")
     explained = dict(other.split("\n\n", 1) for other in others)
-    sections = [_section(file, commands, explained) for file in sorted(files)]
+    sections = [_section(file, commands, explained) for file in sorted(files, key=lambda file: file.stem)]
     return "\n".join([_HEAD, *([f"{first.strip()}\n"] if first else []), *sections])
 
 
@@ -46,7 +46,7 @@ def _section(file: Path, commands: Mapping[str, ModuleType], explained: Mapping[
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{file}: not a measurement of {name} ({error!r}); measure again with --json") from error
     about = module.__doc__.splitlines()[0]
-    paragraphs = (f"## {name}", about, _as_markdown(text), explained.get(name, "").strip(), _machine(result["machine"]))
+    paragraphs = (f"## {file.stem}", about, _as_markdown(text), explained.get(file.stem, "").strip(), _machine(result["machine"]))
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
