@@ -1,6 +1,8 @@
 // Products of float32 matrices whose elements are rounded to bfloat16 where they are multiplied; the sums are float32.
 // MindSpore calls the functions at the end as custom operators of a CPU; `bfloat16.py` compiles the file.
 
+#include <sched.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -118,6 +120,12 @@ class Memory {
   Count size_ = 0;
 };
 
+// The cores that this process may run on.
+Count Cores() {
+  cpu_set_t found;
+  return sched_getaffinity(0, sizeof found, &found) ? 1 : std::max(1, CPU_COUNT(&found));
+}
+
 // Splits [0, count) among threads.
 void Share(Count count, Count threads, const std::function<void(Count, Count)> &work) {
   std::vector<std::thread> others;
@@ -135,8 +143,7 @@ int Product(void **params, int64_t **shapes, bool a_transposed, bool b_transpose
   static thread_local Memory of_rows, of_columns;
   Pair *rows = of_rows.Get(down * kRows * pairs), *columns = of_columns.Get(across * kColumns * pairs);
   if (!rows || !columns) return 1;
-  Count cores = std::max(1u, std::thread::hardware_concurrency());
-  Count threads = m * n * k < kSerial ? 1 : std::min(cores, std::max(down, across));
+  Count threads = m * n * k < kSerial ? 1 : std::min(Cores(), std::max(down, across));
   Share(down, threads, [&](Count begin, Count end) { Pack<kRows>(a, m, k, a_transposed, begin, end, rows); });
   Share(across, threads, [&](Count begin, Count end) { Pack<kColumns>(b, n, k, !b_transposed, begin, end, columns); });
   auto block = [&](Count top, Count bottom, Count left, Count right) {

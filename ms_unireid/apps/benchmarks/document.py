@@ -46,7 +46,8 @@ def _section(file: Path, commands: Mapping[str, ModuleType], explained: Mapping[
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{file}: not a measurement of {name} ({error!r}); measure again with --json") from error
     about = module.__doc__.splitlines()[0]
-    paragraphs = (f"## {file.stem}", about, _as_markdown(text), explained.get(file.stem, "").strip(), _machine(result["machine"]))
+    note, machine = explained.get(file.stem, "").strip(), _machine(result["machine"])
+    paragraphs = (f"## {file.stem}", about, _as_markdown(text), note, machine)
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
