@@ -66,7 +66,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 def package_files() -> dict[str, Path]:
-    kinds = {".py", ".yaml", ".css", ".gz"}
+    kinds = {".py", ".yaml", ".css", ".js", ".gz", ".cpp"}
     found = [path for folder in ("", "configs") for path in (ROOT / "ms_unireid" / folder).rglob("*")]
     return {path.relative_to(ROOT).as_posix(): path for path in found if path.suffix in kinds}
 
