@@ -40,7 +40,7 @@ class ExportedModel:
         folder: The folder, with ONNX files; those for int8 are quantised.
         checkpoint: The file that was exported.
         encoder: `openvino` or `onnxruntime`.
-        precision: `fp32`, with OpenVINO `bf16`, with onnxruntime `int8`.
+        precision: `fp32`, with OpenVINO `bf16`, of pictures alone, with onnxruntime `int8`.
         length: Tokens of a row of captions.
 
     Raises:
@@ -79,7 +79,9 @@ class ExportedModel:
         model = core.read_model(file)
         model.reshape(list(shape))  # a fixed size is faster than an open one
         how: dict[str, Any] = {"INFERENCE_NUM_THREADS": _threads()} if _threads() else {}
-        how |= {"INFERENCE_PRECISION_HINT": _HINTS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
+        # In bfloat16 neighbouring token ids are one, and the end of a caption is the largest.
+        precision = self.precision if len(shape) == 4 else "fp32"
+        how |= {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
         compiled = core.compile_model(model, "CPU", how)
         return lambda batch: compiled(batch)[0].copy()
 

@@ -15,6 +15,7 @@ from ms_unireid.checkpoints.checkpoint import read_checkpoint
 from ms_unireid.checkpoints.formats.any_file import checkpoint_digest
 from ms_unireid.checkpoints.thresholds import model_facts
 from ms_unireid.config import Config
+from ms_unireid.data.tokenizer import Tokenizer
 from ms_unireid.data.transforms import load_pixels
 from ms_unireid.errors import DataError, UserError
 from ms_unireid.evaluation.exported_model import ExportedModel
@@ -22,6 +23,7 @@ from ms_unireid.evaluation.similarity import normalize_rows
 from ms_unireid.files import cache_folder, locked, read_json, sha256
 
 CHECKED = 8  # photos
+_CAPTIONS = ("A man with short black hair wears a red coat, blue jeans and white shoes.", "a woman")
 # The least cosine of a photo's features with MindSpore's in float32.
 LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.9999, "int8": 0.99}
 _FORM = {"checkpoint": {"sha256": str, str: object}, "files": {str: {"sha256": str, str: object}}, str: object}
@@ -56,9 +58,9 @@ def open_checked_model(checkpoint: Path, config: Config, photos: Sequence[Path])
 
 
 def check_on_photos(model: ExportedModel, config: Config, photos: Sequence[Path]) -> float | None:
-    """Compare the features of the first photos with MindSpore's in float32; return the least cosine.
+    """Compare features of the first photos, and of two captions, with MindSpore's in float32; return the least cosine.
 
-    None if none of them can be read. UserError if it is below `LEAST_COSINE`.
+    None if no photo can be read. UserError if it is below `LEAST_COSINE`.
     """
     pixels = []
     for path in photos[:CHECKED]:
@@ -71,14 +73,18 @@ def check_on_photos(model: ExportedModel, config: Config, photos: Sequence[Path]
     from ms_unireid.evaluation.encoder import Encoder
 
     pictures, plain = np.stack(pixels), plain_config(config)
-    expected = Encoder(read_checkpoint(model.checkpoint).build(plain), plain).pixels(pictures)
-    least = float((normalize_rows(model.images(pictures)) * normalize_rows(expected)).sum(1).min())
-    if not least >= LEAST_COSINE[model.precision]:
-        raise UserError(
-            f"{photos[0]}: features of {model.encoder} {model.precision} have a cosine of {least:.5f} with MindSpore's "
-            f"in float32, less than {LEAST_COSINE[model.precision]}; give --precision fp32, or --encoder mindspore"
-        )
-    return least
+    encoder, captions = Encoder(read_checkpoint(model.checkpoint).build(plain), plain), list(_CAPTIONS)
+    found = {str(photos[0]): (model.images(pictures), encoder.pixels(pictures))}
+    found[captions[0]] = model.captions(Tokenizer.of(config.model)(captions)), encoder.captions(captions)
+    cosines = {}
+    for name, (ours, expected) in found.items():
+        cosines[name] = least = float((normalize_rows(ours) * normalize_rows(expected)).sum(1).min())
+        if not least >= LEAST_COSINE[model.precision]:
+            raise UserError(
+                f"{name}: features of {model.encoder} {model.precision} have a cosine of {least:.5f} with MindSpore's "
+                f"in float32, less than {LEAST_COSINE[model.precision]}; give --precision fp32, or --encoder mindspore"
+            )
+    return min(cosines.values())
 
 
 def plain_config(config: Config) -> Config:
