@@ -132,8 +132,7 @@ def to_text(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         ratios = {"ours": row["ratio"], **row["beside"]}
         for name, seconds in row["seconds"].items():
-            kind = "bfloat16" if name.endswith("bf16") else "float32"
-            least = number(limit(result, row["operations"], kind=kind))
+            least = number(limit(result, row["operations"], side=name))
             rows.append((row["work"], name, spread(seconds), spread(ratios[name]) if name in ratios else "", least))
     headers = ("work", "side", "seconds", "/ PyTorch's", "limit, s")
     rounds = " and ".join(str(row["rounds"]) for row in result["rows"])

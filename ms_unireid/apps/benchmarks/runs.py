@@ -166,9 +166,12 @@ def machine() -> dict[str, Any]:
     return {**describe("CPU"), "rates": rates()}
 
 
-def limit(result: Mapping[str, Any], operations: float = 0, moved: float = 0, kind: str = "float32") -> float:
-    """Return the least seconds that the machine of a result needs to multiply and add, and to move bytes."""
-    rates = result["machine"]["rates"]
+def limit(result: Mapping[str, Any], operations: float = 0, moved: float = 0, side: str = "") -> float:
+    """Return the least seconds that the machine of a result needs to multiply and add, and to move bytes.
+
+    A `side` whose name ends in bf16 multiplies in bfloat16.
+    """
+    rates, kind = result["machine"]["rates"], "bfloat16" if side.endswith("bf16") else "float32"
     return max(operations / rates[kind], moved / rates["copy"])
 
 

@@ -100,8 +100,7 @@ def to_text(result: dict[str, Any]) -> str:
         if name != "ours":
             ratios = [*(spread(result[kind][name]) for kind in ("ratio", "cpu_ratio"))]
             ratios.append(f"{peaks['ours'] / peaks[name]:.2f}")
-        kind = "bfloat16" if name.endswith("bf16") else "float32"
-        least = f"{limit(result, result['operations'], kind=kind):.1f}"
+        least = f"{limit(result, result['operations'], side=name):.1f}"
         first = f"{result['first_step_seconds'][name]:.1f}"
         rows.append((WORDS.get(name, name), spread(seconds), first, f"{peaks[name]:.2f}", *ratios, least))
     ratios = ("ours / it", "in CPU time", "in memory")

@@ -114,7 +114,7 @@ def test_what_the_towers_multiply_and_add():
 
 def test_the_limit_is_that_of_the_slower_rate():
     result = {"machine": {"rates": {"float32": 100.0, "bfloat16": 200.0, "copy": 10.0}}}
-    assert runs.limit(result, 500) == 5 and runs.limit(result, 500, kind="bfloat16") == 2.5
+    assert runs.limit(result, 500) == 5 and runs.limit(result, 500, side="ours_bf16") == 2.5
     assert runs.limit(result, 500, 80) == 8
 
 
